@@ -1,0 +1,43 @@
+"""UIDs where they come from the network (PS3.5 §9.1) and may become part of a path, and the few that have to be known.
+
+The rule it keeps: a text that passes has digits and dots only, no component is empty, and at most 64 characters.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+VERIFICATION_SOP_CLASS: Final = "1.2.840.10008.1.1"
+APPLICATION_CONTEXT_NAME: Final = "1.2.840.10008.3.1.1.1"
+
+MAX_UID_LENGTH: Final = 64
+
+_PADDING: Final = b"\0 "
+
+
+def uid_from_value(value: bytes) -> str | None:
+    """Return the UID in an element's value without its padding (NUL, or the space that some send), None if it is none.
+
+    Leading zeros in a component are against PS3.5 §9.1, but harmless and sent by real devices, so they pass.
+    """
+    uid = value.rstrip(_PADDING)
+    if (
+        not uid.replace(b".", b"").isdigit()  # of bytes: ASCII digits only
+        or len(uid) > MAX_UID_LENGTH
+        or b".." in uid
+        or uid[0] == 0x2E
+        or uid[-1] == 0x2E
+    ):
+        return None
+    return uid.decode("ascii")
+
+
+def class_uid_from_value(value: bytes) -> str | None:
+    """As `uid_from_value`, for the UIDs of classes, of which there are few: remembered."""
+    return _remembered(value) if len(value) <= MAX_UID_LENGTH + 2 else None
+
+
+@lru_cache(maxsize=512)
+def _remembered(value: bytes) -> str | None:
+    return uid_from_value(value)

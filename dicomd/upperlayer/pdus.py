@@ -1,0 +1,76 @@
+"""The PDU types of PS3.8 §9.3 and the few fixed-length PDUs that an acceptor sends.
+
+The A-ASSOCIATE PDUs, which are not so simple, are left to pynetdicom's codecs in `negotiation`.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+
+PDU_HEADER = struct.Struct(">BxI")
+"""PDU type, one reserved byte, and the length of what follows (PS3.8 §9.3.1)."""
+PDV_HEADER = struct.Struct(">IBB")
+"""PDV length, Presentation Context ID and message control header (PS3.8 §9.3.5.1 and Annex E.2)."""
+
+_P_DATA_TF = struct.Struct(">BBIIBB")  # a PDU header and the header of its only PDV
+
+A_RELEASE_RP_PDU = bytes.fromhex("06 00 00000004 00000000")
+
+
+class PDUType(IntEnum):
+    """PS3.8 §9.3.2 to §9.3.8."""
+
+    A_ASSOCIATE_RQ = 1
+    A_ASSOCIATE_AC = 2
+    A_ASSOCIATE_RJ = 3
+    P_DATA_TF = 4
+    A_RELEASE_RQ = 5
+    A_RELEASE_RP = 6
+    A_ABORT = 7
+
+
+class AbortSource(IntEnum):
+    """Who aborts (PS3.8 Table 9-26)."""
+
+    SERVICE_USER = 0
+    SERVICE_PROVIDER = 2
+
+
+class AbortReason(IntEnum):
+    """Why the service-provider aborts (PS3.8 Table 9-26)."""
+
+    NOT_SPECIFIED = 0
+    UNRECOGNIZED_PDU = 1
+    UNEXPECTED_PDU = 2
+    UNRECOGNIZED_PDU_PARAMETER = 4
+    UNEXPECTED_PDU_PARAMETER = 5
+    INVALID_PDU_PARAMETER = 6
+
+
+def a_abort(source: int, reason: int) -> bytes:
+    """An A-ABORT PDU (PS3.8 §9.3.8)."""
+    return struct.pack(">BBIBBBB", PDUType.A_ABORT, 0, 4, 0, 0, source, reason)
+
+
+def a_associate_rj(result: int, source: int, reason: int) -> bytes:
+    """An A-ASSOCIATE-RJ PDU (PS3.8 §9.3.4)."""
+    return struct.pack(">BBIBBBB", PDUType.A_ASSOCIATE_RJ, 0, 4, 0, result, source, reason)
+
+
+def p_data_tf(context_id: int, command_set: bytes, max_pdu: int) -> bytes:
+    """The P-DATA-TF PDUs that carry a whole Command Set (PS3.8 §9.3.5), one unless the peer's limit is very small.
+
+    `max_pdu` is the longest PDU in bytes that the peer takes, 0 for no limit.
+    """
+    length = len(command_set)
+    if not max_pdu or length + PDV_HEADER.size <= max_pdu:
+        return _P_DATA_TF.pack(PDUType.P_DATA_TF, 0, length + 6, length + 2, context_id, 3) + command_set
+    step = max(2, max_pdu - PDV_HEADER.size) & ~1
+    parts = []
+    for at in range(0, length, step):
+        piece = command_set[at : at + step]
+        flags = 3 if at + step >= length else 1
+        parts.append(_P_DATA_TF.pack(PDUType.P_DATA_TF, 0, len(piece) + 6, len(piece) + 2, context_id, flags))
+        parts.append(piece)
+    return b"".join(parts)

@@ -1,0 +1,255 @@
+"""Turns received bytes into PDUs and PDV fragments; it owns no socket and copies no Data Set.
+
+The rule it keeps: memory is bounded by what the peer has earned. A PDU that must be whole to be understood is collected
+only up to the limit of its type; the fragments of a P-DATA-TF are handed out as views of the receive buffer, as they
+arrive. The caller asks `next_event()` until it returns None, then receives into `space()` and says so to `received()`:
+
+    event = reader.next_event()        # PDU | Fragment | None: more bytes are needed
+    count = sock.recv_into(reader.space())
+    reader.received(count)
+
+Views stay valid until `rewind()`, which is due when `must_rewind` is true.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dicomd.upperlayer.pdus import PDU_HEADER, PDV_HEADER, AbortReason, PDUType
+
+SMALLEST_SPACE = 4096
+"""Bytes: with less room than this behind the received ones the buffer is rewound, or reads become tiny."""
+
+MAX_ASSOCIATE_RQ = 256 * 1024
+"""Bytes: 128 Presentation Contexts with all known transfer syntaxes are 120 KiB; nothing honest needs more."""
+
+
+class PDU(NamedTuple):
+    """A PDU has arrived: whole with its `body`, except that of a P-DATA-TF, whose fragments follow as events."""
+
+    pdu_type: int
+    body: bytes
+
+
+class Fragment(NamedTuple):
+    """A piece of a Presentation Data Value (PS3.8 §9.3.5.1, Annex E.2).
+
+    `data` is a view of the receive buffer. `is_last` is true with the last piece of the PDV that ends the Command Set
+    or Data Set, never before.
+    """
+
+    context_id: int
+    is_command: bool
+    is_last: bool
+    data: memoryview
+
+
+class PDUError(Exception):
+    """The bytes are no valid PDU: to be answered with an A-ABORT of this `reason` (PS3.8 Table 9-26)."""
+
+    def __init__(self, reason: AbortReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+P_DATA_STARTED = PDU(PDUType.P_DATA_TF, b"")
+
+_FIXED_LENGTHS = {
+    PDUType.A_ASSOCIATE_RJ: 4,
+    PDUType.A_RELEASE_RQ: 4,
+    PDUType.A_RELEASE_RP: 4,
+    PDUType.A_ABORT: 4,
+}
+_SMALLEST_ASSOCIATE = 68
+
+
+class PDUReader:
+    """The receiving half of one Association's connection.
+
+    `buffer` is any writable, contiguous memory of at least `SMALLEST_SPACE` bytes; `max_pdu` the length in bytes of the
+    longest P-DATA-TF to be taken, as advertised in the A-ASSOCIATE-AC.
+    """
+
+    __slots__ = (
+        "_body",
+        "_body_length",
+        "_buffer",
+        "_capacity",
+        "_end",
+        "_flags",
+        "_max_pdu",
+        "_pdu_left",
+        "_pdu_type",
+        "_pdv_context_id",
+        "_pdv_left",
+        "_skip",
+        "_start",
+    )
+
+    def __init__(self, buffer: memoryview, *, max_pdu: int) -> None:
+        self._buffer = buffer
+        self._capacity = len(buffer)
+        self._max_pdu = max_pdu
+        self._start = self._end = 0  # received and not yet handed out: buffer[start:end]
+        self._pdu_type = 0
+        self._pdu_left = 0  # bytes of the current P-DATA-TF beyond the current PDV
+        self._pdv_left = 0  # bytes of the current PDV not yet handed out
+        self._pdv_context_id = 0
+        self._flags = 0  # the message control header of the current PDV
+        self._body: bytearray | None = None  # of a PDU that has to be whole
+        self._body_length = 0
+        self._skip = 0  # bytes to pass over
+
+    # -- the caller's side of the buffer ---------------------------------------------------------------------------
+
+    @property
+    def must_rewind(self) -> bool:
+        """Whether the buffer has no useful room left, so that views have to be used up before the next read."""
+        return self._capacity - self._end < SMALLEST_SPACE
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether every received byte is handed out and no PDU is under way."""
+        return self._start == self._end and not self.inside_pdu
+
+    @property
+    def inside_pdu(self) -> bool:
+        """Whether the rest of a PDU whose header has been read is still to come."""
+        return bool(self._pdu_left or self._pdv_left or self._skip) or self._body is not None
+
+    @property
+    def unread(self) -> int:
+        """Bytes received and not handed out yet."""
+        return self._end - self._start
+
+    @property
+    def pdv_left(self) -> int:
+        """Bytes of the current PDV that have not been handed out yet."""
+        return self._pdv_left
+
+    def space(self) -> memoryview:
+        """Where the next received bytes belong."""
+        return self._buffer[self._end :]
+
+    def received(self, count: int) -> None:
+        """Note that `count` bytes have been put at the start of `space()`."""
+        self._end += count
+
+    def rewind(self, buffer: memoryview | None = None) -> None:
+        """Make room: what is not handed out moves to the front, into `buffer` where a new one is given.
+
+        Every view handed out before becomes invalid. A new buffer has to be longer than what is not handed out.
+        """
+        left = self._end - self._start
+        target = self._buffer if buffer is None else buffer
+        if left and (self._start or buffer is not None):
+            target[:left] = bytes(self._buffer[self._start : self._end])
+        self._buffer, self._capacity = target, len(target)
+        self._start, self._end = 0, left
+
+    # -- what the bytes mean ---------------------------------------------------------------------------------------
+
+    def next_event(self) -> PDU | Fragment | None:
+        """Return the next PDU or fragment, or None when more bytes are needed.
+
+        Raises `PDUError` for a PDU that is unknown, too long or malformed; its remaining bytes are then skipped, so
+        that the reading can go on behind it.
+        """
+        while True:
+            available = self._end - self._start
+            if self._pdv_left:
+                return self._fragment(available)
+            if self._pdu_left:
+                if available < PDV_HEADER.size <= self._pdu_left:
+                    return None
+                if (empty := self._pdv_header()) is not None:
+                    return empty
+            elif self._skip:
+                if not available:
+                    return None
+                count = min(available, self._skip)
+                self._start += count
+                self._skip -= count
+            elif self._body is not None:
+                return self._whole_pdu(self._body, available)
+            elif available < PDU_HEADER.size:
+                return None
+            elif (pdu := self._pdu_header()) is not None:
+                return pdu
+
+    def skip_pdu(self) -> None:
+        """Pass over the rest of the current P-DATA-TF."""
+        self._skip += self._pdv_left + self._pdu_left
+        self._pdv_left = self._pdu_left = 0
+
+    def _pdu_header(self) -> PDU | None:
+        pdu_type, length = PDU_HEADER.unpack_from(self._buffer, self._start)
+        self._start += PDU_HEADER.size
+        if pdu_type == PDUType.P_DATA_TF:
+            if length > self._max_pdu:
+                self._skip = length
+                raise PDUError(
+                    AbortReason.INVALID_PDU_PARAMETER, f"P-DATA-TF of {length} bytes, {self._max_pdu} at most"
+                )
+            if length < PDV_HEADER.size:
+                self._skip = length
+                raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "P-DATA-TF without a whole PDV")
+            self._pdu_left = length
+            return P_DATA_STARTED
+        fixed = _FIXED_LENGTHS.get(pdu_type)
+        if fixed is not None:
+            valid = length == fixed
+        elif pdu_type in (PDUType.A_ASSOCIATE_RQ, PDUType.A_ASSOCIATE_AC):
+            valid = _SMALLEST_ASSOCIATE <= length <= MAX_ASSOCIATE_RQ
+        else:
+            self._skip = length
+            raise PDUError(AbortReason.UNRECOGNIZED_PDU, f"PDU type {pdu_type:02X}H is none of PS3.8's")
+        if not valid:
+            self._skip = length
+            raise PDUError(
+                AbortReason.INVALID_PDU_PARAMETER, f"{PDUType(pdu_type).name.replace('_', '-')} of {length} bytes"
+            )
+        self._pdu_type, self._body, self._body_length = pdu_type, bytearray(), length
+        return None
+
+    def _whole_pdu(self, body: bytearray, available: int) -> PDU | None:
+        count = min(available, self._body_length - len(body))
+        body += self._buffer[self._start : self._start + count]
+        self._start += count
+        if len(body) < self._body_length:
+            return None
+        self._body = None
+        return PDU(self._pdu_type, bytes(body))
+
+    def _pdv_header(self) -> Fragment | None:
+        if self._pdu_left < PDV_HEADER.size:
+            self.skip_pdu()
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "bytes behind the last PDV of a P-DATA-TF")
+        length, context_id, flags = PDV_HEADER.unpack_from(self._buffer, self._start)
+        self._start += PDV_HEADER.size
+        self._pdu_left -= 4 + length
+        if length < 2 or self._pdu_left < 0:  # the context ID and the message control header
+            self._pdu_left = max(0, self._pdu_left + 4 + length - PDV_HEADER.size)
+            self.skip_pdu()
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, f"PDV of {length} bytes")
+        self._pdv_left, self._pdv_context_id, self._flags = length - 2, context_id, flags
+        if not self._pdv_left:  # an empty fragment can still be the last one
+            return Fragment(context_id, bool(flags & 1), bool(flags & 2), self._buffer[:0])
+        return None
+
+    def _fragment(self, available: int) -> Fragment | None:
+        left = self._pdv_left
+        if available < left:
+            # A piece of a PDV is handed out only when the buffer is full: fewer and larger writes.
+            if not available or self._capacity - self._end >= SMALLEST_SPACE:
+                return None
+            count = available
+        else:
+            count = left
+        start = self._start
+        self._start = start + count
+        self._pdv_left = left = left - count
+        flags = self._flags
+        return Fragment(
+            self._pdv_context_id, bool(flags & 1), bool(flags & 2) and not left, self._buffer[start : start + count]
+        )

@@ -1,0 +1,227 @@
+"""Negotiation, with requests encoded by pynetdicom and answers decoded by it."""
+
+import struct
+
+import pytest
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    AsynchronousOperationsWindowNegotiation,
+    ImplementationClassUIDNotification,
+    MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
+    SOPClassCommonExtendedNegotiation,
+    SOPClassExtendedNegotiation,
+    UserIdentityNegotiation,
+)
+from pynetdicom.presentation import build_context
+
+from dicomd.upperlayer import negotiation
+from dicomd.upperlayer.negotiation import (
+    MAX_SUB_ITEMS,
+    AssociateRequest,
+    MalformedRequestError,
+    Negotiator,
+    associate_ac,
+)
+
+CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
+VERIFICATION = "1.2.840.10008.1.1"
+IMPLICIT, EXPLICIT, JPEG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.70"
+
+
+def negotiator(
+    sop_classes: tuple[str, ...] | None = (CT,), transfer_syntaxes: tuple[str, ...] = (EXPLICIT, IMPLICIT)
+) -> Negotiator:
+    return Negotiator(
+        sop_classes=sop_classes,
+        transfer_syntaxes=transfer_syntaxes,
+        max_pdu=262144,
+        implementation_class_uid="2.25.1",
+        implementation_version_name="DICOMD_TEST",
+    )
+
+
+def encoded(contexts: list[tuple[str, list[str]]], *extra: object, called: str = "SCP", max_pdu: int = 16384) -> bytes:
+    """The body of an A-ASSOCIATE-RQ."""
+    primitive = A_ASSOCIATE()
+    primitive.application_context_name = "1.2.840.10008.3.1.1.1"
+    primitive.calling_ae_title, primitive.called_ae_title = "SCU", called
+    proposed = []
+    for index, (abstract_syntax, transfer_syntaxes) in enumerate(contexts):
+        context = build_context(abstract_syntax, transfer_syntaxes)
+        context.context_id = 2 * index + 1
+        proposed.append(context)
+    primitive.presentation_context_definition_list = proposed
+    maximum = MaximumLengthNotification()
+    maximum.maximum_length_received = max_pdu
+    class_uid = ImplementationClassUIDNotification()
+    class_uid.implementation_class_uid = "1.2.3"
+    primitive.user_information = [maximum, class_uid, *extra]
+    return A_ASSOCIATE_RQ(primitive).encode()[6:]
+
+
+def answer(body: bytes, judge: Negotiator) -> A_ASSOCIATE_AC:
+    request = AssociateRequest.from_body(body)
+    pdu = A_ASSOCIATE_AC()
+    pdu.decode(associate_ac(request, judge.negotiate(request)))
+    return pdu
+
+
+def test_the_acceptors_preference_decides_the_transfer_syntax() -> None:
+    body = encoded([(CT, [IMPLICIT, EXPLICIT])])
+    result = negotiator().negotiate(AssociateRequest.from_body(body))
+    assert result.contexts[1].transfer_syntax == EXPLICIT
+    assert result.max_pdu == 16384
+
+
+def test_each_refused_context_says_why() -> None:
+    body = encoded([(MR, [EXPLICIT]), (CT, [JPEG]), (CT, [IMPLICIT])])
+    result = negotiator().negotiate(AssociateRequest.from_body(body))
+    assert {c.context_id: c.result for c in result.refused} == {1: 3, 3: 4}
+    assert list(result.contexts) == [5]
+    assert [c.result for c in answer(body, negotiator()).presentation_context] == [3, 4, 0]
+
+
+def test_any_takes_every_abstract_syntax() -> None:
+    body = encoded([("1.2.3.4.5", [EXPLICIT])])
+    assert (
+        negotiator(sop_classes=None).negotiate(AssociateRequest.from_body(body)).contexts[1].abstract_syntax
+        == "1.2.3.4.5"
+    )
+
+
+def test_verification_is_always_accepted_in_an_uncompressed_syntax() -> None:
+    body = encoded([(VERIFICATION, [IMPLICIT])])
+    result = negotiator(transfer_syntaxes=(JPEG,)).negotiate(AssociateRequest.from_body(body))
+    assert result.contexts[1].transfer_syntax == IMPLICIT
+
+
+def test_the_answer_echoes_titles_and_reserved_bytes() -> None:
+    body = bytearray(encoded([(CT, [EXPLICIT])], called="SOME_SCP"))
+    body[36:68] = bytes(range(32))
+    request = AssociateRequest.from_body(bytes(body))
+    assert (request.called_ae_title, request.calling_ae_title) == ("SOME_SCP", "SCU")
+    sent = associate_ac(request, negotiator().negotiate(request))
+    assert sent[10:74] == bytes(body[4:68])
+
+
+def test_a_cached_answer_is_byte_identical_but_for_the_titles(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = negotiator()
+    first, second = (AssociateRequest.from_body(encoded([(CT, [EXPLICIT])], called=name)) for name in ("ONE", "TWO"))
+    computed = associate_ac(first, judge.negotiate(first))
+    monkeypatch.setattr(negotiation, "_decode", None)  # whoever decodes again fails
+    again = associate_ac(second, judge.negotiate(second))
+    assert again[74:] == computed[74:]
+    assert again[10:26] != computed[10:26]
+
+
+def role(uid: str, *, scu: bool, scp: bool) -> SCP_SCU_RoleSelectionNegotiation:
+    item = SCP_SCU_RoleSelectionNegotiation()
+    item.sop_class_uid, item.scu_role, item.scp_role = uid, scu, scp
+    return item
+
+
+def test_the_requestor_may_be_scu_and_no_scp() -> None:
+    pdu = answer(encoded([(CT, [EXPLICIT])], role(CT, scu=True, scp=True)), negotiator())
+    selected = pdu.user_information.role_selection[CT]
+    assert (selected.scu_role, selected.scp_role) == (1, 0)
+    assert pdu.presentation_context[0].result == 0
+
+
+def test_a_requestor_that_will_only_be_scp_is_refused() -> None:
+    result = negotiator().negotiate(
+        AssociateRequest.from_body(encoded([(CT, [EXPLICIT])], role(CT, scu=False, scp=True)))
+    )
+    assert [c.result for c in result.refused] == [1]
+
+
+def test_asynchronous_operations_are_answered_one_at_a_time() -> None:
+    window = AsynchronousOperationsWindowNegotiation()
+    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 16
+    item = answer(encoded([(CT, [EXPLICIT])], window), negotiator()).user_information.async_ops_window
+    assert (item.maximum_number_operations_invoked, item.maximum_number_operations_performed) == (1, 1)
+    assert answer(encoded([(CT, [EXPLICIT])]), negotiator()).user_information.async_ops_window is None
+
+
+def test_storage_extended_negotiation_is_answered_for_accepted_contexts_only() -> None:
+    offers = []
+    for uid in (CT, MR):
+        offer = SOPClassExtendedNegotiation()
+        offer.sop_class_uid, offer.service_class_application_information = uid, b"\2\0\3\0\1\0"
+        offers.append(offer)
+    common = SOPClassCommonExtendedNegotiation()
+    common.sop_class_uid, common.service_class_uid = CT, "1.2.840.10008.4.2"
+    pdu = answer(encoded([(CT, [EXPLICIT]), (MR, [EXPLICIT])], *offers, common), negotiator())
+    assert {i.uid: i.app_info for i in pdu.user_information.ext_neg} == {CT: b"\2\0\3\0\0\0"}
+
+
+@pytest.mark.parametrize("extra", [SOPClassExtendedNegotiation, UserIdentityNegotiation])
+def test_identity_and_extended_negotiation_are_never_cached(extra: type) -> None:
+    item = extra()
+    if extra is UserIdentityNegotiation:
+        item.user_identity_type, item.primary_field, item.positive_response_requested = 1, b"somebody", True
+    else:
+        item.sop_class_uid, item.service_class_application_information = CT, b"\2"
+    judge = negotiator()
+    judge.negotiate(AssociateRequest.from_body(encoded([(CT, [EXPLICIT])], item)))
+    assert len(judge._cache) == 0
+
+
+def test_user_identity_gets_no_answer() -> None:
+    identity = UserIdentityNegotiation()
+    identity.user_identity_type, identity.primary_field, identity.positive_response_requested = 1, b"somebody", True
+    pdu = answer(encoded([(CT, [EXPLICIT])], identity), negotiator())
+    assert pdu.user_information.user_identity is None
+
+
+def test_an_odd_user_identity_is_ignored_like_any() -> None:
+    body = encoded([(CT, [EXPLICIT])])
+    broken = with_sub_items(body, b"\x58\0\0\x02\xff\xff")
+    assert negotiator().negotiate(AssociateRequest.from_body(broken)).contexts
+
+
+def with_sub_items(body: bytes, sub_items: bytes) -> bytes:
+    """`body`, whose last item is the User Information, with more of it."""
+    at = body.rindex(b"\x50\0", 0, len(body) - 4)
+    length = struct.unpack_from(">H", body, at + 2)[0]
+    return body[: at + 2] + struct.pack(">H", length + len(sub_items)) + body[at + 4 :] + sub_items
+
+
+def test_unknown_items_are_passed_over() -> None:
+    body = with_sub_items(encoded([(CT, [EXPLICIT])]), b"\x77\0\0\x03abc") + b"\x99\0\0\x02ab"
+    assert negotiator().negotiate(AssociateRequest.from_body(body)).contexts
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        b"\x10",
+        b"\x10\0\xff\xff" + b"1.2",
+        b"\x20\0\0\x04\1\0\0\0",
+        b"\x20\0\0\x02\1\0",
+        b"\x50\0\0\x04\x51\0\0\xff",
+        b"\x20\0\0\x0a\1\0\0\0\x30\0\0\x02\xff\xff",
+    ],
+)
+def test_malformed_items_are_malformed(items: bytes) -> None:
+    request = AssociateRequest.from_body(bytes((0, 1)) + bytes(66) + items)
+    with pytest.raises(MalformedRequestError):
+        negotiator().negotiate(request)
+
+
+def test_two_contexts_with_one_id_are_malformed() -> None:
+    body = encoded([(CT, [EXPLICIT]), (CT, [IMPLICIT])]).replace(b"\x03\0\0\0\x30", b"\x01\0\0\0\x30")
+    with pytest.raises(MalformedRequestError, match="same ID"):
+        negotiator().negotiate(AssociateRequest.from_body(body))
+
+
+def test_too_many_sub_items_are_malformed() -> None:
+    body = with_sub_items(encoded([(CT, [EXPLICIT])]), b"\x77\0\0\0" * MAX_SUB_ITEMS)
+    with pytest.raises(MalformedRequestError, match="sub-items"):
+        negotiator().negotiate(AssociateRequest.from_body(body))
+
+
+def test_128_contexts_are_accepted() -> None:
+    body = encoded([(CT, [EXPLICIT])] * 128)
+    assert len(negotiator().negotiate(AssociateRequest.from_body(body)).contexts) == 128

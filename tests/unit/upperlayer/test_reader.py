@@ -1,0 +1,151 @@
+"""The PDU reader: whole, one byte at a time, and with everything that isn't a PDU."""
+
+import struct
+
+import pytest
+
+from dicomd.upperlayer.pdus import AbortReason, PDUType
+from dicomd.upperlayer.reader import MAX_ASSOCIATE_RQ, PDU, Fragment, PDUError, PDUReader
+
+CAPACITY = 8192
+
+
+def pdv(context_id: int, flags: int, data: bytes) -> bytes:
+    return struct.pack(">IBB", len(data) + 2, context_id, flags) + data
+
+
+def p_data(*pdvs: bytes) -> bytes:
+    body = b"".join(pdvs)
+    return struct.pack(">BxI", PDUType.P_DATA_TF, len(body)) + body
+
+
+def pdu(kind: int, body: bytes) -> bytes:
+    return struct.pack(">BxI", kind, len(body)) + body
+
+
+Seen = tuple[str, object]
+
+
+def read(stream: bytes, step: int, *, max_pdu: int = 65536, capacity: int = CAPACITY) -> list[Seen]:
+    """Everything the reader says about `stream`, given `step` bytes at a time; fragments of a PDV put together."""
+    reader = PDUReader(memoryview(bytearray(capacity)), max_pdu=max_pdu)
+    seen: list[Seen] = []
+    parts: list[bytes] = []
+    at = 0
+    while True:
+        try:
+            event = reader.next_event()
+        except PDUError as error:
+            seen.append(("error", error.reason))
+            continue
+        if isinstance(event, PDU):
+            seen.append(("pdu", (event.pdu_type, event.body)))
+        elif isinstance(event, Fragment):
+            parts.append(bytes(event.data))
+            if not reader.pdv_left:
+                seen.append(("pdv", (event.context_id, event.is_command, event.is_last, b"".join(parts))))
+                parts = []
+            else:
+                assert not event.is_last
+        else:
+            if at == len(stream):
+                return seen
+            if reader.must_rewind:
+                reader.rewind()
+            count = min(step, len(reader.space()), len(stream) - at)
+            assert count > 0
+            reader.space()[:count] = stream[at : at + count]
+            reader.received(count)
+            at += count
+
+
+STREAM = (
+    pdu(PDUType.A_ASSOCIATE_RQ, bytes(range(200)))
+    + p_data(pdv(1, 3, b"command"))
+    + p_data(pdv(1, 0, b"a" * 5000), pdv(1, 0, b""), pdv(1, 2, b"b" * 30000))
+    + p_data(pdv(3, 1, b"c"), pdv(3, 3, b"d"))
+    + p_data(pdv(3, 2, b""))
+    + pdu(PDUType.A_RELEASE_RQ, bytes(4))
+)
+EXPECTED = [
+    ("pdu", (1, bytes(range(200)))),
+    ("pdu", (4, b"")),
+    ("pdv", (1, True, True, b"command")),
+    ("pdu", (4, b"")),
+    ("pdv", (1, False, False, b"a" * 5000)),
+    ("pdv", (1, False, False, b"")),
+    ("pdv", (1, False, True, b"b" * 30000)),
+    ("pdu", (4, b"")),
+    ("pdv", (3, True, False, b"c")),
+    ("pdv", (3, True, True, b"d")),
+    ("pdu", (4, b"")),
+    ("pdv", (3, False, True, b"")),
+    ("pdu", (5, bytes(4))),
+]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 7, 11, 64, 4095, 4096, 8192, 10**6])
+@pytest.mark.parametrize("capacity", [4096 + 16, CAPACITY, 262144])
+def test_the_same_events_however_the_bytes_are_cut(step: int, capacity: int) -> None:
+    assert read(STREAM, step, capacity=capacity) == EXPECTED
+
+
+@pytest.mark.parametrize("step", [1, 4, 10**6])
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (pdu(0, b"abc"), AbortReason.UNRECOGNIZED_PDU),
+        (pdu(8, b""), AbortReason.UNRECOGNIZED_PDU),
+        (pdu(255, bytes(70000)), AbortReason.UNRECOGNIZED_PDU),
+        (pdu(PDUType.A_ASSOCIATE_RQ, bytes(67)), AbortReason.INVALID_PDU_PARAMETER),
+        (pdu(PDUType.A_ASSOCIATE_RQ, bytes(MAX_ASSOCIATE_RQ + 1)), AbortReason.INVALID_PDU_PARAMETER),
+        (pdu(PDUType.A_RELEASE_RQ, bytes(5)), AbortReason.INVALID_PDU_PARAMETER),
+        (pdu(PDUType.A_ABORT, b""), AbortReason.INVALID_PDU_PARAMETER),
+        (pdu(PDUType.P_DATA_TF, b""), AbortReason.INVALID_PDU_PARAMETER),
+        (pdu(PDUType.P_DATA_TF, b"12345"), AbortReason.INVALID_PDU_PARAMETER),
+        (pdu(PDUType.P_DATA_TF, bytes(65537)), AbortReason.INVALID_PDU_PARAMETER),
+        (p_data(struct.pack(">IBB", 1, 1, 0)), AbortReason.INVALID_PDU_PARAMETER),
+        (p_data(struct.pack(">IBB", 100, 1, 0) + b"short"), AbortReason.INVALID_PDU_PARAMETER),
+        (p_data(struct.pack(">IBB", 0xFFFFFFFF, 1, 0) + b"huge"), AbortReason.INVALID_PDU_PARAMETER),
+    ],
+)
+def test_a_bad_pdu_is_told_and_passed_over(bad: bytes, reason: AbortReason, step: int) -> None:
+    seen = [event for event in read(bad + STREAM, step) if event != ("pdu", (4, b""))]
+    assert seen == [("error", reason), *(event for event in EXPECTED if event != ("pdu", (4, b"")))]
+
+
+def test_bytes_behind_the_last_pdv_are_an_error() -> None:
+    seen = read(p_data(pdv(1, 0, b"x"), b"12345") + pdu(PDUType.A_RELEASE_RQ, bytes(4)), 3)
+    assert seen[1:] == [
+        ("pdv", (1, False, False, b"x")),
+        ("error", AbortReason.INVALID_PDU_PARAMETER),
+        ("pdu", (5, bytes(4))),
+    ]
+
+
+def test_a_data_set_is_not_copied() -> None:
+    memory = bytearray(CAPACITY)
+    reader = PDUReader(memoryview(memory), max_pdu=65536)
+    stream = p_data(pdv(1, 2, b"x" * 1000))
+    reader.space()[: len(stream)] = stream
+    reader.received(len(stream))
+    assert reader.next_event() == PDU(PDUType.P_DATA_TF, b"")
+    fragment = reader.next_event()
+    assert isinstance(fragment, Fragment)
+    assert fragment.data.obj is memory
+
+
+def test_unread_bytes_move_into_another_buffer() -> None:
+    reader = PDUReader(memoryview(bytearray(CAPACITY)), max_pdu=65536)
+    stream = p_data(pdv(1, 2, b"x" * 100)) + p_data(pdv(3, 2, b"y" * 100))
+    reader.space()[: len(stream)] = stream
+    reader.received(len(stream))
+    reader.next_event()
+    assert isinstance(reader.next_event(), Fragment)
+    assert reader.unread == 112
+    reader.rewind(memoryview(bytearray(4096)))
+    assert reader.next_event() == PDU(PDUType.P_DATA_TF, b"")
+    fragment = reader.next_event()
+    assert isinstance(fragment, Fragment)
+    assert bytes(fragment.data) == b"y" * 100
+    assert reader.at_boundary
