@@ -1,0 +1,149 @@
+"""The Storage Service Class (PS3.4 Annex B): C-STORE, from the request to its status.
+
+The rule it keeps: 0x0000 is returned only when the store's `commit` has returned, and every way a store can fail has
+its status here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dicomd.dimse.commands import SUCCESS, CommandSet, Element, Response
+from dicomd.dimse.statuses import Status
+from dicomd.services.operations import PresentationContext
+from dicomd.store.errors import (
+    DataSetMismatch,
+    DataSetUnreadable,
+    DuplicateRejected,
+    LayoutElementInvalid,
+    ObjectTooLarge,
+    OutOfResources,
+    OutOfSpace,
+    StoreError,
+    StoreUnavailable,
+)
+from dicomd.store.types import InstanceIdentity, InstanceStore, InstanceWriter, Stored
+from dicomd.uids import VERIFICATION_SOP_CLASS, class_uid_from_value, uid_from_value
+
+STATUSES: dict[type[StoreError], Status] = {
+    OutOfSpace: Status.OUT_OF_SPACE,
+    StoreUnavailable: Status.STORE_UNAVAILABLE,
+    OutOfResources: Status.OUT_OF_RESOURCES,
+    ObjectTooLarge: Status.OBJECT_TOO_LARGE,
+    DataSetMismatch: Status.DATA_SET_MISMATCH,
+    DataSetUnreadable: Status.DATA_SET_UNREADABLE,
+    LayoutElementInvalid: Status.LAYOUT_ELEMENT_INVALID,
+    DuplicateRejected: Status.DUPLICATE_REJECTED,
+}
+"""How each failure of a store is told to the peer (PS3.4 Table B.2-1)."""
+
+
+class StoreOperation:
+    """One C-STORE. What became of it stays readable after `finish`: `response`, `stored`, `error`, `unexpected`."""
+
+    __slots__ = ("_writer", "error", "identity", "response", "size", "stored", "unexpected")
+
+    def __init__(self, identity: InstanceIdentity, response: Response | None = None) -> None:
+        self.identity = identity
+        self.response = response
+        self.size = 0
+        self.stored: Stored | None = None
+        self.error: StoreError | None = None
+        self.unexpected: Exception | None = None
+        self._writer: InstanceWriter | None = None
+
+    def open(self, store: InstanceStore) -> None:
+        """Begin the instance in `store`."""
+        try:
+            self._writer = store.open(self.identity)
+        except Exception as error:  # the one place that turns failures into statuses
+            self._failed(error)
+
+    def write(self, fragments: list[memoryview], size: int) -> None:
+        """Hand `size` bytes of the Data Set to the store, or pass over them once it has failed."""
+        self.size += size
+        if self._writer is None:
+            return
+        try:
+            self._writer.write(fragments, size)
+        except Exception as error:  # as above
+            self._failed(error)
+
+    def finish(self) -> Response:
+        """Publish the instance and return its status."""
+        if self._writer is not None:
+            try:
+                self.stored = self._writer.commit()
+            except Exception as error:  # as above
+                self._failed(error)
+        if self.response is None:
+            # Success is the word that lets the peer delete its copy: it takes a commit that has returned.
+            self.response = SUCCESS if self.stored is not None else _INTERNAL_ERROR
+        return self.response
+
+    def release(self) -> None:
+        """Let the store tidy up."""
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+
+    def discard(self) -> None:
+        """Leave nothing of an incomplete instance."""
+        if self._writer is not None:
+            self._writer.discard()
+            self._writer = None
+
+    def _failed(self, error: Exception) -> None:
+        self.discard()
+        if isinstance(error, MemoryError):
+            error = OutOfResources("Out of memory", operation="memory", errno="ENOMEM")
+        if isinstance(error, StoreError):
+            self.error = error
+            kinds = type(error).__mro__
+            status = next((STATUSES[kind] for kind in kinds if kind in STATUSES), Status.STORE_UNAVAILABLE)
+            elements = () if error.element is None else (error.element,)
+            self.response = Response(status, error.message, elements)
+        else:
+            self.unexpected = error
+            self.response = _INTERNAL_ERROR
+
+
+_INTERNAL_ERROR = Response(Status.INTERNAL_ERROR, "Internal error of the receiver")
+
+
+class Storage:
+    """Begins C-STORE operations in one store."""
+
+    def __init__(self, store: InstanceStore) -> None:
+        self._store = store
+
+    def begin(self, request: CommandSet, context: PresentationContext) -> StoreOperation:
+        """Check the request (PS3.7 §9.1.1) and open the instance.
+
+        SOP Class not that of the Presentation Context: 0x0122; a SOP Instance UID that is none: 0x0117; no SOP Class
+        UID or no Data Set announced: 0x0212.
+        """
+        instance_uid = uid_from_value(request.value(Element.AFFECTED_SOP_INSTANCE_UID))
+        class_uid = class_uid_from_value(request.value(Element.AFFECTED_SOP_CLASS_UID))
+        response = None
+        if not request.has_data_set:
+            response = Response(Status.MISTYPED_ARGUMENT, "A C-STORE-RQ needs a Data Set", (0x00000800,))
+        elif class_uid is None:
+            response = Response(Status.MISTYPED_ARGUMENT, "Affected SOP Class UID is missing or no UID", (0x00000002,))
+        elif class_uid != context.abstract_syntax or class_uid == VERIFICATION_SOP_CLASS:
+            response = Response(
+                Status.SOP_CLASS_NOT_SUPPORTED, "SOP Class is not stored in this Presentation Context", (0x00000002,)
+            )
+        elif instance_uid is None:
+            response = Response(
+                Status.INVALID_SOP_INSTANCE, "Affected SOP Instance UID is missing or no UID", (0x00001000,)
+            )
+        identity = InstanceIdentity(
+            sop_class_uid=class_uid or "",
+            sop_instance_uid=instance_uid or "",
+            transfer_syntax_uid=context.transfer_syntax,
+            calling_ae_title=context.calling_ae_title,
+            called_ae_title=context.called_ae_title,
+        )
+        operation = StoreOperation(identity, response)
+        if response is None:
+            operation.open(self._store)
+        return operation
