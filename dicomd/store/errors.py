@@ -1,0 +1,82 @@
+"""What can go wrong while storing, typed where it is born; ``services`` gives each class its status (PS3.4 §B.2.3).
+
+The rule: no message carries anything that was sent (no UID, no name, no value), so that it may go into Error Comment
+(0000,0902) as it is: at most 64 characters of ASCII.
+"""
+
+from __future__ import annotations
+
+import errno as errno_names
+from typing import Final
+
+_MAX_MESSAGE: Final = 64  # Error Comment is of VR LO (PS3.7 §9.1.1, PS3.5 §6.2)
+
+
+class StoreError(Exception):
+    """An instance was not stored, and nothing of it is left.
+
+    ``operation`` names the step that failed ("open", "write", "fsync", "link", ...), ``errno`` its symbolic error
+    ("ENOSPC") or "" where the operating system was not the cause; both are safe as metric labels. ``element`` is the
+    tag at fault, 0xGGGGEEEE, or None.
+    """
+
+    def __init__(self, message: str, *, operation: str = "", errno: str = "", element: int | None = None) -> None:
+        super().__init__(message[:_MAX_MESSAGE])
+        self.message: str = message[:_MAX_MESSAGE]
+        self.operation = operation
+        self.errno = errno
+        self.element = element
+
+
+class OutOfSpace(StoreError):
+    """No space, inodes or quota, or free space below the reserve (0xA700)."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be relied upon: I/O error, read-only, missing mount, failed sync (0xA701, and not ready)."""
+
+
+class OutOfResources(StoreError):
+    """Out of memory or of file descriptors (0xA703)."""
+
+
+class ObjectTooLarge(StoreError):
+    """The Data Set is longer than ``max_object_size`` (0xA710)."""
+
+
+class DataSetMismatch(StoreError):
+    """SOP Class UID or SOP Instance UID of the Data Set (``element``) is not the command's (0xA900)."""
+
+
+class DataSetUnreadable(StoreError):
+    """The Data Set is malformed before its Series Instance UID (0xC000)."""
+
+
+class LayoutElementInvalid(StoreError):
+    """A UID that the layout needs (``element``) is missing from the Data Set or is no UID (0xC001)."""
+
+
+class DuplicateRejected(StoreError):
+    """Another Data Set is stored under this SOP Instance UID, and the policy is "reject" (0xC010)."""
+
+
+def from_oserror(error: OSError, operation: str) -> StoreError:
+    """The one place where an errno becomes a ``StoreError``: StoreUnavailable, unless it is known to be less."""
+    number = error.errno or 0
+    name = errno_names.errorcode.get(number, "")
+    kind, message = _KINDS.get(number, (StoreUnavailable, "Storage failed"))
+    if operation == "fsync":  # whatever the cause, what the kernel holds and what is on disk may differ now
+        kind, message = StoreUnavailable, "Storage could not be synced"
+    return kind(message, operation=operation, errno=name)
+
+
+_KINDS: Final[dict[int, tuple[type[StoreError], str]]] = {
+    errno_names.ENOSPC: (OutOfSpace, "No space left in the store"),
+    errno_names.EDQUOT: (OutOfSpace, "Disk quota of the store is used up"),
+    errno_names.EFBIG: (OutOfSpace, "Object is larger than a file may be"),
+    errno_names.ENOMEM: (OutOfResources, "Out of memory"),
+    errno_names.EMFILE: (OutOfResources, "Too many open files"),
+    errno_names.ENFILE: (OutOfResources, "Too many open files in the system"),
+    errno_names.EROFS: (StoreUnavailable, "Storage is read-only"),
+    errno_names.EIO: (StoreUnavailable, "Storage has an I/O error"),
+}

@@ -1,0 +1,295 @@
+"""The head of a Data Set, scanned as it passes: the UIDs that the layout and the checks against the command need.
+
+The rule: one pass, constant memory. A value that isn't wanted is skipped without being kept, of a wanted one at most
+80 bytes stay, nesting is bounded, and a deflated head is inflated piece by piece up to a limit. Fragments may be cut
+anywhere. The scan ends once all four elements are found, at the first top-level element beyond (0020,000E), or with
+the Data Set.
+
+Elements out of order (against PS3.5 §7.1) are read all the same as long as nothing beyond (0020,000E) has come:
+skipping them costs nothing, and the Data Set says what it says in any order. A wanted element that comes twice with
+different values makes the Data Set unreadable, as readers would disagree about whose it is. Whether there are VRs is
+seen in the first element rather than believed: some senders encode one way and announce the other, and most readers
+can read that.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from dicomd.store.errors import DataSetUnreadable
+
+SOP_CLASS_UID: Final = 0x00080016
+SOP_INSTANCE_UID: Final = 0x00080018
+STUDY_INSTANCE_UID: Final = 0x0020000D
+SERIES_INSTANCE_UID: Final = 0x0020000E
+
+MAX_VALUE: Final = 80  # a UID has 64 characters; the rest leaves room to see that a value is too long
+MAX_NESTING: Final = 128  # sequences and items of undefined length; real ones stay below 20
+MAX_INFLATED: Final = 16 << 20  # of a deflated head; a decompression bomb ends here
+
+_UNDEFINED: Final = 0xFFFFFFFF
+_ITEM_GROUP: Final = 0xFFFE
+_ITEM, _ITEM_DELIMITATION, _SEQUENCE_DELIMITATION = 0xE000, 0xE00D, 0xE0DD
+_LOOKAHEAD: Final = 96  # more than the longest header and the longest value that is kept: 12 + 80
+_INFLATE_STEP: Final = 1 << 16
+
+# PS3.5 §7.1.2: these have a length of 16 bits; every other VR, known or not yet, has two reserved bytes and 32 bits.
+_SHORT_VRS: Final = "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()  # noqa: SIM905
+# What some writers put where they know no VR, with a length of 16 bits.
+_UNKNOWN_VR: Final = "??"
+
+Unpack = Callable[[Any, int], tuple[int, ...]]
+
+
+class _Encoding(NamedTuple):
+    explicit: bool
+    header: Unpack  # explicit: group, element, VR, 16-bit length; implicit: group, element, 32-bit length
+    item: Unpack  # group, element, 32-bit length: items and delimiters have no VR
+    length: Unpack  # 32-bit length
+    short_vrs: frozenset[int]
+    un: int
+
+
+def _encoding(order: str, *, explicit: bool) -> _Encoding:
+    def number(vr: str) -> int:
+        return int(struct.unpack(f"{order}H", vr.encode())[0])
+
+    item = struct.Struct(f"{order}HHI").unpack_from
+    return _Encoding(
+        explicit,
+        struct.Struct(f"{order}HHHH").unpack_from if explicit else item,
+        item,
+        struct.Struct(f"{order}I").unpack_from,
+        frozenset(number(vr) for vr in [*_SHORT_VRS, _UNKNOWN_VR]),
+        number("UN"),
+    )
+
+
+_EXPLICIT_LITTLE: Final = _encoding("<", explicit=True)
+_EXPLICIT_BIG: Final = _encoding(">", explicit=True)
+_IMPLICIT_LITTLE: Final = _encoding("<", explicit=False)
+
+# All others, encapsulated and private ones too, are Explicit VR Little Endian (PS3.5 §A.4).
+_ENCODINGS: Final[dict[str, _Encoding]] = {
+    "1.2.840.10008.1.2": _IMPLICIT_LITTLE,
+    "1.2.840.10008.1.20": _IMPLICIT_LITTLE,  # Papyrus 3, retired
+    "1.2.840.113619.5.2": _IMPLICIT_LITTLE,  # GE's private one: only its pixel data is big endian
+    "1.2.840.10008.1.2.2": _EXPLICIT_BIG,
+}
+_DEFLATED: Final = frozenset(
+    {
+        "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
+        "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
+        "1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
+    }
+)
+
+
+class HeadScanner:
+    """Scans one Data Set in the given transfer syntax, fragment by fragment.
+
+    ``values`` has the wanted elements found so far at the top level, tag (0xGGGGEEEE) to value, padding included and
+    cut after 80 bytes; ``complete`` says that no more can come. Both feeding and finishing raise
+    ``DataSetUnreadable``.
+    """
+
+    __slots__ = ("_begun", "_carry", "_encoding", "_inflated", "_inflater", "_nesting", "_skip", "complete", "values")
+
+    def __init__(self, transfer_syntax_uid: str) -> None:
+        self.values: dict[int, bytes] = {}
+        self.complete = False
+        self._encoding = _ENCODINGS.get(transfer_syntax_uid, _EXPLICIT_LITTLE)
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in _DEFLATED else None
+        self._inflated = 0
+        self._begun = False
+        self._carry = b""  # the beginning of an element whose rest has yet to come
+        self._skip = 0  # bytes of a value still to pass; never at the same time as _carry
+        # What of undefined length is open, each with the encoding inside it: a sequence, its item, a sequence in it...
+        self._nesting: list[_Encoding] = []
+
+    def feed(self, fragment: memoryview | bytes) -> bool:
+        """Scan the next bytes of the Data Set; return ``complete``."""
+        if not self.complete:
+            if self._inflater is None:
+                self._advance(fragment)
+            else:
+                self._inflate(fragment)
+        return self.complete
+
+    def finish(self) -> None:
+        """End the scan with the Data Set, which must not end inside an element."""
+        if self.complete:
+            return
+        if self._carry or self._skip or self._nesting:
+            raise DataSetUnreadable("Data Set ends inside an element")
+        if self._inflater is not None and not self._inflater.eof:
+            raise DataSetUnreadable("Deflated Data Set is cut off")
+        self.complete = True
+
+    def _inflate(self, deflated: memoryview | bytes) -> None:
+        while (inflater := self._inflater) is not None and not inflater.eof:  # what follows the end is padding
+            try:
+                plain = inflater.decompress(deflated, _INFLATE_STEP)
+            except zlib.error:
+                raise DataSetUnreadable("Data Set is not a deflated stream") from None
+            deflated = inflater.unconsumed_tail
+            self._inflated += len(plain)
+            if plain:
+                self._advance(plain)
+            if self.complete:
+                self._inflater = None
+                return
+            if self._inflated > MAX_INFLATED:
+                raise DataSetUnreadable("Head of the deflated Data Set is too long")
+            if len(plain) < _INFLATE_STEP and not deflated:
+                return
+
+    def _advance(self, data: memoryview | bytes) -> None:
+        end = len(data)
+        at = self._skip
+        carry = self._carry
+        if carry:
+            # Finish the element that was cut in a short copy; whatever else fits into that is scanned in passing.
+            joined = carry + data[:_LOOKAHEAD]
+            at = self._scan(joined, 0, len(joined))
+            if self.complete:
+                return
+            if end <= _LOOKAHEAD:
+                self._carry = joined[at:]
+                self._skip = max(at - len(joined), 0)
+                return
+            self._carry = b""
+            at -= len(carry)
+        if at < end:
+            at = self._scan(data, at, end)
+            if self.complete:
+                return
+        if at < end:
+            self._skip = 0
+            self._carry = bytes(data[at:])
+        else:
+            self._skip = at - end
+
+    def _scan(self, data: memoryview | bytes, at: int, end: int) -> int:
+        """Scan from ``at``; return where the first incomplete element starts, or beyond ``end`` to skip a value."""
+        while True:
+            if self._nesting:
+                at = self._scan_nested(data, at, end)
+                if self._nesting:
+                    return at
+            at = self._scan_top_level(data, at, end)
+            if not self._nesting:
+                return at
+
+    def _scan_top_level(self, data: memoryview | bytes, at: int, end: int) -> int:
+        last = end - 8
+        if not self._begun and at <= last:
+            self._begun = True
+            announced = self._encoding
+            self._encoding = _actual_encoding(announced, data[at + 4], data[at + 5])
+            if self._encoding is not announced and self._encoding.header(data, at)[0] > 0x20:
+                # Neither as announced nor with anything of an instance's head: rubbish, not another encoding.
+                raise DataSetUnreadable("Data Set does not begin with an element")
+        explicit, header, _, long_length, short_vrs, _ = encoding = self._encoding
+        vr = 0
+        while at <= last:
+            if explicit:
+                group, element, vr, length = header(data, at)
+            else:
+                group, element, length = header(data, at)
+            if group >= 0x20 and (group > 0x20 or element > 0x0E):
+                if group == _ITEM_GROUP:
+                    raise DataSetUnreadable("Item or delimiter outside of a sequence")
+                self.complete = True
+                return at
+            value = at + 8
+            if explicit and vr not in short_vrs:
+                if value + 4 > end:
+                    return at
+                _check_vr(vr)
+                length = long_length(data, value)[0]
+                value += 4
+            if length == _UNDEFINED:
+                self._enter(encoding, vr)
+                return value
+            if group == 0x08:
+                wanted = element in (0x16, 0x18)
+            elif group == 0x20:
+                wanted = element in (0x0D, 0x0E)
+            elif group:
+                wanted = False
+            else:
+                raise DataSetUnreadable("Data Set holds an element of a Command Set")
+            if wanted:
+                kept = value + min(length, MAX_VALUE)
+                if kept > end:
+                    return at
+                tag = group << 16 | element
+                text = bytes(data[value:kept])
+                if self.values.setdefault(tag, text) != text:
+                    raise DataSetUnreadable("Element occurs twice, and differs", element=tag)
+                if len(self.values) == 4:
+                    self.complete = True
+                    return kept
+            at = value + length
+        return at
+
+    def _scan_nested(self, data: memoryview | bytes, at: int, end: int) -> int:
+        nesting = self._nesting
+        while nesting and at + 8 <= end:
+            encoding = nesting[-1]
+            group, element, length = encoding.item(data, at)
+            if group == _ITEM_GROUP:
+                at += 8
+                in_sequence = len(nesting) % 2
+                if in_sequence and element == _ITEM:
+                    if length == _UNDEFINED:
+                        nesting.append(encoding)
+                    else:
+                        at += length
+                elif length == 0 and element == (_SEQUENCE_DELIMITATION if in_sequence else _ITEM_DELIMITATION):
+                    nesting.pop()
+                else:
+                    raise DataSetUnreadable("Misplaced item or delimiter")
+                continue
+            if len(nesting) % 2:
+                raise DataSetUnreadable("Sequence holds something other than items")
+            value = at + 8
+            vr = 0
+            if encoding.explicit:
+                _, _, vr, length = encoding.header(data, at)
+                if vr not in encoding.short_vrs:
+                    if value + 4 > end:
+                        return at
+                    _check_vr(vr)
+                    length = encoding.length(data, value)[0]
+                    value += 4
+            if length == _UNDEFINED:
+                self._enter(encoding, vr)
+                at = value
+            else:
+                at = value + length
+        return at
+
+    def _enter(self, encoding: _Encoding, vr: int) -> None:
+        if len(self._nesting) >= MAX_NESTING:
+            raise DataSetUnreadable("Sequences are nested too deeply")
+        # UN of undefined length holds Implicit VR Little Endian whatever the transfer syntax (PS3.5 §6.2.2).
+        self._nesting.append(_IMPLICIT_LITTLE if encoding.explicit and vr == encoding.un else encoding)
+
+
+def _actual_encoding(announced: _Encoding, first: int, second: int) -> _Encoding:
+    """Return the encoding of the first element, from the two bytes after its tag: a VR, or a length below 16,705."""
+    has_vr = 0x41 <= first <= 0x5A and 0x41 <= second <= 0x5A
+    if has_vr == announced.explicit or announced is _EXPLICIT_BIG:
+        return announced
+    return _EXPLICIT_LITTLE if has_vr else _IMPLICIT_LITTLE
+
+
+def _check_vr(vr: int) -> None:
+    """Refuse what can't be a VR: all there are and will be have two upper case letters (PS3.5 §6.2)."""
+    if not (0x41 <= vr >> 8 <= 0x5A and 0x41 <= vr & 0xFF <= 0x5A):
+        raise DataSetUnreadable("Element has no Value Representation")

@@ -1,0 +1,109 @@
+"""The beginning of a Part 10 file: preamble and File Meta Information (PS3.10 §7.1), written and read back.
+
+The rule: what is written depends on the command and the Presentation Context alone, so that it can stand before the
+first byte of the Data Set; the Data Set follows as it was received.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from dicomd.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomd.store.types import InstanceIdentity
+
+_PREAMBLE: Final = bytes(128) + b"DICM"
+_GROUP_LENGTH: Final = struct.Struct("<HH2sHI")
+_SHORT: Final = struct.Struct("<HH2sH")
+_LONG: Final = struct.Struct("<HH2sHI")
+_VERSION: Final = _LONG.pack(0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01"
+_MAX_AE_TITLE: Final = 16
+_MAX_READ: Final = 1 << 16  # real File Meta Information has a few hundred bytes
+
+
+class Header(NamedTuple):
+    """What a Part 10 file says before its Data Set, which begins at ``data_set_offset``."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    data_set_offset: int
+
+
+def header(identity: InstanceIdentity) -> bytes:
+    """Return preamble and File Meta Information of an instance, in Explicit VR Little Endian."""
+    group = b"".join(
+        (
+            _media_storage_sop_class(identity.sop_class_uid),
+            _element(0x0003, b"UI", identity.sop_instance_uid.encode("ascii", "replace")),
+            _source(identity.transfer_syntax_uid, identity.calling_ae_title),
+        )
+    )
+    return _PREAMBLE + _GROUP_LENGTH.pack(0x0002, 0x0000, b"UL", 4, len(group)) + group
+
+
+# Few SOP Classes, and few pairs of transfer syntax and peer, are all a receiver sees; the bound is for the hostile.
+@lru_cache(maxsize=512)
+def _media_storage_sop_class(sop_class_uid: str) -> bytes:
+    return _VERSION + _element(0x0002, b"UI", sop_class_uid.encode("ascii", "replace"))
+
+
+@lru_cache(maxsize=512)
+def _source(transfer_syntax_uid: str, calling_ae_title: str) -> bytes:
+    return b"".join(
+        (
+            _element(0x0010, b"UI", transfer_syntax_uid.encode("ascii", "replace")),
+            _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode()),
+            _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode()),
+            _element(0x0016, b"AE", legal_ae_title(calling_ae_title).encode()),
+        )
+    )
+
+
+def legal_ae_title(ae_title: str) -> str:
+    """Return an AE Title as VR AE allows it (PS3.5 §6.2): what it forbids becomes "?", what exceeds 16 characters goes.
+
+    A title is compared with the configuration as it came; in a file it must not make the File Meta unreadable.
+    """
+    legal = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in ae_title[:_MAX_AE_TITLE])
+    return legal.strip(" ")
+
+
+def _element(number: int, vr: bytes, value: bytes) -> bytes:
+    if len(value) % 2:
+        value += b"\0" if vr == b"UI" else b" "
+    return _SHORT.pack(0x0002, number, vr, len(value)) + value
+
+
+def read_header(fd: int) -> Header | None:
+    """Return the header of the Part 10 file open as ``fd``, None if it is none. Raises OSError when it can't be read.
+
+    Any Part 10 file will do, whoever wrote it; the elements of group 0002 are read until another group begins, as
+    (0002,0000) is wrong in some.
+    """
+    data = os.pread(fd, _MAX_READ, 0)
+    if data[128:132] != b"DICM":
+        return None
+    at = len(_PREAMBLE)
+    values: dict[int, str] = {}
+    while at + 8 <= len(data):
+        group, number, vr, length = _SHORT.unpack_from(data, at)
+        if group != 0x0002:
+            break
+        value = at + 8
+        if vr in (b"OB", b"OW", b"UN", b"SQ", b"UT"):
+            if at + 12 > len(data):
+                return None
+            length = _LONG.unpack_from(data, at)[4]
+            value += 4
+        at = value + length
+        if at > len(data):
+            return None
+        if vr == b"UI":
+            values[number] = data[value:at].rstrip(b"\0 ").decode("ascii", "replace")
+    goes_on = len(data) == _MAX_READ and at + 8 > _MAX_READ
+    if 0x0010 not in values or goes_on:
+        return None
+    return Header(values.get(0x0002, ""), values.get(0x0003, ""), values[0x0010], at)

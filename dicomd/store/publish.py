@@ -1,0 +1,202 @@
+"""Publishing: a complete temporary file gets its final name, and the name becomes durable.
+
+The rules: nothing is ever overwritten but under the policy "replace"; success is reported only after the entry is
+synced in the very directory its path leads to; and whoever decides what a final name means holds the lock (flock) of
+the file it names, from before the name exists until the decision is durable or taken back. So a second sender of the
+same UID, in this process or another, waits until it is certain whether the first one's file stays.
+"""
+
+# An instance costs microseconds here, so system calls take text as it is and no Path is made for them.
+# ruff: noqa: PTH108, PTH110
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from typing import Final, NamedTuple
+
+from dicomd.store.directories import Directories, Directory, remove_made
+from dicomd.store.duplicates import Candidate, Verdict, examine, is_file
+from dicomd.store.errors import DuplicateRejected, StoreUnavailable, from_oserror
+from dicomd.store.layout import SUFFIX, Place
+from dicomd.store.types import DuplicateOutcome, DuplicatePolicy
+
+_PATIENCE: Final = 10.0  # seconds against somebody who removes folders as fast as they are made
+_MAX_DIFFERENT: Final = 1000  # Data Sets kept under one UID
+
+
+class Published(NamedTuple):
+    """Where the instance is, what became of a duplicate, and the seconds spent waiting for the disk."""
+
+    path: str
+    duplicate: DuplicateOutcome
+    sync_seconds: float
+
+
+class Publisher:
+    """Publishes into ``directories``. With ``synced`` false the syncs are left out, and nothing else."""
+
+    def __init__(self, directories: Directories, *, synced: bool, duplicates: DuplicatePolicy) -> None:
+        self._directories = directories
+        self._synced = synced
+        self._duplicates = duplicates
+
+    def publish(self, candidate: Candidate, place: Place) -> Published:
+        """Give the candidate its name, another one beside its temporary name. Raises ``StoreError``; then it has none.
+
+        But for one case: a "replace" whose directory sync fails leaves the new file, complete, where the old one was.
+        """
+        made: list[str] = []
+        try:
+            fcntl.flock(candidate.fd, fcntl.LOCK_EX)
+            published = self._publish(candidate, place, made)
+            fcntl.flock(candidate.fd, fcntl.LOCK_UN)
+        except OSError as error:
+            remove_made(made)
+            raise from_oserror(error, "link") from error
+        except BaseException:
+            remove_made(made)
+            raise
+        return published
+
+    def _publish(self, candidate: Candidate, place: Place, made: list[str]) -> Published:
+        published = self._attempt(candidate, place, made)
+        if published is not None:
+            return published
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            published = self._attempt(candidate, place, made)
+            if published is not None:
+                return published
+            if not os.path.exists(candidate.path):
+                raise StoreUnavailable("Store is missing: is it mounted?", operation="open", errno="ENOENT")
+        raise StoreUnavailable("Folder of the instance does not stay", operation="link", errno="ENOENT")
+
+    def _attempt(self, candidate: Candidate, place: Place, made: list[str]) -> Published | None:
+        """Publish in the directory that the path leads to now; None when that was removed or moved meanwhile."""
+        try:
+            directory = self._directories.open(place.directory)
+        except FileNotFoundError:
+            return None  # removed while it was being made
+        except OSError as error:
+            raise from_oserror(error, "mkdir") from error
+        made += directory.made
+        if self._synced:
+            handle = directory.reopen()
+            try:
+                published = self._publish_in(directory, handle, candidate, place.name)
+            finally:
+                os.close(handle)
+        else:
+            published = self._publish_in(directory, directory.fd, candidate, place.name)
+        if published is None:
+            self._directories.forget(directory)
+        elif not directory.kept:
+            self._directories.keep(directory)
+        return published
+
+    def _publish_in(self, directory: Directory, handle: int, candidate: Candidate, name: str) -> Published | None:
+        """Publish through ``handle``, the directory's; None as above."""
+        number = 0
+        outcome: DuplicateOutcome = ""
+        for _ in range(2 * _MAX_DIFFERENT):  # as many may vanish while we look
+            try:
+                os.link(candidate.path, name, dst_dir_fd=handle)
+            except FileExistsError:
+                pass
+            except FileNotFoundError:
+                return None  # the directory was removed
+            else:
+                return self._settle(directory, handle, candidate, name, outcome)
+            verdict, existing = examine(name, handle, candidate)
+            try:
+                if verdict is Verdict.SELF:
+                    return self._settle(directory, handle, candidate, name, outcome)
+                if verdict is Verdict.IDENTICAL:
+                    return self._vouch(directory, handle, existing, name)
+                if verdict is Verdict.GONE:
+                    continue
+                if self._duplicates == "reject":
+                    raise DuplicateRejected("Another Data Set is stored under this SOP Instance UID", operation="link")
+                if self._duplicates == "replace":
+                    _link_over(candidate.path, name, handle)
+                    return self._settle(directory, handle, candidate, name, "replaced")
+            finally:
+                if existing >= 0:
+                    os.close(existing)
+            number += 1
+            if number == _MAX_DIFFERENT:
+                break
+            name = f"{name.removesuffix(SUFFIX) if number == 1 else name[: name.rindex('_')]}_{number}{SUFFIX}"
+            outcome = "kept-both"
+        raise DuplicateRejected("Too many Data Sets are stored under this UID", operation="link")
+
+    def _settle(
+        self, directory: Directory, handle: int, candidate: Candidate, name: str, outcome: DuplicateOutcome
+    ) -> Published | None:
+        """Make the candidate's new name durable, or take it back."""
+        try:
+            seconds = self._sync(directory, handle)
+            in_place = directory.in_place()
+        except BaseException:
+            self._directories.clear()
+            _withdraw(candidate, name, handle, outcome)
+            raise
+        if not in_place:
+            _withdraw(candidate, name, handle, outcome)
+            return None
+        return Published(f"{directory.path}/{name}", outcome, seconds)
+
+    def _vouch(self, directory: Directory, handle: int, existing: int, name: str) -> Published | None:
+        """Make sure of a file that another published, perhaps an instant ago and without having synced it yet."""
+        seconds = 0.0
+        if self._synced:
+            began = time.perf_counter()
+            try:
+                os.fsync(existing)
+            except OSError as error:
+                raise from_oserror(error, "fsync") from error
+            seconds = time.perf_counter() - began
+        try:
+            seconds += self._sync(directory, handle)
+        except BaseException:
+            self._directories.clear()
+            raise
+        if not directory.in_place() or not is_file(name, handle, existing):
+            return None
+        return Published(f"{directory.path}/{name}", "identical", seconds)
+
+    def _sync(self, directory: Directory, handle: int) -> float:
+        """Sync the directory and, if they aren't yet, its parents up to the root; return the seconds it took."""
+        if not self._synced:
+            return 0.0
+        began = time.perf_counter()
+        try:
+            os.fsync(handle)
+            for parent in reversed(directory.parents):
+                os.fsync(parent.fd)
+        except OSError as error:
+            raise from_oserror(error, "fsync") from error
+        return time.perf_counter() - began
+
+
+def _link_over(path: str, name: str, directory_fd: int) -> None:
+    """Put the file at ``path`` in the place of what ``name`` holds, at once and without giving up ``path``."""
+    second = f"{path}-r"
+    os.link(path, second)
+    try:
+        os.rename(second, name, dst_dir_fd=directory_fd)
+    except OSError:
+        os.unlink(second)
+        raise
+
+
+def _withdraw(candidate: Candidate, name: str, directory_fd: int, outcome: DuplicateOutcome) -> None:
+    """Take the name back, unless it leads to another file by now. After a replacement the successor stays."""
+    if outcome == "replaced":
+        return
+    with contextlib.suppress(OSError):
+        if is_file(name, directory_fd, candidate.fd):
+            os.unlink(name, dir_fd=directory_fd)

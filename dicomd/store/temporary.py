@@ -1,0 +1,134 @@
+"""Temporary files: where an instance grows until it is published, and how the remains of a dead process are told apart.
+
+The rule: a temporary file belongs to the process that holds the lock named in its own name. The lock goes with the
+process however that ends, so the sweep at a start removes what a crash left and never touches what a living process,
+of this or an older generation, is still writing.
+"""
+
+# An instance costs microseconds here, so system calls take text as it is and no Path is made for them.
+# ruff: noqa: PTH108, PTH116, PTH208
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import secrets
+import threading
+from pathlib import Path
+from typing import Final
+
+from dicomd.store.errors import from_oserror
+
+FILE_MODE: Final = 0o640
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # read again where a duplicate has to be compared
+_ATTEMPTS: Final = 16
+
+
+class TemporaryFiles:
+    """The temporary files of this process in ``folder``; its lock is in ``locks``. Both exist. Usable after a fork."""
+
+    def __init__(self, folder: Path, locks: Path) -> None:
+        self._folder = str(folder)
+        self._locks = str(locks)
+        self._pid = -1
+        self._lock_fd = -1
+        self._lock_path = ""
+        self._prefix = ""
+        self._numbers = itertools.count(1)
+        self._taking = threading.Lock()
+
+    def create(self) -> tuple[int, str]:
+        """Return a new file, open for reading and writing, and its path. Raises ``StoreError``."""
+        if os.getpid() != self._pid:
+            self._take_lock()
+        path = f"{self._prefix}{next(self._numbers):x}"
+        try:
+            return os.open(path, _FLAGS, FILE_MODE), path
+        except OSError as error:
+            raise from_oserror(error, "open") from error
+
+    def close(self) -> None:
+        """Give up this process's lock; its next temporary file takes another. Nothing may be left in use."""
+        if self._pid == os.getpid():
+            unlink_quietly(self._lock_path)
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+        self._pid = self._lock_fd = -1
+
+    def refresh(self) -> None:
+        """Take another lock with the next file if the present one can't be found any more, as after a remount."""
+        with self._taking:
+            if self._pid != os.getpid():
+                return
+            try:
+                found = os.path.samestat(os.stat(self._lock_path), os.fstat(self._lock_fd))
+            except OSError:
+                found = False
+            if not found:
+                self._pid = -1
+
+    def _take_lock(self) -> None:
+        with self._taking:
+            pid = os.getpid()
+            if pid == self._pid:
+                return
+            try:
+                owner, fd = self._new_owner()
+            except OSError as error:
+                raise from_oserror(error, "open") from error
+            if self._lock_fd >= 0:  # the parent's, from before a fork: closing this copy leaves its lock in force
+                os.close(self._lock_fd)
+            self._lock_fd, self._lock_path = fd, f"{self._locks}/{owner}"
+            self._prefix = f"{self._folder}/{owner}-"
+            self._pid = pid
+
+    def _new_owner(self) -> tuple[str, int]:
+        for _ in range(_ATTEMPTS):
+            owner = secrets.token_hex(6)
+            fd = os.open(f"{self._locks}/{owner}", _FLAGS, FILE_MODE)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:  # else a sweep took it for a dead one's in between
+                return owner, fd
+            os.close(fd)
+        raise OSError("no lock of its own")
+
+
+def sweep(folder: Path, locks: Path) -> int:
+    """Remove the temporary files of dead processes and their locks; return how many files. Raises OSError.
+
+    The files are listed before the locks are tried: an owner has its lock before its first file.
+    """
+    files: dict[str, list[str]] = {entry: [] for entry in os.listdir(locks)}
+    for name in os.listdir(folder):
+        files.setdefault(name.partition("-")[0], []).append(name)
+    removed = 0
+    for owner, names in files.items():
+        removed += _remove_unless_alive(folder, locks / owner, names)
+    return removed
+
+
+def _remove_unless_alive(folder: Path, lock: Path, names: list[str]) -> int:
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return sum(unlink_quietly(str(folder / name)) for name in names)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0
+    else:
+        removed = sum(unlink_quietly(str(folder / name)) for name in names)
+        unlink_quietly(str(lock))
+        return removed
+    finally:
+        os.close(fd)
+
+
+def unlink_quietly(path: str) -> bool:
+    """Remove a file that nobody waits for; return whether it is gone by this call."""
+    try:
+        os.unlink(path)
+    except OSError:
+        return False
+    return True

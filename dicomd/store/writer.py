@@ -1,0 +1,193 @@
+"""One instance on its way into the store: a temporary file that grows with the Data Set, until it is published.
+
+The rule: whatever happens, what remains is either a complete file under a final name or nothing. Everything that can be
+known before the last byte is checked when it becomes known; everything that nobody waits for is left to ``release``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from dicomd.store.duplicates import Candidate
+from dicomd.store.errors import (
+    DataSetMismatch,
+    LayoutElementInvalid,
+    ObjectTooLarge,
+    StoreError,
+    from_oserror,
+)
+from dicomd.store.head import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, HeadScanner
+from dicomd.store.layout import Place
+from dicomd.store.part10 import header
+from dicomd.store.temporary import unlink_quietly
+from dicomd.store.types import InstanceIdentity, Stored
+from dicomd.uids import uid_from_value
+
+if TYPE_CHECKING:
+    from dicomd.store.filesystem import FileStore
+
+_IOV_MAX: Final = 1024
+_WRITE_BACK: Final = 8 << 20
+_PADDING: Final = b"\0 "
+
+
+class FileWriter:
+    """Writes one instance into a ``FileStore``. For one thread."""
+
+    __slots__ = ("_fd", "_header", "_identity", "_over", "_path", "_scanner", "_size", "_store", "_written_back")
+
+    def __init__(self, store: FileStore, identity: InstanceIdentity) -> None:
+        self._store = store
+        self._identity = identity
+        self._scanner = HeadScanner(identity.transfer_syntax_uid)
+        self._fd = -1
+        self._over = False
+        self._path = ""
+        self._header = b""
+        self._size = 0
+        self._written_back = 0
+
+    def write(self, fragments: list[memoryview], size: int) -> None:
+        """Append ``fragments``, ``size`` bytes in all. Raises a ``StoreError``, after which nothing is left."""
+        try:
+            self._size += size
+            self._check_size()
+            if not self._scanner.complete:
+                self._scan(fragments)
+            if self._fd < 0:
+                self._begin(fragments, size)
+            else:
+                self._append(fragments, size)
+        except BaseException as error:
+            self._failed(error)
+            raise
+
+    def commit(self) -> Stored:
+        """Publish the instance. Raises a ``StoreError``, after which nothing is left."""
+        try:
+            if not self._scanner.complete:
+                self._scanner.finish()
+                self._check_identity()
+            place = self._place()
+            if self._fd < 0:
+                self._begin([], 0)
+            seconds = self._sync()
+            identity = self._identity
+            candidate = Candidate(self._fd, self._path, identity.transfer_syntax_uid, len(self._header), self._size)
+            published = self._store.publisher.publish(candidate, place)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        return Stored(published.path, published.duplicate, self._size, seconds + published.sync_seconds)
+
+    def release(self) -> None:
+        """Remove the temporary name and close the file."""
+        self._over = True
+        path, self._path = self._path, ""
+        fd, self._fd = self._fd, -1  # before the close: a number closed twice may be somebody else's by then
+        if path:
+            unlink_quietly(path)
+        if fd >= 0:
+            with contextlib.suppress(OSError):  # what had to be durable was synced before
+                os.close(fd)
+
+    # The temporary name is all there is of an unpublished instance, and all there is left to do of a published one.
+    discard = release
+
+    def _failed(self, error: BaseException) -> None:
+        self.discard()
+        if isinstance(error, StoreError):
+            self._store.note(error)
+
+    def _check_size(self) -> None:
+        if self._size > self._store.max_object_size:
+            raise ObjectTooLarge("Object is larger than this receiver accepts", operation="write")
+
+    def _scan(self, fragments: list[memoryview]) -> None:
+        scanner = self._scanner
+        for fragment in fragments:
+            if scanner.feed(fragment):
+                break
+        self._check_identity()
+
+    def _check_identity(self) -> None:
+        """Refuse a Data Set that says it is another instance than the command does (PS3.4 §B.2.3, A9xx).
+
+        One that doesn't say is stored: nothing contradicts the command then.
+        """
+        values = self._scanner.values
+        for tag, expected in (
+            (SOP_CLASS_UID, self._identity.sop_class_uid),
+            (SOP_INSTANCE_UID, self._identity.sop_instance_uid),
+        ):
+            value = values.get(tag)
+            if value and (uid := value.rstrip(_PADDING)) and uid != expected.encode():
+                raise DataSetMismatch("Data Set has another UID than the command", element=tag)
+
+    def _place(self) -> Place:
+        layout = self._store.layout
+        return layout.place(
+            self._uid(STUDY_INSTANCE_UID) if STUDY_INSTANCE_UID in layout.elements else "",
+            self._uid(SERIES_INSTANCE_UID) if SERIES_INSTANCE_UID in layout.elements else "",
+            self._checked(SOP_INSTANCE_UID, self._identity.sop_instance_uid.encode("ascii", "replace")),
+        )
+
+    def _uid(self, tag: int) -> str:
+        return self._checked(tag, self._scanner.values.get(tag, b""))
+
+    def _checked(self, tag: int, value: bytes) -> str:
+        uid = uid_from_value(value)
+        if uid is None:
+            raise LayoutElementInvalid("A UID that the path is made of is missing or invalid", element=tag)
+        return uid
+
+    def _begin(self, fragments: list[memoryview], size: int) -> None:
+        if self._over:
+            raise ValueError("the writer has been released or discarded")
+        self._fd, self._path = self._store.temporary.create()
+        self._header = head = header(self._identity)
+        self._append([memoryview(head), *fragments], len(head) + size)
+
+    def _append(self, fragments: list[memoryview], size: int) -> None:
+        try:
+            written = os.writev(self._fd, fragments) if len(fragments) <= _IOV_MAX else 0
+            if written != size:
+                self._append_rest(fragments, written)
+            if self._size - self._written_back >= _WRITE_BACK and self._store.synced:
+                self._start_write_back()
+        except OSError as error:
+            raise from_oserror(error, "write") from error
+
+    def _start_write_back(self) -> None:
+        """Have the kernel begin to write what has come so far, so that a large object's sync isn't left with all of it.
+
+        This is what POSIX_FADV_DONTNEED does to dirty pages; being dirty, they stay readable from memory. For 512 MiB
+        it halved the time until the commit.
+        """
+        os.posix_fadvise(self._fd, self._written_back, self._size - self._written_back, os.POSIX_FADV_DONTNEED)
+        self._written_back = self._size
+
+    def _append_rest(self, fragments: list[memoryview], written: int) -> None:
+        """Write what a short write left over, and vectors longer than the kernel takes at once."""
+        for start in range(0, len(fragments), _IOV_MAX):
+            rest = fragments[start : start + _IOV_MAX]
+            while rest:
+                while rest and written >= len(rest[0]):
+                    written -= len(rest[0])
+                    rest = rest[1:]
+                if rest:
+                    rest = [rest[0][written:], *rest[1:]]
+                    written = os.writev(self._fd, rest)
+
+    def _sync(self) -> float:
+        if not self._store.synced:
+            return 0.0
+        began = time.perf_counter()
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise from_oserror(error, "fsync") from error
+        return time.perf_counter() - began

@@ -1,0 +1,114 @@
+"""Data Sets and identities for the tests of the store, encoded by hand so that nothing hides what is on the wire."""
+
+import struct
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from dicomd.store.filesystem import FileStore
+from dicomd.store.types import InstanceIdentity, Stored
+
+CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+IMPLICIT = "1.2.840.10008.1.2"
+EXPLICIT = "1.2.840.10008.1.2.1"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+
+LAYOUT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
+STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.4", "1.2.3.4.5"
+
+LONG_VRS = ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")
+UNDEFINED = 0xFFFFFFFF
+
+
+def element(tag: int, vr: str, value: bytes | str, syntax: str = EXPLICIT, length: int | None = None) -> bytes:
+    """An element as `syntax` encodes it; `length` overrules that of the value."""
+    data = value.encode() if isinstance(value, str) else value
+    if isinstance(value, str) and len(data) % 2:
+        data += b"\0" if vr == "UI" else b" "
+    size = len(data) if length is None else length
+    group, number = tag >> 16, tag & 0xFFFF
+    if syntax == IMPLICIT:
+        return struct.pack("<HHI", group, number, size) + data
+    order = ">" if syntax == BIG_ENDIAN else "<"
+    if vr in LONG_VRS:
+        return struct.pack(f"{order}HH2sHI", group, number, vr.encode(), 0, size) + data
+    return struct.pack(f"{order}HH2sH", group, number, vr.encode(), size) + data
+
+
+def item(number: int, length: int, order: str = "<") -> bytes:
+    return struct.pack(f"{order}HHI", 0xFFFE, number, length)
+
+
+def head(
+    sop_class: str | None = CT_IMAGE_STORAGE,
+    instance: str | None = INSTANCE,
+    study: str | None = STUDY,
+    series: str | None = SERIES,
+    syntax: str = EXPLICIT,
+) -> bytes:
+    uids = ((0x00080016, sop_class), (0x00080018, instance), (0x0020000D, study), (0x0020000E, series))
+    return b"".join(element(tag, "UI", uid, syntax) for tag, uid in uids if uid is not None)
+
+
+def data_set(instance: str = INSTANCE, pixels: bytes = b"\1\2\3\4", **others: Any) -> bytes:
+    return head(instance=instance, **others) + element(0x7FE00010, "OW", pixels, others.get("syntax", EXPLICIT))
+
+
+def identity(instance: str = INSTANCE, syntax: str = EXPLICIT, calling: str = "CT1") -> InstanceIdentity:
+    return InstanceIdentity(CT_IMAGE_STORAGE, instance, syntax, calling, "DICOMD")
+
+
+def file_store(root: Path, *, start: bool = True, **overrides: Any) -> FileStore:
+    settings: dict[str, Any] = {
+        "layout": LAYOUT,
+        "durability": "fsync",
+        "duplicates": "keep-both",
+        "reserve_free": 0,
+        "max_object_size": 1 << 30,
+    }
+    store = FileStore(root, **(settings | overrides))
+    if start:
+        store.start()
+    return store
+
+
+def put(store: FileStore, data: bytes, who: InstanceIdentity | None = None, cuts: Sequence[int] = ()) -> Stored:
+    """Store one Data Set, written in fragments cut at `cuts`."""
+    writer = store.open(who or identity())
+    view = memoryview(data)
+    edges = [0, *cuts, len(data)]
+    try:
+        for start, stop in pairwise(edges):
+            writer.write([view[start:stop]], stop - start)
+        return writer.commit()
+    finally:
+        writer.release()
+
+
+def files(root: Path) -> list[str]:
+    """Every file below the root but the store's own two kinds, locks and sentinel; temporary files included."""
+    own = root / ".dicomd"
+    return sorted(
+        str(path.relative_to(root))
+        for path in root.rglob("*")
+        if not path.is_dir() and path.parent != own / "locks" and path != own / "store"
+    )
+
+
+def folders(root: Path) -> list[str]:
+    return sorted(
+        str(path.relative_to(root)) for path in root.rglob("*") if path.is_dir() and ".dicomd" not in path.parts
+    )
+
+
+def open_descriptors() -> set[int]:
+    """The descriptors that this process has open."""
+    return {int(entry.name) for entry in Path("/proc/self/fd").iterdir() if entry.exists() or entry.is_symlink()}
+
+
+def path_of(fd: int) -> Path:
+    """Where the file or folder open as `fd` is now."""
+    return Path(f"/proc/self/fd/{fd}").readlink()

@@ -1,0 +1,534 @@
+"""What fails, by real means where there are any: the right error, nothing left, and the next instance goes well."""
+
+import errno
+import os
+import resource
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomd.store.errors import (
+    OutOfResources,
+    OutOfSpace,
+    StoreError,
+    StoreUnavailable,
+    from_oserror,
+)
+from dicomd.store.filesystem import FileStore
+from tests.unit.store.instances import (
+    INSTANCE,
+    SERIES,
+    STUDY,
+    data_set,
+    file_store,
+    files,
+    folders,
+    identity,
+    open_descriptors,
+    path_of,
+    put,
+)
+
+PLACE = f"{STUDY}/{SERIES}/{INSTANCE}.dcm"
+NOBODY = 65534
+Mount = Callable[[str], Path]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mounts a tmpfs with the given options and returns where."""
+    target = tmp_path / "mounted"
+    target.mkdir()
+
+    def mount_tmpfs(options: str) -> Path:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "dicomd-test", target], check=True)
+        return target
+
+    yield mount_tmpfs
+    if target.is_mount():
+        subprocess.run(["umount", "-l", target], check=True)  # the stores under test still have descriptors there
+
+
+@pytest.fixture
+def folder_for_all() -> Iterator[Path]:
+    """A temporary folder that others than root can reach, which pytest's are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@contextmanager
+def limit(kind: int, soft: int) -> Iterator[None]:
+    before, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, (before, hard))
+
+
+def fails(store: FileStore, data: bytes, kind: type[StoreError], uid: str = INSTANCE) -> StoreError:
+    with pytest.raises(kind) as caught:
+        put(store, data, identity(uid))
+    assert type(caught.value) is kind
+    assert len(caught.value.message) <= 64
+    return caught.value
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("durability", ["fsync", "none"])
+def test_a_full_file_system_is_out_of_space_and_leaves_nothing_behind(mount: Mount, durability: str) -> None:
+    root = mount("size=1m,nr_inodes=1000")
+    store = file_store(root, durability=durability)
+    put(store, data_set("1.1"), identity("1.1"))
+    error = fails(store, data_set(pixels=bytes(2 << 20)), OutOfSpace)
+    assert (error.operation, error.errno) == ("write", "ENOSPC")
+    assert [Path(path).name for path in files(root)] == ["1.1.dcm"]
+    assert store.state.accepting
+    assert put(store, data_set()).path == root / PLACE  # smaller ones still fit
+
+
+@pytest.mark.root
+def test_a_filled_up_file_system_takes_instances_again_once_it_is_emptied(mount: Mount) -> None:
+    root = mount("size=1m,nr_inodes=1000")
+    store = file_store(root, reserve_free=256 << 10)
+    assert store.state.accepting
+    ballast = root / "ballast"
+    ballast.write_bytes(bytes(900 << 10))
+    store.check()
+    assert not store.state.accepting
+    assert store.state.avail_bytes < 256 << 10
+    fails(store, data_set(), OutOfSpace)
+    ballast.write_bytes(bytes(760 << 10))  # above the reserve, but not 1.1 times
+    store.check()
+    assert 256 << 10 <= store.state.avail_bytes < (256 << 10) * 1.1
+    assert not store.state.accepting
+    ballast.unlink()
+    store.check()
+    assert store.state.accepting
+    put(store, data_set())
+
+
+@pytest.mark.root
+def test_a_lack_of_inodes_is_out_of_space(mount: Mount) -> None:
+    root = mount("size=4m,nr_inodes=200")
+    store = file_store(root)
+    ballast = root / "ballast"
+    ballast.mkdir()
+    made = 0
+    with suppress(OSError):  # until it is full
+        while True:
+            (ballast / str(made)).touch()
+            made += 1
+    error = fails(store, data_set(), OutOfSpace)
+    assert (error.operation, error.errno) == ("open", "ENOSPC")
+    store.check()
+    assert not store.state.accepting
+    assert "inodes" in store.state.reason
+    (ballast / "0").unlink()  # an inode for the temporary file, but none for the folders
+    store._state = file_store_state_accepting(store)
+    assert fails(store, data_set(), OutOfSpace).operation == "mkdir"
+    assert [path for path in files(root) if not path.startswith("ballast")] == []
+    assert folders(root) == ["ballast"]
+    for number in range(1, made):
+        (ballast / str(number)).unlink()
+    store.check()
+    assert store.state.accepting
+    put(store, data_set())
+
+
+def file_store_state_accepting(store: FileStore) -> Any:
+    """Return the state with the flag set, to get at what a writer meets when the space goes between two checks."""
+    return type(store.state)(True, "", 0, 0, 0)
+
+
+@pytest.mark.root
+def test_a_start_on_a_full_file_system_waits_for_space(mount: Mount) -> None:
+    root = mount("size=1m,nr_inodes=1000")
+    file_store(root).close()
+    (root / "ballast").write_bytes(bytes(900 << 10))
+    with (root / "ballast").open("ab", buffering=0) as ballast, suppress(OSError):  # until it is full
+        while True:
+            ballast.write(bytes(4096))
+    store = file_store(root)
+    assert not store.state.accepting
+    fails(store, data_set(), OutOfSpace)
+    (root / "ballast").unlink()
+    store.check()
+    assert store.state.accepting
+    put(store, data_set())
+
+
+@pytest.mark.root
+def test_a_store_that_becomes_read_only_is_unavailable_until_it_is_writable_again(mount: Mount) -> None:
+    root = mount("size=1m,nr_inodes=1000")
+    store = file_store(root)
+    put(store, data_set("1.1"), identity("1.1"))
+    store.close()  # a lock held open for writing would keep the mount from being remounted
+    subprocess.run(["mount", "-o", "remount,ro", root], check=True)
+    error = fails(store, data_set(), StoreUnavailable)
+    assert (error.operation, error.errno) == ("open", "EROFS")
+    assert not store.state.accepting
+    assert store.state.reason == "Storage is read-only"
+    store.check()
+    assert not store.state.accepting
+    subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+    store.check()
+    assert store.state.accepting
+    put(store, data_set())
+    store.close()
+
+
+@pytest.mark.root
+def test_an_unmounted_store_is_unavailable_and_nothing_is_put_in_its_place(mount: Mount) -> None:
+    root = mount("size=1m,nr_inodes=1000")
+    store = file_store(root)
+    data = memoryview(data_set())
+    writer = store.open(identity())
+    writer.write([data], len(data))
+    subprocess.run(["umount", "-l", root], check=True)
+    with pytest.raises(StoreUnavailable):
+        writer.commit()
+    assert not store.state.accepting
+    store.check()
+    assert not store.state.accepting
+    fails(store, data_set(), StoreUnavailable)
+    assert list(root.iterdir()) == []
+    store.close()
+
+
+def test_an_object_beyond_the_file_size_limit_is_out_of_space(tmp_path: Path) -> None:
+    store = file_store(tmp_path)
+    with limit(resource.RLIMIT_FSIZE, 100_000):
+        error = fails(store, data_set(pixels=bytes(200_000)), OutOfSpace)
+    assert (error.operation, error.errno) == ("write", "EFBIG")
+    assert files(tmp_path) == []
+    assert folders(tmp_path) == []
+    put(store, data_set(pixels=bytes(200_000)))
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2, 3, 4])
+def test_a_lack_of_descriptors_is_out_of_resources_and_leaves_nothing_behind(tmp_path: Path, spare: int) -> None:
+    store = file_store(tmp_path)
+    put(store, data_set("1.1", study="9", series="8"), identity("1.1"))
+    used = open_descriptors()
+    free = [number for number in range(max(used) + 10) if number not in used]
+    with limit(resource.RLIMIT_NOFILE, free[spare]):
+        error = fails(store, data_set(), OutOfResources)
+    assert error.errno == "EMFILE"
+    assert [Path(path).name for path in files(tmp_path)] == ["1.1.dcm"]
+    assert folders(tmp_path) == ["9", "9/8"]
+    assert store.state.accepting
+    put(store, data_set())
+
+
+@pytest.mark.root
+def test_a_root_without_permission_fails_the_start(folder_for_all: Path) -> None:
+    (folder_for_all / "root").mkdir(mode=0o755)
+    os.seteuid(NOBODY)
+    try:
+        with pytest.raises(StoreUnavailable) as caught:
+            file_store(folder_for_all / "root")
+    finally:
+        os.seteuid(0)
+    assert caught.value.errno == "EACCES"
+    assert list((folder_for_all / "root").iterdir()) == []
+
+
+@pytest.mark.root
+def test_a_folder_without_permission_fails_its_instances_alone(folder_for_all: Path) -> None:
+    root = folder_for_all / "root"
+    root.mkdir()
+    os.chown(root, NOBODY, NOBODY)
+    (root / "7.7").mkdir(mode=0o755)
+    os.seteuid(NOBODY)
+    try:
+        store = file_store(root)
+        error = fails(store, data_set(study="7.7"), StoreUnavailable)
+        assert (error.operation, error.errno) == ("mkdir", "EACCES")
+        assert store.state.accepting
+        put(store, data_set())
+        assert files(root) == [PLACE]
+    finally:
+        os.seteuid(0)
+
+
+def test_a_file_in_the_place_of_a_folder_fails_its_instances_alone(tmp_path: Path) -> None:
+    store = file_store(tmp_path)
+    (tmp_path / STUDY).write_text("in the way")
+    assert fails(store, data_set(), StoreUnavailable).errno == "ENOTDIR"
+    assert store.state.accepting
+    put(store, data_set(study="1.9"))
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, number: int, under: Path, *, times: int = 1) -> list[str]:
+    """Have a call of the os module fail for files and folders of the store, `times` times."""
+    original = getattr(os, name)
+    failed: list[str] = []
+
+    def concerns_the_store(arguments: tuple[Any, ...]) -> bool:
+        first = arguments[0]
+        path = str(path_of(first)) if isinstance(first, int) else os.fspath(first)
+        return path.startswith(str(under)) or not path.startswith("/")
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        if len(failed) < times and concerns_the_store(arguments):
+            failed.append(name)
+            raise OSError(number, os.strerror(number))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(os, name, fail)
+    return failed
+
+
+CALLS = [
+    ("open", "open"),
+    ("writev", "write"),
+    ("fdatasync", "fsync"),
+    ("mkdir", "mkdir"),
+    ("link", "link"),
+    ("fsync", "fsync"),
+    ("stat", "link"),
+]
+CAUSES = [
+    (errno.ENOSPC, OutOfSpace),
+    (errno.EDQUOT, OutOfSpace),
+    (errno.EIO, StoreUnavailable),
+    (errno.EROFS, StoreUnavailable),
+    (errno.ENOMEM, OutOfResources),
+    (errno.EMFILE, OutOfResources),
+]
+
+
+@pytest.mark.parametrize(("call", "operation"), CALLS)
+@pytest.mark.parametrize(("number", "kind"), CAUSES)
+def test_every_call_may_fail_with_every_cause(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    operation: str,
+    number: int,
+    kind: type[StoreError],
+) -> None:
+    store = file_store(tmp_path)
+    put(store, data_set("1.1", study="9", series="8"), identity("1.1"))
+    expected = StoreUnavailable if operation == "fsync" else kind
+    with monkeypatch.context() as patch:
+        failed = failing(patch, call, number, tmp_path)
+        error = fails(store, data_set(), expected)
+        assert failed == [call]
+        assert (error.operation, error.errno) == (operation, errno.errorcode[number])
+        assert [Path(path).name for path in files(tmp_path)] == ["1.1.dcm"]
+        assert folders(tmp_path) == ["9", "9/8"]
+        assert store.state.accepting == (expected is not StoreUnavailable)
+    store.check()
+    assert store.state.accepting
+    assert put(store, data_set()).path == tmp_path / PLACE
+
+
+@pytest.mark.parametrize("which", ["fdatasync", "fsync"])
+def test_a_failed_sync_is_never_retried_into_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    store = file_store(tmp_path)
+    with monkeypatch.context() as patch:
+        failed = failing(patch, which, errno.EIO, tmp_path, times=1)
+        assert fails(store, data_set(), StoreUnavailable).message == "Storage could not be synced"
+        assert failed == [which]  # once: had it been called again, it would have gone well
+    with pytest.raises(StoreUnavailable):
+        store.open(identity())
+    with monkeypatch.context() as patch:
+        failing(patch, "fsync", errno.EIO, tmp_path, times=1000)
+        store.check()
+        assert not store.state.accepting
+    store.check()
+    assert store.state.accepting
+
+
+def test_a_failed_sync_of_a_parent_takes_the_name_back_and_the_next_one_syncs_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = file_store(tmp_path)
+    fsync = os.fsync
+    synced: list[str] = []
+    failures = [errno.EIO]
+
+    def fail_for_the_root(fd: int) -> None:
+        synced.append(str(path_of(fd).relative_to(tmp_path)))
+        if synced[-1] == "." and failures:
+            failures.clear()
+            raise OSError(errno.EIO, "I/O error")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fail_for_the_root)
+    fails(store, data_set(), StoreUnavailable)
+    assert files(tmp_path) == []
+    assert folders(tmp_path) == []
+    store.check()
+    synced.clear()
+    put(store, data_set())
+    assert synced == [f"{STUDY}/{SERIES}", STUDY, "."]
+
+
+def test_a_failed_sync_does_not_take_away_what_another_has_put_in_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = file_store(tmp_path)
+    fsync = os.fsync
+
+    def replace_and_fail(fd: int) -> None:
+        if path_of(fd).name == SERIES:
+            (tmp_path / PLACE).unlink()
+            (tmp_path / PLACE).write_text("somebody else's")
+            raise OSError(errno.EIO, "I/O error")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", replace_and_fail)
+    fails(store, data_set(), StoreUnavailable)
+    assert (tmp_path / PLACE).read_text() == "somebody else's"
+    assert files(tmp_path) == [PLACE]
+
+
+def test_a_replacement_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = file_store(tmp_path, duplicates="replace")
+    before = put(store, data_set()).path.read_bytes()
+    with monkeypatch.context() as patch:
+        failing(patch, "rename", errno.EIO, tmp_path)
+        fails(store, data_set(pixels=b"new!"), StoreUnavailable)
+    assert (tmp_path / PLACE).read_bytes() == before
+    assert files(tmp_path) == [PLACE]
+
+
+def test_short_writes_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = file_store(tmp_path)
+    writev = os.writev
+
+    def short(fd: int, buffers: list[Any]) -> int:
+        first = next((memoryview(buffer) for buffer in buffers if len(buffer)), memoryview(b""))
+        return writev(fd, [first[:7]])
+
+    monkeypatch.setattr(os, "writev", short)
+    data = data_set(pixels=bytes(range(256)))
+    assert put(store, data, cuts=(3, 3, 20, 21)).path.read_bytes().endswith(data)
+
+
+def test_release_and_discard_never_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = file_store(tmp_path)
+    for ending in ("release", "discard"):
+        writer = store.open(identity())
+        data = memoryview(data_set())
+        writer.write([data], len(data))
+        with monkeypatch.context() as patch:
+            failing(patch, "unlink", errno.EIO, tmp_path)
+            getattr(writer, ending)()
+
+
+def test_a_file_system_without_hard_links_fails_the_start_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (errno.EPERM, errno.EOPNOTSUPP):
+        with monkeypatch.context() as patch:
+            failing(patch, "link", number, tmp_path, times=10)
+            with pytest.raises(StoreUnavailable, match="hard links"):
+                file_store(tmp_path)
+        assert files(tmp_path) == []
+
+
+def test_a_lack_of_descriptors_during_a_check_says_nothing_about_the_store(tmp_path: Path) -> None:
+    store = file_store(tmp_path)
+    with limit(resource.RLIMIT_NOFILE, 3):
+        store.check()
+    assert store.state.accepting
+
+
+def test_an_unknown_errno_is_unavailable() -> None:
+    error = from_oserror(OSError("no number"), "link")
+    assert (type(error), error.errno, error.operation) == (StoreUnavailable, "", "link")
+
+
+def test_a_removed_directory_can_still_be_opened_through_its_descriptor(tmp_path: Path) -> None:
+    """What publishing relies on: a cached directory that is gone says so at the link, not before."""
+    (tmp_path / "gone").mkdir()
+    fd = os.open(tmp_path / "gone", os.O_RDONLY)
+    (tmp_path / "gone").rmdir()
+    os.close(os.open(".", os.O_RDONLY, dir_fd=fd))
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError):
+        os.link(tmp_path / "file", "name", dst_dir_fd=fd)
+    os.close(fd)
+
+
+WATCHED = ("open", "writev", "fdatasync", "mkdir", "link", "rename", "fsync", "stat", "fstat", "pread")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EPERM])
+@pytest.mark.parametrize("case", ["new", "identical", "kept-both", "replaced"])
+def test_whichever_call_fails_the_store_holds_complete_instances_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, number: int
+) -> None:
+    """Fail the first call of one store, then the second, and so on, until one goes through."""
+    pixels = b"\1\2\3\4" if case in ("new", "identical") else b"\5\6\7\10"
+    originals = {name: getattr(os, name) for name in WATCHED}
+    calls = 0
+    failing_call = 0
+
+    def watched(name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == failing_call:
+                raise OSError(number, os.strerror(number))
+            return originals[name](*arguments, **options)
+
+        return call
+
+    for failing_call in range(1, 60):
+        root = tmp_path / str(failing_call)
+        store = file_store(root, duplicates="replace" if case == "replaced" else "keep-both")
+        before = {} if case == "new" else {PLACE: put(store, data_set()).path.read_bytes()}
+        descriptors = len(open_descriptors())
+        calls = 0
+        outcome = "stored"
+        with monkeypatch.context() as patch:
+            for name in WATCHED:
+                patch.setattr(os, name, watched(name))
+            try:
+                put(store, data_set(pixels=pixels))
+            except StoreError:
+                outcome = "failed"
+        after = {path: (root / path).read_bytes() for path in files(root)}
+        store.check()
+        assert store.state.accepting
+        if outcome == "failed":
+            assert calls >= failing_call
+            complete = {PLACE: next(iter(before.values()))[:-4] + pixels} if case == "replaced" else before
+            assert after in (before, complete)
+            assert folders(root) == (sorted({STUDY, f"{STUDY}/{SERIES}"}) if before else [])
+        elif calls < failing_call:
+            assert failing_call > 10  # else this has watched the wrong calls
+            return
+        assert len(open_descriptors()) <= descriptors + 1  # a directory that is kept open
+        expected = {"new": "identical"} if outcome == "stored" else {"new": ""}
+        assert put(store, data_set(pixels=pixels)).duplicate in (expected.get(case), "identical", case)
+    pytest.fail("more calls than an instance should take")
+
+
+def test_a_writer_that_fails_during_a_check_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = file_store(tmp_path)
+    statvfs = os.statvfs
+
+    def fail_meanwhile(path: str) -> os.statvfs_result:
+        store.note(StoreUnavailable("Storage has an I/O error", operation="write", errno="EIO"))
+        return statvfs(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", fail_meanwhile)
+        store.check()
+    assert not store.state.accepting
+    store.check()
+    assert store.state.accepting

@@ -1,0 +1,272 @@
+"""The head scanner against what the standard allows, what senders get wrong, and what an attacker would try."""
+
+import struct
+import zlib
+
+import pytest
+
+from dicomd.store.errors import DataSetUnreadable
+from dicomd.store.head import MAX_INFLATED, MAX_NESTING, MAX_VALUE, HeadScanner
+from tests.unit.store.instances import (
+    BIG_ENDIAN,
+    CT_IMAGE_STORAGE,
+    DEFLATED,
+    EXPLICIT,
+    IMPLICIT,
+    INSTANCE,
+    JPEG_BASELINE,
+    SERIES,
+    STUDY,
+    UNDEFINED,
+    data_set,
+    element,
+    head,
+    item,
+)
+
+ALL = {0x00080016: CT_IMAGE_STORAGE, 0x00080018: INSTANCE, 0x0020000D: STUDY, 0x0020000E: SERIES}
+
+
+def deflated(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-15)
+    return compressor.compress(data) + compressor.flush()
+
+
+def scan(data: bytes, syntax: str = EXPLICIT, step: int | None = None) -> HeadScanner:
+    scanner = HeadScanner(syntax)
+    view = memoryview(data)
+    for at in range(0, len(data), step or len(data) or 1):
+        if scanner.feed(view[at : at + (step or len(data))]):
+            break
+    scanner.finish()
+    return scanner
+
+
+def found(data: bytes, syntax: str = EXPLICIT) -> dict[int, str]:
+    """What is found, which must be the same for any step."""
+    results = [
+        {tag: value.rstrip(b"\0 ").decode("latin-1") for tag, value in scan(data, syntax, step).values.items()}
+        for step in (None, 1, 7, 96, 97)
+    ]
+    assert all(result == results[0] for result in results)
+    return results[0]
+
+
+def unreadable(data: bytes, syntax: str = EXPLICIT) -> str:
+    messages = set()
+    for step in (None, 1, 13):
+        with pytest.raises(DataSetUnreadable) as caught:
+            scan(data, syntax, step)
+        messages.add(caught.value.message)
+    assert len(messages) == 1
+    return messages.pop()
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN, JPEG_BASELINE, "1.2.3.private"])
+def test_the_four_uids_are_found_in_every_encoding(syntax: str) -> None:
+    assert found(data_set(syntax=syntax), syntax) == ALL
+
+
+def test_the_four_uids_are_found_in_a_deflated_data_set() -> None:
+    assert found(deflated(data_set(pixels=bytes(100_000))) + b"\0", DEFLATED) == ALL
+
+
+def test_the_scan_ends_before_the_rest_of_the_data_set() -> None:
+    scanner = HeadScanner(EXPLICIT)
+    assert scanner.feed(head())
+    assert scanner.feed(b"\xff" * 100)
+    scanner.finish()
+
+
+def test_the_scan_ends_at_the_first_element_beyond_the_series() -> None:
+    data = head(series=None) + element(0x00200010, "SH", "1") + head()
+    assert found(data) == {tag: uid for tag, uid in ALL.items() if tag != 0x0020000E}
+
+
+def test_missing_elements_are_just_not_there() -> None:
+    assert found(element(0x00100010, "PN", "A^B")) == {}
+    assert found(b"") == {}
+    assert found(head(instance=None)) == {tag: uid for tag, uid in ALL.items() if tag != 0x00080018}
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+def test_group_lengths_are_passed_over(syntax: str) -> None:
+    order = ">" if syntax == BIG_ENDIAN else "<"
+    length = struct.pack(f"{order}I", 100)
+    data = element(0x00080000, "UL", length, syntax) + head(study=None, series=None, syntax=syntax)
+    data += element(0x00200000, "UL", length, syntax) + head(None, None, syntax=syntax)
+    assert found(data, syntax) == ALL
+
+
+@pytest.mark.parametrize("vr", ["LO", "UN", "OB", "UT", "SH", "ZZ"])
+def test_a_wrong_vr_does_not_hide_the_value(vr: str) -> None:
+    value = element(0x00080018, vr, INSTANCE + "\0")
+    if vr == "ZZ":  # not one of the VRs with a 16-bit length, so it has a 32-bit one (PS3.5 §7.1.2)
+        value = struct.pack("<HH2sHI", 8, 0x18, b"ZZ", 0, len(INSTANCE)) + INSTANCE.encode()
+    assert found(head(instance=None, study=None, series=None) + value + head(None, None)) == ALL
+
+
+def test_an_unknown_vr_has_the_long_form() -> None:
+    unknown = struct.pack("<HH2sHI", 9, 0x1001, b"QX", 0, 6) + b"abcdef"
+    assert found(head(study=None, series=None) + unknown + head(None, None)) == ALL
+
+
+def test_question_marks_for_a_vr_have_the_short_form() -> None:
+    unknown = struct.pack("<HH2sH", 9, 0x1001, b"??", 6) + b"abcdef"
+    assert found(head(study=None, series=None) + unknown + head(None, None)) == ALL
+
+
+@pytest.mark.parametrize("padding", [b"\0", b" ", b"\0\0\0", b""])
+def test_padding_stays_in_the_value(padding: bytes) -> None:
+    scanner = scan(element(0x00080018, "UI", b"1.2" + padding))
+    assert scanner.values == {0x00080018: b"1.2" + padding}
+
+
+def test_an_odd_length_is_taken_as_it_is() -> None:
+    assert found(element(0x00080016, "UI", b"1.2.3") + element(0x00080018, "UI", b"1.2.3.4")) == {
+        0x00080016: "1.2.3",
+        0x00080018: "1.2.3.4",
+    }
+
+
+def test_a_zero_length_value_is_empty() -> None:
+    assert found(element(0x00080018, "UI", b"")) == {0x00080018: ""}
+
+
+def test_of_an_overlong_value_only_the_beginning_is_kept() -> None:
+    data = element(0x00080018, "UI", b"1" * 60_000) + head(None, None)
+    for step in (None, 1, 1000):
+        scanner = scan(data, step=step)
+        assert scanner.values[0x00080018] == b"1" * MAX_VALUE
+        assert scanner.values[0x0020000D].rstrip(b"\0") == STUDY.encode()
+
+
+def test_a_huge_private_value_ahead_is_skipped_without_being_kept() -> None:
+    scanner = HeadScanner(EXPLICIT)
+    scanner.feed(head(study=None, series=None) + element(0x00091001, "OB", b"", length=3 << 30))
+    chunk = memoryview(bytes(1 << 24))
+    for _ in range((3 << 30) // len(chunk)):
+        assert not scanner.feed(chunk)
+    assert scanner.feed(head(None, None))
+    assert len(scanner.values) == 4
+
+
+def sequence(syntax: str, *, items: bytes, vr: str = "SQ", tag: int = 0x00081115, order: str | None = None) -> bytes:
+    own = order or (">" if syntax == BIG_ENDIAN else "<")
+    return element(tag, vr, b"", syntax, length=UNDEFINED) + items + item(0xE0DD, 0, own)
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+def test_sequences_of_undefined_length_are_passed_over_with_all_they_hold(syntax: str) -> None:
+    order = ">" if syntax == BIG_ENDIAN else "<"
+    inner = element(0x00081150, "UI", "9.9", syntax) + head("7.7", "8.8", "9.9", "6.6", syntax)
+    undefined_item = item(0xE000, UNDEFINED, order) + inner + item(0xE00D, 0, order)
+    defined_item = item(0xE000, len(inner), order) + inner
+    nested = sequence(syntax, items=undefined_item + defined_item, tag=0x00081199)
+    outer = item(0xE000, UNDEFINED, order) + inner + nested + inner + item(0xE00D, 0, order)
+    private = element(0x00091002, "OB", b"x" * 50, syntax)
+    data = head(study=None, series=None, syntax=syntax)
+    data += sequence(syntax, items=defined_item + outer + undefined_item) + private + sequence(syntax, items=b"")
+    assert found(data + head(None, None, syntax=syntax), syntax) == ALL
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, BIG_ENDIAN])
+def test_un_of_undefined_length_is_implicit_little_endian_inside(syntax: str) -> None:
+    inner = head("7.7", "8.8", "9.9", "6.6", IMPLICIT)
+    items = item(0xE000, UNDEFINED) + inner + sequence(IMPLICIT, items=b"") + item(0xE00D, 0)
+    data = head(study=None, series=None, syntax=syntax)
+    data += sequence(syntax, items=items, vr="UN", tag=0x00091010, order="<")
+    assert found(data + head(None, None, syntax=syntax), syntax) == ALL
+
+
+def test_encapsulated_fragments_inside_a_sequence_are_passed_over() -> None:
+    icon = element(0x7FE00010, "OB", b"", length=UNDEFINED)
+    icon += item(0xE000, 0) + item(0xE000, 6) + b"\xff\xd8\xff\xff\xff\xd9" + item(0xE0DD, 0)
+    items = item(0xE000, UNDEFINED) + icon + item(0xE00D, 0)
+    assert found(sequence(EXPLICIT, items=items, tag=0x00091010) + head(None, None))[0x0020000D] == STUDY
+
+
+def test_elements_out_of_order_are_found_while_nothing_is_beyond_the_series() -> None:
+    data = head(None, None) + element(0x00100010, "PN", "A^B") + head(study=None, series=None)
+    assert found(data) == ALL
+
+
+def test_an_element_that_comes_twice_alike_is_no_problem_and_with_another_value_is_unreadable() -> None:
+    twice = element(0x00080018, "UI", INSTANCE)
+    assert found(twice + head()) == ALL
+    assert unreadable(element(0x00080018, "UI", "1.2") + head()) == "Element occurs twice, and differs"
+
+
+def test_an_encoding_other_than_the_announced_is_seen_in_the_first_element() -> None:
+    assert found(data_set(syntax=IMPLICIT), JPEG_BASELINE) == ALL
+    assert found(data_set(syntax=EXPLICIT), IMPLICIT) == ALL
+
+
+@pytest.mark.parametrize("length", [1, 3, 7, 8, 11])
+def test_a_data_set_that_ends_inside_an_element_is_unreadable(length: int) -> None:
+    assert unreadable(head(study=None, series=None)[:length]) == "Data Set ends inside an element"
+
+
+def test_a_value_that_is_longer_than_the_data_set_is_unreadable() -> None:
+    assert unreadable(element(0x00080005, "CS", b"ISO", length=10)) == "Data Set ends inside an element"
+    assert unreadable(element(0x00080018, "UI", b"1.2", length=10)) == "Data Set ends inside an element"
+    assert unreadable(element(0x00080018, "UT", b"", length=10)[:11]) == "Data Set ends inside an element"
+
+
+def test_an_open_sequence_at_the_end_is_unreadable() -> None:
+    assert unreadable(element(0x00081115, "SQ", b"", length=UNDEFINED)) == "Data Set ends inside an element"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        head(study=None, series=None) + struct.pack("<HH2sH", 9, 1, b"\0\0", 0),
+        head(study=None, series=None) + struct.pack("<HH2sHI", 9, 1, b"a ", 0, 0),
+        element(0x00000002, "UI", CT_IMAGE_STORAGE),
+        bytes(128) + b"DICM" + head(),
+        item(0xE000, 0),
+        item(0xE0DD, 0) + head(),
+        sequence(EXPLICIT, items=element(0x00080018, "UI", INSTANCE)),
+        sequence(EXPLICIT, items=item(0xE00D, 0)),
+        sequence(EXPLICIT, items=item(0xE000, UNDEFINED)),
+        sequence(EXPLICIT, items=item(0xE000, UNDEFINED) + item(0xE00D, 4)),
+        sequence(EXPLICIT, items=item(0xE000, UNDEFINED) + struct.pack("<HH2sHI", 9, 1, b"a ", 0, 0)),
+    ],
+)
+def test_what_is_no_data_set_is_unreadable(data: bytes) -> None:
+    unreadable(data)
+
+
+@pytest.mark.parametrize("depth", [MAX_NESTING // 2, MAX_NESTING // 2 + 1])
+def test_nesting_is_bounded(depth: int) -> None:
+    opening = element(0x00081115, "SQ", b"", length=UNDEFINED) + item(0xE000, UNDEFINED)
+    data = opening * depth + (item(0xE00D, 0) + item(0xE0DD, 0)) * depth + head()
+    if depth <= MAX_NESTING // 2:
+        assert found(data) == ALL
+    else:
+        assert unreadable(data) == "Sequences are nested too deeply"
+
+
+def test_a_decompression_bomb_ends_at_the_limit() -> None:
+    private = element(0x00091001, "OB", bytes(MAX_INFLATED * 4))
+    scanner = HeadScanner(DEFLATED)
+    with pytest.raises(DataSetUnreadable, match="too long"):
+        scanner.feed(deflated(private))
+
+
+def test_what_is_not_deflated_is_unreadable() -> None:
+    assert unreadable(b"\xff" * 100, DEFLATED) == "Data Set is not a deflated stream"
+    unreadable(zlib.compress(head(series=None)), DEFLATED)  # with zlib's own header, which PS3.5 §A.5 has not
+    compressor = zlib.compressobj(wbits=-15)
+    endless = compressor.compress(head(series=None)) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    assert unreadable(endless, DEFLATED) == "Deflated Data Set is cut off"
+
+
+def test_padding_after_the_deflated_stream_is_not_hoarded() -> None:
+    scanner = HeadScanner(DEFLATED)
+    scanner.feed(deflated(head(series=None)))
+    for _ in range(100):
+        scanner.feed(bytes(1000))
+    assert scanner._inflater is not None
+    assert len(scanner._inflater.unused_data) <= 1000
+    scanner.finish()
