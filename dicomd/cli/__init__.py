@@ -1,0 +1,1 @@
+"""The commands: one module each, thin, imported when the command is called."""

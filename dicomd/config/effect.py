@@ -1,0 +1,36 @@
+"""Which keys are accepted but do nothing yet.
+
+The rule: this table is the only place that knows. An entry is a key's path (`dicomd.workers`) or a whole table (`tls`),
+with what its user should be warned of, "" if it is harmless. Whoever gives a key its effect removes its entry; the
+generated documents and `check-config` follow.
+"""
+
+WITHOUT_EFFECT = {
+    "dicomd.runtime_dir": "",
+    "dicomd.workers": "",
+    "listen.proxy_protocol": "no PROXY protocol header is read by this version",
+    "listen.tls": "",  # `checks` refuses it: a listener that should speak TLS must not take Associations in the clear
+    "storage.checksums": "",
+    "peers": "peers are not told apart by this version: every peer may store",
+    "access": "",
+    "tls": "",
+    "audit": "no audit message is written by this version",
+}
+
+# What the documents say beside "a reload applies it"; "" once SIGHUP reloads.
+RELOAD_NOTE = "This version does not reload yet: a restart applies every key."
+
+
+def has_effect(path: str) -> bool:
+    """Whether this version does anything with the key or table of this path (without indices)."""
+    return _entry(path) is None
+
+
+def warning(path: str) -> str:
+    """What the user of a key without effect should know, "" if nothing."""
+    entry = _entry(path)
+    return WITHOUT_EFFECT[entry] if entry is not None else ""
+
+
+def _entry(path: str) -> str | None:
+    return next((entry for entry in (path, path.partition(".")[0]) if entry in WITHOUT_EFFECT), None)

@@ -1,0 +1,134 @@
+"""The schema as data: which tables and keys there are, and what is known about each.
+
+The rule: this is read from the models of `schema` and the set of `effect`; nothing is written down here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from dicomd.config.effect import has_effect
+from dicomd.config.kinds import Key, Kind, TomlValue, plain, toml
+from dicomd.config.schema import Config, Table
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDescription:
+    """One key. `default` and `example` are TOML texts, None where there is none; `path` has no indices."""
+
+    path: str
+    name: str
+    kind: Kind
+    doc: str
+    default: str | None
+    example: str | None
+    unset: str
+    required: bool
+    reload: bool
+    has_effect: bool
+
+    def value(self, value: Any) -> TomlValue | None:
+        """The value as TOML writes it; None where the key is left out."""
+        return None if value is None and self.default is None else self.kind.write(value)
+
+
+@dataclass(frozen=True, slots=True)
+class TableDescription:
+    """One table. `repeated` is an array of tables, `[[name]]`."""
+
+    name: str
+    doc: str
+    repeated: bool
+    model: type[Table]
+    keys: tuple[KeyDescription, ...]
+
+    @property
+    def header(self) -> str:
+        """As it stands in the file."""
+        return f"[[{self.name}]]" if self.repeated else f"[{self.name}]"
+
+
+@cache
+def tables() -> tuple[TableDescription, ...]:
+    """All tables, in the order of the schema."""
+    return tuple(_table(name, info) for name, info in Config.model_fields.items())
+
+
+@cache
+def key(path: str) -> KeyDescription | None:
+    """The key of this path (`limits.max_pdu`, without indices), or None."""
+    return next((key for table in tables() for key in table.keys if key.path == path), None)
+
+
+def unreloadable_changes(old: Config, new: Config) -> list[str]:
+    """The paths of the keys that differ and that a reload can't apply, in the order of the schema.
+
+    Listeners are compared as a whole, since one that comes or goes has no counterpart: they are "listen".
+    """
+    changed: list[str] = []
+    for table in tables():
+        before, after = getattr(old, table.name), getattr(new, table.name)
+        fixed = [key for key in table.keys if not key.reload]
+        if table.repeated:
+            if fixed and before != after:
+                changed.append(table.name)
+        else:
+            changed.extend(key.path for key in fixed if getattr(before, key.name) != getattr(after, key.name))
+    return changed
+
+
+def without_effect(config: Config) -> list[str]:
+    """The paths of the keys that this file sets and that do nothing in this version, in the order of the schema."""
+    return [path for path in dict.fromkeys(_set(config)) if not has_effect(path)]
+
+
+def _set(config: Config) -> Iterator[str]:
+    for table in tables():
+        if table.name not in config.model_fields_set:
+            continue
+        found = getattr(config, table.name)
+        used = {name for one in (found if table.repeated else [found]) for name in one.model_fields_set}
+        yield from (key.path for key in table.keys if key.name in used)
+
+
+def _table(name: str, info: FieldInfo) -> TableDescription:
+    repeated = get_origin(info.annotation) is tuple
+    model: Any = get_args(info.annotation)[0] if repeated else info.annotation
+    keys = tuple(_key(f"{name}.{field}", field, field_info) for field, field_info in model.model_fields.items())
+    return TableDescription(name=name, doc=model.__doc__ or "", repeated=repeated, model=model, keys=keys)
+
+
+def _key(path: str, name: str, info: FieldInfo) -> KeyDescription:
+    meta = next(item for item in info.metadata if isinstance(item, Key))
+    kind = next((item for item in info.metadata if isinstance(item, Kind)), None) or _kind(info.annotation)
+    absent = info.is_required() or (info.default is None and kind.write is plain)
+    return KeyDescription(
+        path=path,
+        name=name,
+        kind=kind,
+        doc=meta.doc,
+        default=None if absent else toml(kind.write(info.default)),
+        example=meta.example or None,
+        unset=meta.unset,
+        required=info.is_required(),
+        reload=meta.reload,
+        has_effect=has_effect(path),
+    )
+
+
+def _kind(annotation: Any) -> Kind:
+    """The kind of a type that carries none: found inside an optional type, or plain."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return next((item for item in arguments if isinstance(item, Kind)), None) or _kind(arguments[0])
+    if origin in {Union, UnionType}:
+        return _kind(next(argument for argument in arguments if argument is not type(None)))
+    if origin is Literal:
+        return Kind(" | ".join(toml(value) for value in arguments))
+    if origin is tuple:
+        return Kind(f"list of {_kind(arguments[0]).name}")
+    return Kind({bool: "true | false", int: "integer", str: "text"}[annotation])

@@ -1,0 +1,90 @@
+"""The types that configuration keys have, each with its reading, its writing and its name.
+
+The rule: pydantic reads a value by the validator beside the type; `Kind` in the same annotation says how people call
+the type and how the value is written back to TOML. `Key` is what a key adds: its sentence, and whether a reload
+applies it.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainValidator
+
+from dicomd.config import contexts, rules, units
+from dicomd.config.units import Address, HostPort, Network
+
+TomlValue = str | int | float | bool | list[Any]
+
+
+def plain(value: Any) -> TomlValue:
+    """A value of the schema as TOML has it, where no unit is involved."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def toml(value: TomlValue) -> str:
+    """A TOML value, on one line."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # a JSON string is a TOML basic string, but for DEL, which TOML wants escaped
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return f"[{', '.join(toml(item) for item in value)}]"
+    return repr(value)
+
+
+def _or_off(value: Any) -> TomlValue:
+    return "" if value is None else plain(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How people call a type, its unit, and how its values are written."""
+
+    name: str
+    unit: str = ""
+    write: Callable[[Any], TomlValue] = plain
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What documents one key. `example` is a TOML value where the default shows none; `unset` is what absence means."""
+
+    doc: str
+    reload: bool = True
+    example: str = ""
+    unset: str = ""
+
+
+Duration = Annotated[float, BeforeValidator(units.parse_duration), Kind("duration", "seconds", units.format_duration)]
+Size = Annotated[int, BeforeValidator(units.parse_size), Kind("size", "bytes", units.format_size)]
+Rate = Annotated[float, BeforeValidator(units.parse_rate), Kind("rate", "bytes a second", units.format_rate)]
+ListenAddress = Annotated[Address, PlainValidator(units.parse_address), Kind("IP address and port")]
+RemoteAddress = Annotated[
+    HostPort | None, PlainValidator(units.parse_host_port_or_off), Kind("host and port", write=_or_off)
+]
+Networks = Annotated[
+    tuple[Annotated[Network, PlainValidator(units.parse_network)], ...], Kind("list of networks (CIDR) or addresses")
+]
+ListenerName = Annotated[str, BeforeValidator(rules.listener_name), Kind("name")]
+PeerName = Annotated[str, BeforeValidator(rules.peer_name), Kind("name")]
+AETitles = Annotated[tuple[Annotated[str, BeforeValidator(rules.ae_title)], ...], Kind("list of AE Titles")]
+CertificateNames = Annotated[
+    tuple[Annotated[str, BeforeValidator(rules.certificate_name)], ...], Kind("list of certificate names")
+]
+FilePath = Annotated[Path, PlainValidator(rules.path), Kind("path")]
+Folder = Annotated[Path | None, PlainValidator(rules.folder_or_off), Kind("path", write=_or_off)]
+Layout = Annotated[str, BeforeValidator(rules.layout), Kind("path with placeholders")]
+SopClasses = Annotated[
+    tuple[Annotated[str, BeforeValidator(contexts.sop_class)], ...], Kind("list of groups, keywords or UIDs")
+]
+TransferSyntaxes = Annotated[
+    tuple[Annotated[str, BeforeValidator(contexts.transfer_syntax)], ...], Kind("list of groups, keywords or UIDs")
+]

@@ -1,0 +1,48 @@
+"""What is wrong with a configuration, said to a person.
+
+The rule: a problem names the file, the key, what is wrong and what would be right, and all problems are told at once.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class UnacceptableError(ValueError):
+    """One value breaks a rule. `what` is wrong with it, `right` is what would be accepted ("" if nothing helps)."""
+
+    def __init__(self, what: str, right: str = "") -> None:
+        super().__init__(f"{what} ({right})" if right else what)
+        self.what = what
+        self.right = right
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One finding about one key.
+
+    `key` is the path of the key (`limits.max_pdu`, `peers[1].addresses[0]`), a place in the text (`line 3, column
+    7`), or "" for the file as a whole.
+    """
+
+    file: str
+    key: str
+    what: str
+    right: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}: {self.key}" if self.key else self.file
+        return f"{place}: {self.what} ({self.right})" if self.right else f"{place}: {self.what}"
+
+
+class ConfigError(Exception):
+    """A configuration that can't be used. `problems` holds every one that was found, in the order of the schema."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def shown(value: object) -> str:
+    """The value as a message shows it: short, on one line, with control characters escaped."""
+    text = repr(value) if not isinstance(value, str) else f'"{value.encode("unicode_escape").decode("ascii")}"'
+    return text if len(text) <= 80 else text[:76] + " ..."

@@ -1,0 +1,137 @@
+"""Rules for single texts of the configuration: names, AE Titles, paths and the layout of the store.
+
+The rule: each function returns the value to use, or raises `UnacceptableError` saying what would be right.
+"""
+
+import re
+from pathlib import Path
+
+from dicomd.config.problems import UnacceptableError, shown
+
+LAYOUT_ELEMENTS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+LAYOUT_REQUIRED = "SOPInstanceUID"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_LAYOUT_PIECE = re.compile(r"\{([^{}]*)\}|[^{}]+|[{}]")
+_LONGEST_COMPONENT = 255 - 24  # NAME_MAX of Linux file systems, with room for the suffix of a second instance
+
+
+def listener_name(value: object) -> str:
+    """The name of a listener: a metric label, and the name of its inherited descriptor."""
+    if value == "metrics":
+        raise UnacceptableError('"metrics" is the inherited descriptor of [http]', 'another name, such as "dicom"')
+    return _name(value)
+
+
+def peer_name(value: object) -> str:
+    """The name of a peer: a metric label. "unknown" labels the peers that have no entry."""
+    if value == "unknown":
+        raise UnacceptableError('"unknown" stands for peers without an entry', 'another name, such as "ct1"')
+    return _name(value)
+
+
+def _name(value: object) -> str:
+    right = 'letters, digits, "_", "." and "-", at most 64, such as "ct1"'
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise UnacceptableError(f"{shown(value)} is not a name", right)
+    return value
+
+
+def ae_title(value: object) -> str:
+    r"""An AE Title without its padding (PS3.5 §6.2, VR AE).
+
+    1 to 16 characters of the default character repertoire, no backslash, no control character, not only spaces.
+    Leading and trailing spaces mean nothing and are removed.
+    """
+    if not isinstance(value, str):
+        raise UnacceptableError(f"{shown(value)} is not an AE Title", 'text such as "CT1"')
+    title = value.strip(" ")
+    if not title:
+        raise UnacceptableError(f"{shown(value)} is an empty AE Title", '1 to 16 characters such as "CT1"')
+    if len(title) > 16:
+        raise UnacceptableError(f"{shown(value)} is longer than an AE Title may be", f"16 characters, not {len(title)}")
+    for character in title:
+        if character == "\\" or not " " <= character <= "~":
+            raise UnacceptableError(
+                f"{shown(value)} holds {shown(character)}, which an AE Title may not",
+                "ASCII without backslash and control characters",
+            )
+    return title
+
+
+def path(value: object) -> Path:
+    """A path, made absolute from the working directory where it is relative."""
+    if isinstance(value, Path):
+        return value.absolute()
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise UnacceptableError(f"{shown(value)} is not a path", 'a path such as "/var/lib/dicomd/store"')
+    if value.startswith("~"):
+        raise UnacceptableError(f"{shown(value)}: ~ is not expanded", "the whole path, from /")
+    return Path(value).absolute()
+
+
+def folder_or_off(value: object) -> Path | None:
+    """A path; the empty text is None, off."""
+    return None if value is None or value == "" else path(value)
+
+
+def certificate_name(value: object) -> str:
+    """A name as it stands in a certificate: a DNS name, an IP address or a Common Name."""
+    if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 253:
+        raise UnacceptableError(f"{shown(value)} is not a certificate name", 'text such as "ct1.example.org"')
+    return value.strip()
+
+
+def layout(value: object) -> str:
+    """The relative path of an instance, with placeholders in braces.
+
+    It has to be unambiguous: two instances with different UIDs must never share a path, so two UIDs in one component
+    need a character between them that no UID has. It stays inside the store: no "..", nothing that starts with a dot.
+    """
+    if not isinstance(value, str):
+        raise UnacceptableError(f"{shown(value)} is not a layout", _example())
+    if not value.endswith(".dcm"):
+        raise UnacceptableError(f"{shown(value)} does not end in .dcm", _example())
+    if value.startswith("/"):
+        raise UnacceptableError(f"{shown(value)} is not a relative path", f"without the leading /: {_example()}")
+    used = [element for component in value.split("/") for element in _component(component, value)]
+    if LAYOUT_REQUIRED not in used:
+        raise UnacceptableError(f"{shown(value)} lacks {{{LAYOUT_REQUIRED}}}", _example())
+    return value
+
+
+def _component(component: str, whole: str) -> list[str]:
+    if not component:
+        raise UnacceptableError(f"{shown(whole)} has an empty part", _example())
+    if component.startswith("."):
+        raise UnacceptableError(f"{shown(whole)} has a part that starts with a dot", _example())
+    used: list[str] = []
+    length = 0
+    between: str | None = None  # the text since the last placeholder
+    for piece in _LAYOUT_PIECE.finditer(component):
+        element = piece[1]
+        if element is None:
+            text = piece[0]
+            if text in {"{", "}"} or not text.isprintable() or "\\" in text:
+                raise UnacceptableError(f"{shown(whole)} holds {shown(text)} where it means nothing", _example())
+            length += len(text.encode())
+            between = None if between is None else between + text
+            continue
+        if element not in LAYOUT_ELEMENTS:
+            known = ", ".join(f"{{{known}}}" for known in LAYOUT_ELEMENTS)
+            raise UnacceptableError(f"{shown('{' + element + '}')} is not a placeholder", f"one of {known}")
+        if between is not None and re.fullmatch(r"[0-9.]*", between):
+            raise UnacceptableError(
+                f"{shown(whole)} has two UIDs that run into each other, so two instances could share a path",
+                'a "/", "_" or "-" between them',
+            )
+        used.append(element)
+        length += 64
+        between = ""
+    if length > _LONGEST_COMPONENT:
+        raise UnacceptableError(f"{shown(whole)} can make a name too long for a file system", "shorter parts")
+    return used
+
+
+def _example() -> str:
+    return '"{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"'

@@ -1,0 +1,236 @@
+"""Quantities with units, and addresses: from the text of the configuration and back.
+
+The rule: what a `format_` function writes, its `parse_` function reads back to an equal value. Durations are seconds,
+sizes are bytes, rates are bytes a second. A bare number is taken in that unit. Every rejection is an
+`UnacceptableError`.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import pairwise
+
+from dicomd.config.problems import UnacceptableError, shown
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+_DURATION_UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600), "d": Decimal(86400)}
+_SIZE_UNITS = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": 1024 * GIB}
+_DECIMAL_UNITS = {"kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+_NUMBER = r"\d+(?:\.\d+)?"
+_DURATION = re.compile(rf"({_NUMBER})\s*(ms|s|m|h|d)\s*", re.ASCII)
+_SIZE = re.compile(rf"({_NUMBER})\s*([A-Za-z]*)", re.ASCII)
+_LONGEST = 400  # characters of a quantity: bounds the arithmetic, and every float that may be written fits
+
+MAXIMUM_DURATION = 365 * 86400.0  # socket and thread timeouts overflow far above
+MAXIMUM_SIZE = 2**62  # below a signed 64-bit file offset, and exact as a float
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from `"60s"`, `"1m30s"`, `"250ms"` or a number of seconds.
+
+    Raises UnacceptableError for anything else, for negative durations and for those above 365 days.
+    """
+    right = 'a duration such as "60s", "1m30s" or "250ms"'
+    if isinstance(value, str):
+        text = value.strip()
+        matches = list(_DURATION.finditer(text)) if len(text) <= _LONGEST else []
+        ends = [0, *(match.end() for match in matches)]
+        if text == "0":
+            return 0.0
+        if not matches or ends[-1] != len(text) or any(m.start() != end for m, end in zip(matches, ends, strict=False)):
+            raise UnacceptableError(f"{shown(value)} is not a duration", right)
+        sizes = [_DURATION_UNITS[match[2]] for match in matches]
+        if any(first <= second for first, second in pairwise(sizes)):
+            raise UnacceptableError(f"{shown(value)} has its units out of order", right)
+        seconds = float(sum(Decimal(match[1]) * unit for match, unit in zip(matches, sizes, strict=True)))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value) + 0.0 if abs(value) <= MAXIMUM_SIZE else -1.0  # + 0.0: no negative zero
+    else:
+        raise UnacceptableError(f"{shown(value)} is not a duration", right)
+    if not 0 <= seconds <= MAXIMUM_DURATION:
+        raise UnacceptableError(f"{shown(value)} is out of range", "0s to 365d")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest usual writing: `60.0` is "60s", `7200.0` is "2h", `0.25` is "250ms"."""
+    exact = Decimal(repr(float(seconds)))
+    for unit, size in reversed(_DURATION_UNITS.items()):
+        count = exact / size
+        if count >= 2 and count == count.to_integral_value() and float(Decimal(int(count)) * size) == seconds:
+            return f"{int(count)}{unit}"
+    return f"{exact.normalize():f}s"
+
+
+def parse_size(value: object) -> int:
+    """Bytes from `"256KiB"`, `"1.5GiB"`, `"500MB"` or a number of bytes. Raises UnacceptableError."""
+    right = 'a size such as "256KiB", "8GiB" or a number of bytes'
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip()) if len(value) <= _LONGEST else None
+        unit = _size_unit(match[2]) if match else None
+        if match is None or unit is None:
+            raise UnacceptableError(f"{shown(value)} is not a size", right)
+        exact = Decimal(match[1]) * unit
+        if exact != exact.to_integral_value():
+            raise UnacceptableError(f"{shown(value)} is not a whole number of bytes", right)
+        size = int(exact)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    else:
+        raise UnacceptableError(f"{shown(value)} is not a size", right)
+    if not 0 <= size <= MAXIMUM_SIZE:
+        raise UnacceptableError("the size is out of range", "at most 4194304TiB")
+    return size
+
+
+def _size_unit(name: str) -> int | None:
+    if not name:
+        return 1
+    units = {**_SIZE_UNITS, **_DECIMAL_UNITS}
+    lowered = {unit.lower(): size for unit, size in units.items()}
+    return units.get(name, lowered.get(name.lower()))
+
+
+def format_size(size: int) -> str:
+    """In the largest binary unit that divides it: `262144` is "256KiB"."""
+    for unit, factor in reversed(_SIZE_UNITS.items()):
+        if size and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return "0B"
+
+
+def parse_rate(value: object) -> float:
+    """Bytes a second from `"1KiB/s"` or a number. Raises UnacceptableError."""
+    right = 'a rate such as "1KiB/s", or 0 for none'
+    if isinstance(value, str):
+        text = value.strip()
+        if text == "0":
+            return 0.0
+        if not text.endswith("/s"):
+            raise UnacceptableError(f"{shown(value)} is not a rate", right)
+        try:
+            return float(parse_size(text.removesuffix("/s").rstrip()))
+        except UnacceptableError as error:
+            raise UnacceptableError(f"{shown(value)} is not a rate", right) from error
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAXIMUM_SIZE:
+        return float(value) + 0.0  # no negative zero
+    raise UnacceptableError(f"{shown(value)} is not a rate", right)
+
+
+def format_rate(rate: float) -> str | float:
+    """As text in the largest binary unit; a fraction of a byte stays a number."""
+    return format_size(int(rate)) + "/s" if rate == int(rate) else rate
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An IP address and TCP port to listen on. Port 0 lets the kernel choose. `host` has no brackets."""
+
+    host: str
+    port: int
+
+    @property
+    def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+        """The address as a number, for its family and for comparisons."""
+        return ipaddress.ip_address(self.host)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A remote host, by name or address, and its port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _split(value: object, right: str) -> tuple[str, int, bool]:
+    if not isinstance(value, str):
+        raise UnacceptableError(f"{shown(value)} is not an address with a port", right)
+    match = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^\[\]:]*)):([0-9]{1,5})", value)
+    if match is None or int(match[3]) > 65535:
+        raise UnacceptableError(f"{shown(value)} is not an address with a port", right)
+    return (match[2] if match[1] is None else match[1]), int(match[3]), match[1] is not None
+
+
+def parse_address(value: object) -> Address:
+    """An IP address to listen on: `"127.0.0.1:11112"`, `"[::]:0"`. Names aren't resolved. Raises UnacceptableError."""
+    if isinstance(value, Address):
+        return value
+    right = 'an address such as "0.0.0.0:11112" or "[::]:11112"'
+    host, port, bracketed = _split(value, right)
+    if host in {"", "*"}:
+        raise UnacceptableError(f"{shown(value)} names no address", f'"0.0.0.0:{port}" or "[::]:{port}" for all')
+    if host == "localhost":
+        raise UnacceptableError("names are not resolved", f'"127.0.0.1:{port}" or "[::1]:{port}"')
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError as error:
+        raise UnacceptableError(f"{shown(host)} is not an IP address", right) from error
+    if bracketed != (address.version == 6):
+        raise UnacceptableError(f"{shown(value)} is not an address with a port", right)
+    return Address(str(address), port)
+
+
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
+
+
+def parse_host_port(value: object) -> HostPort:
+    """A host to connect to: `"syslog.example.org:6514"`, `"10.0.0.9:6514"`, `"[2001:db8::1]:6514"`."""
+    if isinstance(value, HostPort):
+        return value
+    right = 'a host such as "syslog.example.org:6514"'
+    host, port, bracketed = _split(value, right)
+    if port == 0:
+        raise UnacceptableError("port 0 can't be connected to", right)
+    if bracketed:
+        try:
+            return HostPort(str(ipaddress.IPv6Address(host)), port)
+        except ValueError as error:
+            raise UnacceptableError(f"{shown(host)} is not an IPv6 address", right) from error
+    if len(host) > 253 or not _HOST_NAME.fullmatch(host):
+        raise UnacceptableError(f"{shown(host)} is not a host name", right)
+    return HostPort(host, port)
+
+
+def parse_host_port_or_off(value: object) -> HostPort | None:
+    """A host to connect to; the empty text is None, off."""
+    return None if value is None or value == "" else parse_host_port(value)
+
+
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
+def parse_network(value: object) -> Network:
+    """A network or single address: `"10.1.2.0/24"`, `"2001:db8::/32"`, `"10.1.2.3"`. Raises UnacceptableError.
+
+    A network of IPv4-mapped IPv6 addresses becomes the IPv4 network, since such peers are matched as IPv4.
+    """
+    if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
+        return value
+    right = 'a network such as "10.1.2.0/24" or an address such as "10.1.2.3"'
+    if not isinstance(value, str):
+        raise UnacceptableError(f"{shown(value)} is not a network", right)
+    try:
+        network = ipaddress.ip_network(value, strict=False)
+    except ValueError as error:
+        raise UnacceptableError(f"{shown(value)} is not a network", right) from error
+    try:
+        ipaddress.ip_network(value)
+    except ValueError as error:
+        raise UnacceptableError(f"{shown(value)} has host bits set", f'"{network}", or the address alone') from error
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+        inner = ipaddress.IPv4Address(int(network.network_address) & 0xFFFF_FFFF)
+        return ipaddress.IPv4Network((inner, network.prefixlen - 96))
+    return network

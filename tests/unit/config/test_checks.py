@@ -1,0 +1,148 @@
+"""What the machine says about a configuration."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dicomd.config import check, examine, parse_config
+from dicomd.config.effect import has_effect
+
+TLS = """
+[[listen]]
+name = "tls"
+address = "127.0.0.1:2762"
+tls = true
+[storage]
+root = "{folder}"
+[tls]
+certificate = "{folder}/{certificate}"
+key = "{folder}/{key}"
+"""
+
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tls")
+    for name in ("a", "b"):
+        _openssl(
+            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"),
+            *("-subj", f"/CN={name}", "-keyout", f"{folder}/{name}.key", "-out", f"{folder}/{name}.pem"),
+        )
+    _openssl("ec", "-in", f"{folder}/a.key", "-aes128", "-passout", "pass:secret", "-out", f"{folder}/locked.key")
+    (folder / "text.pem").write_text("not a certificate")
+    return folder
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=30)
+
+
+def tls_problems(folder: Path, certificate: str, key: str, more: str = "") -> list[tuple[str, str]]:
+    config = parse_config(TLS.format(folder=folder, certificate=certificate, key=key) + more)
+    return [(problem.key, problem.what.replace(f"{folder}/", "")) for problem in check(config)]
+
+
+def test_folder_that_is_there_or_can_be_made_is_fine(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "a/b/c"):
+        assert check(parse_config(f'[storage]\nroot = "{folder}"')) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_below_a_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    problems = check(parse_config(f'[storage]\nroot = "{tmp_path}/file/store"\n[audit]\nspool = "{tmp_path}/file"'))
+    assert [problem.key for problem in problems] == ["storage.root", "audit.spool"]
+
+
+def test_name_too_long_for_the_file_system_is_an_error(tmp_path: Path) -> None:
+    problems = check(parse_config(f'[storage]\nroot = "{tmp_path}/{"x" * 300}"'))
+    assert [problem.key for problem in problems] == ["storage.root"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_without_permission_is_an_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        problems = check(parse_config(f'[storage]\nroot = "{tmp_path}/store"'))
+    finally:
+        tmp_path.chmod(0o700)
+    assert [problem.key for problem in problems] == ["storage.root"]
+
+
+@needs_openssl
+def test_certificate_with_its_key_is_fine(certificates: Path) -> None:
+    assert tls_problems(certificates, "a.pem", "a.key", f'client_ca = "{certificates}/b.pem"') == []
+
+
+@needs_openssl
+@pytest.mark.parametrize(
+    ("certificate", "key", "problems"),
+    [
+        ("a.pem", "b.key", [("tls.key", "b.key doesn't fit a.pem")]),
+        ("a.pem", "locked.key", [("tls.key", "locked.key has a passphrase")]),
+        ("a.pem", "text.pem", [("tls.key", "text.pem holds no private key")]),
+        ("text.pem", "a.key", [("tls.certificate", "text.pem holds no certificate")]),
+        (
+            "no.pem",
+            "no.key",
+            [
+                ("tls.certificate", "no.pem can't be read: No such file or directory"),
+                ("tls.key", "no.key can't be read: No such file or directory"),
+            ],
+        ),
+    ],
+)
+def test_certificate_and_key_that_cannot_be_used_are_told_apart(
+    certificates: Path, certificate: str, key: str, problems: list[tuple[str, str]]
+) -> None:
+    assert tls_problems(certificates, certificate, key) == problems
+
+
+@needs_openssl
+def test_authorities_without_a_certificate_are_an_error(certificates: Path) -> None:
+    found = tls_problems(certificates, "a.pem", "a.key", f'client_ca = "{certificates}/text.pem"')
+    assert found == [("tls.client_ca", "text.pem holds nothing that can be used")]
+
+
+def test_tls_files_are_not_read_without_a_tls_listener(tmp_path: Path) -> None:
+    assert check(parse_config(f'[storage]\nroot = "{tmp_path}"\n[tls]\ncertificate = "/no/such/file"')) == []
+
+
+@needs_openssl
+def test_key_that_everybody_can_read_is_a_warning(certificates: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tls"
+    shutil.copytree(certificates, folder)
+    (folder / "a.key").chmod(0o644)
+    file = tmp_path / "c.toml"
+    file.write_text(TLS.format(folder=folder, certificate="a.pem", key="a.key"))
+    found = examine(file)
+    assert [problem.key for problem in found.errors if has_effect("listen.tls")] == []
+    assert "tls.key" in [warning.key for warning in found.warnings]
+
+
+def test_durability_none_is_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(f'[storage]\nroot = "{tmp_path}"\ndurability = "none"')
+    assert [warning.key for warning in examine(file).warnings] == ["storage.durability"]
+
+
+def test_key_without_effect_warns_where_its_user_relies_on_it(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    listener = '[[listen]]\nname = "a"\naddress = "127.0.0.1:0"\ntls = {}\n'
+    for path, text in {
+        "peers.name": '[[peers]]\nname = "ct1"\nae_titles = ["CT1"]\n',
+        "audit.spool": f'[audit]\nspool = "{tmp_path}"\n',
+    }.items():
+        file.write_text(text + f'[storage]\nroot = "{tmp_path}"')
+        warned = [warning.key for warning in examine(file).warnings if warning.key != "tls.key"]
+        assert warned == ([] if has_effect(path) else [path])
+    file.write_text(listener.format("true") + f'[storage]\nroot = "{tmp_path}"')
+    if not has_effect("listen.tls"):
+        assert "listen[0].tls" in [problem.key for problem in examine(file).errors]
+    file.write_text(listener.format("false") + f'[storage]\nroot = "{tmp_path}"')
+    assert examine(file).warnings == ()
