@@ -1,0 +1,1 @@
+"""dicomd as a process: what `serve` starts, wires together and ends."""

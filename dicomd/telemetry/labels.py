@@ -1,0 +1,88 @@
+"""The label values metrics may have, and how any value becomes one of them.
+
+The rule: no label comes from the wire, so the number of series is known from the configuration. Those known beforehand
+exist at 0 from the start: a rate over a series that appears with its first failure misses that failure.
+"""
+
+import errno as errno_codes
+from typing import Final
+
+OTHER: Final = "other"
+UNKNOWN_PEER: Final = "unknown"
+
+ASSOCIATION_OUTCOMES: Final = (
+    "released",
+    "aborted_by_peer",
+    "aborted_locally",
+    "rejected",
+    "timed_out",
+    "connection_lost",
+)
+TLS_RESULTS: Final = ("ok", "failed", "timed_out")
+DUPLICATE_RESULTS: Final = ("identical", "kept-both", "replaced", "rejected")
+RECOVERY_ACTIONS: Final = ("removed",)
+WORKER_STATES: Final = ("starting", "ready", "draining")
+WORKER_EXIT_REASONS: Final = ("drained", "failed", "signal", "stuck")
+# What a peer's operator would call a failure: its Association ended otherwise than released, or a store was refused.
+PEER_FAILURE_REASONS: Final = (
+    "rejected",
+    "aborted_by_peer",
+    "aborted_locally",
+    "timed_out",
+    "connection_lost",
+    "store_failed",
+)
+MODULES: Final = ("cli", "config", "dimse", "net", "process", "services", "store", "telemetry", "upperlayer")
+
+# PS3.8 Table 9-21: source → reasons of an A-ASSOCIATE-RJ
+REJECT_REASONS: Final = {1: (1, 2, 3, 7), 2: (1, 2), 3: (1, 2)}
+# PS3.8 Table 9-26: source → reasons of an A-ABORT; of source 0 the reason "shall not be significant" and is sent as 0
+ABORT_REASONS: Final = {0: (0,), 2: (0, 1, 2, 4, 5, 6)}
+ABORT_DIRECTIONS: Final = ("sent", "received")
+
+# CONTRACT 5; PS3.4 Table B.2-1, PS3.7 Annex C
+RESPONSE_STATUSES: Final = {
+    "C-STORE-RSP": (
+        0x0000, 0x0117, 0x0122, 0x0124, 0x0211, 0x0212, 0xA700, 0xA701, 0xA702, 0xA703, 0xA710, 0xA900, 0xC000, 0xC001,
+        0xC010, 0xC211,
+    ),
+    "C-ECHO-RSP": (0x0000,),
+}  # fmt: skip
+
+
+def reject_codes(source: int, reason: int) -> tuple[str, str]:
+    """The labels ``source`` and ``reason`` of an A-ASSOCIATE-RJ."""
+    return _codes(REJECT_REASONS, source, reason)
+
+
+def abort_codes(source: int, reason: int) -> tuple[str, str]:
+    """The labels ``source`` and ``reason`` of an A-ABORT; the reason of a service-user's is always "0"."""
+    return _codes(ABORT_REASONS, source, 0 if source == 0 else reason)
+
+
+def response_labels(command: str, status: int) -> tuple[str, str]:
+    """The labels ``command`` and ``status`` (four upper-case hex digits) of a DIMSE response."""
+    return (command if command in RESPONSE_STATUSES else OTHER), f"{status & 0xFFFF:04X}"
+
+
+def errno_label(name: str) -> str:
+    """The symbolic errno ("ENOSPC"); "none" for the empty one: a store error that no system call made."""
+    if not name:
+        return "none"
+    return name if name in _ERRNO_NAMES else OTHER
+
+
+def module_label(module: str) -> str:
+    """The room ("store") of a module's ``__name__`` ("dicomd.store.writer"), or of itself."""
+    room = module.removeprefix("dicomd.").partition(".")[0]
+    return room if room in MODULES else OTHER
+
+
+def _codes(table: dict[int, tuple[int, ...]], source: int, reason: int) -> tuple[str, str]:
+    reasons = table.get(source)
+    if reasons is None:
+        return OTHER, OTHER
+    return str(source), str(reason) if reason in reasons else OTHER
+
+
+_ERRNO_NAMES: Final = frozenset(errno_codes.errorcode.values())

@@ -1,0 +1,130 @@
+"""The set-up of the log: structlog, one renderer, one writer.
+
+The rule: configured once a process, after the fork, before a thread starts. Use::
+
+    log = get_logger()                                  # at module level
+    log = get_logger().bind(dicom_calling_aet="CT1")    # once an Association: a bound logger costs least a line
+    log.info(Message.INSTANCE_STORED, dicom_status="0000")
+
+Keys are those of `dicomd.telemetry.fields`; an event is a `Message` or a constant text, never built from data.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TextIO, cast
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from dicomd.telemetry.metrics import Metrics
+from dicomd.telemetry.render import LEVELS, ConsoleRenderer, JournalRenderer, JsonRenderer, Renderer
+from dicomd.telemetry.stdlib import route_stdlib
+from dicomd.telemetry.writer import DescriptorWriter, JournalWriter, LineWriter, StreamWriter
+
+Format = Literal["auto", "journald", "console", "json"]
+
+_writer: LineWriter | None = None
+
+
+def configure_logging(
+    format: Format = "auto",  # noqa: A002 - the configuration's own word
+    level: str = "info",
+    stream: TextIO | None = None,
+    *,
+    metrics: Metrics | None = None,
+    constants: Mapping[str, Any] | None = None,
+) -> Literal["journald", "console", "json"]:
+    """Configure the log of this process and return the format chosen.
+
+    ``stream`` is sys.stderr unless given; lines go past it, to a duplicate of its descriptor. ``constants`` are keys of
+    every line (``dicomd_worker``, ``dicomd_generation``). ``metrics`` counts the records. Loggers bound earlier keep
+    the old renderer, and lose their lines.
+
+    Raises ImportError for "journald" without systemd-python, ValueError for an unknown level.
+    """
+    global _writer
+    if level not in LEVELS:
+        raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")
+    stream = sys.stderr if stream is None else stream
+    fd = _descriptor(stream)
+    sendv = _journal_sendv(format, fd)
+    chosen: Literal["journald", "console", "json"]
+    if format != "auto":
+        chosen = format
+    elif sendv is not None:
+        chosen = "journald"
+    else:
+        chosen = "console" if stream.isatty() else "json"
+
+    count, count_lost = _counters(metrics)
+    renderer: Renderer
+    writer: LineWriter
+    if chosen == "journald":
+        assert sendv is not None  # noqa: S101 - _journal_sendv raised otherwise
+        renderer, writer = JournalRenderer(constants or {}, count), JournalWriter(sendv, on_lost=count_lost)
+    else:
+        lines: JsonRenderer | ConsoleRenderer
+        if chosen == "json":
+            lines = JsonRenderer(constants or {}, count)
+        else:
+            lines = ConsoleRenderer(constants or {}, count, colors=stream.isatty())
+        renderer = lines
+
+        def notice(lost: int) -> bytes:
+            return lines(None, "warning", {"event": "log lines lost", "count": lost})
+
+        writer = StreamWriter(stream) if fd is None else DescriptorWriter(fd, notice=notice, on_lost=count_lost)
+
+    structlog.configure(
+        processors=[renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        context_class=dict,
+        logger_factory=lambda *_: writer,
+        # Loggers at module level would keep the set-up of their first use, from before a fork. The lines that count
+        # come from bound loggers, which are as fast either way.
+        cache_logger_on_first_use=False,
+    )
+    route_stdlib()
+    previous, _writer = _writer, writer
+    if previous is not None:
+        previous.close()
+    return chosen
+
+
+def get_logger() -> FilteringBoundLogger:
+    """A logger that takes up the configuration at each line; `bind` gives the fast one."""
+    return cast("FilteringBoundLogger", structlog.get_logger())
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError, AttributeError):  # captured, closed or replaced
+        return None
+
+
+def _journal_sendv(format: Format, fd: int | None) -> Callable[..., Any] | None:  # noqa: A002
+    """systemd-python's function, where the journal is asked for, or is what stderr goes to."""
+    if format != "journald" and not (format == "auto" and fd is not None and _is_journal(fd)):
+        return None
+    try:
+        return cast("Callable[..., Any]", importlib.import_module("systemd.journal").sendv)
+    except ImportError:
+        if format == "journald":
+            raise
+        return None
+
+
+def _is_journal(fd: int) -> bool:
+    """Whether the descriptor is the one systemd connected to the journal, by $JOURNAL_STREAM (systemd.exec(5))."""
+    status = os.fstat(fd)
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _counters(metrics: Metrics | None) -> tuple[Callable[[str], None], Callable[[], None]]:
+    if metrics is None:
+        return lambda _level: None, lambda: None
+    increments = {level: metrics.log_records.labels(level).inc for level in LEVELS}
+    return lambda level: increments[level](), metrics.log_records_lost.inc

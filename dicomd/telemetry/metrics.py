@@ -1,0 +1,310 @@
+"""Every metric of dicomd, with its labels at 0 from the start.
+
+The rule: what happens once an object or once an Association goes through a method that has resolved its series before;
+all others are prometheus_client's own objects, to be used as such. Works in one process, and with prometheus_client's
+multiprocess files where ``prometheus_client.values.ValueClass`` is set before a `Metrics` is made: each gauge says how
+it is merged over workers, and nothing uses callbacks, which those files can't carry. `sample_process` and the store's
+gauges are therefore set once a second by the process that owns them.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Iterable
+from typing import Any, Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+from dicomd.telemetry import labels
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+# Seconds. Storing: from a cached write to a disk in trouble. Associations: from an echo to an archive's migration.
+STORE_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+ASSOCIATION_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
+# Bytes: 1 KiB to 4 GiB in steps of four; a CT slice has 512 KiB, a multi-frame object gigabytes.
+INSTANCE_BYTES: Final = tuple(float(4**n) for n in range(5, 17))
+
+# How a gauge of several workers becomes one, of the living ones only where it starts with "live".
+Merge = Literal["livesum", "livemin", "livemostrecent", "mostrecent", "min", "max"]
+
+
+class Metrics:
+    """The metrics of CONTRACT 6 in one registry.
+
+    ``listeners`` and ``peers`` are the configured names; a peer that isn't among them counts as "unknown".
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, *, version: str, listeners: Iterable[str] = (), peers: Iterable[str] = ()
+    ) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter; the multiprocess files have none either
+        self.registry = registry
+        self._connections_and_associations()
+        self._store()
+        self._process(version)
+        self._listeners = {name: ListenerSeries(self, name) for name in listeners}
+        self._peers = {name: PeerSeries(self, name) for name in (*peers, labels.UNKNOWN_PEER)}
+        self._start_at_zero()
+
+    def listener(self, name: str) -> "ListenerSeries":
+        """The series of a configured listener. Raises KeyError for a name that isn't one."""
+        return self._listeners[name]
+
+    def peer(self, name: str) -> "PeerSeries":
+        """The series of a configured peer, or of "unknown"; to be kept for the length of an Association."""
+        return self._peers.get(name) or self._peers[labels.UNKNOWN_PEER]
+
+    def store_finished(
+        self, peer: "PeerSeries", status: int, *, received: int, duration: float, sync: float | None
+    ) -> None:
+        """One C-STORE answered with ``status``: ``received`` bytes of Data Set, ``duration`` seconds from RQ to RSP.
+
+        ``sync`` is the seconds of it spent syncing, None where nothing was synced. Costs some 5 µs.
+        """
+        self.count_response("C-STORE-RSP", status)
+        self._inc_received_bytes(received)
+        self._observe_store_duration(duration)
+        if sync is not None:
+            self._observe_sync_duration(sync)
+        if status == 0:
+            self._inc_instances_stored()
+            self._observe_instance_size(received)
+            peer.stored()
+        else:
+            peer.failed("store_failed")
+
+    def count_response(self, command: str, status: int) -> None:
+        """One DIMSE response sent; for a C-STORE-RSP `store_finished` does it."""
+        increment = self._inc_response.get((command, status))
+        if increment is None:
+            increment = self.dimse_responses.labels(*labels.response_labels(command, status)).inc
+        increment()
+
+    def count_reject(self, source: int, reason: int) -> None:
+        """One A-ASSOCIATE-RJ sent, by its codes (PS3.8 Table 9-21)."""
+        self.associations_rejected.labels(*labels.reject_codes(source, reason)).inc()
+
+    def count_abort(self, direction: Literal["sent", "received"], source: int, reason: int) -> None:
+        """One A-ABORT sent or received, by its codes (PS3.8 Table 9-26)."""
+        self.aborts.labels(direction, *labels.abort_codes(source, reason)).inc()
+
+    def count_store_error(self, operation: str, errno: str) -> None:
+        """One failed operation of the store ("fsync") with its symbolic errno ("EIO", or "")."""
+        self.store_errors.labels(operation, labels.errno_label(errno)).inc()
+
+    def count_internal_error(self, module: str) -> None:
+        """One unexpected exception in the module of that ``__name__``."""
+        self.internal_errors.labels(labels.module_label(module)).inc()
+
+    def sample_store(self, *, accepting: bool, avail_bytes: int, size_bytes: int, files_avail: int) -> None:
+        """What the store's last check found."""
+        self.store_accepting.set(float(accepting))
+        self.store_avail_bytes.set(avail_bytes)
+        self.store_size_bytes.set(size_bytes)
+        self.store_files_avail.set(files_avail)
+
+    def sample_process(self, worker: str) -> None:
+        """Resident memory and open descriptors of this process, as those of the worker slot."""
+        with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 - as short as it gets, once a second
+            resident = int(statm.read().split()[1]) * _PAGE
+        self.worker_resident_memory.labels(worker).set(resident)
+        self.worker_open_fds.labels(worker).set(len(os.listdir("/proc/self/fd")) - 1)  # noqa: PTH208 - less the listing's own
+
+    def reload_finished(self, *, successful: bool, restart_pending: bool) -> None:
+        """A configuration was applied or rejected; the start's own counts as the first."""
+        self.config_last_reload_successful.set(float(successful))
+        self.config_restart_pending.set(float(restart_pending))
+        if successful:
+            self.config_last_reload_success_timestamp.set(time.time())
+
+    def _connections_and_associations(self) -> None:
+        counter, gauge = self._counter, self._gauge
+        self.connections = counter("connections", "TCP connections accepted.", "listener")
+        self.tls_handshakes = counter("tls_handshakes", "TLS handshakes by result.", "listener", "result")
+        self.associations = counter("associations", "Associations ended, by outcome.", "listener", "outcome")
+        self.associations_rejected = counter(
+            "associations_rejected", "A-ASSOCIATE-RJ sent, by the codes of PS3.8 Table 9-21.", "source", "reason"
+        )
+        self.aborts = counter(
+            "aborts", "A-ABORT sent and received, by the codes of PS3.8 Table 9-26.", "direction", "source", "reason"
+        )
+        self.association_duration = self._histogram(
+            "association_duration_seconds", "From the A-ASSOCIATE-RQ to the end of the connection.", ASSOCIATION_SECONDS
+        )
+        self.associations_active = gauge("associations_active", "Associations open now.", "livesum", "listener")
+        self.associations_limit = self._late(
+            "associations_limit", "Associations that may be open at once.", "livemostrecent"
+        )
+        self.tls_certificate_not_after = gauge(
+            "tls_certificate_not_after_timestamp_seconds",
+            "When the listener's certificate ends.",
+            "livemostrecent",
+            "listener",
+        )
+        self.access_open = gauge(
+            "access_open", "1 where no peers are configured, so that every peer may store.", "livemostrecent"
+        )
+        self.peer_instances = counter("peer_instances", "SOP Instances stored, by peer.", "peer")
+        self.peer_failures = counter("peer_failures", "Associations and stores that failed, by peer.", "peer", "reason")
+        self.peer_last_store = gauge(
+            "peer_last_store_timestamp_seconds", "When the peer last stored a SOP Instance.", "max", "peer"
+        )
+
+    def _store(self) -> None:
+        counter, histogram = self._counter, self._histogram
+        self.dimse_responses = counter("dimse_responses", "DIMSE responses sent, by status.", "command", "status")
+        self.instances_stored = counter("instances_stored", "C-STORE requests answered with success.")
+        self.store_received_bytes = counter("store_received_bytes", "Bytes of Data Sets received.")
+        self.store_errors = counter("store_errors", "Failed operations of the store.", "operation", "errno")
+        self.store_duplicates = counter(
+            "store_duplicates", "SOP Instances that were there before, by what was done.", "result"
+        )
+        self.store_recovered_files = counter(
+            "store_recovered_files", "Temporary files of a crash dealt with at start.", "action"
+        )
+        self.store_duration = histogram("store_duration_seconds", "From a C-STORE-RQ to its response.", STORE_SECONDS)
+        self.store_sync_duration = histogram(
+            "store_sync_duration_seconds", "Syncing one SOP Instance to the disk.", STORE_SECONDS
+        )
+        self.store_instance_size = histogram(
+            "store_instance_size_bytes", "Data Sets of stored SOP Instances.", INSTANCE_BYTES
+        )
+        self.store_accepting = self._late("store_accepting", "1 while the store takes instances.", "livemin")
+        self.store_avail_bytes = self._late("store_avail_bytes", "Space the store may still use.", "livemostrecent")
+        self.store_size_bytes = self._late("store_size_bytes", "Size of the store's file system.", "livemostrecent")
+        self.store_files_avail = self._late("store_files_avail", "Inodes the store may still use.", "livemostrecent")
+        self._inc_instances_stored = self.instances_stored.inc
+        self._inc_received_bytes = self.store_received_bytes.inc
+        self._observe_store_duration = self.store_duration.observe
+        self._observe_sync_duration = self.store_sync_duration.observe
+        self._observe_instance_size = self.store_instance_size.observe
+        self._inc_response = {
+            (command, status): self.dimse_responses.labels(*labels.response_labels(command, status)).inc
+            for command, statuses in labels.RESPONSE_STATUSES.items()
+            for status in statuses
+        }
+
+    def _process(self, version: str) -> None:
+        counter, gauge = self._counter, self._gauge
+        self.internal_errors = counter("internal_errors", "Unexpected exceptions; each is a bug.", "module")
+        self.log_records = counter("log_records", "Log lines, by level.", "level")
+        self.log_records_lost = counter("log_records_lost", "Log lines that could not be written.")
+        self.worker_exits = counter("worker_exits", "Worker processes that ended.", "reason")
+        self.workers = gauge("workers", "Worker processes, by state.", "livemostrecent", "state")
+        self.worker_resident_memory = gauge(
+            "worker_resident_memory_bytes", "Resident memory.", "livemostrecent", "worker"
+        )
+        self.worker_open_fds = gauge("worker_open_fds", "Open file descriptors.", "livemostrecent", "worker")
+        self.config_last_reload_successful = self._late(
+            "config_last_reload_successful", "1 if the last configuration read is in use.", "mostrecent"
+        )
+        self.config_last_reload_success_timestamp = self._late(
+            "config_last_reload_success_timestamp_seconds", "When a configuration was last applied.", "mostrecent"
+        )
+        self.config_restart_pending = self._late(
+            "config_restart_pending", "1 if the configuration has changes that only a restart applies.", "mostrecent"
+        )
+        gauge("start_time_seconds", "When dicomd started.", "min").set(time.time())
+        build = gauge("build_info", "1, labelled with the versions that run.", "max", "version", "python")
+        build.labels(version, platform.python_version()).set(1)
+
+    def _start_at_zero(self) -> None:
+        for name in self._listeners:
+            self.connections.labels(name)
+            for result in labels.TLS_RESULTS:
+                self.tls_handshakes.labels(name, result)
+        for source, reasons in labels.REJECT_REASONS.items():
+            for reason in reasons:
+                self.associations_rejected.labels(*labels.reject_codes(source, reason))
+        for source, reasons in labels.ABORT_REASONS.items():
+            for reason in reasons:
+                for direction in labels.ABORT_DIRECTIONS:
+                    self.aborts.labels(direction, *labels.abort_codes(source, reason))
+        for metric, values in (
+            (self.store_duplicates, labels.DUPLICATE_RESULTS),
+            (self.store_recovered_files, labels.RECOVERY_ACTIONS),
+            (self.internal_errors, (*labels.MODULES, labels.OTHER)),
+            (self.log_records, ("debug", "info", "warning", "error", "critical")),
+            (self.worker_exits, labels.WORKER_EXIT_REASONS),
+            (self.workers, labels.WORKER_STATES),
+        ):
+            for value in values:
+                metric.labels(value)
+
+    def _counter(self, name: str, documentation: str, *labelnames: str) -> Counter:
+        return Counter(f"dicomd_{name}_total", documentation, labelnames, registry=self.registry)
+
+    def _gauge(self, name: str, documentation: str, merge: Merge, *labelnames: str) -> Gauge:
+        return Gauge(f"dicomd_{name}", documentation, labelnames, registry=self.registry, multiprocess_mode=merge)
+
+    def _late(self, name: str, documentation: str, merge: Merge) -> "LateGauge":
+        return LateGauge(f"dicomd_{name}", documentation, merge, self.registry)
+
+    def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"dicomd_{name}", documentation, registry=self.registry, buckets=buckets)
+
+
+class LateGauge:
+    """A gauge that is absent until its value is known: 0 bytes available would wake somebody."""
+
+    def __init__(self, name: str, documentation: str, merge: Merge, registry: CollectorRegistry) -> None:
+        self._arguments: tuple[Any, ...] = (name, documentation, merge, registry)
+        self._gauge: Gauge | None = None
+
+    def set(self, value: float) -> None:
+        """Set the value; the first call makes the metric. One thread only."""
+        if self._gauge is None:
+            name, documentation, merge, registry = self._arguments
+            self._gauge = Gauge(name, documentation, registry=registry, multiprocess_mode=merge)
+        self._gauge.set(value)
+
+
+class ListenerSeries:
+    """What is counted for each connection of one listener."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self._active = metrics.associations_active.labels(name)
+        self._outcomes = {
+            outcome: metrics.associations.labels(name, outcome) for outcome in labels.ASSOCIATION_OUTCOMES
+        }
+        self._duration = metrics.association_duration
+        self.connected = metrics.connections.labels(name).inc
+        """One TCP connection accepted."""
+
+    def association_opened(self) -> None:
+        """An Association was accepted."""
+        self._active.inc()
+
+    def association_ended(self, outcome: str, *, duration: float, opened: bool) -> None:
+        """One ended (rejected ones too), ``duration`` seconds after its request.
+
+        ``opened``: it was accepted, and `association_opened` called. Raises KeyError for an outcome that isn't one of
+        `labels.ASSOCIATION_OUTCOMES`.
+        """
+        self._outcomes[outcome].inc()
+        self._duration.observe(duration)
+        if opened:
+            self._active.dec()
+
+
+class PeerSeries:
+    """What is counted for one configured peer, or for all that aren't configured."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self.name = name
+        self._inc_instances = metrics.peer_instances.labels(name).inc
+        self._failures = {reason: metrics.peer_failures.labels(name, reason) for reason in labels.PEER_FAILURE_REASONS}
+        self._metrics = metrics
+        self._last_store: Gauge | None = None  # a timestamp is absent until it is known
+
+    def stored(self) -> None:
+        """It stored an instance, now."""
+        self._inc_instances()
+        if self._last_store is None:
+            self._last_store = self._metrics.peer_last_store.labels(self.name)
+        self._last_store.set(time.time())
+
+    def failed(self, reason: str) -> None:
+        """Its Association or store failed; ``reason`` is one of `labels.PEER_FAILURE_REASONS`, else KeyError."""
+        self._failures[reason].inc()
