@@ -1,0 +1,34 @@
+"""`dicomd echo`: is there a DICOM peer, and does it talk to us?"""
+
+import time
+
+import click
+
+from dicomd.cli.options import fail, peer_options, version_option
+
+
+@click.command("echo")
+@peer_options(timeout="10s")
+@version_option
+def echo(host: str, port: int, called: str, calling: str, timeout: float) -> None:
+    """Ask a DICOM peer for an echo (C-ECHO).
+
+    Exit status: 0 only if the peer answers with status 0x0000, else 1 with the reason on stderr.
+    """
+    from pynetdicom.presentation import build_context
+
+    from dicomd.cli.requestor import AssociationFailedError, Peer, Requestor, status_in_words
+
+    peer = Peer(host, port, called, calling, timeout)
+    began = time.monotonic()
+    try:
+        with Requestor(peer, [build_context("1.2.840.10008.1.1")]) as requestor:
+            answer = requestor.association.send_c_echo()
+            if "Status" not in answer:
+                fail(f"{peer}: {requestor.why_ended()}")
+            status = answer.Status
+    except AssociationFailedError as error:
+        fail(str(error))
+    if status != 0x0000:
+        fail(f"{peer}: the echo was answered with {status_in_words(status)}")
+    click.echo(f"{peer}: echo answered with 0x0000 (Success) in {(time.monotonic() - began) * 1000:.0f} ms")

@@ -1,0 +1,182 @@
+"""An Association as its requestor, for `echo` and `send`, on pynetdicom.
+
+The rule: an Association is open, or there is an `AssociationFailedError` whose message tells a person why: refused,
+rejected, aborted, closed or silent.
+"""
+
+import socket
+import time
+from dataclasses import dataclass
+from typing import Self
+
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
+
+# PS3.8 Table 9-21
+_RESULTS = {1: "rejected, permanent", 2: "rejected, transient"}
+_SOURCES = {1: "service-user", 2: "service-provider (ACSE)", 3: "service-provider (Presentation)"}
+_DIAGNOSTICS = {
+    (1, 1): "no reason given",
+    (1, 2): "application context name not supported",
+    (1, 3): "Calling AE Title not recognized",
+    (1, 7): "Called AE Title not recognized",
+    (2, 1): "no reason given",
+    (2, 2): "protocol version not supported",
+    (3, 1): "temporary congestion",
+    (3, 2): "local limit exceeded",
+}
+# PS3.8 Table 9-26
+_ABORT_SOURCES = {0: "service-user", 2: "service-provider"}
+_ABORT_REASONS = {
+    0: "no reason given",
+    1: "unrecognized PDU",
+    2: "unexpected PDU",
+    4: "unrecognized PDU parameter",
+    5: "unexpected PDU parameter",
+    6: "invalid PDU parameter value",
+}
+# PS3.8 Table 9-18
+_CONTEXT_RESULTS = {
+    1: "refused by the user",
+    2: "no reason given",
+    3: "abstract syntax not supported",
+    4: "transfer syntax not supported",
+}
+
+
+class AssociationFailedError(Exception):
+    """No Association came about, or it ended early. The message is for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Whom to call, as whom, and how long to wait for the connection and for each answer (seconds)."""
+
+    host: str
+    port: int
+    called: str
+    calling: str
+    timeout: float
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What came over the wire, which pynetdicom's Association doesn't keep."""
+
+    connected: bool = False
+    reject: A_ASSOCIATE_RJ | None = None
+    abort: A_ABORT_RQ | None = None
+
+    def note(self, event: evt.Event) -> None:
+        """Take part in pynetdicom's events of the Association."""
+        if event.event is evt.EVT_CONN_OPEN:
+            self.connected = True
+        elif isinstance(event.pdu, A_ASSOCIATE_RJ):
+            self.reject = event.pdu
+        elif isinstance(event.pdu, A_ABORT_RQ):
+            self.abort = event.pdu
+
+
+class Requestor:
+    """One Association. A context manager: released at its end, aborted if that was an exception."""
+
+    def __init__(self, peer: Peer, contexts: list[PresentationContext]) -> None:
+        """Open it. Raises AssociationFailedError."""
+        self._peer = peer
+        self._attempt = Attempt()
+        began = time.monotonic()
+        try:
+            socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a host name"
+            raise AssociationFailedError(f"{peer.host}: {reason}") from error
+        application = AE(ae_title=peer.calling)
+        application.acse_timeout = application.dimse_timeout = application.connection_timeout = peer.timeout
+        self.association: Association = application.associate(
+            peer.host,
+            peer.port,
+            contexts=contexts,
+            ae_title=peer.called,
+            evt_handlers=[(evt.EVT_CONN_OPEN, self._attempt.note), (evt.EVT_PDU_RECV, self._attempt.note)],
+        )
+        if not self.association.is_established:
+            raise AssociationFailedError(self._why_not(time.monotonic() - began))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self.association.is_established:
+            if kind is None:
+                self.association.release()
+            else:
+                self.association.abort()
+
+    def why_ended(self) -> str:
+        """Why the open Association ended, or why an answer didn't come."""
+        if self._attempt.abort is not None:
+            return f"the peer aborted the Association: {_abort_in_words(self._attempt.abort)}"
+        return f"no answer: the connection was closed, or {self._peer.timeout:g} s passed"
+
+    def _why_not(self, seconds: float) -> str:
+        peer, attempt = self._peer, self._attempt
+        if attempt.reject is not None:
+            return f"{peer}: the Association was {_reject_in_words(attempt.reject)}"
+        if attempt.abort is not None:
+            return f"{peer}: the peer aborted the Association: {_abort_in_words(attempt.abort)}"
+        if not attempt.connected:
+            return f"{peer}: {_connection_trouble(peer)}"
+        if self.association.rejected_contexts:
+            results = {context_in_words(context.result) for context in self.association.rejected_contexts}
+            return f"{peer}: the peer accepts no Presentation Context: {', '.join(sorted(results))}"
+        if seconds >= peer.timeout:
+            return f"{peer}: connected, but no answer to the A-ASSOCIATE-RQ within {peer.timeout:g} s"
+        return f"{peer}: the peer closed the connection without an answer; it may not speak DICOM, or want TLS"
+
+
+def context_in_words(result: int | None) -> str:
+    """The result of a refused Presentation Context (PS3.8 Table 9-18)."""
+    return _CONTEXT_RESULTS.get(-1 if result is None else result, "not answered")
+
+
+def status_in_words(status: int) -> str:
+    """A C-STORE status (PS3.4 B.2.3): `0xA700 (Failure: Refused: Out of Resources)`."""
+    category, meaning = STORAGE_SERVICE_CLASS_STATUS.get(status, (code_to_category(status), ""))
+    return f"0x{status:04X} ({category}{': ' + meaning if meaning else ''})"
+
+
+def printable(text: str) -> str:
+    """A peer's text without what a terminal would act on."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _reject_in_words(reject: A_ASSOCIATE_RJ) -> str:
+    result, source, diagnostic = reject.result, reject.source, reject.reason_diagnostic
+    words = _DIAGNOSTICS.get((source or 0, diagnostic or 0), "a reserved value")
+    return (
+        f"{_RESULTS.get(result or 0, 'rejected')}, by the {_SOURCES.get(source or 0, 'peer')}: {words} "
+        f"({result}/{source}/{diagnostic})"
+    )
+
+
+def _abort_in_words(abort: A_ABORT_RQ) -> str:
+    source, reason = abort.source, abort.reason_diagnostic
+    words = _ABORT_REASONS.get(reason or 0, "a reserved value") if source else "no reason given"
+    return f"{words}, by its {_ABORT_SOURCES.get(source or 0, 'unknown source')} ({source}/{reason})"
+
+
+def _connection_trouble(peer: Peer) -> str:
+    """Why there is no connection. pynetdicom only logs that, so a second try tells."""
+    try:
+        socket.create_connection((peer.host, peer.port), timeout=peer.timeout).close()
+    except TimeoutError:
+        return f"no connection within {peer.timeout:g} s"
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return "the connection failed, but works now"

@@ -1,0 +1,63 @@
+"""`dicomd send`: C-STORE of files and folders, for trying an installation without other tools."""
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from dicomd.cli.options import fail, peer_options, version_option
+
+
+@click.command("send")
+@peer_options(timeout="60s")
+@click.argument("paths", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@version_option
+def send(host: str, port: int, called: str, calling: str, timeout: float, paths: tuple[Path, ...]) -> None:
+    """Send DICOM files to a peer (C-STORE).
+
+    FILE may be a folder: everything below it is sent. What isn't DICOM is skipped with a note. Data sets go out byte
+    for byte as they are in their files. Exit status: 0 if all were stored, else 1.
+    """
+    from dicomd.cli.files import Part10File, Skipped, find
+    from dicomd.cli.requestor import Peer
+    from dicomd.cli.storing import Result, store_all
+
+    files: list[Part10File] = []
+    failed = 0
+    for found in find(paths):
+        if isinstance(found, Skipped):
+            failed += found.broken
+            click.echo(f"{'failed' if found.broken else 'skipped'}: {found.path}: {found.why}", err=True)
+        else:
+            files.append(found)
+    if not files:
+        fail("nothing to send")
+
+    peer = Peer(host, port, called, calling, timeout)
+    stored = stored_bytes = warned = 0
+    problems: list[Result] = []
+    began = time.monotonic()
+    progress = (
+        click.progressbar(length=sum(file.size for file in files), label=f"Sending to {peer}", file=sys.stderr)
+        if sys.stderr.isatty()
+        else contextlib.nullcontext()
+    )
+    with progress as bar:
+        for result in store_all(peer, files):
+            stored += result.stored
+            stored_bytes += result.file.size if result.stored else 0
+            warned += result.stored and bool(result.why)
+            if result.why:
+                problems.append(result)
+            if bar is not None:
+                bar.update(result.file.size)
+    seconds = time.monotonic() - began
+    for result in problems:
+        click.echo(f"{'warning' if result.stored else 'failed'}: {result.file.path}: {result.why}", err=True)
+    failed += len(files) - stored
+    summary = f"{peer}: {stored} stored ({stored_bytes / 1e6:.1f} MB in {seconds:.1f} s)"
+    click.echo(summary + (f", {warned} with a warning" if warned else "") + f", {failed} failed")
+    if failed:
+        sys.exit(1)

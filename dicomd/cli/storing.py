@@ -1,0 +1,130 @@
+"""C-STORE of many files over as few Associations as will do.
+
+The rule: the data set's bytes go out as they are in the file. So each pair of SOP Class and Transfer Syntax has a
+Presentation Context of its own, and what the peer doesn't accept isn't sent rather than converted.
+"""
+
+import contextlib
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pydicom.uid import UID
+from pynetdicom import _config  # its settings are documented under this name (reference, Configuration Options)
+from pynetdicom.presentation import build_context
+
+from dicomd.cli.files import Part10File
+from dicomd.cli.requestor import (
+    AssociationFailedError,
+    Peer,
+    Requestor,
+    context_in_words,
+    printable,
+    status_in_words,
+)
+
+_CONTEXTS = 128  # Presentation Context IDs are the odd numbers of a byte (PS3.8 §9.3.2.2)
+_WARNINGS = range(0xB000, 0xC000)  # stored, with a remark (PS3.7 Annex C)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a file. `why` is the failure, or the peer's warning about a stored instance, else ""."""
+
+    file: Part10File
+    stored: bool
+    why: str = ""
+
+
+def store_all(peer: Peer, files: Sequence[Part10File]) -> Iterator[Result]:
+    """Send the files, one result each. An Association that ends early costs one file; the others get a new one.
+
+    When no Association can be had, everything that still waits has failed for that reason.
+    """
+    with _bytes_as_they_are():
+        for batch in _batches(files):
+            waiting = deque(batch)
+            while waiting:
+                try:
+                    yield from _one_association(peer, waiting)
+                except AssociationFailedError as error:
+                    yield from (Result(file, stored=False, why=str(error)) for file in waiting)
+                    waiting.clear()
+
+
+def _one_association(peer: Peer, waiting: deque[Part10File]) -> Iterator[Result]:
+    """Results until all are sent or the Association is gone; at least one file is taken from `waiting`."""
+    pairs = dict.fromkeys(file.context for file in waiting)
+    with Requestor(peer, [build_context(sop_class, syntax) for sop_class, syntax in pairs]) as requestor:
+        while waiting:
+            file = waiting.popleft()
+            result, usable = _store(requestor, file)
+            yield result
+            if not usable:
+                return
+
+
+def _store(requestor: Requestor, file: Part10File) -> tuple[Result, bool]:
+    """The result, and whether the Association can go on."""
+    association = requestor.association
+    if refusal := _refusal(requestor, file):
+        return Result(file, stored=False, why=refusal), True
+    try:
+        answer = association.send_c_store(file.path)
+    except (OSError, ValueError, AttributeError, RuntimeError) as error:
+        # the file vanished or changed, perhaps in mid-object; or the Association was gone already
+        why = requestor.why_ended() if isinstance(error, RuntimeError) else printable(str(error))
+        association.abort()
+        return Result(file, stored=False, why=why), False
+    if "Status" not in answer:
+        why = requestor.why_ended()
+        association.abort()
+        return Result(file, stored=False, why=why), False
+    status = int(answer.Status)
+    if status == 0x0000:
+        return Result(file, stored=True), True
+    comment = printable(str(answer.get("ErrorComment") or ""))
+    why = f"{status_in_words(status)}{': ' + comment if comment else ''}"
+    return Result(file, stored=status in _WARNINGS, why=why), True
+
+
+def _refusal(requestor: Requestor, file: Part10File) -> str:
+    """Why the peer takes no such instance, "" if it does."""
+    association = requestor.association
+    for context in association.accepted_contexts:
+        if (context.abstract_syntax, context.transfer_syntax[0]) == file.context:
+            return ""
+    result = next(
+        (
+            context.result
+            for context in association.rejected_contexts
+            if (context.abstract_syntax, context.transfer_syntax[0]) == file.context
+        ),
+        None,
+    )
+    sop_class, syntax = (UID(uid).name for uid in file.context)
+    return f"the peer refuses {sop_class} in {syntax}: {context_in_words(result)}"
+
+
+def _batches(files: Iterable[Part10File]) -> Iterator[list[Part10File]]:
+    """The files in groups that need at most 128 Presentation Contexts each."""
+    by_context: dict[tuple[str, str], list[Part10File]] = {}
+    for file in files:
+        by_context.setdefault(file.context, []).append(file)
+    pairs = list(by_context)
+    for start in range(0, len(pairs), _CONTEXTS):
+        yield [file for pair in pairs[start : start + _CONTEXTS] for file in by_context[pair]]
+
+
+@contextlib.contextmanager
+def _bytes_as_they_are() -> Iterator[None]:
+    """Files are streamed instead of decoded and encoded anew, without pydicom's remarks on their values."""
+    before = _config.STORE_SEND_CHUNKED_DATASET
+    _config.STORE_SEND_CHUNKED_DATASET = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _config.STORE_SEND_CHUNKED_DATASET = before

@@ -1,0 +1,1 @@
+"""Connections: the only code that touches a socket. One blocking thread an Association."""

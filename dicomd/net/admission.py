@@ -1,0 +1,131 @@
+"""Who may open a connection and an Association, and how many at once.
+
+The rule it keeps: what is counted in is counted out, whatever happens in between; every refusal has the result, source
+and reason of PS3.8 Table 9-21 and a sentence for the log that says what to change.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from dicomd.uids import APPLICATION_CONTEXT_NAME
+from dicomd.upperlayer.negotiation import AssociateRequest
+
+_AE_TITLE_CHARACTERS = frozenset(map(chr, range(0x20, 0x7F))) - {"\\"}
+
+
+class Result(IntEnum):
+    """PS3.8 Table 9-21."""
+
+    PERMANENT = 1
+    TRANSIENT = 2
+
+
+class Source(IntEnum):
+    """PS3.8 Table 9-21."""
+
+    SERVICE_USER = 1
+    PROVIDER_ACSE = 2
+    PROVIDER_PRESENTATION = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An A-ASSOCIATE-RJ (PS3.8 §9.3.4); `advice` tells the operator why, and what would let the peer in."""
+
+    result: Result
+    source: Source
+    reason: int
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    """Numbers that may be open at once; `per_peer` counts by source address."""
+
+    connections: int = 1024
+    associations: int = 256
+    per_peer: int = 64
+
+
+class Admission:
+    """Counts connections and Associations, and judges requests. Safe to use from many threads.
+
+    `ae_titles` are the accepted Called AE Titles, empty for any. `unready` returns why no Association can be taken at
+    present, or an empty string.
+    """
+
+    def __init__(self, limits: AdmissionLimits, *, ae_titles: frozenset[str], unready: Callable[[], str]) -> None:
+        self._limits, self._ae_titles, self._unready = limits, ae_titles, unready
+        self._connections = 0
+        self._associations: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def open_associations(self) -> int:
+        """How many Associations are open now."""
+        with self._lock:
+            return self._associations.total()
+
+    def connect(self) -> bool:
+        """Count a connection in; False, and not counted, when there are too many."""
+        with self._lock:
+            if self._connections >= self._limits.connections:
+                return False
+            self._connections += 1
+            return True
+
+    def disconnect(self) -> None:
+        """Count a connection out."""
+        with self._lock:
+            self._connections -= 1
+
+    def admit(self, request: AssociateRequest, address: str) -> Rejection | None:
+        """Judge `request` from `address` and count the Association in, or return why not."""
+        if rejection := self._judge(request):
+            return rejection
+        if reason := self._unready():
+            return Rejection(Result.TRANSIENT, Source.PROVIDER_PRESENTATION, 1, reason)
+        with self._lock:
+            if self._associations.total() >= self._limits.associations:
+                limit = f"limits.associations = {self._limits.associations} are open"
+            elif self._associations[address] >= self._limits.per_peer:
+                limit = f"limits.associations_per_peer = {self._limits.per_peer} are open from this address"
+            else:
+                self._associations[address] += 1
+                return None
+        return Rejection(Result.TRANSIENT, Source.PROVIDER_PRESENTATION, 2, limit)
+
+    def leave(self, address: str) -> None:
+        """Count an admitted Association out."""
+        with self._lock:
+            self._associations[address] -= 1
+            if not self._associations[address]:
+                del self._associations[address]
+
+    def _judge(self, request: AssociateRequest) -> Rejection | None:
+        if not request.protocol_version & 1:
+            return Rejection(Result.PERMANENT, Source.PROVIDER_ACSE, 2, "the peer doesn't speak protocol version 1")
+        if not _is_ae_title(request.calling_ae_title):
+            return Rejection(Result.PERMANENT, Source.SERVICE_USER, 3, "the Calling AE Title is empty or not valid")
+        if self._ae_titles and request.called_ae_title not in self._ae_titles:
+            return Rejection(
+                Result.PERMANENT, Source.SERVICE_USER, 7, "the Called AE Title is not in dicomd.ae_titles: add it there"
+            )
+        return None
+
+
+def judge_application_context(name: str) -> Rejection | None:
+    """There is one application context in DICOM (PS3.7 §A.2.1)."""
+    if name == APPLICATION_CONTEXT_NAME:
+        return None
+    return Rejection(Result.PERMANENT, Source.SERVICE_USER, 2, "the application context is not DICOM's")
+
+
+def _is_ae_title(text: str) -> bool:
+    """PS3.5 §6.2: 1 to 16 characters of the default repertoire without backslash and control characters."""
+    return bool(text) and _AE_TITLE_CHARACTERS.issuperset(text)

@@ -1,0 +1,379 @@
+"""One Association, from its connection to its end: a blocking thread that reads, asks the state table, and answers.
+
+The rules it keeps: what a PDU means is decided by `upperlayer.acceptor` alone; a Data Set is handed on as it arrives
+and never held; and whatever happens, the thread ends, its counts are taken back and nothing half stored is left.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+from dicomd.dimse.commands import MAX_COMMAND_SET, CommandSet, CommandSetError, encode_response, parse_command_set
+from dicomd.net.admission import Admission, Rejection, judge_application_context
+from dicomd.net.buffers import SMALL, BufferPool
+from dicomd.net.deadlines import Deadline, TimedOutError, TimeLimits
+from dicomd.net.report import AssociationReport, Outcome
+from dicomd.net.transport import ConnectionLostError, PlainTransport
+from dicomd.services.operations import Operation, PresentationContext, Services
+from dicomd.upperlayer.acceptor import RECEIVED, AcceptorStateMachine, Action, Event, State
+from dicomd.upperlayer.negotiation import (
+    AssociateRequest,
+    MalformedRequestError,
+    Negotiated,
+    Negotiator,
+    associate_ac,
+)
+from dicomd.upperlayer.pdus import (
+    A_RELEASE_RP_PDU,
+    AbortReason,
+    AbortSource,
+    a_abort,
+    a_associate_rj,
+    p_data_tf,
+)
+from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
+
+_FAREWELL = 1.0
+"""Seconds for a peer to take the A-ABORT of a daemon that stops."""
+_MOST_VIEWS = 512
+"""Fragments kept for one write; half of what a single writev takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptorSettings:
+    """What all Associations of a worker share. `max_pdu` is in bytes, as advertised."""
+
+    negotiator: Negotiator
+    services: Services
+    admission: Admission
+    limits: TimeLimits
+    max_pdu: int
+    buffers: BufferPool
+
+
+class StoppedError(Exception):
+    """dicomd stops, and can't wait for this Association any longer."""
+
+
+class Association:
+    """An Association that a peer asks for over `transport`, from the source address `address`."""
+
+    def __init__(
+        self, transport: PlainTransport, address: str, settings: AcceptorSettings, report: AssociationReport
+    ) -> None:
+        self._transport, self._address, self._settings, self._report = transport, address, settings, report
+        self._machine = AcceptorStateMachine()
+        self._deadline = Deadline(transport, settings.limits)
+        self._own_buffer = memoryview(bytearray(SMALL))
+        self._large_buffer: memoryview | None = None
+        self._reader = PDUReader(self._own_buffer, max_pdu=settings.max_pdu)
+        self._admitted = False
+        self._stopping = False
+        self._peer_max_pdu = 0
+        self._contexts: dict[int, PresentationContext] = {}
+        # of the message that is being received
+        self._command = bytearray()
+        self._context_id = 0
+        self._operation: Operation | None = None
+        self._request: CommandSet | None = None
+        self._views: list[memoryview] = []
+        self._views_size = 0
+
+    def run(self) -> None:
+        """Serve the Association until its connection ends. Never raises."""
+        with ExitStack() as last:  # each of these runs, whatever becomes of the others
+            last.callback(self._report.ended)
+            last.callback(self._transport.close)
+            last.callback(self._leave)
+            last.callback(self._drop_message)
+            try:
+                while self._machine.state is not State.IDLE:
+                    self._step()
+            except Exception as error:  # a defect of dicomd's must not end the worker
+                self._report.internal_error("net", error)
+                self._abort_after_defect()
+
+    def stop(self) -> None:
+        """Abort the Association from another thread, at the end of a drain."""
+        self._stopping = True
+        self._transport.wake()
+
+    def hasten(self) -> None:
+        """At the start of a drain, from another thread: don't wait for the peer to close what is over already."""
+        if self._machine.state is State.AWAITING_CLOSE:
+            self._transport.wake()
+
+    # -- one event after the other ---------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        try:
+            event = self._next_event()
+            if isinstance(event, Fragment):
+                self._take_fragment(event)
+            else:
+                self._take_pdu(event)
+        except PDUError as error:
+            self._report.outcome(Outcome.ABORTED_LOCALLY, str(error))
+            self._react(self._machine.happened(Event.INVALID_PDU), error.reason)
+        except TimedOutError as error:
+            self._time_is_up(str(error))
+        except StoppedError:
+            self._report.outcome(Outcome.ABORTED_LOCALLY, "dicomd stops")
+            self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
+            self._deadline.start_artim(_FAREWELL)
+        except ConnectionLostError as error:
+            self._report.outcome(Outcome.CONNECTION_LOST, str(error))
+            self._connection_ended()
+
+    def _connection_ended(self) -> None:
+        if self._machine.state is not State.IDLE:
+            self._machine.happened(Event.CLOSED)
+
+    def _next_event(self) -> PDU | Fragment:
+        reader = self._reader
+        while (event := reader.next_event()) is None:
+            self._receive()
+        return event
+
+    def _receive(self) -> None:
+        reader, deadline = self._reader, self._deadline
+        self._check_stopping()
+        in_message = self._operation is not None or bool(self._command) or not reader.at_boundary
+        if reader.must_rewind or (reader.pdv_left > SMALL and self._large_buffer is None):
+            self._make_room()
+        if self._machine.state is State.ESTABLISHED:
+            if in_message:
+                deadline.in_message()
+            else:
+                deadline.between_messages()
+        space = reader.space()
+        count = 0
+        while not count:
+            deadline.before_receive()
+            try:
+                count = self._transport.receive_into(space, acknowledge=in_message)
+            except TimeoutError:
+                deadline.elapsed()
+            except ConnectionLostError:
+                self._check_stopping()  # `wake` looks like the peer's end
+                raise
+        reader.received(count)
+        deadline.received(count)
+
+    def _check_stopping(self) -> None:
+        if self._stopping and self._machine.state is State.ESTABLISHED:
+            raise StoppedError
+
+    def _make_room(self) -> None:
+        self._flush()
+        if self._large_buffer is None and self._operation is not None:  # who fills the small one has earned it
+            self._large_buffer = self._settings.buffers.borrow()
+            self._reader.rewind(self._large_buffer)
+        else:
+            self._reader.rewind()
+
+    # -- PDUs ------------------------------------------------------------------------------------------------------
+
+    def _take_pdu(self, pdu: PDU) -> None:
+        event = RECEIVED[pdu.pdu_type]
+        if event is Event.ASSOCIATE_RQ_RECEIVED and self._machine.state is State.AWAITING_ASSOCIATE_RQ:
+            self._take_request(pdu.body)
+            return
+        action = self._machine.happened(event)
+        if action is Action.DT_2:
+            return  # its fragments follow
+        if action is Action.AR_2:
+            self._release()
+        elif action in (Action.AA_2, Action.AA_3):
+            self._report.aborted("received", pdu.body[2], pdu.body[3])
+            self._report.outcome(Outcome.ABORTED_BY_PEER)
+        elif action is not Action.AA_6:
+            self._report.outcome(Outcome.ABORTED_LOCALLY, f"unexpected {event.name.replace('_', ' ').lower()}")
+            self._react(action, AbortReason.UNEXPECTED_PDU)
+
+    def _react(self, action: Action, reason: AbortReason) -> None:
+        """Send the A-ABORT that `action` asks for (PS3.8 Table 9-9). The state has moved to Sta13 already."""
+        if action is Action.AA_6:
+            return
+        source = AbortSource.SERVICE_USER if action is Action.AA_1 else AbortSource.SERVICE_PROVIDER
+        if action is Action.AA_1:
+            reason = AbortReason.NOT_SPECIFIED
+        if action is not Action.AA_7:  # which repeats an A-ABORT in Sta13, while ARTIM runs on
+            self._drop_message()
+            self._leave()
+            self._reader.skip_pdu()
+            self._deadline.start_artim()
+        try:
+            self._transport.send(a_abort(source, reason))
+        except ConnectionLostError:
+            self._connection_ended()  # nobody is left to be told
+        else:
+            self._report.aborted("sent", source, reason)
+
+    def _time_is_up(self, why: str) -> None:
+        if self._machine.state is State.ESTABLISHED:
+            self._report.outcome(Outcome.TIMED_OUT, why)
+            self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
+        else:
+            if self._machine.state is State.AWAITING_ASSOCIATE_RQ:
+                self._report.outcome(Outcome.TIMED_OUT, f"no A-ASSOCIATE-RQ: {why}")
+            self._machine.happened(Event.ARTIM_EXPIRED)
+
+    def _abort_after_defect(self) -> None:
+        self._report.outcome(Outcome.ABORTED_LOCALLY, "internal error")
+        if self._machine.state in (State.ESTABLISHED, State.AWAITING_ASSOCIATE_RESPONSE):
+            with suppress(Exception):  # the defect has been told; its consequences need not be
+                self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
+
+    # -- opening and release ---------------------------------------------------------------------------------------
+
+    def _take_request(self, body: bytes) -> None:
+        """Judge an A-ASSOCIATE-RQ and answer it. One that can't be understood is an invalid PDU, never a request."""
+        report = self._report
+        try:
+            request = AssociateRequest.from_body(body)
+            report.requested(request)
+            verdict = self._judge(request)
+        except MalformedRequestError as error:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, str(error)) from error
+        self._machine.happened(Event.ASSOCIATE_RQ_RECEIVED)
+        if isinstance(verdict, Rejection):
+            self._reject(verdict)
+            return
+        negotiated = verdict
+        self._machine.happened(Event.ACCEPT)
+        self._peer_max_pdu = negotiated.max_pdu
+        titles = (request.calling_ae_title, request.called_ae_title)
+        self._contexts = {
+            context_id: PresentationContext(context.abstract_syntax, context.transfer_syntax, *titles)
+            for context_id, context in negotiated.contexts.items()
+        }
+        report.accepted(negotiated)
+        self._transport.send(associate_ac(request, negotiated))
+
+    def _judge(self, request: AssociateRequest) -> Negotiated | Rejection:
+        """Cheap checks first: a peer that isn't let in costs no negotiation."""
+        rejection = self._settings.admission.admit(request, self._address)
+        if rejection is not None:
+            return rejection
+        self._admitted = True
+        negotiated = self._settings.negotiator.negotiate(request)
+        return judge_application_context(negotiated.application_context_name) or negotiated
+
+    def _reject(self, rejection: Rejection) -> None:
+        self._leave()
+        self._machine.happened(Event.REJECT)
+        self._deadline.start_artim()
+        self._report.outcome(Outcome.REJECTED)
+        self._transport.send(a_associate_rj(rejection.result, rejection.source, rejection.reason))
+        self._report.rejected(rejection)
+
+    def _release(self) -> None:
+        """Release is granted at once: every request before it has been answered, since they are served in turn."""
+        if self._operation is not None or self._command:
+            # PS3.8 has no word for a release in the middle of a message; what was begun can't be finished any more.
+            self._drop_message()
+        self._machine.happened(Event.RELEASE)
+        self._leave()
+        self._deadline.start_artim()
+        self._report.outcome(Outcome.RELEASED)
+        self._transport.send(A_RELEASE_RP_PDU)
+
+    def _leave(self) -> None:
+        if self._admitted:
+            self._admitted = False
+            self._settings.admission.leave(self._address)
+
+    # -- messages --------------------------------------------------------------------------------------------------
+
+    def _take_fragment(self, fragment: Fragment) -> None:
+        if self._machine.state is not State.ESTABLISHED:
+            return
+        context_id, is_command, is_last, data = fragment
+        if is_command:
+            self._take_command(context_id, data, is_last=is_last)
+            return
+        operation, request = self._operation, self._request
+        if operation is None or request is None:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "a Data Set fragment without a Command Set before it")
+        if context_id != self._context_id:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "the Presentation Context changes inside a message")
+        self._views.append(data)
+        self._views_size += len(data)
+        if is_last:
+            self._flush()
+            self._finish_message(operation, request)
+        elif len(self._views) >= _MOST_VIEWS:
+            self._flush()
+
+    def _take_command(self, context_id: int, data: memoryview, *, is_last: bool) -> None:
+        if self._operation is not None:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "a Command Set fragment inside a Data Set")
+        context = self._contexts.get(context_id)
+        if context is None:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, f"Presentation Context {context_id} is not accepted")
+        if self._command and context_id != self._context_id:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "the Presentation Context changes inside a Command Set")
+        if len(self._command) + len(data) > MAX_COMMAND_SET:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, f"a Command Set of over {MAX_COMMAND_SET} bytes")
+        self._context_id = context_id
+        self._command += data
+        if not is_last:
+            return
+        try:
+            request = parse_command_set(self._command)
+        except CommandSetError as error:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, f"Command Set: {error}") from error
+        if request.is_response:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "a response to a request that was never sent")
+        self._check_stopping()
+        self._command.clear()
+        self._request = request
+        self._report.message_started()
+        self._operation = self._settings.services.begin(request, context)
+        if not request.has_data_set:
+            self._finish_message(self._operation, request)
+
+    def _flush(self) -> None:
+        """Hand the collected views on, before the buffer they show is used again."""
+        if self._views:
+            views, size = self._views, self._views_size
+            self._views, self._views_size = [], 0
+            if self._operation is not None:
+                self._operation.write(views, size)
+
+    def _finish_message(self, operation: Operation, request: CommandSet) -> None:
+        response = operation.finish()
+        self._operation = self._request = None
+        sent = False
+        try:
+            if response is not None:
+                self._machine.happened(Event.SEND_DATA)
+                command_set = encode_response(request, response)
+                self._transport.send(p_data_tf(self._context_id, command_set, self._peer_max_pdu))
+                sent = True
+        finally:
+            # What nobody waits for comes after the answer, the log line too: the peer sends on meanwhile.
+            operation.release()
+            self._return_buffer()
+            if response is not None:
+                self._report.answered(operation, request.command_field, response, sent=sent)
+
+    def _drop_message(self) -> None:
+        """The message will never be complete: leave nothing of it."""
+        operation, self._operation, self._request = self._operation, None, None
+        self._views, self._views_size = [], 0
+        self._command.clear()
+        if operation is not None:
+            operation.discard()
+            self._report.interrupted(operation)
+        self._return_buffer()
+
+    def _return_buffer(self) -> None:
+        """Between messages an Association holds only its own small buffer."""
+        buffer, left = self._large_buffer, self._reader.unread
+        if buffer is not None and left < SMALL:
+            self._reader.rewind(self._own_buffer)
+            self._large_buffer = None
+            self._settings.buffers.give_back(buffer)

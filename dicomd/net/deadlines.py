@@ -1,0 +1,105 @@
+"""When the next bytes of an Association are due.
+
+The rule it keeps: a peer may be slow, never endless. Before and after the Association runs ARTIM (PS3.8 §9.1.5), a
+span that no trickle of bytes extends; between messages a limit for each wait; inside a message a minimum rate.
+Only waiting for the peer counts: a slow disk here is not the peer's fault.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from dicomd.net.transport import PlainTransport
+
+_TICKS_A_WINDOW = 4
+"""How often a stalled transfer is looked at in one window: a stall is noticed after a window and a quarter."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """`request` (ARTIM) and `idle` in seconds, `minimum_rate` in bytes a second averaged over `window` seconds."""
+
+    request: float = 10.0
+    idle: float = 60.0
+    minimum_rate: float = 1024.0
+    window: float = 30.0
+
+
+class TimedOutError(Exception):
+    """The peer took too long."""
+
+
+class _Phase(Enum):
+    ARTIM = auto()
+    BETWEEN_MESSAGES = auto()
+    IN_MESSAGE = auto()
+
+
+class Deadline:
+    """Limits the reads of one transport; starts with ARTIM running."""
+
+    __slots__ = ("_asked", "_bytes", "_expires", "_limits", "_phase", "_transport", "_waited")
+
+    def __init__(self, transport: PlainTransport, limits: TimeLimits) -> None:
+        self._transport, self._limits = transport, limits
+        self._bytes = 0
+        self._asked = self._waited = 0.0
+        self.start_artim()
+
+    def start_artim(self, at_most: float | None = None) -> None:
+        """Start the ARTIM timer anew, with a span of `at_most` seconds where that is shorter than the limit."""
+        self._phase = _Phase.ARTIM
+        span = self._limits.request if at_most is None else min(at_most, self._limits.request)
+        self._expires = time.monotonic() + span
+
+    def between_messages(self) -> None:
+        """Each wait for bytes may now last as long as an Association may be idle."""
+        if self._phase is not _Phase.BETWEEN_MESSAGES:
+            self._phase = _Phase.BETWEEN_MESSAGES
+            self._transport.limit_receive(self._limits.idle)
+
+    def in_message(self) -> None:
+        """From now on the peer has to keep the minimum rate; with none set, each wait may last as between messages."""
+        if not self._limits.minimum_rate:
+            self.between_messages()
+        elif self._phase is not _Phase.IN_MESSAGE:
+            self._phase = _Phase.IN_MESSAGE
+            self._start_window()
+            self._transport.limit_receive(self._limits.window / _TICKS_A_WINDOW)
+
+    def before_receive(self) -> None:
+        """Set the limit of the read that follows. Raises `TimedOutError` when there is no time left for it."""
+        if self._phase is _Phase.ARTIM:
+            left = self._expires - time.monotonic()
+            if left <= 0:
+                raise TimedOutError(f"nothing complete within {self._limits.request:g} s")
+            self._transport.limit_receive(left)
+        elif self._phase is _Phase.IN_MESSAGE:
+            self._asked = time.monotonic()
+
+    def received(self, count: int) -> None:
+        """Account for `count` bytes. Raises `TimedOutError` for a peer below the minimum rate."""
+        if self._phase is _Phase.IN_MESSAGE:
+            self._bytes += count
+            self._check_rate()
+
+    def elapsed(self) -> None:
+        """A read came to its limit. Raises `TimedOutError` unless the peer still has time."""
+        if self._phase is _Phase.BETWEEN_MESSAGES:
+            raise TimedOutError(f"idle for {self._limits.idle:g} s")
+        if self._phase is _Phase.IN_MESSAGE:
+            self._check_rate()
+
+    def _check_rate(self) -> None:
+        self._waited += time.monotonic() - self._asked
+        if self._waited < self._limits.window:
+            return
+        if self._bytes < self._limits.minimum_rate * self._waited:
+            raise TimedOutError(f"only {self._bytes} bytes in {self._waited:.0f} s in the middle of a message")
+        self._start_window()
+
+    def _start_window(self) -> None:
+        self._bytes = 0
+        self._waited = 0.0

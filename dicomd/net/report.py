@@ -1,0 +1,250 @@
+"""What becomes visible of a connection: its counters and its log lines (one an Association, one an instance).
+
+The rule it keeps: nothing of the patient's is passed on, and the figures are those of what was really sent: a response
+that didn't reach the socket is no response.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from enum import StrEnum
+from typing import Any, Literal
+
+from dicomd.dimse.commands import CommandField, Response
+from dicomd.dimse.statuses import Status
+from dicomd.net.admission import Rejection
+from dicomd.services.operations import Operation
+from dicomd.services.storage import StoreOperation
+from dicomd.telemetry.logs import get_logger
+from dicomd.telemetry.messages import Message
+from dicomd.telemetry.metrics import Metrics
+from dicomd.upperlayer.negotiation import AssociateRequest, Negotiated, RefusedContext
+
+_REFUSALS = {
+    1: "user-rejection: the peer may only be SCU here",
+    3: "abstract syntax not supported: a Storage SOP Class can be added to contexts.sop_classes",
+    4: "transfer syntaxes not supported: add one to contexts.transfer_syntaxes",
+}
+_RESPONSES = {int(CommandField.C_STORE_RQ): "C-STORE-RSP", int(CommandField.C_ECHO_RQ): "C-ECHO-RSP"}
+
+
+class Outcome(StrEnum):
+    """How an Association ends, as its counter is labelled."""
+
+    RELEASED = "released"
+    ABORTED_BY_PEER = "aborted_by_peer"
+    ABORTED_LOCALLY = "aborted_locally"
+    REJECTED = "rejected"
+    TIMED_OUT = "timed_out"
+    CONNECTION_LOST = "connection_lost"
+
+
+class ConnectionReport:
+    """What becomes visible of connections before there is an Association."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._log = get_logger()
+
+    def connected(self, listener: str) -> None:
+        """A TCP connection was accepted."""
+        self._metrics.listener(listener).connected()
+
+    def refused(self, listener: str, address: str, reason: str) -> None:
+        """A connection was closed without a word."""
+        self._log.warning("connection refused", listener=listener, dicom_peer_address=address, error=reason)
+
+    def accept_failed(self, listener: str, error: OSError) -> None:
+        """The listener couldn't accept."""
+        self._log.error("accept failed", listener=listener, error=error.strerror or str(error))
+
+
+class AssociationReport:
+    """What becomes visible of one Association; used by its thread alone."""
+
+    def __init__(self, metrics: Metrics, *, listener: str, address: str, instances: bool) -> None:
+        """`instances` asks for a log line for each stored instance; failures always have theirs."""
+        self._metrics = metrics
+        self._series = metrics.listener(listener)
+        self._peer = metrics.peer("")
+        self._instances = instances
+        self._bound: dict[str, Any] = {
+            "dicom_association_id": os.urandom(6).hex(),
+            "dicom_peer": self._peer.name,
+            "dicom_peer_address": address,
+            "listener": listener,
+        }
+        self._log = get_logger()
+        self._began = time.monotonic()
+        self._message_began = self._began
+        self._requested = self._accepted = False
+        self._outcome: Outcome | None = None
+        self._error = ""
+        self._abort: dict[str, Any] = {}
+        self._negotiated: Negotiated | None = None
+        self._stored = self._failed = self._bytes = 0
+
+    # -- the Association -------------------------------------------------------------------------------------------
+
+    def requested(self, request: AssociateRequest) -> None:
+        """An A-ASSOCIATE-RQ has come."""
+        self._requested = True
+        self._began = time.monotonic()
+        self._bound |= {"dicom_calling_aet": request.calling_ae_title, "dicom_called_aet": request.called_ae_title}
+        self._log = get_logger().bind(**self._bound)
+
+    def accepted(self, negotiated: Negotiated) -> None:
+        """The Association is established, with whatever Presentation Contexts were agreed on."""
+        self._accepted = True
+        self._negotiated = negotiated
+        self._series.association_opened()
+        if not negotiated.contexts:
+            self._log.warning(
+                "no presentation context accepted",
+                implementation_version_name=negotiated.implementation_version_name,
+                contexts=[_described(context) for context in negotiated.refused],
+            )
+
+    def rejected(self, rejection: Rejection) -> None:
+        """An A-ASSOCIATE-RJ has been sent."""
+        self._metrics.count_reject(rejection.source, rejection.reason)
+        self._log.warning(
+            Message.ASSOCIATION_REJECTED,
+            result=int(rejection.result),
+            source=int(rejection.source),
+            reason=rejection.reason,
+            advice=rejection.advice,
+        )
+
+    def aborted(self, direction: Literal["sent", "received"], source: int, reason: int) -> None:
+        """An A-ABORT was sent or received (PS3.8 Table 9-26); the first says why the Association ended."""
+        self._metrics.count_abort(direction, source, reason)
+        if not self._abort:
+            self._abort = {"direction": direction, "source": int(source), "reason": int(reason)}
+
+    def outcome(self, outcome: Outcome, error: str = "") -> None:
+        """How it ends; what is said first counts, since all later trouble follows from it."""
+        if self._outcome is None:
+            self._outcome, self._error = outcome, error
+
+    def ended(self) -> None:
+        """The connection is closed: count the Association and write its line."""
+        outcome = self._outcome or Outcome.CONNECTION_LOST
+        seconds = time.monotonic() - self._began
+        if not self._requested:
+            # A probe, a scanner, or a peer that spoke something else: no Association, so none is counted.
+            self._log.info("connection without association", outcome=outcome, error=self._error, **self._bound)
+            return
+        self._series.association_ended(outcome, duration=seconds, opened=self._accepted)
+        if outcome is not Outcome.RELEASED:
+            self._peer.failed(outcome)
+        if outcome is Outcome.REJECTED:
+            return  # its line has been written
+        fields: dict[str, Any] = {
+            "outcome": outcome,
+            "instances": self._stored,
+            "failures": self._failed,
+            "dicom_bytes": self._bytes,
+            "dicom_duration_usec": int(seconds * 1e6),
+        }
+        if self._error:
+            fields["error"] = self._error
+        if self._negotiated is not None:
+            fields["contexts_accepted"] = len(self._negotiated.contexts)
+            fields["contexts_proposed"] = len(self._negotiated.contexts) + len(self._negotiated.refused)
+            fields["implementation_version_name"] = self._negotiated.implementation_version_name
+            if self._negotiated.refused and self._negotiated.contexts:
+                fields["contexts"] = [_described(context) for context in self._negotiated.refused]
+        fields |= self._abort
+        log = self._log.info if outcome is Outcome.RELEASED else self._log.warning
+        log(Message.ASSOCIATION_ENDED, **fields)
+
+    # -- messages --------------------------------------------------------------------------------------------------
+
+    def message_started(self) -> None:
+        """A request's Command Set is complete."""
+        self._message_began = time.monotonic()
+
+    def answered(self, operation: Operation, command_field: int, response: Response, *, sent: bool) -> None:
+        """A request has been served, and its response sent if it could be."""
+        if isinstance(operation, StoreOperation):
+            self._store_answered(operation, response, sent=sent)
+        elif sent:
+            self._metrics.count_response(_RESPONSES.get(command_field, "other"), response.status)
+
+    def interrupted(self, operation: Operation) -> None:
+        """The Association ended in the middle of a message."""
+        if isinstance(operation, StoreOperation):
+            self._failed += 1
+            self._bytes += operation.size
+            self._metrics.store_received_bytes.inc(operation.size)
+            self._log.warning(
+                "instance incomplete",
+                dicom_sop_class_uid=operation.identity.sop_class_uid,
+                dicom_sop_instance_uid=operation.identity.sop_instance_uid,
+                dicom_bytes=operation.size,
+            )
+
+    def internal_error(self, module: str, error: BaseException) -> None:
+        """An exception that nobody expected."""
+        self._metrics.count_internal_error(module)
+        self._log.error(Message.INTERNAL_ERROR, module=module, exception=error)
+
+    def _store_answered(self, operation: StoreOperation, response: Response, *, sent: bool) -> None:
+        seconds = time.monotonic() - self._message_began
+        stored, error = operation.stored, operation.error
+        self._bytes += operation.size
+        if sent:
+            self._metrics.store_finished(
+                self._peer,
+                response.status,
+                received=operation.size,
+                duration=seconds,
+                sync=stored.sync_seconds if stored is not None and stored.sync_seconds else None,
+            )
+        duplicate: str = stored.duplicate if stored is not None else ""
+        if response.status is Status.DUPLICATE_REJECTED:
+            duplicate = "rejected"
+        if duplicate:
+            self._metrics.store_duplicates.labels(duplicate).inc()
+        if error is not None and error.operation:
+            self._metrics.count_store_error(error.operation, error.errno)
+        if operation.unexpected is not None:
+            self.internal_error("store", operation.unexpected)
+        if response.status is Status.SUCCESS:
+            self._stored += 1
+            if not self._instances and sent:
+                return
+        else:
+            self._failed += 1
+        fields: dict[str, Any] = {
+            "dicom_sop_class_uid": operation.identity.sop_class_uid,
+            "dicom_sop_instance_uid": operation.identity.sop_instance_uid,
+            "dicom_transfer_syntax_uid": operation.identity.transfer_syntax_uid,
+            "dicom_status": str(response.status),
+            "dicom_bytes": operation.size,
+            "dicom_duration_usec": int(seconds * 1e6),
+        }
+        if stored is not None and stored.sync_seconds:
+            fields["sync_usec"] = int(stored.sync_seconds * 1e6)
+        if duplicate:
+            fields["duplicate"] = duplicate
+        if not sent:
+            fields["detail"] = "the response could not be sent"
+        if response.status is Status.SUCCESS:
+            self._log.info(Message.INSTANCE_STORED, **fields)
+            return
+        if error is not None:
+            fields |= {"operation": error.operation, "errno": error.errno}
+        self._log.warning(Message.STORE_FAILED, error_comment=response.comment, **fields)
+
+
+def _described(context: RefusedContext) -> dict[str, Any]:
+    return {
+        "context_id": context.context_id,
+        "abstract_syntax": context.abstract_syntax,
+        "transfer_syntaxes": list(context.transfer_syntaxes),
+        "result": context.result,
+        "advice": _REFUSALS.get(context.result, ""),
+    }

@@ -1,0 +1,104 @@
+"""A connected socket as an Association uses it: blocking reads and writes with time limits, no threads and no polling.
+
+The rule it keeps: every wait ends. Time limits are the kernel's own (SO_RCVTIMEO, SO_SNDTIMEO): they cost no system
+call a read, wake nobody but the waiting thread, and leave the connection usable for an A-ABORT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from typing import Final
+
+_TIMEVAL: Final = struct.Struct("@ll")
+_RESET: Final = struct.pack("@ii", 1, 0)
+_SHORTEST: Final = 0.001  # seconds: a timeval of zero would mean no limit
+
+
+class ConnectionLostError(Exception):
+    """The connection ended: closed or reset by the peer, or unusable."""
+
+
+class PlainTransport:
+    """TCP without TLS. Reads and writes belong to one thread; `wake` may be called from another."""
+
+    __slots__ = ("_receive_timeout", "_send_timeout", "_sock")
+
+    def __init__(self, sock: socket.socket, *, send_timeout: float) -> None:
+        """Prepare an accepted socket. `send_timeout` is in seconds a write may block. Raises OSError if it is gone."""
+        sock.setblocking(True)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(send_timeout))
+        self._sock = sock
+        self._receive_timeout = 0.0
+        self._send_timeout = send_timeout
+
+    def limit_receive(self, seconds: float) -> None:
+        """Let each following `receive_into` wait at most so long."""
+        if seconds != self._receive_timeout:
+            self._receive_timeout = seconds
+            try:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
+            except OSError as error:
+                raise ConnectionLostError(str(error)) from error
+
+    def receive_into(self, buffer: memoryview, *, acknowledge: bool) -> int:
+        """Read at least one byte into `buffer` and return how many.
+
+        `acknowledge` sends the pending TCP acknowledgement at once: real senders write the header and the body of a PDU
+        apart, and with Nagle's algorithm wait for it 40 ms a PDU. The option isn't sticky: it is set for each read.
+        Raises TimeoutError after the limit, `ConnectionLostError` at the end of the connection.
+        """
+        try:
+            if acknowledge:
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            count = self._sock.recv_into(buffer)
+        except BlockingIOError:
+            raise TimeoutError from None
+        except OSError as error:
+            raise ConnectionLostError(error.strerror or str(error)) from error
+        if not count:
+            raise ConnectionLostError("closed by the peer")
+        return count
+
+    def send(self, data: bytes) -> None:
+        """Send all of `data`. Raises `ConnectionLostError`, also for a peer that doesn't read."""
+        try:
+            sent = self._sock.send(data)
+            if sent != len(data):
+                self._send_rest(memoryview(data)[sent:])
+        except BlockingIOError:
+            with contextlib.suppress(OSError):  # what the peer doesn't read must not linger in the kernel
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            raise ConnectionLostError("the peer does not read") from None
+        except OSError as error:
+            raise ConnectionLostError(error.strerror or str(error)) from error
+
+    def _send_rest(self, rest: memoryview) -> None:
+        """What the kernel had no room for: the peer reads slowly, but has to be done within the limit."""
+        deadline = time.monotonic() + self._send_timeout
+        while rest:
+            if time.monotonic() > deadline:
+                raise BlockingIOError
+            rest = rest[self._sock.send(rest) :]
+
+    def wake(self) -> None:
+        """Let a blocked `receive_into` end as if the peer had closed; sending stays possible. From any thread.
+
+        What has arrived, or still arrives, can be read on: Linux only ends the waiting.
+        """
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
+
+    def close(self) -> None:
+        """Close the connection. Never raises."""
+        with contextlib.suppress(OSError):
+            self._sock.close()
+
+
+def _timeval(seconds: float) -> bytes:
+    whole, fraction = divmod(max(seconds, _SHORTEST), 1)
+    return _TIMEVAL.pack(int(whole), int(fraction * 1e6))

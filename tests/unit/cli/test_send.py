@@ -1,0 +1,194 @@
+"""`dicomd send`: real files to a real peer, byte for byte."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pynetdicom.dsutils import split_dataset
+from pynetdicom.presentation import AllStoragePresentationContexts
+
+Call = Callable[..., Result]
+Start = Callable[..., object]
+
+# explicit, implicit, big endian, deflated, encapsulated; undefined lengths, private elements, padding
+SAMPLES = (
+    "CT_small.dcm",
+    "rtplan.dcm",
+    "ExplVR_BigEnd.dcm",
+    "image_dfl.dcm",
+    "JPEG2000.dcm",
+    "MR_small_RLE.dcm",
+    "MR_small_padded.dcm",
+    "test-SR.dcm",
+    "UN_sequence.dcm",
+    "waveform_ecg.dcm",
+)
+
+
+def sample(name: str) -> Path:
+    found = get_testdata_file(name, download=False)
+    assert found is not None
+    return Path(str(found))
+
+
+def data_set_of(path: Path) -> bytes:
+    _, offset = split_dataset(path)
+    return path.read_bytes()[offset:]
+
+
+def write_instance(path: Path, sop_class: str) -> Path:
+    data_set = Dataset()
+    data_set.file_meta = FileMetaDataset()
+    data_set.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data_set.SOPClassUID = sop_class
+    data_set.SOPInstanceUID = generate_uid(entropy_srcs=[path.name])
+    data_set.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two instances, one below, and what is no DICOM."""
+    (tmp_path / "series").mkdir()
+    shutil.copy(sample("CT_small.dcm"), tmp_path / "a.dcm")
+    shutil.copy(sample("JPEG2000.dcm"), tmp_path / "series" / "b")
+    (tmp_path / "series" / "README.txt").write_text("hello")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_data_set_arrives_as_it_is_in_the_file(dicomd: Call, start_peer: Start, name: str) -> None:
+    path = sample(name)
+    meta = dcmread(path, stop_before_pixels=True, force=True).file_meta
+    peer = start_peer([(meta.MediaStorageSOPClassUID, [meta.TransferSyntaxUID])])
+    result = dicomd("send", "127.0.0.1", peer.port, path)
+    assert result.exit_code == 0, result.output
+    assert peer.received == [(meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID, data_set_of(path))]
+
+
+def test_folder_is_sent_over_one_association_and_the_rest_is_noted(
+    dicomd: Call, start_peer: Start, folder: Path
+) -> None:
+    peer = start_peer()
+    result = dicomd("send", "127.0.0.1", peer.port, folder)
+    assert result.exit_code == 0
+    assert sorted(data_set for _, _, data_set in peer.received) == sorted(
+        data_set_of(path) for path in (folder / "a.dcm", folder / "series/b")
+    )
+    assert peer.associations == 1
+    assert result.stderr == f"skipped: {folder}/series/README.txt: not a DICOM file\n"
+    assert result.stdout.startswith(f"127.0.0.1:{peer.port}: 2 stored (")
+    assert result.stdout.endswith(", 0 failed\n")
+
+
+def test_failure_is_told_with_status_and_error_comment(dicomd: Call, start_peer: Start, folder: Path) -> None:
+    def answer(event: object) -> Dataset:
+        status = Dataset()
+        status.Status = 0xA700
+        status.ErrorComment = "disk is \x1b[31mfull"
+        return status
+
+    peer = start_peer()
+    peer.answer = answer
+    result = dicomd("send", "127.0.0.1", peer.port, folder)
+    assert result.exit_code == 1
+    assert f"failed: {folder}/a.dcm: 0xA700 (Failure: Refused: Out of Resources): disk is ?[31mfull\n" in result.stderr
+    assert "0 stored" in result.stdout
+    assert "2 failed" in result.stdout
+
+
+def test_warning_counts_as_stored(dicomd: Call, start_peer: Start, folder: Path) -> None:
+    peer = start_peer()
+    peer.answer = lambda event: 0xB000
+    result = dicomd("send", "127.0.0.1", peer.port, folder / "a.dcm")
+    assert result.exit_code == 0
+    assert "warning: " in result.stderr
+    assert "1 stored" in result.stdout
+    assert "1 with a warning, 0 failed" in result.stdout
+
+
+def test_refused_context_fails_that_file_only(dicomd: Call, start_peer: Start, folder: Path) -> None:
+    peer = start_peer([("1.2.840.10008.5.1.4.1.1.2", [ExplicitVRLittleEndian])])
+    result = dicomd("send", "127.0.0.1", peer.port, folder)
+    assert result.exit_code == 1
+    assert len(peer.received) == 1
+    assert f"failed: {folder}/series/b: the peer refuses " in result.stderr
+    assert " in JPEG 2000 Image Compression" in result.stderr
+
+
+def test_association_lost_in_the_middle_costs_one_file(dicomd: Call, start_peer: Start, tmp_path: Path) -> None:
+    peer = start_peer()
+    for name in "abc":
+        write_instance(tmp_path / name, "1.2.840.10008.5.1.4.1.1.2")
+
+    def answer(event: object) -> int:
+        if len(peer.received) == 2:
+            event.assoc.abort()
+        return 0x0000
+
+    peer.answer = answer
+    result = dicomd("send", "127.0.0.1", peer.port, tmp_path, "--timeout", "5s")
+    assert result.exit_code == 1
+    assert f"failed: {tmp_path}/b: the peer aborted the Association" in result.stderr
+    assert "2 stored" in result.stdout
+    assert "1 failed" in result.stdout
+    assert peer.associations == 2
+
+
+def test_more_than_128_contexts_take_several_associations(dicomd: Call, start_peer: Start, tmp_path: Path) -> None:
+    sop_classes = [str(context.abstract_syntax) for context in AllStoragePresentationContexts[:130]]
+    peer = start_peer([(sop_class, [ExplicitVRLittleEndian]) for sop_class in sop_classes])
+    for number, sop_class in enumerate(sop_classes):
+        write_instance(tmp_path / f"{number:03}.dcm", sop_class)
+    result = dicomd("send", "127.0.0.1", peer.port, tmp_path)
+    assert result.exit_code == 0, result.output
+    assert len(peer.received) == 130
+    assert peer.associations == 2
+
+
+def test_nobody_there_fails_every_file_with_the_reason(dicomd: Call, start_peer: Start, folder: Path) -> None:
+    peer = start_peer(require_called_aet=True)
+    result = dicomd("send", "127.0.0.1", peer.port, folder)
+    assert result.exit_code == 1
+    assert result.stderr.count("Called AE Title not recognized (1/1/7)") == 2
+    assert "0 stored" in result.stdout
+
+
+def test_terminal_gets_a_progress_bar(start_peer: Start, folder: Path) -> None:
+    peer = start_peer()
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "dicomd", "send", "127.0.0.1", str(peer.port), str(folder)]
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        with os.fdopen(theirs, "wb") as stderr:
+            ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, timeout=30, check=True)
+        shown = terminal.read(65536).decode()
+    assert f"Sending to 127.0.0.1:{peer.port}" in shown
+    assert "100%" in shown
+    assert b"2 stored" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("missing.dcm", "failed: {}: no such file"),
+        ("no_meta.dcm", "skipped: {}: not a DICOM file"),
+        ("meta_missing_tsyntax.dcm", "failed: {}: its File Meta Information lacks"),
+    ],
+)
+def test_without_anything_to_send_nobody_is_called(dicomd: Call, tmp_path: Path, name: str, why: str) -> None:
+    path = tmp_path / name
+    if name != "missing.dcm":
+        shutil.copy(sample(name), path)
+    result = dicomd("send", "127.0.0.1", 1, path)
+    assert result.exit_code == 1
+    assert why.format(path) in result.stderr
+    assert result.stderr.endswith("nothing to send\n")

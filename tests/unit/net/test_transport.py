@@ -1,0 +1,134 @@
+"""Time limits on a real socket pair over loopback."""
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from dicomd.net.deadlines import Deadline, TimedOutError, TimeLimits
+from dicomd.net.transport import ConnectionLostError, PlainTransport
+
+Pair = tuple[PlainTransport, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as peer:
+        accepted, _ = server.accept()
+        transport = PlainTransport(accepted, send_timeout=0.2)
+        yield transport, peer
+        transport.close()
+
+
+def buffer(size: int = 100) -> memoryview:
+    return memoryview(bytearray(size))
+
+
+def test_reads_what_was_sent(pair: Pair) -> None:
+    transport, peer = pair
+    peer.sendall(b"hello")
+    space = buffer()
+    assert transport.receive_into(space, acknowledge=True) == 5
+    assert bytes(space[:5]) == b"hello"
+
+
+def test_a_read_ends_at_its_limit_and_the_connection_goes_on(pair: Pair) -> None:
+    transport, peer = pair
+    transport.limit_receive(0.05)
+    with pytest.raises(TimeoutError):
+        transport.receive_into(buffer(), acknowledge=False)
+    transport.send(b"still there")
+    assert peer.recv(100) == b"still there"
+
+
+def test_a_closed_connection_is_lost(pair: Pair) -> None:
+    transport, peer = pair
+    peer.close()
+    with pytest.raises(ConnectionLostError):
+        transport.receive_into(buffer(), acknowledge=True)
+
+
+def test_wake_ends_a_read_and_leaves_sending_possible(pair: Pair) -> None:
+    transport, peer = pair
+    transport.wake()
+    with pytest.raises(ConnectionLostError):
+        transport.receive_into(buffer(), acknowledge=False)
+    transport.send(b"bye")
+    assert peer.recv(100) == b"bye"
+
+
+def test_a_peer_that_does_not_read_is_lost(pair: Pair) -> None:
+    transport, _ = pair
+    with pytest.raises(ConnectionLostError, match="does not read"):
+        for _ in range(1000):
+            transport.send(bytes(1 << 20))
+
+
+def test_a_closed_transport_is_lost_not_broken(pair: Pair) -> None:
+    transport, _ = pair
+    transport.close()
+    transport.wake()
+    with pytest.raises(ConnectionLostError):
+        transport.send(b"x")
+    with pytest.raises(ConnectionLostError):
+        transport.limit_receive(1.0)
+
+
+def receive(transport: PlainTransport, deadline: Deadline) -> int:
+    while True:
+        deadline.before_receive()
+        try:
+            count = transport.receive_into(buffer(), acknowledge=True)
+        except TimeoutError:
+            deadline.elapsed()
+            continue
+        deadline.received(count)
+        return count
+
+
+def test_no_trickle_extends_artim(pair: Pair) -> None:
+    transport, peer = pair
+    deadline = Deadline(transport, TimeLimits(request=0.2))
+    began = time.monotonic()
+    with pytest.raises(TimedOutError, match="within"):
+        while True:
+            peer.sendall(b"x")
+            receive(transport, deadline)
+    assert time.monotonic() - began >= 0.2
+
+
+def test_idle_is_limited(pair: Pair) -> None:
+    transport, _ = pair
+    deadline = Deadline(transport, TimeLimits(idle=0.05))
+    deadline.between_messages()
+    with pytest.raises(TimedOutError, match="idle"):
+        receive(transport, deadline)
+
+
+def test_a_stall_in_a_message_is_noticed(pair: Pair) -> None:
+    transport, peer = pair
+    deadline = Deadline(transport, TimeLimits(minimum_rate=1.0, window=0.2, idle=60))
+    deadline.in_message()
+    peer.sendall(b"x")
+    with pytest.raises(TimedOutError, match="in the middle of a message"):
+        while True:
+            receive(transport, deadline)
+
+
+def test_who_keeps_the_minimum_rate_may_go_on(pair: Pair) -> None:
+    transport, peer = pair
+    deadline = Deadline(transport, TimeLimits(minimum_rate=10.0, window=0.05))
+    deadline.in_message()
+    began = time.monotonic()
+    while time.monotonic() - began < 0.3:
+        peer.sendall(b"x" * 10)
+        receive(transport, deadline)
+
+
+def test_without_a_minimum_rate_a_stall_is_as_long_as_idle(pair: Pair) -> None:
+    transport, _ = pair
+    deadline = Deadline(transport, TimeLimits(minimum_rate=0, idle=0.05))
+    deadline.in_message()
+    with pytest.raises(TimedOutError, match="idle"):
+        receive(transport, deadline)

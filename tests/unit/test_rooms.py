@@ -1,0 +1,144 @@
+"""The rooms of the package and which way imports may go (docs/architecture.md): read from the source, nothing is run.
+
+The rule: arrows go down the table only. A room may import itself, the rooms and the libraries its row names, and the
+standard library; imports inside functions and under TYPE_CHECKING count like any other.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "dicomd"
+
+
+class Room(NamedTuple):
+    """What a room may import: other rooms (or single modules of them) and libraries."""
+
+    rooms: frozenset[str]
+    libraries: frozenset[str]
+
+
+def _room(rooms: str = "", libraries: str = "") -> Room:
+    return Room(frozenset(rooms.split()), frozenset(libraries.split()))
+
+
+EVERY_ROOM = "cli config process net services dimse upperlayer store telemetry"
+ROOMS = {
+    "cli": _room(EVERY_ROOM, "click tomlkit orjson pydicom pynetdicom prometheus_client pydantic structlog"),
+    "config": _room("", "annotated_types pydantic pydantic_core tomlkit pydicom pynetdicom"),
+    "process": _room("net services upperlayer store telemetry config", "prometheus_client orjson"),
+    "net": _room("services dimse upperlayer telemetry"),
+    "services": _room("dimse store.errors store.types", "pydicom"),
+    "dimse": _room("", "pydicom"),
+    "upperlayer": _room("", "pynetdicom pydicom"),
+    "store": _room("", "pydicom"),
+    "telemetry": _room("", "structlog prometheus_client orjson systemd"),
+}
+WITHOUT_SOCKETS = ("services", "dimse", "upperlayer", "store")
+SOCKET_MODULES = frozenset({"socket", "ssl", "socketserver", "selectors", "asyncio"})
+LINES_OF_A_MODULE = 400
+# The documented switch that makes an SCU send a file's own bytes (pynetdicom reference, "Configuration Options").
+DOCUMENTED_IN_SPITE_OF_ITS_NAME = {"cli": "pynetdicom._config"}
+TOP = {path.stem for path in PACKAGE.glob("*.py")} | {"__version__"}  # facts about the whole, open to every room
+
+
+def imports(source: str, package: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, dotted name) of everything that source imports; package is the dotted package it lives in."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                anchor = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*anchor, base] if base else anchor)
+            for alias in node.names:
+                yield node.lineno, f"{base}.{alias.name}"
+
+
+def objections(room: str, source: str, package: str) -> list[str]:
+    """Return one line for each import of source that the table does not allow to room."""
+    allowed = ROOMS[room]
+    found = []
+    for line, name in imports(source, package):
+        top, _, rest = name.partition(".")
+        if top == "dicomd":
+            if not rest or rest.split(".")[0] in {room, *TOP}:
+                continue
+            if not any(f"{rest}.".startswith(f"{other}.") for other in allowed.rooms):
+                found.append(f"line {line}: {room} may not import {name}")
+        elif top not in allowed.libraries and top not in sys.stdlib_module_names:
+            found.append(f"line {line}: {room} may not use the library {top}")
+        elif top in SOCKET_MODULES and room in WITHOUT_SOCKETS:
+            found.append(f"line {line}: {room} does no network I/O, it may not import {top}")
+        elif name == DOCUMENTED_IN_SPITE_OF_ITS_NAME.get(room):
+            continue
+        elif top == "pynetdicom" and any(part.startswith("_") for part in name.split(".")):
+            found.append(f"line {line}: {name} is not a documented name of pynetdicom")
+    return found
+
+
+def modules() -> list[Path]:
+    return sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if len(m.parts) > 1], ids=str)
+def test_a_module_imports_only_what_its_room_may(module: Path) -> None:
+    room = module.parts[0]
+    assert room in ROOMS, f"{module} stands in no room of the table"
+    assert objections(room, (PACKAGE / module).read_text(), ".".join(["dicomd", *module.parts[:-1]])) == []
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if len(m.parts) == 1], ids=str)
+def test_the_top_of_the_package_imports_no_room(module: Path) -> None:
+    allowed = TOP | ({"cli"} if module.name == "__main__.py" else set())
+    names = [name.split(".") for _, name in imports((PACKAGE / module).read_text(), "dicomd")]
+    assert [name for name in names if name[0] == "dicomd" and name[1] not in allowed] == []
+
+
+@pytest.mark.parametrize("module", modules(), ids=str)
+def test_a_module_says_what_it_is_for_and_stays_small(module: Path) -> None:
+    source = (PACKAGE / module).read_text()
+    assert source.count("\n") < LINES_OF_A_MODULE
+    assert not source.strip() or ast.get_docstring(ast.parse(source)), f"{module} opens without a docstring"
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("store", "from dicomd.net import association"),
+        ("store", "from ..net.association import serve"),
+        ("store", "def late():\n    import dicomd.telemetry.metrics"),
+        ("services", "from dicomd.store import writer"),
+        ("services", "from dicomd.store.writer import Writer"),
+        ("services", "import dicomd.store"),
+        ("net", "from dicomd.store import errors"),
+        ("config", "import dicomd.store.layout"),
+        ("dimse", "import pynetdicom.pdu"),
+        ("dimse", "import socket"),
+        ("upperlayer", "from pynetdicom._globals import MODE_ACCEPTOR"),
+        ("upperlayer", "if TYPE_CHECKING:\n    from dicomd.dimse import commands"),
+    ],
+)
+def test_a_forbidden_import_is_seen(room: str, source: str) -> None:
+    assert len(objections(room, source, f"dicomd.{room}")) == 1
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("services", "from dicomd.store.errors import StoreError"),
+        ("services", "from dicomd.store import errors, types"),
+        ("net", "import socket, ssl\nfrom dicomd.upperlayer.acceptor import Acceptor"),
+        ("store", "from . import layout\nfrom .layout import path_of\nimport os"),
+        ("upperlayer", "from pynetdicom.pdu import A_ASSOCIATE_RQ"),
+        ("cli", "import click\nfrom dicomd.process import serve"),
+    ],
+)
+def test_an_allowed_import_is_left_alone(room: str, source: str) -> None:
+    assert objections(room, source, f"dicomd.{room}") == []
