@@ -1,0 +1,90 @@
+"""The daemon of these tests: one for each module that needs no configuration of its own, one a test elsewhere.
+
+The rule: every daemon is looked over when its tests are through (`Daemon.check_health`), stops with exit status 0, and
+is gone afterwards whatever happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import Daemon
+from tests.support.raw_peer import RawPeer
+from tests.support.relay import Relay
+
+StartDaemon = Callable[..., Daemon]
+Connect = Callable[..., RawPeer]
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
+    """Start a daemon with these tables of its configuration: ``start_daemon(storage={"duplicates": "reject"})``."""
+    daemons: list[Daemon] = []
+
+    def start(**overrides: Any) -> Daemon:
+        folder = tmp_path / f"dicomd-{len(daemons)}"
+        folder.mkdir()
+        daemon = Daemon(folder, overrides)
+        daemons.append(daemon)
+        daemon.start()
+        return daemon
+
+    yield start
+    _look_over_and_stop(daemons)
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon that the tests of a module share: each finds its own instances by their UIDs."""
+    daemon = Daemon(tmp_path_factory.mktemp("dicomd"))
+    try:
+        daemon.start()
+        yield daemon
+    finally:
+        _look_over_and_stop([daemon])
+
+
+@pytest.fixture
+def relay(receiver: Daemon) -> Iterator[Relay]:
+    """A recording relay in front of the shared daemon, whose store is emptied first: senders send the same samples."""
+    receiver.empty()
+    with Relay(receiver.address) as relay:
+        yield relay
+
+
+@pytest.fixture
+def connect(receiver: Daemon) -> Iterator[Connect]:
+    """Open a connection to the shared daemon, or to the one given; closed after the test."""
+    peers: list[RawPeer] = []
+
+    def open_connection(daemon: Daemon | None = None, **options: Any) -> RawPeer:
+        peer = RawPeer((daemon or receiver).address, **options)
+        peers.append(peer)
+        return peer
+
+    yield open_connection
+    for peer in peers:
+        peer.sock.close()
+
+
+def _look_over_and_stop(daemons: list[Daemon]) -> None:
+    """All of them, even if one fails: nothing may be left running."""
+    failures = []
+    for daemon in daemons:
+        try:
+            if daemon.running:
+                daemon.check_health()
+                daemon.stop()
+        except AssertionError as failure:
+            failures.append(failure)
+        finally:
+            if daemon.running:
+                daemon.kill()
+        if daemon.port and (complaints := daemon.complaints()):  # else its failed start has been told already
+            failures.append(AssertionError("dicomd logged:\n" + "\n".join(complaints[:10])))
+    if failures:
+        raise failures[0]

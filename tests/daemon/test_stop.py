@@ -1,0 +1,209 @@
+"""The end of the daemon: drained on SIGTERM, hurried by a second one, swept up after a crash (CONTRACT 2, 4)."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.conftest import Connect, StartDaemon
+from tests.support.daemon import WAIT, Daemon
+from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, instance
+from tests.support.raw_peer import Abort, RawPeer, associate_rq, c_store_rq, p_data, pdv, store_message
+
+
+def drained(daemon: Daemon, number: signal.Signals = signal.SIGTERM) -> None:
+    """Send the signal and wait until the drain has begun."""
+    daemon.signal(number)
+    daemon.wait_logged("stopping")
+    ends = time.monotonic() + WAIT
+    while daemon.ready():
+        assert time.monotonic() < ends, "still ready, though it stops"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_daemon_stops_at_once(start_daemon: StartDaemon, number: signal.Signals) -> None:
+    daemon = start_daemon(dicomd={"drain_timeout": "60s"})
+    began = time.monotonic()
+    daemon.signal(number)
+    assert daemon.wait() == 0
+    assert time.monotonic() - began < 10
+    assert daemon.logged("stopping", signal=number.name)
+    assert daemon.logged("stopped")
+
+
+def test_an_object_under_way_is_finished_and_answered(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon()
+    sent = instance(size=500_000)
+    message = store_message(sent)
+    peer = connect(daemon)
+    peer.associate()
+    peer.send(message[:200_000])
+    drained(daemon)
+    peer.send(message[200_000:])
+    assert peer.read_message().status == 0
+    following = instance()
+    assert peer.store(following).status == 0
+    peer.release()
+    assert daemon.wait() == 0
+    assert {file.data_set for file in daemon.stored()} == {sent.data_set, following.data_set}
+    assert daemon.temporary_files() == []
+    assert daemon.logged("association ended", outcome="released")
+
+
+def test_new_associations_are_not_taken_while_it_drains(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon()
+    peer, early = connect(daemon), connect(daemon)
+    peer.associate()
+    daemon.wait_metric("dicomd_connections_total", 2, listener="dicom")
+    drained(daemon)
+    early.send(associate_rq())  # its connection was accepted before
+    assert early.read_rejection() == (2, 3, 1)
+    early.sock.close()
+    try:
+        with RawPeer(daemon.address) as late:
+            late.send(associate_rq())
+            assert late.read_rejection() == (2, 3, 1)
+    except ConnectionRefusedError:
+        pass
+    code, text = daemon.get("/-/ready")
+    assert code == 503
+    assert text.strip()
+    assert daemon.get("/-/healthy")[0] == 200
+    assert peer.store(instance()).status == 0
+    peer.release()
+    assert daemon.wait() == 0
+
+
+def test_what_is_not_over_at_the_end_of_the_drain_is_aborted(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon(dicomd={"drain_timeout": "1s"})
+    unfinished = instance(size=50_000)
+    idle, busy, silent = (connect(daemon) for _ in range(3))
+    idle.associate()
+    busy.associate()
+    busy.send(p_data(pdv(1, 3, c_store_rq(unfinished))) + p_data(pdv(1, 0, unfinished.data_set[:10_000])))
+    daemon.wait_metric("dicomd_connections_total", 3, listener="dicom")
+    began = time.monotonic()
+    daemon.signal(signal.SIGTERM)
+    for peer in (idle, busy):
+        assert peer.read_abort() == Abort(0, 0)
+    silent.sock.close()
+    assert daemon.wait() == 0
+    assert 0.9 <= time.monotonic() - began < 8
+    assert daemon.paths() == []
+    assert daemon.temporary_files() == []
+    assert len(daemon.logged("association ended", outcome="aborted_locally")) == 2
+
+
+def test_a_second_signal_cuts_the_drain_short(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon(dicomd={"drain_timeout": "60s"})
+    peer = connect(daemon)
+    peer.associate()
+    drained(daemon)
+    began = time.monotonic()
+    daemon.signal(signal.SIGTERM)
+    assert peer.read_abort() == Abort(0, 0)
+    assert daemon.wait() == 0
+    assert time.monotonic() - began < 10
+
+
+def test_nothing_answered_is_lost_in_a_crash_and_nothing_unfinished_stays(
+    start_daemon: StartDaemon, connect: Connect
+) -> None:
+    daemon = start_daemon()
+    stored, unfinished = instance(size=100_000), instance(size=100_000)
+    peer = connect(daemon)
+    peer.associate()
+    assert peer.store(stored).status == 0
+    peer.send(p_data(pdv(1, 3, c_store_rq(unfinished))) + p_data(pdv(1, 0, unfinished.data_set[:50_000])))
+    ends = time.monotonic() + 10
+    while not daemon.temporary_files():
+        assert time.monotonic() < ends, "the object is not written as it comes"
+        time.sleep(0.01)
+    daemon.kill()
+    assert daemon.temporary_files() != []
+    assert [file.data_set for file in daemon.stored()] == [stored.data_set]
+    daemon.start()
+    assert daemon.temporary_files() == []
+    assert [file.data_set for file in daemon.stored()] == [stored.data_set]
+    peer = connect(daemon)
+    peer.associate()
+    assert peer.store(unfinished).status == 0
+    assert peer.store(stored).status == 0
+    peer.release()
+    assert len(daemon.stored()) == 2
+
+
+def test_a_stop_and_a_start_go_on_where_it_was(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon()
+    sent = instance()
+    for _ in range(2):
+        peer = connect(daemon)
+        peer.associate()
+        assert peer.store(sent).status == 0
+        peer.release()
+        daemon.stop()
+        daemon.start()
+    assert [file.data_set for file in daemon.stored()] == [sent.data_set]
+
+
+def test_the_store_holds_nothing_but_instances(start_daemon: StartDaemon, connect: Connect) -> None:
+    """Modes, names and places as CONTRACT 4 has them."""
+    daemon = start_daemon()
+    peer = connect(daemon)
+    peer.associate()
+    sent = instance()
+    assert peer.store(sent).status == 0
+    peer.release()
+    (path,) = daemon.paths()
+    assert path == (
+        daemon.root
+        / f"{sent.sop_instance_uid}.1"[-64:]
+        / f"{sent.sop_instance_uid}.2"[-64:]
+        / f"{sent.sop_instance_uid}.dcm"
+    )
+    assert path.stat().st_mode & 0o7777 == 0o640
+    daemon.wait_no_temporary_files()
+    assert path.stat().st_nlink == 1
+    for folder in (path.parent, path.parent.parent):
+        assert folder.stat().st_mode & 0o777 == 0o750
+    assert {entry.name for entry in daemon.root.iterdir()} == {".dicomd", path.parent.parent.name}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[dicomd]\nae_titels = []\n", "[storage]\nroot = 5\n", "not TOML at all"],
+    ids=["unknown key", "wrong type", "no TOML"],
+)
+def test_a_bad_configuration_is_exit_status_78(tmp_path: Path, text: str) -> None:
+    config = tmp_path / "dicomd.toml"
+    config.write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "dicomd", "serve", "--config", config], capture_output=True, timeout=30, check=False
+    )
+    assert done.returncode == 78
+    assert str(config) in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+def test_a_port_that_is_taken_ends_the_start_with_a_sentence(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    first = start_daemon()
+    second = Daemon(tmp_path, {"listen": [{"name": "dicom", "address": f"127.0.0.1:{first.port}"}]})
+    done = subprocess.run(
+        [sys.executable, "-m", "dicomd", "serve", "--config", second.config_path],
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert f"127.0.0.1:{first.port}" in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+    with RawPeer(first.address) as peer:
+        peer.associate([(CT_IMAGE_STORAGE, [EXPLICIT_LITTLE])])
+        assert peer.store(instance()).status == 0
+        peer.release()

@@ -1,0 +1,56 @@
+"""What was stored, against what went over the wire.
+
+The rule it keeps: the wire decides. A sender may convert as it likes; what it put into its PDVs in the negotiated
+transfer syntax is what has to be in the file, byte for byte, and nothing else may be there.
+"""
+
+from __future__ import annotations
+
+from tests.support.daemon import Daemon
+from tests.support.part10 import StoredFile
+from tests.support.wire import Conversation
+
+_FILE_META = {
+    0x00020000: "File Meta Information Group Length",
+    0x00020001: "File Meta Information Version",
+    0x00020002: "Media Storage SOP Class UID",
+    0x00020003: "Media Storage SOP Instance UID",
+    0x00020010: "Transfer Syntax UID",
+    0x00020012: "Implementation Class UID",
+    0x00020013: "Implementation Version Name",
+    0x00020016: "Source Application Entity Title",
+}
+
+
+def assert_stored_as_sent(daemon: Daemon, conversations: list[Conversation], *, calling: str) -> list[StoredFile]:
+    """Every C-STORE of the conversations was answered with 0x0000 and is there, and nothing else; returns the files.
+
+    Identical instances sent more than once are there once.
+    """
+    sent = set()
+    for talk in conversations:
+        assert [response.status for response in talk.responses] == [0x0000] * len(talk.requests)
+        sent |= {
+            (message.sop_class_uid, message.sop_instance_uid, talk.transfer_syntax(message), message.data_set)
+            for message in talk.stores
+        }
+    files = daemon.stored()
+    stored = [(file.sop_class_uid, file.sop_instance_uid, file.transfer_syntax, file.data_set) for file in files]
+    assert len(stored) == len(set(stored)), "an instance was stored twice"
+    described = [{(uid, syntax, len(data or b"")) for _, uid, syntax, data in side} for side in (set(stored), sent)]
+    assert described[0] == described[1]
+    assert set(stored) == sent, "the bytes differ"
+    for file in files:
+        assert_file_meta(file, calling=calling)
+    return files
+
+
+def assert_file_meta(file: StoredFile, *, calling: str) -> None:
+    """Preamble and File Meta Information are as CONTRACT 4 has them, with the values padded as PS3.5 §6.2 wants."""
+    assert file.preamble == bytes(128)
+    assert set(file.meta) == set(_FILE_META)
+    assert file.meta[0x00020001] == b"\x00\x01"
+    assert file.text(0x00020016) == calling
+    assert file.text(0x00020012)
+    assert 1 <= len(file.text(0x00020013)) <= 16
+    assert all(len(value) % 2 == 0 for value in file.meta.values())

@@ -1,0 +1,343 @@
+"""The real daemon as a test has it: started on free ports, listened to, asked, stopped and looked over at the end.
+
+The rule it keeps: nothing is waited for without a deadline, the daemon is only ever ended through the process held
+here, and a test that passes has left it healthy: `check_health` finds tracebacks, temporary files, descriptors and
+threads that stayed behind.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import tomlkit
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.part10 import StoredFile, read_part10
+
+START_DEADLINE = 30.0
+"""Seconds: an import of everything on a busy machine with cold caches."""
+STOP_DEADLINE = 20.0
+WAIT = 10.0
+"""Seconds that a test waits for something that is due at once."""
+
+Record = dict[str, Any]
+
+
+class DaemonFailed(AssertionError):
+    """The daemon didn't do what every test relies on; its output is in the message."""
+
+
+class Daemon:
+    """One daemon with its configuration, store and log in `folder`.
+
+    `overrides` are merged into a default configuration for tests: one listener and the HTTP endpoint on free ports of
+    127.0.0.1, JSON log, no reserve of free space.
+    """
+
+    def __init__(self, folder: Path, overrides: Mapping[str, Any] | None = None) -> None:
+        self.root = folder / "store"
+        self.config_path = folder / "dicomd.toml"
+        config: dict[str, Any] = {
+            "dicomd": {"drain_timeout": "10s"},
+            "listen": [{"name": "dicom", "address": "127.0.0.1:0"}],
+            "storage": {"root": str(self.root), "reserve_free": "0B"},
+            "http": {"address": "127.0.0.1:0"},
+            "log": {"format": "json", "level": "debug"},
+        }
+        config = _merged(config, overrides or {})
+        self.root = Path(config["storage"]["root"])
+        self.config_path.write_text(tomlkit.dumps(config))
+        self.records: list[Record] = []
+        self.output: list[str] = []
+        """Every line of stdout and stderr, as it was written."""
+        self._changed = threading.Condition()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._readers: list[threading.Thread] = []
+        self.address = self.http = ("", 0)
+        self._idle_sockets = self._idle_threads = 0
+
+    # -- its life --------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start it and wait until it is ready. Raises `DaemonFailed`."""
+        seen = len(self.records)
+        self._process = subprocess.Popen(
+            [sys.executable, "-X", "dev", "-m", "dicomd", "serve", "--config", str(self.config_path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.config_path.parent,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._readers = [
+            threading.Thread(target=self._read, args=(stream,), name="daemon output")
+            for stream in (self._process.stdout, self._process.stderr)
+        ]
+        for reader in self._readers:
+            reader.start()
+        started = self.wait_for(lambda record: record["event"] == "started", deadline=START_DEADLINE, since=seen)
+        self.address = _address(next(iter(started["listeners"].values())))
+        self.http = _address(started["http"])
+        deadline = time.monotonic() + START_DEADLINE
+        while not self.ready():
+            if time.monotonic() > deadline or not self.running:
+                raise self._failed("it did not become ready")
+            time.sleep(0.02)
+        # one thread of its own may still be on its way: readiness comes first
+        self._idle_sockets, self._idle_threads = len(self._open_sockets()), len(self._threads()) + 1
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def host(self) -> str:
+        return self.address[0]
+
+    @property
+    def port(self) -> int:
+        return self.address[1]
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self, deadline: float = STOP_DEADLINE) -> int:
+        """Wait for its end and return its exit status. Raises `DaemonFailed` after killing it at the deadline."""
+        assert self._process is not None
+        try:
+            status = self._process.wait(deadline)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise self._failed(f"it did not end within {deadline:g} s") from None
+        for reader in self._readers:
+            reader.join(WAIT)
+        return status
+
+    def stop(self, deadline: float = STOP_DEADLINE) -> None:
+        """SIGTERM, and the exit status 0 that has to follow."""
+        self.signal(signal.SIGTERM)
+        status = self.wait(deadline)
+        if status:
+            raise self._failed(f"exit status {status} after SIGTERM")
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would end it."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        for reader in self._readers:
+            reader.join(WAIT)
+
+    # -- what it says ----------------------------------------------------------------------------------------------
+
+    def wait_for(self, predicate: Callable[[Record], bool], *, deadline: float = WAIT, since: int = 0) -> Record:
+        """Return the first log record, from number `since` on, that fulfils `predicate`. Raises `DaemonFailed`."""
+        ends = time.monotonic() + deadline
+        with self._changed:
+            while True:
+                for record in self.records[since:]:
+                    if predicate(record):
+                        return record
+                since = len(self.records)
+                left = ends - time.monotonic()
+                alive = any(reader.is_alive() for reader in self._readers)
+                if left <= 0 or not alive:
+                    raise self._failed(
+                        f"no such log record within {deadline:g} s" if alive else "it ended, without such a log record"
+                    )
+                self._changed.wait(min(left, 0.5))
+
+    def logged(self, event: str, **fields: Any) -> list[Record]:
+        """The records so far of an event, with these fields."""
+        with self._changed:
+            return [r for r in self.records if r["event"] == event and fields.items() <= r.items()]
+
+    def wait_logged(self, event: str, *, deadline: float = WAIT, **fields: Any) -> Record:
+        """Return the first record of an event with these fields, and wait for it."""
+        return self.wait_for(lambda r: r["event"] == event and fields.items() <= r.items(), deadline=deadline)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """GET a page of its HTTP endpoint: status and text."""
+        connection = http.client.HTTPConnection(*self.http, timeout=WAIT)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def ready(self) -> bool:
+        """Whether /-/ready says so; False too where nobody answers."""
+        try:
+            return self.get("/-/ready")[0] == 200
+        except OSError:
+            return False
+
+    def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """All samples of /metrics: (name, labels) → value."""
+        status, text = self.get("/metrics")
+        assert status == 200, text
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one sample. Raises KeyError where there is none."""
+        return self.metrics()[name, frozenset(labels.items())]
+
+    def wait_metric(self, name: str, value: float, **labels: str) -> None:
+        """Wait until a sample has a value: what is counted behind the answer that a test has seen."""
+        deadline = time.monotonic() + WAIT
+        while (found := self.metrics().get((name, frozenset(labels.items())))) != value:
+            if time.monotonic() > deadline:
+                raise self._failed(f"{name}{labels} is {found}, not {value}")
+            time.sleep(0.02)
+
+    # -- what it keeps ---------------------------------------------------------------------------------------------
+
+    def paths(self) -> list[Path]:
+        """Every file of the store outside .dicomd, whatever it is."""
+        return sorted(
+            p for p in self.root.rglob("*") if p.is_file() and ".dicomd" not in p.relative_to(self.root).parts
+        )
+
+    def stored(self, sop_instance_uid: str = "") -> list[StoredFile]:
+        """The stored instances, all or those of a SOP Instance UID."""
+        files = [read_part10(path) for path in self.paths()]
+        return [file for file in files if not sop_instance_uid or file.sop_instance_uid == sop_instance_uid]
+
+    def empty(self) -> None:
+        """Delete everything stored, as an operator's pruning job may at any time (CONTRACT 4)."""
+        for entry in self.root.iterdir():
+            if entry.is_dir() and entry.name != ".dicomd":
+                shutil.rmtree(entry)
+            elif entry.is_file():
+                entry.unlink()
+
+    def temporary_files(self) -> list[Path]:
+        """What lies in the folder for temporary files."""
+        return [path for path in (self.root / ".dicomd" / "tmp").rglob("*") if path.is_file()]
+
+    def wait_no_temporary_files(self) -> None:
+        """Wait until nothing is left of unfinished instances: that work comes after the answer."""
+        deadline = time.monotonic() + WAIT
+        while left := self.temporary_files():
+            if time.monotonic() > deadline:
+                raise self._failed(f"temporary files stayed: {left}")
+            time.sleep(0.01)
+
+    # -- how it feels ----------------------------------------------------------------------------------------------
+
+    def check_health(self) -> None:
+        """Idle, it holds what it held when it was ready and has met nothing unexpected. Raises `DaemonFailed`."""
+        deadline = time.monotonic() + WAIT
+        while trouble := self._trouble():
+            if time.monotonic() > deadline:
+                raise self._failed("; ".join(trouble))
+            time.sleep(0.02)
+
+    def _trouble(self) -> list[str]:
+        if not self.running:
+            return ["it is not running"]
+        trouble = []
+        sockets, threads = self._open_sockets(), self._threads()
+        if len(sockets) > self._idle_sockets:
+            trouble.append(f"{len(sockets)} open sockets, {self._idle_sockets} at the start")
+        if len(threads) > self._idle_threads:
+            trouble.append(f"{len(threads)} threads, at most {self._idle_threads} belong there")
+        if files := [f for f in self._open_files() if f.endswith(".dcm") or "/.dicomd/tmp/" in f]:
+            trouble.append(f"instances still open: {files}")
+        if left := self.temporary_files():
+            trouble.append(f"temporary files: {left}")
+        return trouble + self.complaints()
+
+    def complaints(self) -> list[str]:
+        """What it logged that must never be logged."""
+        found = [line for line in self.output if "Traceback" in line or "ResourceWarning" in line]
+        return found + [
+            str(r) for r in self.records if r["event"] in ("internal error", "not JSON") or "unknown_keys" in r
+        ]
+
+    def _descriptors(self) -> list[str]:
+        folder = Path(f"/proc/{self.pid}/fd")
+        targets = []
+        for descriptor in folder.iterdir():
+            try:
+                targets.append(str(descriptor.readlink()))
+            except FileNotFoundError:  # closed meanwhile
+                continue
+        return targets
+
+    def _open_sockets(self) -> list[str]:
+        return [target for target in self._descriptors() if target.startswith("socket:")]
+
+    def _open_files(self) -> list[str]:
+        return [target for target in self._descriptors() if target.startswith("/")]
+
+    def _threads(self) -> list[str]:
+        names = []
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            try:
+                names.append((task / "comm").read_text().strip())
+            except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+                continue
+        return names
+
+    def _read(self, stream: IO[bytes]) -> None:
+        with stream:
+            for raw in stream:
+                line = raw.decode(errors="backslashreplace").rstrip("\n")
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    record = {"event": "not JSON", "line": line}
+                with self._changed:
+                    self.output.append(line)
+                    self.records.append(record)
+                    self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _failed(self, why: str) -> DaemonFailed:
+        return DaemonFailed(f"dicomd: {why}\n" + "\n".join(self.output[-40:]))
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on at this moment; for what can't be told to choose one itself."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _merged(base: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in overrides.items():
+        merged[key] = _merged(merged[key], value) if isinstance(value, Mapping) and key in merged else value
+    return merged

@@ -1,0 +1,126 @@
+"""Senders that others wrote: how each is called, and whether it is here.
+
+The rule it keeps: a sender that isn't installed skips its tests with the reason; nothing of it is imitated.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+DEADLINE = 60
+"""Seconds that a sender may take for all it has to do."""
+
+_DCMJS = Path(__file__).parent / "dcmjs"
+_DEBIAN_PACKAGES = {
+    "storescu": "dcmtk",
+    "dcmsend": "dcmtk",
+    "echoscu": "dcmtk",
+    "dump2dcm": "dcmtk",
+    "img2dcm": "dcmtk",
+    "gdcmscu": "libgdcm-tools",
+    "node": "nodejs",
+    "npm": "npm",
+    "promtool": "prometheus",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a sender's run ended; `output` is stdout and stderr together."""
+
+    exit_status: int
+    output: str
+
+
+def program(name: str) -> str:
+    """The path of a sender's program; skips the test where it isn't installed.
+
+    Not looked for beside this Python: pynetdicom puts a storescu and an echoscu of its own there.
+    """
+    own = Path(sys.prefix) / "bin"
+    folders = [folder for folder in os.get_exec_path() if Path(folder) != own]
+    path = shutil.which(name, path=os.pathsep.join(folders))
+    if path is None:
+        pytest.skip(f"{name} is not installed (Debian package {_DEBIAN_PACKAGES[name]})")
+    return path
+
+
+def run(*command: str | int | Path, cwd: Path | None = None) -> Run:
+    """Run a sender to its end. Raises subprocess.TimeoutExpired."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=DEADLINE,
+        check=False,
+        cwd=cwd,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+    )
+    return Run(done.returncode, done.stdout.decode(errors="replace"))
+
+
+def pynetdicom(app: str, host: str, port: int, *arguments: str | Path) -> Run:
+    """One of pynetdicom's applications: storescu or echoscu."""
+    return run(sys.executable, "-m", "pynetdicom", app, host, str(port), *arguments)
+
+
+def dicomd(command: str, host: str, port: int, *arguments: str | Path) -> Run:
+    """One of the senders that dicomd has itself: echo or send."""
+    return run(sys.executable, "-m", "dicomd", command, host, str(port), *arguments)
+
+
+def gdcmscu(host: str, port: int, *arguments: str | Path) -> Run:
+    """GDCM's gdcmscu.
+
+    Version 3.0.21 (Debian 12) aborts itself once all is sent, answered and released, whatever the receiver. That counts
+    as a success here; tests look at what went over the wire.
+    """
+    done = run(program("gdcmscu"), *arguments, host, str(port))
+    ended_well = done.exit_status == 0 or "ProtocolStream as nullptr is invalid" in done.output
+    return Run(0 if ended_well else done.exit_status, done.output)
+
+
+def dcmjs_dimse(host: str, port: int, *files: Path) -> Run:
+    """Send files with dcmjs-dimse, over one Association; its output has a line for each: status and UID."""
+    return run(program("node"), dcmjs_folder() / "store.cjs", host, str(port), *files)
+
+
+@cache
+def dcmjs_folder() -> Path:
+    """A folder with dcmjs-dimse in it, from its lock file; kept for the next run. Skips where it can't be had.
+
+    `scripts/test` has installed it beside the lock file; without that it goes into the user's cache.
+    """
+    program("node")
+    if (_DCMJS / "node_modules" / ".package-lock.json").exists():
+        return _DCMJS
+    npm = program("npm")
+    lock = (_DCMJS / "package-lock.json").read_bytes()
+    folder = _cache_folder() / f"dcmjs-{hashlib.sha256(lock).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # other test processes wait for the one installation
+        for name in ("package.json", "package-lock.json", "store.cjs"):
+            shutil.copy(_DCMJS / name, folder / name)
+        if not (folder / ".installed").exists():
+            done = run(npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", cwd=folder)
+            if done.exit_status:
+                pytest.skip(f"dcmjs-dimse could not be installed: {done.output.strip().splitlines()[-1:]}")
+            (folder / ".installed").touch()
+    return folder
+
+
+def _cache_folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "dicomd-tests"

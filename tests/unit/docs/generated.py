@@ -1,0 +1,127 @@
+"""The parts of docs/conformance-statement.md that the code knows better than a writer. After a change:
+
+.venv/bin/python -m tests.unit.docs.generated
+
+The rule: what stands between `<!-- generated: NAME -->` and `<!-- end: NAME -->` is this module's word, all else a
+writer's.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pynetdicom.sop_class
+from pydicom.uid import UID, UID_dictionary
+from pynetdicom.sop_class import SOPClass
+
+import dicomd
+from dicomd.config import Config, to_toml
+from dicomd.config.contexts import resolve
+from dicomd.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+STATEMENT = Path(__file__).parents[3] / "docs/conformance-statement.md"
+
+SETTINGS = {
+    "dicomd.ae_titles": "Called AE Titles accepted; the empty list accepts any",
+    "listen.address": "local address and TCP port of each listener",
+    "contexts.sop_classes": "Abstract Syntaxes accepted besides Verification",
+    "contexts.transfer_syntaxes": "Transfer Syntaxes accepted, in order of preference",
+    "limits.max_pdu": "Maximum Length advertised",
+    "limits.associations": "open Associations",
+    "limits.associations_per_peer": "open Associations from one source address",
+    "limits.connections": "open TCP connections, with or without an Association",
+    "limits.request_timeout": "ARTIM timer",
+    "limits.association_idle": "longest silence between two PDUs of an open Association",
+    "limits.minimum_rate": "slowest peer in the middle of a message, averaged over 30 s",
+    "storage.layout": "path of an instance below the store's root",
+    "storage.durability": "whether an instance is synced before it is answered",
+    "storage.duplicates": "what becomes of another Data Set under a known SOP Instance UID",
+    "storage.reserve_free": "free space below which nothing is accepted",
+    "storage.max_object_size": "longest Data Set",
+    "dicomd.drain_timeout": "time that open Associations have at a stop",
+}
+
+
+def version() -> str:
+    """What is described."""
+    return f"Product: dicomd, version {dicomd.__version__}"
+
+
+def implementation() -> str:
+    """PS3.7 §D.3.3.2."""
+    return _table(
+        ("item", "value"),
+        [
+            ("Implementation Class UID", f"`{IMPLEMENTATION_CLASS_UID}`"),
+            ("Implementation Version Name", f"`{IMPLEMENTATION_VERSION_NAME}`"),
+        ],
+    )
+
+
+def sop_classes() -> str:
+    """The SOP Classes behind "all-storage", by name."""
+    keywords = {uid: entry[4] for uid, entry in UID_dictionary.items()}
+    keywords |= {str(uid): keyword for keyword, uid in vars(pynetdicom.sop_class).items() if isinstance(uid, SOPClass)}
+    found = sorted((_name(uid, keywords), keywords[uid], uid) for uid in resolve(["all-storage"], []).sop_classes or ())
+    rows = [(name, f"`{keyword}`", f"`{uid}`") for name, keyword, uid in found]
+    return f"{len(rows)} SOP Classes:\n\n" + _table(("SOP Class", "keyword", "UID"), rows)
+
+
+def transfer_syntaxes() -> str:
+    """The Transfer Syntaxes behind "all", in their order of preference."""
+    found = resolve([], ["all"]).transfer_syntaxes
+    rows = [(str(place), UID(uid).name, f"`{uid}`") for place, uid in enumerate(found, start=1)]
+    return f"{len(rows)} Transfer Syntaxes:\n\n" + _table(("preference", "Transfer Syntax", "UID"), rows)
+
+
+def settings() -> str:
+    """The keys of the configuration that change what a peer meets, and their defaults."""
+    defaults = tomllib.loads(to_toml(Config()))
+    rows = []
+    for path, meaning in SETTINGS.items():
+        table, key = path.split(".")
+        entry = defaults[table][0] if isinstance(defaults[table], list) else defaults[table]
+        rows.append((f"`{path}`", f"`{_as_toml(entry[key])}`", meaning))
+    return _table(("key", "default", "meaning"), rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "version": version,
+    "implementation": implementation,
+    "sop-classes": sop_classes,
+    "transfer-syntaxes": transfer_syntaxes,
+    "settings": settings,
+}
+
+
+def with_parts(text: str) -> str:
+    """The text with every generated part as the code has it now. Raises LookupError where a part has no place."""
+    for name, part in PARTS.items():
+        begin, end = f"<!-- generated: {name} -->\n", f"\n<!-- end: {name} -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise LookupError(f"{begin.strip()} and {end.strip()} must each be there once")
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n{part()}\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+def _name(uid: str, keywords: dict[str, str]) -> str:
+    """The name of PS3.6; where pydicom doesn't know it yet, the words of the keyword."""
+    name = UID(uid).name
+    return name if name != uid else re.sub(r"(?<=[a-z])(?=[A-Z])", " ", keywords[uid])
+
+
+def _as_toml(value: object) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_as_toml, value)) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    ruler = "|" + "---|" * len(head)
+    return "\n".join([f"| {' | '.join(head)} |", ruler, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+if __name__ == "__main__":
+    STATEMENT.write_text(with_parts(STATEMENT.read_text(encoding="utf-8")), encoding="utf-8")

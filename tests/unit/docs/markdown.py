@@ -1,0 +1,72 @@
+"""Reading the project's Markdown as GitHub renders it: prose, code, links and the anchors that headings get."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[3]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"`([^`]+)`")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, "" if none is named, and its text."""
+
+    language: str
+    text: str
+
+
+def blocks(text: str) -> list[Block]:
+    return [Block(*found) for found in _FENCE.findall(text)]
+
+
+def spans(text: str) -> list[str]:
+    """The texts between single backticks, outside of fenced blocks."""
+    return _CODE.findall(_FENCE.sub("", text))
+
+
+def links(text: str) -> list[str]:
+    """The targets of all links, outside of code."""
+    return _LINK.findall(_without_code(text))
+
+
+def anchors(text: str) -> set[str]:
+    """What `#…` may name: GitHub's slugs, a number behind one that comes again."""
+    found: dict[str, int] = {}
+    result = set()
+    for heading in _HEADING.findall(_FENCE.sub("", text)):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
+        slug = re.sub(r"[^\w\- ]", "", plain.strip().lower()).replace(" ", "-")
+        count = found.get(slug, 0)
+        found[slug] = count + 1
+        result.add(f"{slug}-{count}" if count else slug)
+    return result
+
+
+def section(text: str, heading: str) -> str:
+    """What stands under the heading, up to the next one of any level. Raises ValueError where there is none."""
+    begin = re.search(rf"^#{{1,6}} {re.escape(heading)}$", text, re.MULTILINE)
+    if begin is None:
+        raise ValueError(f"no heading {heading!r}")
+    following = _HEADING.search(text, begin.end())
+    return text[begin.end() : following.start() if following else None]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the body rows of all tables in the text."""
+    lines = [line for line in _FENCE.sub("", text).splitlines() if line.startswith("|")]
+    rulers = {at for at, line in enumerate(lines) if re.fullmatch(r"[|:\- ]+", line)}
+    heads = {at - 1 for at in rulers}
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for at, line in enumerate(lines)
+        if at not in rulers | heads
+    ]
+
+
+def _without_code(text: str) -> str:
+    return _CODE.sub("", _FENCE.sub("", text))

@@ -1,0 +1,79 @@
+"""The Conformance Statement and the architecture say what the code does. After a change of the code:
+
+.venv/bin/python -m tests.unit.docs.generated
+"""
+
+import re
+
+import pytest
+
+from dicomd.dimse.statuses import Status
+from dicomd.net.admission import Result, Source
+from dicomd.telemetry.labels import REJECT_REASONS
+from dicomd.upperlayer.negotiation import STORAGE_APPLICATION_INFORMATION
+from dicomd.upperlayer.pdus import AbortReason
+from tests.unit.docs.generated import STATEMENT, with_parts
+from tests.unit.docs.markdown import ROOT, rows, section
+from tests.unit.test_rooms import EVERY_ROOM, ROOMS
+
+TEXT = STATEMENT.read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+SOURCE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "dicomd").rglob("*.py")))
+
+
+def test_generated_parts_are_current() -> None:
+    assert with_parts(TEXT) == TEXT, "regenerate it: python -m tests.unit.docs.generated"
+
+
+def test_a_part_without_its_place_is_seen() -> None:
+    with pytest.raises(LookupError, match="sop-classes"):
+        with_parts(TEXT.replace("<!-- generated: sop-classes -->\n", ""))
+
+
+def test_every_status_is_explained_once() -> None:
+    table = rows(section(TEXT, "Statuses of C-STORE"))
+    assert [(row[0], row[1]) for row in table] == [(f"0x{status}", f"`{status.name}`") for status in Status]
+    assert [row for row in table if not (row[2] and row[3])] == []
+
+
+def test_statuses_that_nothing_answers_with_are_marked() -> None:
+    unused = {status.name for status in Status if not re.search(rf"\bStatus\.{status.name}\b", SOURCE)}
+    marked = {row[1].strip("`") for row in rows(section(TEXT, "Statuses of C-STORE")) if "*Not sent" in row[2]}
+    assert marked == unused
+
+
+def test_every_rejection_that_can_be_sent_is_explained() -> None:
+    shown = {tuple(map(int, row[0].split(" / "))) for row in rows(section(TEXT, "Rejections"))}
+    made = {
+        (int(Result[result]), int(Source[source]), int(reason))
+        for result, source, reason in re.findall(r"Rejection\(\s*Result\.(\w+), Source\.(\w+), (\d)", SOURCE)
+    }
+    assert shown == made
+    assert {reason for _, source, reason in shown if source == 3} <= set(REJECT_REASONS[3])
+
+
+def test_every_abort_reason_that_can_be_sent_is_explained() -> None:
+    shown = {tuple(map(int, row[0].split(" / "))) for row in rows(section(TEXT, "Aborts"))}
+    used = {reason for reason in AbortReason if re.search(rf"\bAbortReason\.{reason.name}\b", SOURCE)}
+    assert {reason for source, reason in shown if source == 2} == {int(reason) for reason in used if reason}
+    assert (0, 0) in shown
+
+
+def test_what_extended_negotiation_answers_is_what_is_stated() -> None:
+    level, _, signatures, _, coercion, _ = STORAGE_APPLICATION_INFORMATION
+    (answer,) = [row[1] for row in rows(TEXT) if row[0].startswith("SOP Class Extended Negotiation")]
+    assert f"support {level} (Full)" in answer
+    assert f"support {signatures} (Bit Preserving)" in answer
+    assert f"Coercion {coercion} (none)" in answer
+
+
+def test_the_rooms_are_those_that_the_imports_are_checked_against() -> None:
+    stated = {
+        re.sub(r"\[`(\w+)`\].*", r"\1", row[0]): set(re.findall(r"`([\w.]+)`", row[2])) | {row[2]} & {"all", "none"}
+        for row in rows(section(ARCHITECTURE, "Rooms"))
+    }
+    enforced = {
+        name: {"all"} if room.rooms == set(EVERY_ROOM.split()) else set(room.rooms) or {"none"}
+        for name, room in ROOMS.items()
+    }
+    assert stated == enforced
