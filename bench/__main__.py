@@ -1,0 +1,173 @@
+"""The command line of the benchmark: what to run, how often, and what to do with the results."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from bench import certificates, receivers, report, targets, workloads
+from bench.errors import BenchError
+from bench.scratch import Scratch
+from bench.turns import Step, Terms, measure, probe_tls
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+DOCUMENT = HERE.parent / "docs" / "performance.md"
+FILE = click.Path(dir_okay=False, path_type=Path)
+QUICK_TURNS, QUICK_SCALE = 2, 0.1
+
+
+def chosen(patterns: str, names: Iterable[str], what: str) -> list[str]:
+    """The names that any of the comma-separated patterns matches; all without patterns. Raises click.BadParameter."""
+    known = list(names)
+    wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    for pattern in wanted:
+        if not fnmatch.filter(known, pattern):
+            raise click.BadParameter(f"no {what} is called {pattern!r}; there are {', '.join(known)}")
+    return [name for name in known if not wanted or any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)]
+
+
+def file_system(folder: Path) -> str:
+    """The type of the file system that holds the folder."""
+    best, found = "", "unknown"
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, point, kind, *_ = line.split()
+        if folder.resolve().is_relative_to(point) and len(point) >= len(best):
+            best, found = point, kind
+    return found
+
+
+def machine(scratch: Path) -> dict[str, str]:
+    """What the figures depend on besides the receivers."""
+    cpu = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":", 1)[1].strip() for line in cpu if "model name" in line), platform.machine())
+    return {
+        "cpu": f"{model}, {len(os.sched_getaffinity(0))} cores",
+        "kernel": platform.release(),
+        "file system": file_system(scratch),
+        "Python": platform.python_version(),
+        "load before": f"{os.getloadavg()[0]:.1f}",  # more than a little, and the figures are of no use
+    }
+
+
+def make_plan(only: str, peers: str) -> list[Step]:
+    """The chosen workloads for the chosen receivers."""
+    names = chosen(peers, receivers.BY_NAME, "receiver")
+    some = tuple(receivers.BY_NAME[name] for name in names)
+    return [Step(workloads.BY_NAME[name], some) for name in chosen(only, workloads.BY_NAME, "workload")]
+
+
+def describe(plan: list[Step]) -> dict[str, dict[str, str]]:
+    """Title and version of each receiver of the plan that is installed."""
+    concerned = [r for r in receivers.RECEIVERS if any(r in step.receivers for step in plan)]
+    return {r.name: {"title": r.title, "version": "" if r.missing() else r.version()} for r in concerned}
+
+
+def run(plan: list[Step], turns: int, scale: float, scratch: Path) -> report.Results:
+    """Carries out the plan; what was measured before trouble is in the results, with the trouble."""
+    results = report.Results(
+        started=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        machine=machine(scratch),
+        receivers=describe(plan),
+        turns=turns,
+        scale=scale,
+    )
+    place = Scratch(scratch)
+    try:
+        made, no_tls = None, ""
+        if any(step.workload.tls for step in plan):
+            made = certificates.make(place.path / "certificates")
+            no_tls = probe_tls(place, made)
+        terms = Terms(turns, scale, place, None if no_tls else made, no_tls)
+        measure(plan, terms, results.outcomes, lambda line: click.echo(line, err=True))
+    except (BenchError, KeyboardInterrupt) as error:
+        results.trouble = str(error) or "interrupted"
+    finally:
+        place.remove()
+    return results
+
+
+def save(results: report.Results, output: Path | None) -> Path:
+    """Writes the JSON, by default to a file of its own in bench/results/."""
+    name = results.started.replace(":", "").replace(" UTC", "").replace(" ", "-")
+    path = output or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report.to_json(results))
+    return path
+
+
+def show_names() -> None:
+    """What --only and --peers choose from."""
+    for workload in workloads.WORKLOADS:
+        click.echo(f"{workload.name:<18} {workload.title}")
+    click.echo()
+    for receiver in receivers.RECEIVERS:
+        click.echo(f"{receiver.name:<18} {receiver.missing() or f'{receiver.title} {receiver.version()}'}")
+
+
+@click.command()
+@click.option("--only", default="", metavar="NAMES", help="Only these workloads, by name or pattern, with commas.")
+@click.option("--peers", default="", metavar="NAMES", help="Only these receivers (dicomd-none and -fsync are two).")
+@click.option("--turns", type=click.IntRange(1), default=None, help="Turns, 5 by default.")
+@click.option("--quick", is_flag=True, help=f"{QUICK_TURNS} turns of a tenth of the work: does it run at all?")
+@click.option("--must-show", is_flag=True, help="Only what dicomd has to reach, and whether it does.")
+@click.option("--strict", is_flag=True, help="Exit 1 unless every target that was measured, and at least one, is met.")
+@click.option("--write-docs", is_flag=True, help="Write the tables into docs/performance.md.")
+@click.option("--from", "source", type=FILE, help="Run nothing: show this JSON.")
+@click.option("--output", type=FILE, help="The JSON's place (default: a new file in bench/results/).")
+@click.option(
+    "--scratch",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default="/var/tmp",  # noqa: S108 - a fresh private folder is made in it; unlike /tmp it is on a disk
+    help="Where receivers store, on a real disk (default /var/tmp).",
+)
+@click.option("--list", "names", is_flag=True, help="List workloads and receivers.")
+def main(
+    only: str,
+    peers: str,
+    turns: int | None,
+    quick: bool,
+    must_show: bool,
+    strict: bool,
+    write_docs: bool,
+    source: Path | None,
+    output: Path | None,
+    scratch: Path,
+    names: bool,
+) -> None:
+    """Compares dicomd with pynetdicom's and DCMTK's storescp and with Orthanc, and prints medians and ratios."""
+    if names:
+        show_names()
+        return
+    try:
+        if source:
+            results = report.from_json(source.read_text())
+        else:
+            plan = targets.plan() if must_show else make_plan(only, peers)
+            scale = QUICK_SCALE if quick else 1.0
+            results = run(plan, turns or (QUICK_TURNS if quick else 5), scale, scratch)
+            click.echo(f"raw figures: {save(results, output)}", err=True)
+        verdicts = targets.judge(results.outcomes)
+        if any(outcome.measured or outcome.not_run for outcome in results.outcomes.values()):
+            click.echo("\n" + (report.target_page(results) if must_show else report.page(results)))
+        if results.trouble:
+            raise click.ClickException(results.trouble)
+        if write_docs:
+            report.write_block(DOCUMENT, report.page(results))
+            click.echo(f"\nwritten into {DOCUMENT}", err=True)
+    except BenchError as error:
+        raise click.ClickException(str(error)) from error
+    words = {verdict.word for verdict in verdicts}
+    if strict and ("not met" in words or "met" not in words):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(prog_name="scripts/bench")

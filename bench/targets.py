@@ -1,0 +1,87 @@
+"""What dicomd must reach: each line a figure, the receiver it is compared with, and a bound.
+
+Rule: the durability is part of each line. Where the receiver it is compared with syncs nothing and the line is about
+the way of the data, dicomd is run with `none`; where it is about what an operator gets, with its default, `fsync`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from bench import comparison, receivers, workloads
+from bench.turns import Outcome, Step
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure of a workload for a receiver: `bound` times as good as `against`, or without that at most `bound`."""
+
+    text: str
+    workload: str
+    figure: str
+    receiver: str
+    bound: float
+    against: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was measured for a target, None where it wasn't run."""
+
+    target: Target
+    measured: float | None
+
+    @property
+    def word(self) -> Literal["met", "not met", "not run"]:
+        """The verdict."""
+        if self.measured is None:
+            return "not run"
+        target = self.target
+        met = self.measured >= target.bound if target.against else self.measured <= target.bound
+        return "met" if met else "not met"
+
+
+TARGETS = (
+    Target("storescu", "storescu-100x512K", "seconds", "dicomd-fsync", 15, "dcmtk"),
+    Target("storescu", "storescu-100x512K", "seconds", "dicomd-none", 15, "dcmtk"),
+    Target("dcmsend", "dcmsend-100x512K", "seconds", "dicomd-fsync", 15, "dcmtk"),
+    Target("dcmsend", "dcmsend-100x512K", "seconds", "dicomd-none", 15, "dcmtk"),
+    Target("512 KiB, 1 Association", "blast-512K-c1", "per_s", "dicomd-none", 1, "dcmtk"),
+    Target("512 KiB, 4 Associations", "blast-512K-c4", "per_s", "dicomd-none", 1, "dcmtk"),
+    Target("4 KiB, 1 Association", "blast-4K-c1", "per_s", "dicomd-none", 1, "dcmtk"),
+    Target("Associations/s", "associations", "per_s", "dicomd-none", 4, "dcmtk"),
+    Target("Associations/s", "associations", "per_s", "dicomd-none", 100, "pynetdicom"),
+    Target("512 KiB, 1 Association", "blast-512K-c1", "per_s", "dicomd-fsync", 2, "pynetdicom"),
+    Target("512 KiB, 8 Associations", "blast-512K-c8", "per_s", "dicomd-fsync", 2.5, "pynetdicom"),
+    Target("1 GB object, time", "one-1GB", "seconds", "dicomd-none", 1 / 1.2, "dcmtk"),
+    Target("1 GB object, peak memory MB", "one-1GB", "peak_memory_mb", "dicomd-none", 16),
+    Target("1 GB object, peak memory MB", "one-1GB", "peak_memory_mb", "dicomd-fsync", 16),
+    Target("200 idle Associations, % of a core", "idle-200", "cpu_percent", "dicomd-fsync", 1),
+    Target("200 idle Associations, memory MB", "idle-200", "memory_mb", "dicomd-fsync", 100),
+)
+
+
+def plan() -> list[Step]:
+    """The least that has to be run to judge every target."""
+    steps = []
+    for workload in workloads.WORKLOADS:
+        concerned = [target for target in TARGETS if target.workload == workload.name]
+        names = {name for target in concerned for name in (target.receiver, target.against) if name}
+        if names:
+            steps.append(Step(workload, tuple(r for r in receivers.RECEIVERS if r.name in names)))
+    return steps
+
+
+def judge(outcomes: Mapping[str, Outcome]) -> list[Verdict]:
+    """A verdict for each target."""
+    verdicts = []
+    for target in TARGETS:
+        figure = next(f for f in workloads.BY_NAME[target.workload].figures if f.key == target.figure)
+        measured = comparison.median(outcomes, target.workload, target.receiver, target.figure)
+        if target.against:
+            other = comparison.median(outcomes, target.workload, target.against, target.figure)
+            measured = comparison.ratio(figure, measured, other)
+        verdicts.append(Verdict(target, measured))
+    return verdicts
