@@ -33,8 +33,8 @@ def uid_from_value(value: bytes) -> str | None:
     return uid.decode("ascii")
 
 
-def class_uid_from_value(value: bytes) -> str | None:
-    """As `uid_from_value`, for the UIDs of classes, of which there are few: remembered."""
+def recurring_uid_from_value(value: bytes) -> str | None:
+    """As `uid_from_value`, for UIDs that come again and again (a class's, a study's, a series'): remembered."""
     return _remembered(value) if len(value) <= MAX_UID_LENGTH + 2 else None
 
 

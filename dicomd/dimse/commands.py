@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from dicomd.dimse.statuses import Status
-from dicomd.uids import class_uid_from_value, uid_from_value
+from dicomd.uids import MAX_UID_LENGTH
 
 MAX_COMMAND_SET = 64 * 1024
 """Bytes: a Command Set is a few hundred bytes, only lists of Attribute Identifiers could make it longer."""
@@ -20,6 +20,7 @@ NO_DATA_SET = 0x0101
 
 _ELEMENT = struct.Struct("<HHI")
 _US = struct.Struct("<H")
+_LONGEST_UID = MAX_UID_LENGTH + 2  # with padding
 _RESPONSE = struct.Struct("<" + 4 * "HHIH")  # what every response has: four elements of VR US
 _GROUP_LENGTH = struct.Struct("<HHII")
 _RESPONSE_FLAG = 0x8000
@@ -122,7 +123,7 @@ def _us(elements: dict[int, bytes], element: int) -> int:
 def encode_response(request: CommandSet, response: Response) -> bytes:
     """The Command Set of the response to `request` (PS3.7 §9.3.1.2, §9.3.5.2), which never has a Data Set.
 
-    UIDs are repeated if they are UIDs: what else a request says, of whatever length, isn't sent back.
+    UIDs are repeated as they came, unless they are too long to be any: no request makes a response long.
     """
     elements = request.elements
     sop_class = elements.get(Element.AFFECTED_SOP_CLASS_UID) or elements.get(Element.REQUESTED_SOP_CLASS_UID)
@@ -132,7 +133,7 @@ def encode_response(request: CommandSet, response: Response) -> bytes:
         *(0, Element.COMMAND_DATA_SET_TYPE, 2, NO_DATA_SET),
         *(0, Element.STATUS, 2, response.status),
     )
-    if sop_class and class_uid_from_value(sop_class):
+    if sop_class and len(sop_class) <= _LONGEST_UID:
         body = _element(Element.AFFECTED_SOP_CLASS_UID, sop_class) + body
     if response.offending_elements:
         tags = b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in response.offending_elements)
@@ -141,7 +142,7 @@ def encode_response(request: CommandSet, response: Response) -> bytes:
         comment = response.comment.encode("ascii", "replace")[:64]
         body += _element(Element.ERROR_COMMENT, comment + b" " * (len(comment) % 2))
     instance = elements.get(Element.AFFECTED_SOP_INSTANCE_UID)
-    if instance and uid_from_value(instance):
+    if instance and len(instance) <= _LONGEST_UID:
         body += _element(Element.AFFECTED_SOP_INSTANCE_UID, instance)
     return _GROUP_LENGTH.pack(0, Element.COMMAND_GROUP_LENGTH, 4, len(body)) + body
 

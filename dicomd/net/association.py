@@ -89,7 +89,7 @@ class Association:
             last.callback(self._drop_message)
             try:
                 while self._machine.state is not State.IDLE:
-                    self._step()
+                    self._serve()
             except Exception as error:  # a defect of dicomd's must not end the worker
                 self._report.internal_error("net", error)
                 self._abort_after_defect()
@@ -106,13 +106,18 @@ class Association:
 
     # -- one event after the other ---------------------------------------------------------------------------------
 
-    def _step(self) -> None:
+    def _serve(self) -> None:
+        """Take events until the connection has ended, or one of them was out of the ordinary."""
+        reader, machine = self._reader, self._machine
         try:
-            event = self._next_event()
-            if isinstance(event, Fragment):
-                self._take_fragment(event)
-            else:
-                self._take_pdu(event)
+            while machine.state is not State.IDLE:
+                event = reader.next_event()
+                if event is None:
+                    self._receive()
+                elif isinstance(event, Fragment):
+                    self._take_fragment(event)
+                else:
+                    self._take_pdu(event)
         except PDUError as error:
             self._report.outcome(Outcome.ABORTED_LOCALLY, str(error))
             self._react(self._machine.happened(Event.INVALID_PDU), error.reason)
@@ -129,12 +134,6 @@ class Association:
     def _connection_ended(self) -> None:
         if self._machine.state is not State.IDLE:
             self._machine.happened(Event.CLOSED)
-
-    def _next_event(self) -> PDU | Fragment:
-        reader = self._reader
-        while (event := reader.next_event()) is None:
-            self._receive()
-        return event
 
     def _receive(self) -> None:
         reader, deadline = self._reader, self._deadline

@@ -22,6 +22,7 @@ BACKLOG = 512
 """Connections that wait in the kernel while a burst is accepted."""
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 _PAUSE = 0.1  # seconds; without it a listener that can't accept for want of descriptors would spin
+_LONGEST_WAIT = 0.5  # seconds: a signal that comes just before a wait is heeded after it
 _ABORT_GRACE = 5.0  # seconds for aborted Associations to end: their disks may be slow
 
 
@@ -110,7 +111,7 @@ class ConnectionAcceptor:
         deadline = time.monotonic() + seconds
         with self._changed:
             while self._live and not self._hurry and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(left)
+                self._changed.wait(min(left, _LONGEST_WAIT))
             self._hurry = False
 
     def _accept(self, listener: Listener, wakeup: int) -> None:

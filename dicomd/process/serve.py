@@ -90,13 +90,14 @@ def serve(config: Config, config_path: Path, warnings: Sequence[str] = ()) -> No
             worker.serve_until(signals.wakeup)
             if signals.take_hangup():
                 get_logger().warning("SIGHUP has no effect in this version: restart to apply a new configuration")
+        signals.on_repeat = worker.hurry
+        worker.stop_listening()
         get_logger().info(
             Message.STOPPING,
             signal=signals.stopping,
             associations=worker.open_associations,
             drain_seconds=config.dicomd.drain_timeout,
         )
-        signals.on_repeat = worker.hurry
         aborted = worker.drain()
         detail = {"detail": f"{aborted} connections were aborted"} if aborted else {}
         get_logger().info("stopped", uptime_seconds=int(time.monotonic() - began), **detail)
@@ -108,7 +109,11 @@ def serve(config: Config, config_path: Path, warnings: Sequence[str] = ()) -> No
 
 
 class _Signals:
-    """Turns signals into a readable descriptor. Handlers only take note: they run between any two bytecodes."""
+    """Turns signals into a readable descriptor.
+
+    The interpreter itself writes to it the moment a signal comes, even when the main thread is just about to wait, so
+    none is slept through. Handlers run between any two bytecodes, and therefore only take note.
+    """
 
     def __init__(self) -> None:
         self.wakeup, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -119,6 +124,7 @@ class _Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, self._hang_up)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)  # full: it is readable anyway
 
     def ignore(self) -> None:
         """Pay no attention any more, not even while the interpreter winds up, which resets handlers of its own."""
@@ -137,15 +143,9 @@ class _Signals:
             self.on_repeat()
             return
         self.stopping = signal.Signals(number).name
-        self._wake()
 
     def _hang_up(self, _number: int, _frame: object) -> None:
         self._hangup = True
-        self._wake()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: it is readable anyway
-            os.write(self._write, b"\0")
 
 
 def _prepare_process() -> None:

@@ -34,6 +34,7 @@ class Worker:
     def __init__(self, config: Config, listeners: Sequence[Listener], store: FileStore, metrics: Metrics) -> None:
         self._config, self._store, self._metrics = config, store, metrics
         self._draining = self._watching = False
+        self._accepted = store.state.accepting
         self._stopped = threading.Event()
         supported = config.contexts.resolved()
         self._admission = Admission(
@@ -85,10 +86,13 @@ class Worker:
             threading.Thread(target=self._watch_store, name="store-watch", daemon=True).start()
         self._acceptor.accept_until(wakeup)
 
-    def drain(self) -> int:
-        """Stop listening, let open Associations end, abort what is left after `drain_timeout`; return how many."""
+    def stop_listening(self) -> None:
+        """Refuse new connections, and new Associations on those that were accepted already."""
         self._draining = True
         self._acceptor.close()
+
+    def drain(self) -> int:
+        """Let open Associations end, abort what is left after `drain_timeout`; return how many."""
         aborted = self._acceptor.drain(self._config.dicomd.drain_timeout)
         self._stopped.set()
         return aborted
@@ -114,15 +118,15 @@ class Worker:
     def _look_at_store(self) -> None:
         """Never raises: a store that was suspended would never be looked at again."""
         try:
-            before = self._store.state
             self._store.check()
-            self._show(before, self._store.state)
+            self._show(self._store.state)
             self._metrics.sample_process("0")
         except Exception as error:
             self._metrics.count_internal_error("store")
             get_logger().error(Message.INTERNAL_ERROR, module="store", exception=error)
 
-    def _show(self, before: StoreState, state: StoreState) -> None:
+    def _show(self, state: StoreState) -> None:
+        accepted, self._accepted = self._accepted, state.accepting  # when last looked at, whatever a writer found since
         self._metrics.sample_store(
             accepting=state.accepting,
             avail_bytes=state.avail_bytes,
@@ -130,7 +134,7 @@ class Worker:
             files_avail=state.files_avail,
         )
         root = str(self._store.root)
-        if before.accepting and not state.accepting:
+        if accepted and not state.accepting:
             get_logger().error(
                 Message.SPACE_LOW,
                 detail=state.reason,
@@ -138,5 +142,5 @@ class Worker:
                 avail_bytes=state.avail_bytes,
                 reserve_bytes=self._config.storage.reserve_free,
             )
-        elif state.accepting and not before.accepting:
+        elif state.accepting and not accepted:
             get_logger().info(Message.SPACE_RECOVERED, root=root, avail_bytes=state.avail_bytes)

@@ -21,7 +21,7 @@ from dicomd.store.errors import (
     StoreUnavailable,
 )
 from dicomd.store.types import InstanceIdentity, InstanceStore, InstanceWriter, Stored
-from dicomd.uids import VERIFICATION_SOP_CLASS, class_uid_from_value, uid_from_value
+from dicomd.uids import VERIFICATION_SOP_CLASS, recurring_uid_from_value, uid_from_value
 
 STATUSES: dict[type[StoreError], Status] = {
     OutOfSpace: Status.OUT_OF_SPACE,
@@ -122,7 +122,7 @@ class Storage:
         UID or no Data Set announced: 0x0212.
         """
         instance_uid = uid_from_value(request.value(Element.AFFECTED_SOP_INSTANCE_UID))
-        class_uid = class_uid_from_value(request.value(Element.AFFECTED_SOP_CLASS_UID))
+        class_uid = recurring_uid_from_value(request.value(Element.AFFECTED_SOP_CLASS_UID))
         response = None
         if not request.has_data_set:
             response = Response(Status.MISTYPED_ARGUMENT, "A C-STORE-RQ needs a Data Set", (0x00000800,))

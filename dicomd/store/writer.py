@@ -24,7 +24,7 @@ from dicomd.store.layout import Place
 from dicomd.store.part10 import header
 from dicomd.store.temporary import unlink_quietly
 from dicomd.store.types import InstanceIdentity, Stored
-from dicomd.uids import uid_from_value
+from dicomd.uids import recurring_uid_from_value, uid_from_value
 
 if TYPE_CHECKING:
     from dicomd.store.filesystem import FileStore
@@ -132,17 +132,11 @@ class FileWriter:
         return layout.place(
             self._uid(STUDY_INSTANCE_UID) if STUDY_INSTANCE_UID in layout.elements else "",
             self._uid(SERIES_INSTANCE_UID) if SERIES_INSTANCE_UID in layout.elements else "",
-            self._checked(SOP_INSTANCE_UID, self._identity.sop_instance_uid.encode("ascii", "replace")),
+            _checked(SOP_INSTANCE_UID, uid_from_value(self._identity.sop_instance_uid.encode("ascii", "replace"))),
         )
 
     def _uid(self, tag: int) -> str:
-        return self._checked(tag, self._scanner.values.get(tag, b""))
-
-    def _checked(self, tag: int, value: bytes) -> str:
-        uid = uid_from_value(value)
-        if uid is None:
-            raise LayoutElementInvalid("A UID that the path is made of is missing or invalid", element=tag)
-        return uid
+        return _checked(tag, recurring_uid_from_value(self._scanner.values.get(tag, b"")))
 
     def _begin(self, fragments: list[memoryview], size: int) -> None:
         if self._over:
@@ -191,3 +185,9 @@ class FileWriter:
         except OSError as error:
             raise from_oserror(error, "fsync") from error
         return time.perf_counter() - began
+
+
+def _checked(tag: int, uid: str | None) -> str:
+    if uid is None:
+        raise LayoutElementInvalid("A UID that the path is made of is missing or invalid", element=tag)
+    return uid
