@@ -57,7 +57,12 @@ def send(host: str, port: int, called: str, calling: str, timeout: float, paths:
     for result in problems:
         click.echo(f"{'warning' if result.stored else 'failed'}: {result.file.path}: {result.why}", err=True)
     failed += len(files) - stored
-    summary = f"{peer}: {stored} stored ({stored_bytes / 1e6:.1f} MB in {seconds:.1f} s)"
+    summary = f"{peer}: {stored} stored ({_readable(stored_bytes)} in {seconds:.1f} s)"
     click.echo(summary + (f", {warned} with a warning" if warned else "") + f", {failed} failed")
     if failed:
         sys.exit(1)
+
+
+def _readable(size: int) -> str:
+    """Bytes as people say them."""
+    return f"{size / 1e3:.1f} kB" if size < 1_000_000 else f"{size / 1e6:.1f} MB"
