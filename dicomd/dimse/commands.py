@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from dicomd.dimse.statuses import Status
 from dicomd.uids import MAX_UID_LENGTH
@@ -54,8 +55,7 @@ class CommandSetError(ValueError):
     """The bytes are no Command Set that could be answered."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommandSet:
+class CommandSet(NamedTuple):
     """A request's Command Set: the few numbers that every one has, and all element values by element number."""
 
     command_field: int

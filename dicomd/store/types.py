@@ -6,17 +6,15 @@ need only keep these promises.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 Durability = Literal["fsync", "none"]
 DuplicatePolicy = Literal["keep-both", "replace", "reject"]
 DuplicateOutcome = Literal["", "identical", "kept-both", "replaced"]
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceIdentity:
+class InstanceIdentity(NamedTuple):
     r"""Who an instance is, from the C-STORE-RQ command and its Presentation Context, before its Data Set is seen.
 
     All UIDs are without padding; ``sop_instance_uid`` has been checked against ``[0-9]+(\.[0-9]+)*`` and 64
@@ -31,8 +29,7 @@ class InstanceIdentity:
     called_ae_title: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """An instance that is kept. ``size`` counts the bytes of the Data Set, File Meta Information left out.
 
     ``duplicate``: "" a new instance; "identical" it was there already and is durable now, nothing was written;
