@@ -78,7 +78,7 @@ class AssociationReport:
         self._log = get_logger()
         self._began = time.monotonic()
         self._message_began = self._began
-        self._requested = self._accepted = False
+        self._requested = self._accepted = self._rejection_told = False
         self._outcome: Outcome | None = None
         self._error = ""
         self._abort: dict[str, Any] = {}
@@ -108,6 +108,7 @@ class AssociationReport:
 
     def rejected(self, rejection: Rejection) -> None:
         """An A-ASSOCIATE-RJ has been sent."""
+        self._rejection_told = True
         self._metrics.count_reject(rejection.source, rejection.reason)
         self._log.warning(
             Message.ASSOCIATION_REJECTED,
@@ -139,8 +140,8 @@ class AssociationReport:
         self._series.association_ended(outcome, duration=seconds, opened=self._accepted)
         if outcome is not Outcome.RELEASED:
             self._peer.failed(outcome)
-        if outcome is Outcome.REJECTED:
-            return  # its line has been written
+        if self._rejection_told:
+            return
         fields: dict[str, Any] = {
             "outcome": outcome,
             "instances": self._stored,
@@ -179,12 +180,20 @@ class AssociationReport:
             self._failed += 1
             self._bytes += operation.size
             self._metrics.store_received_bytes.inc(operation.size)
+            self._count_failure(operation)
             self._log.warning(
                 "instance incomplete",
                 dicom_sop_class_uid=operation.identity.sop_class_uid,
                 dicom_sop_instance_uid=operation.identity.sop_instance_uid,
                 dicom_bytes=operation.size,
             )
+
+    def _count_failure(self, operation: StoreOperation) -> None:
+        """What went wrong on our side counts, however the Association ends."""
+        if operation.error is not None and operation.error.operation:
+            self._metrics.count_store_error(operation.error.operation, operation.error.errno)
+        if operation.unexpected is not None:
+            self.internal_error("store", operation.unexpected)
 
     def internal_error(self, module: str, error: BaseException) -> None:
         """An exception that nobody expected."""
@@ -208,10 +217,7 @@ class AssociationReport:
             duplicate = "rejected"
         if duplicate:
             self._metrics.store_duplicates.labels(duplicate).inc()
-        if error is not None and error.operation:
-            self._metrics.count_store_error(error.operation, error.errno)
-        if operation.unexpected is not None:
-            self.internal_error("store", operation.unexpected)
+        self._count_failure(operation)
         if response.status is Status.SUCCESS:
             self._stored += 1
             if not self._instances and sent:

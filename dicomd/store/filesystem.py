@@ -97,6 +97,9 @@ class FileStore:
         try:
             for folder in (self.root, self._own, self._tmp, self._locks):
                 _make_folder(folder)
+            for folder in (self.root.parent, self.root, self._own):  # somebody else may have made them an instant ago
+                with contextlib.suppress(PermissionError):  # what can't be opened can't have been made by a dicomd
+                    _sync_folder(folder)
             removed = temporary.sweep(self._tmp, self._locks)
             self._name = self._read_or_make_sentinel()
         except OSError as error:

@@ -7,11 +7,12 @@ same UID, in this process or another, waits until it is certain whether the firs
 """
 
 # An instance costs microseconds here, so system calls take text as it is and no Path is made for them.
-# ruff: noqa: PTH108, PTH110
+# ruff: noqa: PTH110
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -21,9 +22,12 @@ from dicomd.store.directories import Directories, Directory, remove_made
 from dicomd.store.duplicates import Candidate, Verdict, examine, is_file
 from dicomd.store.errors import DuplicateRejected, StoreUnavailable, from_oserror
 from dicomd.store.layout import SUFFIX, Place
+from dicomd.store.temporary import unlink_quietly
 from dicomd.store.types import DuplicateOutcome, DuplicatePolicy
 
 _PATIENCE: Final = 10.0  # seconds against somebody who removes folders as fast as they are made
+_LONGEST_PAUSE: Final = 0.05  # seconds between two tries
+_OF_ANOTHER_MOUNT: Final = frozenset({errno.EXDEV, errno.ESTALE})
 _MAX_DIFFERENT: Final = 1000  # Data Sets kept under one UID
 
 
@@ -65,8 +69,10 @@ class Publisher:
         published = self._attempt(candidate, place, made)
         if published is not None:
             return published
-        deadline = time.monotonic() + _PATIENCE
+        deadline, pause = time.monotonic() + _PATIENCE, 0.001
         while time.monotonic() < deadline:
+            time.sleep(pause)  # whoever removes folders this fast, or a folder that never is one, costs no processor
+            pause = min(2 * pause, _LONGEST_PAUSE)
             published = self._attempt(candidate, place, made)
             if published is not None:
                 return published
@@ -83,19 +89,26 @@ class Publisher:
         except OSError as error:
             raise from_oserror(error, "mkdir") from error
         made += directory.made
-        if self._synced:
-            handle = directory.reopen()
-            try:
-                published = self._publish_in(directory, handle, candidate, place.name)
-            finally:
-                os.close(handle)
-        else:
-            published = self._publish_in(directory, directory.fd, candidate, place.name)
+        try:
+            published = self._publish_through(directory, candidate, place.name)
+        except OSError as error:
+            if not (directory.kept and error.errno in _OF_ANOTHER_MOUNT):
+                raise
+            published = None  # remounted behind our back: the path may be as good as ever
         if published is None:
             self._directories.forget(directory)
         elif not directory.kept:
             self._directories.keep(directory)
         return published
+
+    def _publish_through(self, directory: Directory, candidate: Candidate, name: str) -> Published | None:
+        if not self._synced:
+            return self._publish_in(directory, directory.fd, candidate, name)
+        handle = directory.reopen()
+        try:
+            return self._publish_in(directory, handle, candidate, name)
+        finally:
+            os.close(handle)
 
     def _publish_in(self, directory: Directory, handle: int, candidate: Candidate, name: str) -> Published | None:
         """Publish through ``handle``, the directory's; None as above."""
@@ -118,10 +131,15 @@ class Publisher:
                     return self._vouch(directory, handle, existing, name)
                 if verdict is Verdict.GONE:
                     continue
+                if self._duplicates != "keep-both" and not directory.in_place():
+                    return None  # moved away, say into an archive: what is in there is no longer ours to judge
                 if self._duplicates == "reject":
                     raise DuplicateRejected("Another Data Set is stored under this SOP Instance UID", operation="link")
                 if self._duplicates == "replace":
-                    _link_over(candidate.path, name, handle)
+                    try:
+                        _link_over(candidate.path, name, handle)
+                    except FileNotFoundError:
+                        return None  # the directory was removed
                     return self._settle(directory, handle, candidate, name, "replaced")
             finally:
                 if existing >= 0:
@@ -189,7 +207,7 @@ def _link_over(path: str, name: str, directory_fd: int) -> None:
     try:
         os.rename(second, name, dst_dir_fd=directory_fd)
     except OSError:
-        os.unlink(second)
+        unlink_quietly(second)
         raise
 
 

@@ -1,5 +1,6 @@
 """Publishing while somebody deletes, moves and recreates folders, and the order in which things reach the disk."""
 
+import errno
 import os
 import shutil
 import threading
@@ -56,6 +57,57 @@ def test_after_a_folder_was_moved_the_next_instance_goes_where_the_path_leads(
     put(store, data_set("1.2"), identity("1.2"))
     assert files(tmp_path / "root") == [f"{FOLDER}/1.2.dcm"]
     assert [path.name for path in (tmp_path / "archive").rglob("*.dcm")] == ["1.1.dcm"]
+
+
+@pytest.mark.parametrize("duplicates", ["replace", "reject", "keep-both"])
+def test_what_was_moved_away_is_neither_replaced_nor_in_the_way(tmp_path: Path, duplicates: str) -> None:
+    store = file_store(tmp_path / "root", duplicates=duplicates)
+    put(store, data_set(pixels=b"old!"))
+    (tmp_path / "root" / STUDY).rename(tmp_path / "archive")
+    stored = put(store, data_set(pixels=b"new!"))
+    assert stored.path == instance(tmp_path / "root", INSTANCE)
+    assert stored.path.read_bytes().endswith(b"new!")
+    (archived,) = (tmp_path / "archive").rglob("*.dcm")
+    assert archived.read_bytes().endswith(b"old!")
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.ESTALE])
+def test_a_folder_of_a_mount_that_has_gone_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    store = file_store(tmp_path)
+    put(store, data_set("1.1"), identity("1.1"))
+    link, failed = os.link, []
+
+    def link_of_another_mount(source: str, target: str, **options: Any) -> None:
+        if not failed and "dst_dir_fd" in options:
+            failed.append(target)
+            raise OSError(number, os.strerror(number))
+        link(source, target, **options)
+
+    monkeypatch.setattr(os, "link", link_of_another_mount)
+    assert put(store, data_set("1.2"), identity("1.2")).path.exists()
+    assert failed == ["1.2.dcm"]
+
+
+@pytest.mark.parametrize("durability", ["fsync", "none"])
+def test_a_replacement_whose_folder_is_pruned_meanwhile_is_stored_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
+) -> None:
+    store = file_store(tmp_path, duplicates="replace", durability=durability)
+    put(store, data_set(pixels=b"old!"))
+    rename, pruned = os.rename, []
+
+    def prune_and_rename(source: str, target: str, **options: Any) -> None:
+        if not pruned:
+            pruned.append(target)
+            shutil.rmtree(tmp_path / STUDY)
+        rename(source, target, **options)
+
+    monkeypatch.setattr(os, "rename", prune_and_rename)
+    assert put(store, data_set(pixels=b"new!")).path.read_bytes().endswith(b"new!")
+    assert len(pruned) == 1
+    assert list((tmp_path / ".dicomd" / "tmp").iterdir()) == []
 
 
 def test_a_folder_that_is_replaced_in_the_middle_of_publishing_is_noticed(
