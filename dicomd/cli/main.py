@@ -25,6 +25,8 @@ COMMANDS = {
     "describe-config": Registered(
         "dicomd.cli.describe_config:describe_config", "Describe the keys of the configuration."
     ),
+    "reload": Registered("dicomd.cli.reload:reload", "Put the configuration into force."),
+    "maintenance": Registered("dicomd.cli.maintenance:maintenance", "Refuse new Associations, or take them again."),
     "echo": Registered("dicomd.cli.echo:echo", "Ask a DICOM peer for an echo (C-ECHO)."),
     "send": Registered("dicomd.cli.send:send", "Send DICOM files to a peer (C-STORE)."),
 }

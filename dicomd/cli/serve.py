@@ -13,8 +13,9 @@ from dicomd.cli.options import EX_CONFIG, config_option, fail, version_option
 def serve(config_path: Path) -> None:
     """Run the Storage SCP until SIGTERM or SIGINT.
 
-    Open Associations may end within dicomd.drain_timeout; a second signal aborts them at once. Exit status: 0 after a
-    stop, 78 for a bad configuration, 1 where a socket or the store can't be used.
+    At a stop open Associations may end within dicomd.drain_timeout; a second signal aborts them at once. SIGHUP reads
+    the configuration again: with errors in it nothing changes. Exit status: 0 after a stop, 78 for a bad configuration,
+    1 where a socket or the store can't be used, or no worker can start.
     """
     from dicomd.config import examine
     from dicomd.process.serve import StartError

@@ -6,8 +6,6 @@ generated documents and `check-config` follow.
 """
 
 WITHOUT_EFFECT = {
-    "dicomd.runtime_dir": "",
-    "dicomd.workers": "",
     "listen.proxy_protocol": "no PROXY protocol header is read by this version",
     "listen.tls": "",  # `checks` refuses it: a listener that should speak TLS must not take Associations in the clear
     "storage.checksums": "",
@@ -18,7 +16,7 @@ WITHOUT_EFFECT = {
 }
 
 # What the documents say beside "a reload applies it"; "" once SIGHUP reloads.
-RELOAD_NOTE = "This version does not reload yet: a restart applies every key."
+RELOAD_NOTE = ""
 
 
 def has_effect(path: str) -> bool:

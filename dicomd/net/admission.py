@@ -10,7 +10,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum, auto
+from typing import Protocol
 
 from dicomd.uids import APPLICATION_CONTEXT_NAME
 from dicomd.upperlayer.negotiation import AssociateRequest
@@ -52,29 +53,45 @@ class AdmissionLimits:
     per_peer: int = 64
 
 
-class Admission:
-    """Counts connections and Associations, and judges requests. Safe to use from many threads.
+class Full(Enum):
+    """Which limit leaves no place for another Association."""
 
-    `ae_titles` are the accepted Called AE Titles, empty for any. `unready` returns why no Association can be taken at
-    present, or an empty string.
-    """
+    ASSOCIATIONS = auto()
+    PEER = auto()
 
-    def __init__(self, limits: AdmissionLimits, *, ae_titles: frozenset[str], unready: Callable[[], str]) -> None:
-        self._limits, self._ae_titles, self._unready = limits, ae_titles, unready
+
+class Places(Protocol):
+    """Where connections and Associations are counted: in one process (`LocalPlaces`), or over all that serve."""
+
+    def connect(self, limit: int) -> bool:
+        """Count a connection in; False, and not counted, when `limit` are open."""
+
+    def disconnect(self) -> None:
+        """Count a connection out."""
+
+    def enter(self, peer: str, *, associations: int, per_peer: int) -> Full | None:
+        """Count an Association of `peer` in, or say which of the two limits is reached."""
+
+    def leave(self, peer: str) -> None:
+        """Count an Association out."""
+
+    @property
+    def open_associations(self) -> int:
+        """How many Associations this process has open."""
+
+
+class LocalPlaces:
+    """Counts for a process that serves alone."""
+
+    def __init__(self) -> None:
         self._connections = 0
         self._associations: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    @property
-    def open_associations(self) -> int:
-        """How many Associations are open now."""
+    def connect(self, limit: int) -> bool:
+        """Count a connection in; False, and not counted, when `limit` are open."""
         with self._lock:
-            return self._associations.total()
-
-    def connect(self) -> bool:
-        """Count a connection in; False, and not counted, when there are too many."""
-        with self._lock:
-            if self._connections >= self._limits.connections:
+            if self._connections >= limit:
                 return False
             self._connections += 1
             return True
@@ -84,28 +101,80 @@ class Admission:
         with self._lock:
             self._connections -= 1
 
+    def enter(self, peer: str, *, associations: int, per_peer: int) -> Full | None:
+        """Count an Association of `peer` in, or say which of the two limits is reached."""
+        with self._lock:
+            if self._associations.total() >= associations:
+                return Full.ASSOCIATIONS
+            if self._associations[peer] >= per_peer:
+                return Full.PEER
+            self._associations[peer] += 1
+            return None
+
+    def leave(self, peer: str) -> None:
+        """Count an Association out."""
+        with self._lock:
+            self._associations[peer] -= 1
+            if not self._associations[peer]:
+                del self._associations[peer]
+
+    @property
+    def open_associations(self) -> int:
+        """How many Associations are open now."""
+        with self._lock:
+            return self._associations.total()
+
+
+class Admission:
+    """Judges requests, and sees that what is open stays within the limits. Safe to use from many threads.
+
+    `ae_titles` are the accepted Called AE Titles, empty for any. `unready` returns why no Association can be taken at
+    present, or an empty string. `places` counts.
+    """
+
+    def __init__(
+        self,
+        limits: AdmissionLimits,
+        *,
+        ae_titles: frozenset[str],
+        unready: Callable[[], str],
+        places: Places | None = None,
+    ) -> None:
+        self._limits, self._ae_titles, self._unready = limits, ae_titles, unready
+        self._places = LocalPlaces() if places is None else places
+
+    @property
+    def open_associations(self) -> int:
+        """How many Associations this process has open."""
+        return self._places.open_associations
+
+    def connect(self) -> bool:
+        """Count a connection in; False, and not counted, when there are too many."""
+        return self._places.connect(self._limits.connections)
+
+    def disconnect(self) -> None:
+        """Count a connection out."""
+        self._places.disconnect()
+
     def admit(self, request: AssociateRequest, address: str) -> Rejection | None:
         """Judge `request` from `address` and count the Association in, or return why not."""
         if rejection := self._judge(request):
             return rejection
         if reason := self._unready():
             return Rejection(Result.TRANSIENT, Source.PROVIDER_PRESENTATION, 1, reason)
-        with self._lock:
-            if self._associations.total() >= self._limits.associations:
-                limit = f"limits.associations = {self._limits.associations} are open"
-            elif self._associations[address] >= self._limits.per_peer:
-                limit = f"limits.associations_per_peer = {self._limits.per_peer} are open from this address"
-            else:
-                self._associations[address] += 1
-                return None
+        limits = self._limits
+        full = self._places.enter(address, associations=limits.associations, per_peer=limits.per_peer)
+        if full is None:
+            return None
+        if full is Full.ASSOCIATIONS:
+            limit = f"limits.associations = {limits.associations} are open"
+        else:
+            limit = f"limits.associations_per_peer = {limits.per_peer} are open from this address"
         return Rejection(Result.TRANSIENT, Source.PROVIDER_PRESENTATION, 2, limit)
 
     def leave(self, address: str) -> None:
         """Count an admitted Association out."""
-        with self._lock:
-            self._associations[address] -= 1
-            if not self._associations[address]:
-                del self._associations[address]
+        self._places.leave(address)
 
     def _judge(self, request: AssociateRequest) -> Rejection | None:
         if not request.protocol_version & 1:

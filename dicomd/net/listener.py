@@ -7,6 +7,7 @@ The rule it keeps: nothing that a peer sends, or doesn't send, is waited for her
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 import threading
@@ -21,9 +22,8 @@ from dicomd.net.transport import PlainTransport
 BACKLOG = 512
 """Connections that wait in the kernel while a burst is accepted."""
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
-_PAUSE = 0.1  # seconds; without it a listener that can't accept for want of descriptors would spin
-_LONGEST_WAIT = 0.5  # seconds: a signal that comes just before a wait is heeded after it
-_ABORT_GRACE = 5.0  # seconds for aborted Associations to end: their disks may be slow
+_PAUSE = 100  # milliseconds; without it a listener that can't accept for want of descriptors would spin
+_COURTESY = 5  # milliseconds for a less busy process to take a connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,67 +52,67 @@ class ConnectionAcceptor:
         settings: AcceptorSettings,
         report: ConnectionReport,
         new_report: Callable[[str, str], AssociationReport],
+        gives_way: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`new_report` makes the report of an Association from the listener's name and the source address."""
-        self._listeners, self._settings, self._report, self._new_report = listeners, settings, report, new_report
-        self._live: set[Association] = set()
-        self._hurry = False
-        self._failing = 0
-        self._changed = threading.Condition()
+        """`new_report` makes the report of an Association from the listener's name and the source address.
 
-    def accept_until(self, wakeup: int) -> None:
-        """Accept connections until the descriptor `wakeup` is readable."""
-        poller = select.poll()
-        by_fd = {listener.sock.fileno(): listener for listener in self._listeners}
-        for listener in self._listeners:
+        `gives_way` says whether another process that accepts on the same sockets should have the next connection.
+        """
+        self._listeners, self._settings, self._report, self._new_report = listeners, settings, report, new_report
+        self._gives_way = gives_way
+        self._live: set[Association] = set()
+        self._failing = 0
+        self._changing = threading.Lock()
+        self._closed = False
+        self._last_ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        for listener in listeners:
             listener.sock.setblocking(False)  # another process may be quicker at the same socket
-            poller.register(listener.sock, select.POLLIN)
+
+    def serve(self, wakeup: int, seconds: float) -> None:
+        """Accept connections until the descriptor `wakeup` is readable, `seconds` at most.
+
+        After `close` none is accepted, and the wait also ends with the last connection.
+        """
+        ends = time.monotonic() + seconds
+        poller = select.poll()
         poller.register(wakeup, select.POLLIN)
-        while True:
-            ready = poller.poll()
-            for fd, _ in ready:
-                if fd == wakeup:
-                    return
-            for fd, _ in ready:
+        by_fd = {} if self._closed else {listener.sock.fileno(): listener for listener in self._listeners}
+        for fd in by_fd:
+            poller.register(fd, select.POLLIN)
+        if self._closed:
+            poller.register(self._last_ended, select.POLLIN)
+        while (left := ends - time.monotonic()) > 0:
+            ready = [fd for fd, _ in poller.poll(left * 1000)]
+            if wakeup in ready or self._last_ended in ready:
+                return
+            if ready and self._gives_way():
+                _wait_for(wakeup, _COURTESY)
+            for fd in ready:
                 self._accept(by_fd[fd], wakeup)
 
     def close(self) -> None:
-        """Stop listening: whoever connects from now on is refused."""
+        """Stop listening. Open Associations go on; what is over already needn't wait for its peer to close."""
         for listener in self._listeners:
             listener.sock.close()
-
-    def drain(self, seconds: float) -> int:
-        """Let open Associations end for so long, then abort the rest; return how many were aborted."""
-        with self._changed:
+        with self._changing:
+            self._closed = True
             for association in self._live:
                 association.hasten()
-        self._wait_until_none(seconds)
-        with self._changed:
+            self._tell_if_idle()
+
+    def abort(self) -> int:
+        """Abort all open Associations; return how many connections that were."""
+        with self._changing:
             left = list(self._live)
         for association in left:
             association.stop()
-        if left:
-            self._wait_until_none(_ABORT_GRACE)
         return len(left)
 
     @property
     def idle(self) -> bool:
         """Whether no connection is being served."""
-        with self._changed:
+        with self._changing:
             return not self._live
-
-    def hurry(self) -> None:
-        """End a drain that is under way at once. May be called from a signal's Python handler."""
-        with self._changed:
-            self._hurry = True
-            self._changed.notify_all()
-
-    def _wait_until_none(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        with self._changed:
-            while self._live and not self._hurry and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(min(left, _LONGEST_WAIT))
-            self._hurry = False
 
     def _accept(self, listener: Listener, wakeup: int) -> None:
         try:
@@ -133,7 +133,7 @@ class ConnectionAcceptor:
         try:
             transport = PlainTransport(sock, send_timeout=self._settings.limits.request)
             association = Association(transport, address, self._settings, self._new_report(listener.name, address))
-            with self._changed:
+            with self._changing:
                 self._live.add(association)
             thread = threading.Thread(target=self._serve, args=(association,), name="association", daemon=True)
             thread.start()
@@ -149,9 +149,7 @@ class ConnectionAcceptor:
             self._report.accept_failed(listener.name, error)
         self._failing += 1
         if error.errno in _OUT_OF_RESOURCES:
-            pause = select.poll()
-            pause.register(wakeup, select.POLLIN)
-            pause.poll(_PAUSE * 1000)
+            _wait_for(wakeup, _PAUSE)
 
     def _serve(self, association: Association) -> None:
         try:
@@ -161,10 +159,20 @@ class ConnectionAcceptor:
 
     def _ended(self, association: Association | None) -> None:
         self._settings.admission.disconnect()
-        with self._changed:
+        with self._changing:
             if association is not None:
                 self._live.discard(association)
-            self._changed.notify_all()
+            self._tell_if_idle()
+
+    def _tell_if_idle(self) -> None:
+        if self._closed and not self._live:
+            os.eventfd_write(self._last_ended, 1)
+
+
+def _wait_for(wakeup: int, milliseconds: int) -> None:
+    poller = select.poll()  # select(2) knows no descriptor above 1023
+    poller.register(wakeup, select.POLLIN)
+    poller.poll(milliseconds)
 
 
 def source_address(host: str) -> str:

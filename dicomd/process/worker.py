@@ -7,6 +7,7 @@ that a new configuration is a new worker.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 from dicomd.config.schema import Config
@@ -17,6 +18,7 @@ from dicomd.net.buffers import BufferPool
 from dicomd.net.deadlines import TimeLimits
 from dicomd.net.listener import ConnectionAcceptor, Listener
 from dicomd.net.report import AssociationReport, ConnectionReport
+from dicomd.process.board import Seat
 from dicomd.services.operations import Services, Verification
 from dicomd.services.storage import Storage
 from dicomd.store.filesystem import FileStore, StoreState
@@ -29,13 +31,19 @@ _CHECK_INTERVAL = 1.0  # seconds between two looks at the store
 
 
 class Worker:
-    """Serves Associations on `listeners` with `config`, storing into `store`, which has been started."""
+    """Serves Associations on `listeners` with `config`, storing into `store`, which has been started.
 
-    def __init__(self, config: Config, listeners: Sequence[Listener], store: FileStore, metrics: Metrics) -> None:
-        self._config, self._store, self._metrics = config, store, metrics
-        self._draining = self._watching = False
-        self._accepted = store.state.accepting
-        self._stopped = threading.Event()
+    `seat` is its place among all workers: there it counts, and shows whether its store takes instances.
+    """
+
+    def __init__(
+        self, config: Config, listeners: Sequence[Listener], store: FileStore, metrics: Metrics, seat: Seat
+    ) -> None:
+        self._config, self._store, self._metrics, self._seat = config, store, metrics, seat
+        self._stopping = False
+        self._accepted = False
+        self._over = threading.Event()
+        store.tell(lambda reason: seat.show_store(_refusal(reason)))
         supported = config.contexts.resolved()
         self._admission = Admission(
             AdmissionLimits(
@@ -45,6 +53,7 @@ class Worker:
             ),
             ae_titles=frozenset(config.dicomd.ae_titles),
             unready=self.unready,
+            places=seat,
         )
         settings = AcceptorSettings(
             negotiator=Negotiator(
@@ -64,55 +73,74 @@ class Worker:
             max_pdu=config.limits.max_pdu,
             buffers=BufferPool(),
         )
-        self._acceptor = ConnectionAcceptor(listeners, settings, ConnectionReport(metrics), self._new_report)
+        self._acceptor = ConnectionAcceptor(
+            listeners, settings, ConnectionReport(metrics), self._new_report, seat.busier_than_another
+        )
 
     def unready(self) -> str:
         """Why no Association can be taken at present; empty when one can."""
-        if self._draining:
+        if self._stopping or self._seat.stopping:
             return "dicomd stops"
+        if self._seat.maintenance:
+            return "dicomd is in maintenance: `dicomd maintenance off` ends it"
         state = self._store.state
-        return "" if state.accepting else f"the store takes nothing: {state.reason}"
+        return "" if state.accepting else _refusal(state.reason)
 
-    @property
-    def open_associations(self) -> int:
-        """How many Associations are open now."""
-        return self._admission.open_associations
+    def start(self) -> None:
+        """Look at the store, remove what a worker that died has left there, and go on looking."""
+        self._store.check()
+        self._accepted = self._store.state.accepting
+        self._look_at_store()
+        if self._accepted:
+            self._sweep()
+        threading.Thread(target=self._watch_store, name="store-watch", daemon=True).start()
 
-    def serve_until(self, wakeup: int) -> None:
-        """Serve until the descriptor `wakeup` is readable. Blocks."""
-        if not self._watching:
-            self._watching = True
-            self._look_at_store()
-            threading.Thread(target=self._watch_store, name="store-watch", daemon=True).start()
-        self._acceptor.accept_until(wakeup)
+    def serve(self, wakeup: int, seconds: float) -> None:
+        """Accept connections until the descriptor `wakeup` is readable, `seconds` at most; see `retire`."""
+        self._acceptor.serve(wakeup, seconds)
 
-    def stop_listening(self) -> None:
-        """Refuse new connections, and new Associations on those that were accepted already."""
-        self._draining = True
+    def retire(self) -> None:
+        """Take no more connections. Those that were taken are served to their end, new Associations on them too.
+
+        From now on `serve` only waits, and the last connection's end ends it.
+        """
         self._acceptor.close()
 
-    def drain(self) -> int:
-        """Let open Associations end, abort what is left after `drain_timeout`; return how many."""
-        aborted = self._acceptor.drain(self._config.dicomd.drain_timeout)
-        self._stopped.set()
-        return aborted
+    def stop(self) -> None:
+        """Take no more connections and no more Associations. Open ones go on."""
+        self._stopping = True
+        self._acceptor.close()
+
+    def abort(self) -> int:
+        """Abort what is open; return how many connections that were."""
+        return self._acceptor.abort()
+
+    def end(self) -> None:
+        """No longer look at the store."""
+        self._over.set()
 
     @property
     def idle(self) -> bool:
         """Whether no connection is being served: nothing of the store is in use then."""
         return self._acceptor.idle
 
-    def hurry(self) -> None:
-        """Cut a drain short. May be called from a signal's Python handler."""
-        self._acceptor.hurry()
-
     def _new_report(self, listener: str, address: str) -> AssociationReport:
         return AssociationReport(
             self._metrics, listener=listener, address=address, instances=self._config.log.instances
         )
 
+    def _sweep(self) -> None:
+        try:
+            removed = self._store.sweep()
+        except OSError as error:
+            get_logger().warning("temporary files of a crash stay", error=error.strerror)
+            return
+        if removed:
+            self._metrics.store_recovered_files.labels("removed").inc(removed)
+            get_logger().warning("temporary files of a crash removed", removed=removed)
+
     def _watch_store(self) -> None:
-        while not self._stopped.wait(_CHECK_INTERVAL):
+        while not self._over.wait(_CHECK_INTERVAL - time.monotonic() % _CHECK_INTERVAL):  # all workers at once
             self._look_at_store()
 
     def _look_at_store(self) -> None:
@@ -120,12 +148,13 @@ class Worker:
         try:
             self._store.check()
             self._show(self._store.state)
-            self._metrics.sample_process("0")
+            self._metrics.sample_process(str(self._seat.slot))
         except Exception as error:
             self._metrics.count_internal_error("store")
             get_logger().error(Message.INTERNAL_ERROR, module="store", exception=error)
 
     def _show(self, state: StoreState) -> None:
+        self._seat.show_store("" if state.accepting else _refusal(state.reason))
         accepted, self._accepted = self._accepted, state.accepting  # when last looked at, whatever a writer found since
         self._metrics.sample_store(
             accepting=state.accepting,
@@ -133,6 +162,8 @@ class Worker:
             size_bytes=state.size_bytes,
             files_avail=state.files_avail,
         )
+        if not self._seat.speaks_for_all:
+            return
         root = str(self._store.root)
         if accepted and not state.accepting:
             get_logger().error(
@@ -144,3 +175,7 @@ class Worker:
             )
         elif state.accepting and not accepted:
             get_logger().info(Message.SPACE_RECOVERED, root=root, avail_bytes=state.avail_bytes)
+
+
+def _refusal(reason: str) -> str:
+    return f"the store takes nothing: {reason}"

@@ -15,6 +15,7 @@ import errno
 import os
 import secrets
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -87,6 +88,11 @@ class FileStore:
         self._refusal: type[StoreError] = StoreUnavailable
         self._suspended = True
         self._failures = 0
+        self._told: Callable[[str], None] = lambda _reason: None
+
+    def tell(self, told: Callable[[str], None]) -> None:
+        """Have ``told`` called with the reason whenever a failure suspends the store, in the thread that met it."""
+        self._told = told
 
     def start(self) -> int:
         """Make what is missing, sweep what dead processes left, and begin to accept.
@@ -111,6 +117,34 @@ class FileStore:
         else:
             self._accept(space.look(str(self.root)), refused=False)
         return removed
+
+    def successor(
+        self,
+        *,
+        layout: str,
+        durability: Durability,
+        duplicates: DuplicatePolicy,
+        reserve_free: int,
+        max_object_size: int,
+    ) -> FileStore:
+        """Return this store, which has been started, under other settings. Takes instances from its first ``check`` on.
+
+        Nothing is read or made: where the mount has gone since the start, ``check`` must find no store in its place.
+        """
+        successor = FileStore(
+            self.root,
+            layout=layout,
+            durability=durability,
+            duplicates=duplicates,
+            reserve_free=reserve_free,
+            max_object_size=max_object_size,
+        )
+        successor._name = self._name
+        return successor
+
+    def sweep(self) -> int:
+        """Remove the temporary files of processes that died since the start; return how many. Raises OSError."""
+        return temporary.sweep(self._tmp, self._locks)
 
     def close(self) -> None:
         """Give up locks and descriptors, when no writer is open."""
@@ -178,6 +212,7 @@ class FileStore:
             self._suspended = True
             self._refusal = type(error)
             self._state = replace(self._state, accepting=False, reason=error.message)
+        self._told(error.message)
 
     def _check_sentinel(self) -> None:
         try:

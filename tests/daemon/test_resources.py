@@ -15,15 +15,18 @@ from tests.support.raw_peer import RawPeer, associate_rq, store_message
 
 @contextmanager
 def no_more_descriptors(daemon: Daemon) -> Iterator[None]:
-    """The daemon can open nothing meanwhile."""
-    used = {int(entry.name) for entry in Path(f"/proc/{daemon.pid}/fd").iterdir()}
-    lowest_free = next(number for number in range(len(used) + 1) if number not in used)
-    before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+    """The daemon can open nothing meanwhile, but to answer over HTTP."""
+    before = {}
+    for pid in daemon.worker_pids():
+        used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+        lowest_free = next(number for number in range(len(used) + 1) if number not in used)
+        before[pid] = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, before[pid][1]))
     try:
         yield
     finally:
-        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+        for pid, limits in before.items():
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
 
 def test_without_descriptors_an_instance_is_refused_and_the_next_is_taken(

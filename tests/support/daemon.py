@@ -7,8 +7,10 @@ threads that stayed behind.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
 import shutil
 import signal
 import socket
@@ -57,7 +59,14 @@ class Daemon:
         }
         config = _merged(config, overrides or {})
         self.root = Path(config["storage"]["root"])
+        self._config = config
         self.config_path.write_text(tomlkit.dumps(config))
+        self.launcher: list[str] = []
+        """A program that starts it, for tests of what it gets from its parent."""
+        self.environment: dict[str, str] = {}
+        """Variables beside those of the tests."""
+        self.inherited: tuple[int, ...] = ()
+        """Descriptors it gets."""
         self.records: list[Record] = []
         self.output: list[str] = []
         """Every line of stdout and stderr, as it was written."""
@@ -73,7 +82,9 @@ class Daemon:
         """Start it and wait until it is ready. Raises `DaemonFailed`."""
         seen = len(self.records)
         self._process = subprocess.Popen(
-            [sys.executable, "-X", "dev", "-m", "dicomd", "serve", "--config", str(self.config_path)],
+            [*self.launcher, sys.executable, "-X", "dev", "-m", "dicomd", "serve", "--config", str(self.config_path)],
+            env=os.environ | self.environment,
+            pass_fds=self.inherited,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -99,10 +110,40 @@ class Daemon:
         # one thread of its own may still be on its way: readiness comes first
         self._idle_sockets, self._idle_threads = len(self._open_sockets()), len(self._threads()) + 1
 
+    def configure(self, **overrides: Any) -> None:
+        """Write the configuration with these tables changed; a reload or a start reads it."""
+        self._config = _merged(self._config, overrides)
+        self.config_path.write_text(tomlkit.dumps(self._config))
+
+    def reload(self) -> Record:
+        """SIGHUP, and the line that says how it ended."""
+        seen = len(self.records)
+        self.signal(signal.SIGHUP)
+        return self.wait_for(
+            lambda record: record["event"] in ("config applied", "config rejected"), since=seen, deadline=START_DEADLINE
+        )
+
     @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    def pids(self) -> list[int]:
+        """All its processes: the supervisor first, then the exporter and the workers."""
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            children = ""
+        return [self.pid, *(int(pid) for pid in children.split())]
+
+    def worker_pids(self) -> dict[int, str]:
+        """The processes that serve, and the state of each, as /status has them."""
+        return {worker["pid"]: worker["state"] for worker in self.status()["workers"]}
+
+    def status(self) -> Record:
+        """What /status says."""
+        status: Record = json.loads(self.get("/status")[1])
+        return status
 
     @property
     def host(self) -> str:
@@ -111,6 +152,10 @@ class Daemon:
     @property
     def port(self) -> int:
         return self.address[1]
+
+    @property
+    def started(self) -> bool:
+        return self._process is not None
 
     @property
     def running(self) -> bool:
@@ -141,9 +186,11 @@ class Daemon:
             raise self._failed(f"exit status {status} after SIGTERM")
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would end it."""
+        """SIGKILL for all its processes, as a crash of the machine would end them."""
         assert self._process is not None
-        self._process.kill()
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait()
         for reader in self._readers:
             reader.join(WAIT)
@@ -281,13 +328,12 @@ class Daemon:
         ]
 
     def _descriptors(self) -> list[str]:
-        folder = Path(f"/proc/{self.pid}/fd")
         targets = []
-        for descriptor in folder.iterdir():
-            try:
-                targets.append(str(descriptor.readlink()))
-            except FileNotFoundError:  # closed meanwhile
-                continue
+        for pid in self.pids():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
+                for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                    with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                        targets.append(str(descriptor.readlink()))
         return targets
 
     def _open_sockets(self) -> list[str]:
@@ -296,14 +342,12 @@ class Daemon:
     def _open_files(self) -> list[str]:
         return [target for target in self._descriptors() if target.startswith("/")]
 
-    def _threads(self) -> list[str]:
-        names = []
-        for task in Path(f"/proc/{self.pid}/task").iterdir():
-            try:
-                names.append((task / "comm").read_text().strip())
-            except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
-                continue
-        return names
+    def _threads(self) -> list[Path]:
+        threads = []
+        for pid in self.pids():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
+                threads += list(Path(f"/proc/{pid}/task").iterdir())
+        return threads
 
     def _read(self, stream: IO[bytes]) -> None:
         with stream:

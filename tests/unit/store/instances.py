@@ -1,5 +1,6 @@
 """Data Sets and identities for the tests of the store, encoded by hand so that nothing hides what is on the wire."""
 
+import gc
 import struct
 from collections.abc import Sequence
 from itertools import pairwise
@@ -105,7 +106,8 @@ def folders(root: Path) -> list[str]:
 
 
 def open_descriptors() -> set[int]:
-    """The descriptors that this process has open."""
+    """The descriptors that this process has open, none of which waits for the garbage collector to be closed."""
+    gc.collect()
     return {int(entry.name) for entry in Path("/proc/self/fd").iterdir() if entry.exists() or entry.is_symlink()}
 
 

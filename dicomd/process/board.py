@@ -1,0 +1,315 @@
+"""The memory that all processes of the daemon share: who serves, how much, and whether new Associations are wanted.
+
+The rule it keeps: every number has one writer, the supervisor for the head and each worker for its own slot, so a
+process that dies leaves nothing half written that counts. The one decision over all slots, whether another Association
+is let in, is made under a lock that the kernel takes back from a dead holder. The supervisor never waits for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from hashlib import blake2b
+
+from dicomd.net.admission import Full
+
+SLOTS = 4096
+"""Workers of all generations that can live at once."""
+_SLOT_BYTES = 32 * 1024  # untouched pages cost nothing
+_HEAD_BYTES = 4096
+_REASON_AT, _REASON_BYTES = 64, 192
+_PEERS_AT = _REASON_AT + _REASON_BYTES
+ASSOCIATIONS_PER_WORKER = (_SLOT_BYTES - _PEERS_AT) // 8
+"""What one slot has room for: 4064, more than a process has threads for."""
+
+# Of the head, in units of 4 bytes, but for the beat: 8 bytes at the very start.
+_MAINTENANCE, _STOPPING, _USED, _GENERATION = 2, 3, 4, 5
+# Of a slot, in units of 4 bytes.
+_STATE, _SLOT_GENERATION, _CONNECTIONS, _ASSOCIATIONS, _ACCEPTING, _ABORTED, _REASON_LENGTH, _PID = range(8)
+
+_BEAT_LASTS = 10.0  # seconds; the supervisor shows itself every second
+
+
+class SlotState(IntEnum):
+    """What the process in a slot does."""
+
+    FREE = 0
+    STARTING = 1
+    READY = 2
+    DRAINING = 3
+
+
+class Board:
+    """The shared memory, made once by the supervisor and inherited by every fork."""
+
+    def __init__(self) -> None:
+        self._fd = os.memfd_create("dicomd", os.MFD_CLOEXEC)
+        size = _HEAD_BYTES + SLOTS * _SLOT_BYTES
+        os.ftruncate(self._fd, size)
+        self._bytes = memoryview(mmap.mmap(self._fd, size))
+        self._words = self._bytes.cast("I")
+        self._longs = self._bytes.cast("Q")
+        self._lock = threading.Lock()  # the kernel's lock is one of processes, not of threads
+
+    # -- the head: written by the supervisor -----------------------------------------------------------------------
+
+    @property
+    def maintenance(self) -> bool:
+        """Whether an operator wants no new Associations."""
+        return bool(self._words[_MAINTENANCE])
+
+    @maintenance.setter
+    def maintenance(self, wanted: bool) -> None:
+        self._words[_MAINTENANCE] = wanted
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the daemon is about to end."""
+        return bool(self._words[_STOPPING])
+
+    @stopping.setter
+    def stopping(self, wanted: bool) -> None:
+        self._words[_STOPPING] = wanted
+
+    @property
+    def generation(self) -> int:
+        """The generation that takes new Associations."""
+        return self._words[_GENERATION]
+
+    @generation.setter
+    def generation(self, number: int) -> None:
+        self._words[_GENERATION] = number
+
+    def beat(self) -> None:
+        """Show that the supervisor works."""
+        self._longs[0] = time.monotonic_ns()
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the supervisor has shown itself lately."""
+        return time.monotonic_ns() - self._longs[0] < _BEAT_LASTS * 1e9
+
+    def occupy(self, slot: int, generation: int) -> None:
+        """Give a slot to a process that is about to start. Raises IndexError where there is none of that number."""
+        if not 0 <= slot < SLOTS:
+            raise IndexError(f"only {SLOTS} workers can live at once")
+        self.vacate(slot)
+        base = _base(slot)
+        self._words[base + _SLOT_GENERATION] = generation
+        self._words[base + _STATE] = SlotState.STARTING
+        self._words[_USED] = max(self._words[_USED], slot + 1)
+
+    def vacate(self, slot: int) -> None:
+        """Take back the slot of a process that is gone, with all it had counted."""
+        base = _base(slot)
+        for word in range(_PID + 1):
+            self._words[base + word] = 0
+
+    # -- over all slots --------------------------------------------------------------------------------------------
+
+    def slots(self) -> range:
+        """The slots that have ever been in use."""
+        return range(self._words[_USED])
+
+    def state(self, slot: int) -> SlotState:
+        """What the process in the slot does."""
+        return SlotState(self._words[_base(slot) + _STATE])
+
+    def total_associations(self) -> int:
+        """Associations open in all workers."""
+        return sum(self._words[_base(slot) + _ASSOCIATIONS] for slot in self.slots())
+
+    def total_connections(self) -> int:
+        """Connections open in all workers."""
+        return sum(self._words[_base(slot) + _CONNECTIONS] for slot in self.slots())
+
+    def aborted(self, slot: int) -> int:
+        """How many connections the process in the slot had to abort at its end."""
+        return self._words[_base(slot) + _ABORTED]
+
+    def describe(self) -> list[dict[str, object]]:
+        """What each living worker does, for /status."""
+        found: list[dict[str, object]] = []
+        for slot in self.slots():
+            base = _base(slot)
+            if self._words[base + _STATE]:
+                found.append(
+                    {
+                        "worker": str(slot),
+                        "pid": self._words[base + _PID],
+                        "state": self.state(slot).name.lower(),
+                        "generation": self._words[base + _SLOT_GENERATION],
+                        "connections": self._words[base + _CONNECTIONS],
+                        "associations": self._words[base + _ASSOCIATIONS],
+                    }
+                )
+        return found
+
+    def unready(self) -> str:
+        """Why no Association can be taken at present, empty when one can."""
+        if self.stopping:
+            return "dicomd stops"
+        if self.maintenance:
+            return "dicomd is in maintenance"
+        reason = "no worker is ready"
+        for slot in self.slots():
+            base = _base(slot)
+            if self._words[base + _STATE] == SlotState.READY:
+                if not self._words[base + _ACCEPTING]:  # they have one store: what one of them met, all of them will
+                    start, length = base * 4 + _REASON_AT, min(self._words[base + _REASON_LENGTH], _REASON_BYTES)
+                    return bytes(self._bytes[start : start + length]).decode(errors="replace")
+                reason = ""
+        return reason
+
+    # -- one slot: what `Seat` is made of --------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold still what all workers have counted. Waits for threads and processes; the supervisor must not."""
+        with self._lock:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._fd, fcntl.LOCK_UN)
+
+    def words_of(self, slot: int) -> memoryview:
+        """The slot's numbers."""
+        base = _base(slot)
+        return self._words[base : base + _REASON_AT // 4]
+
+    def reason_of(self, slot: int) -> memoryview:
+        """The slot's text."""
+        start = _base(slot) * 4 + _REASON_AT
+        return self._bytes[start : start + _REASON_BYTES]
+
+    def peers_of(self, slot: int) -> memoryview:
+        """The slot's open Associations, each as the digest of its peer."""
+        start = (_base(slot) * 4 + _PEERS_AT) // 8
+        return self._longs[start : start + ASSOCIATIONS_PER_WORKER]
+
+    def associations_of_peer(self, digest: int) -> int:
+        """Associations of one peer in all workers; under `locked`."""
+        found = 0
+        for slot in self.slots():
+            if count := self._words[_base(slot) + _ASSOCIATIONS]:
+                found += self.peers_of(slot)[:count].tolist().count(digest)
+        return found
+
+    def first_ready(self) -> int:
+        """The lowest slot with a ready worker, -1 without one."""
+        return next((slot for slot in self.slots() if self._words[_base(slot) + _STATE] == SlotState.READY), -1)
+
+    def least_connections(self, generation: int) -> int:
+        """The fewest connections that a ready worker of the generation has."""
+        return min(
+            (
+                self._words[_base(slot) + _CONNECTIONS]
+                for slot in self.slots()
+                if self._words[_base(slot) + _STATE] == SlotState.READY
+                and self._words[_base(slot) + _SLOT_GENERATION] == generation
+            ),
+            default=0,
+        )
+
+
+class Seat:
+    """One worker's slot: the `Places` of its Admission, counted against all workers, and what it shows of itself."""
+
+    def __init__(self, board: Board, slot: int, generation: int) -> None:
+        self._board, self.slot, self.generation = board, slot, generation
+        self._words, self._reason, self._peers = board.words_of(slot), board.reason_of(slot), board.peers_of(slot)
+        self._counting = threading.Lock()
+
+    # -- Places ----------------------------------------------------------------------------------------------------
+
+    def connect(self, limit: int) -> bool:
+        """Count a connection in. Without the lock: a burst may end a few above the limit, one a worker at most."""
+        with self._counting:
+            if self._board.total_connections() >= limit:
+                return False
+            self._words[_CONNECTIONS] += 1
+            return True
+
+    def disconnect(self) -> None:
+        """Count a connection out."""
+        with self._counting:
+            self._words[_CONNECTIONS] -= 1
+
+    def enter(self, peer: str, *, associations: int, per_peer: int) -> Full | None:
+        """Count an Association in, or say which limit is reached."""
+        digest = _digest(peer)
+        with self._board.locked():
+            count = self._words[_ASSOCIATIONS]
+            if count >= ASSOCIATIONS_PER_WORKER or self._board.total_associations() >= associations:
+                return Full.ASSOCIATIONS
+            if self._board.associations_of_peer(digest) >= per_peer:
+                return Full.PEER
+            self._peers[count] = digest
+            self._words[_ASSOCIATIONS] = count + 1
+            return None
+
+    def leave(self, peer: str) -> None:
+        """Count an Association out."""
+        digest = _digest(peer)
+        with self._board.locked():
+            last = self._words[_ASSOCIATIONS] - 1
+            self._peers[self._peers[: last + 1].tolist().index(digest)] = self._peers[last]
+            self._words[_ASSOCIATIONS] = last
+
+    @property
+    def open_associations(self) -> int:
+        """How many Associations this worker has."""
+        return self._words[_ASSOCIATIONS]
+
+    # -- what it shows, and sees -----------------------------------------------------------------------------------
+
+    @property
+    def maintenance(self) -> bool:
+        """Whether an operator wants no new Associations."""
+        return self._board.maintenance
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the daemon is about to end: known here before the order to stop comes."""
+        return self._board.stopping
+
+    def busier_than_another(self) -> bool:
+        """Whether another ready worker of this generation has fewer connections, and should take the next."""
+        return self._words[_CONNECTIONS] > self._board.least_connections(self.generation)
+
+    @property
+    def speaks_for_all(self) -> bool:
+        """Whether it is this worker's part to log what all workers see."""
+        return self._board.first_ready() == self.slot
+
+    def show_state(self, state: SlotState) -> None:
+        """Show what this process does."""
+        self._words[_PID] = os.getpid()
+        self._words[_STATE] = state
+
+    def show_store(self, reason: str) -> None:
+        """Show why the store takes nothing, or that it does: an empty reason."""
+        text = reason.encode()[:_REASON_BYTES]
+        self._words[_REASON_LENGTH] = 0
+        self._reason[: len(text)] = text
+        self._words[_REASON_LENGTH] = len(text)
+        self._words[_ACCEPTING] = not reason
+
+    def show_aborted(self, count: int) -> None:
+        """Show how many connections had to be aborted."""
+        self._words[_ABORTED] = count
+
+
+def _base(slot: int) -> int:
+    return (_HEAD_BYTES + slot * _SLOT_BYTES) // 4
+
+
+def _digest(peer: str) -> int:
+    return int.from_bytes(blake2b(peer.encode(), digest_size=8).digest(), "little")

@@ -1,0 +1,88 @@
+"""The exporter: the child that answers over HTTP for the whole daemon, so that a scrape costs no worker anything.
+
+The rule it keeps: what it says comes from the shared page and the metric files, never from asking a process that might
+not answer. It stays until the last worker has left, and leaves with the supervisor.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+import dicomd
+from dicomd.config.schema import Log
+from dicomd.process.board import Board
+from dicomd.process.channel import ChildEnd, Report
+from dicomd.process.http import HttpEndpoint
+from dicomd.process.metric_files import collected, use_files
+from dicomd.telemetry.logs import configure_logging
+from dicomd.telemetry.metrics import Metrics
+from dicomd.telemetry.stdlib import route_uncaught
+
+OWNER = "exporter"
+"""Of its own metrics."""
+_BEAT = 1000  # milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """What it serves on, and reads. `began` is when the daemon started, on the monotonic clock."""
+
+    sockets: Sequence[socket.socket]
+    board: Board
+    metric_folder: Path
+    log: Log
+    began: float
+
+    def run(self, supervisor: ChildEnd) -> None:
+        """Serve until the supervisor says stop, or is gone."""
+        for ignored in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(ignored, signal.SIG_IGN)
+        use_files(self.metric_folder, OWNER)
+        metrics = Metrics(CollectorRegistry(), version=dicomd.__version__)
+        configure_logging(self.log.format, self.log.level, metrics=metrics, constants={"dicomd_worker": OWNER})
+        route_uncaught()
+        registry = collected(self.metric_folder)
+        endpoints = [
+            HttpEndpoint(
+                sock,
+                registry=registry,
+                healthy=lambda: self.board.supervised,
+                ready=self._ready,
+                status=self._status,
+                on_error=lambda: metrics.count_internal_error("process"),
+            )
+            for sock in self.sockets
+        ]
+        for endpoint in endpoints:
+            endpoint.start()
+        poller = select.poll()
+        poller.register(supervisor.fileno(), select.POLLIN)
+        supervisor.say(Report.READY)
+        while not supervisor.take():  # any order is to leave
+            supervisor.say(Report.BEAT)
+            poller.poll(_BEAT)
+        for endpoint in endpoints:
+            endpoint.stop()
+
+    def _ready(self) -> tuple[bool, str]:
+        reason = self.board.unready()
+        return not reason, reason
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "version": dicomd.__version__,
+            "uptime_seconds": int(time.monotonic() - self.began),
+            "ready": self._ready()[0],
+            "generation": self.board.generation,
+            "maintenance": self.board.maintenance,
+            "workers": self.board.describe(),
+        }

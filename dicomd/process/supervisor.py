@@ -1,0 +1,339 @@
+"""The supervisor: one thread, one loop, that starts workers, replaces them, and puts a new configuration into force.
+
+The rule it keeps: it never serves and never waits but in one place, so nothing that a peer, a worker or a client of the
+control socket does or doesn't do can stop it. A reload is nginx's: validate everything, start a new generation, and
+only when all of it is ready let the old one retire.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import select
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dicomd
+from dicomd.config.schema import Config
+from dicomd.process import reload
+from dicomd.process.board import Board
+from dicomd.process.children import Children
+from dicomd.process.control import Answer, ControlSocket
+from dicomd.process.errors import StartError
+from dicomd.process.exporter import Exporter
+from dicomd.process.fleet import Fleet, Generation
+from dicomd.process.notify import Notifier
+from dicomd.process.runtime_dir import RuntimeDir
+from dicomd.process.signals import SignalPipe
+from dicomd.process.sockets import Sockets, written
+from dicomd.process.worker_process import Duty
+from dicomd.store.filesystem import FileStore
+from dicomd.telemetry.logs import configure_logging, get_logger
+from dicomd.telemetry.messages import Message
+from dicomd.telemetry.metrics import Metrics
+
+MAX_RETIRING = 8
+"""Old generations that live at once; further reloads wait for one to end."""
+_HANDS_OVER_WITHIN = 2.0
+"""Seconds for old workers to stop taking connections; one that doesn't is stuck, and new ones don't wait for it."""
+_TURN = 1.0  # seconds between two looks at everything
+_STOOD_STILL = 5.0  # seconds without a turn: it was stopped itself, or the machine was
+_STATUS_EVERY = 5.0  # seconds
+_EXTENSION = 15.0  # seconds that systemd is asked for, again and again, while Associations end
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What the supervisor is given: everything that could fail at a start has been made."""
+
+    config: Config
+    config_path: Path
+    store: FileStore
+    sockets: Sockets
+    runtime: RuntimeDir
+    metrics: Metrics
+    notifier: Notifier
+    signals: SignalPipe
+
+
+@dataclass(slots=True)
+class _Reload:
+    """One that is under way: `callers` are told how it ends."""
+
+    reading: reload.Reading
+    config: Config
+    generation: Generation
+    callers: list[Any] = field(default_factory=list)
+    handed_over_by: float | None = None
+    """When the old workers have to have let go of the listening sockets; None before the new ones are ready."""
+
+
+class Supervisor:
+    """Runs the daemon; see `run`. Raises OSError where the control socket can't be made."""
+
+    def __init__(self, equipment: Equipment) -> None:
+        self._given, self._config = equipment, equipment.config
+        self._began = self._last_turn = time.monotonic()
+        self._board, self._children = Board(), Children()
+        self._control = ControlSocket(equipment.runtime.path, self._answer)
+        signals, runtime = equipment.signals, equipment.runtime
+        self._children.private += [signals.close, self._control.close, runtime.close]
+        exporter = Exporter(
+            equipment.sockets.http, self._board, runtime.metrics, equipment.config.log, began=self._began
+        )
+        self._fleet = Fleet(
+            self._board, self._children, equipment.sockets, equipment.metrics, runtime.metrics, exporter
+        )
+        self._number = 0
+        self._starting: Generation | None = None
+        self._reload: _Reload | None = None
+        self._reload_wanted = False
+        self._reload_callers: list[Any] = []
+        self._waiting_told = False
+        self._pending: tuple[str, ...] = ()
+        self._stopping = False
+        self._failure = ""
+        self._aborted = 0
+        self._told_at = 0.0
+
+    def run(self) -> None:
+        """Run until a signal ends it, and the last Association has ended. Raises `StartError`."""
+        self._board.beat()
+        self._starting = self._begin(self._config, self._given.store)
+        self._fleet.tend(time.monotonic())
+        while self._fleet.everybody() or not self._stopping:
+            self._wait()
+            self._turn()
+        self._control.remove()
+        if self._failure:
+            raise StartError(self._failure)
+        detail = {"detail": f"{self._aborted} connections were aborted"} if self._aborted else {}
+        get_logger().info("stopped", uptime_seconds=int(time.monotonic() - self._began), **detail)
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        poller = select.poll()
+        poller.register(self._given.signals.fileno(), select.POLLIN)
+        for channel in self._fleet.awaited():
+            poller.register(channel.fileno(), select.POLLIN)
+        for fd, events in self._control.sources():
+            poller.register(fd, events)
+        turn = min(_TURN, self._given.notifier.watchdog_interval or _TURN)
+        poller.poll(1000 * max(0.0, min(turn, self._fleet.next_due() - time.monotonic())))
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if now - self._last_turn > _STOOD_STILL:
+            self._children.forgive_silence(now)
+        self._last_turn = now
+        self._board.beat()
+        self._given.notifier.alive()
+        for number in self._given.signals.take():
+            self._take_signal(number)
+        if self._stopping:
+            self._aborted = max(self._aborted, self._fleet.aborted)
+        self._fleet.tend(now)
+        if self._stopping:
+            self._go_on_stopping(now)
+        else:
+            self._look_at_start()
+            self._look_at_reload(now)
+        self._control.tend(now)
+        if self._reload_wanted and not self._stopping:
+            self._begin_reload()
+        self._tell(now)
+
+    def _take_signal(self, number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            self._reload_wanted = True
+        elif number in (signal.SIGTERM, signal.SIGINT):
+            if self._stopping:
+                self._fleet.hurry()
+            else:
+                self._stop(number.name)
+
+    # -- start and stop --------------------------------------------------------------------------------------------
+
+    def _begin(self, config: Config, store: FileStore) -> Generation:
+        self._number += 1
+        duty = Duty(config, self._given.sockets.listeners, store, self._given.runtime.metrics)
+        return self._fleet.begin(self._number, duty, config.dicomd.workers or len(os.sched_getaffinity(0)))
+
+    def _look_at_start(self) -> None:
+        generation = self._starting
+        if generation is None:
+            return
+        if generation.ready:
+            self._starting = None
+            self._fleet.serve(generation)
+            self._in_force(self._config, ())
+            self._log_started(generation)
+            self._given.notifier.ready(self._status())
+        elif generation.hopeless:
+            self._failure = f"the workers die before they are ready: {generation.last_death} (the log says why)"
+            self._stopping = self._board.stopping = True
+            self._fleet.give_up(generation)
+
+    def _log_started(self, generation: Generation) -> None:
+        given, bound = self._given, dict[str, list[str]]()
+        for listener in given.sockets.listeners:
+            bound.setdefault(listener.name, []).append(written(listener.sock.getsockname()))
+        get_logger().info(
+            Message.STARTED,
+            version=dicomd.__version__,
+            python=platform.python_version(),
+            pid=os.getpid(),
+            config_path=str(given.config_path),
+            listeners={name: ", ".join(addresses) for name, addresses in bound.items()},
+            http=", ".join(written(sock.getsockname()) for sock in given.sockets.http),
+            root=str(self._config.storage.root),
+            durability=self._config.storage.durability,
+            workers=len(generation.posts),
+            dicomd_generation=generation.number,
+        )
+
+    def _stop(self, name: str) -> None:
+        self._stopping = self._board.stopping = True
+        self._given.notifier.stopping("Open Associations may end")
+        get_logger().info(
+            Message.STOPPING,
+            signal=name,
+            associations=self._board.total_associations(),
+            drain_seconds=self._config.dicomd.drain_timeout,
+        )
+        self._given.sockets.close_listeners()
+        self._fleet.stop(self._config.dicomd.drain_timeout)
+        callers = self._reload_callers + (self._reload.callers if self._reload else [])
+        self._reload, self._reload_callers = None, []
+        for answer in callers:
+            answer({"ok": False, "error": "dicomd stops"})
+
+    def _go_on_stopping(self, now: float) -> None:
+        if not self._fleet.workers():
+            self._fleet.stop_exporter()
+        if now - self._told_at >= _STATUS_EVERY:
+            self._given.notifier.extend(_EXTENSION)
+
+    # -- reload ----------------------------------------------------------------------------------------------------
+
+    def _begin_reload(self) -> None:
+        if self._reload is not None or self._starting is not None:
+            return
+        if self._fleet.retiring >= MAX_RETIRING:
+            if not self._waiting_told:
+                self._waiting_told = True
+                get_logger().warning("reload waits", detail=f"{MAX_RETIRING} old generations still have Associations")
+            return
+        self._reload_wanted = self._waiting_told = False
+        callers, self._reload_callers = self._reload_callers, []
+        self._given.notifier.reloading()
+        reading = reload.read(self._given.config_path, self._config)
+        config = reading.config
+        if config is None:
+            self._reject(reading.errors, callers)
+            return
+        store = self._given.store.successor(
+            layout=config.storage.layout,
+            durability=config.storage.durability,
+            duplicates=config.storage.duplicates,
+            reserve_free=config.storage.reserve_free,
+            max_object_size=config.storage.max_object_size,
+        )
+        self._reload = _Reload(reading, config, self._begin(config, store), callers)
+        self._fleet.tend(time.monotonic())
+
+    def _look_at_reload(self, now: float) -> None:
+        under_way = self._reload
+        if under_way is None:
+            return
+        generation, reading = under_way.generation, under_way.reading
+        if generation.deaths and under_way.handed_over_by is None:
+            self._reload = None
+            self._fleet.give_up(generation)
+            self._reject(
+                (f"the new workers don't start: {generation.last_death} (the log says why)",), under_way.callers
+            )
+        elif under_way.handed_over_by is None:
+            if generation.ready:
+                under_way.handed_over_by = now + _HANDS_OVER_WITHIN
+                self._fleet.serve(generation)
+        elif self._fleet.handed_over or now >= under_way.handed_over_by:
+            self._reload = None
+            self._config = under_way.config
+            self._in_force(self._config, reading.pending)
+            self._log_applied(generation, reading)
+            self._given.notifier.ready(self._status())
+            for answer in under_way.callers:
+                answer({"ok": True, "generation": generation.number, "restart_pending": reading.pending})
+
+    def _in_force(self, config: Config, pending: tuple[str, ...]) -> None:
+        metrics, self._pending = self._given.metrics, pending
+        metrics.associations_limit.set(config.limits.associations)
+        metrics.access_open.set(1)  # this version knows no rules for peers: whoever can connect may store
+        metrics.reload_finished(successful=True, restart_pending=bool(pending))
+
+    def _log_applied(self, generation: Generation, reading: reload.Reading) -> None:
+        configure_logging(self._config.log.format, self._config.log.level, metrics=self._given.metrics)
+        for warning in reading.warnings:
+            get_logger().warning("configuration warning", detail=warning)
+        get_logger().info(
+            Message.CONFIG_APPLIED,
+            dicomd_generation=generation.number,
+            config_path=str(self._given.config_path),
+            workers=len(generation.posts),
+            restart_pending=list(reading.pending),
+        )
+
+    def _reject(self, errors: tuple[str, ...], callers: list[Any]) -> None:
+        get_logger().error(
+            Message.CONFIG_REJECTED,
+            dicomd_generation=self._board.generation,
+            config_path=str(self._given.config_path),
+            config_error_count=len(errors),
+            config_errors=list(errors[: reload.MAX_ERRORS]),
+        )
+        self._given.metrics.reload_finished(successful=False, restart_pending=bool(self._pending))
+        self._given.notifier.ready(f"Configuration rejected, {self._status()[0].lower()}{self._status()[1:]}")
+        for answer in callers:
+            answer({"ok": False, "error": "\n".join(errors[: reload.MAX_ERRORS])})
+
+    # -- what others are told --------------------------------------------------------------------------------------
+
+    def _answer(self, request: dict[str, Any], answer: Any) -> None:
+        match request:
+            case {"command": "maintenance", "on": bool(wanted)}:
+                answer(self._maintain(wanted=wanted))
+            case {"command": "reload"}:
+                if self._stopping:
+                    answer({"ok": False, "error": "dicomd stops"})
+                else:
+                    self._reload_wanted = True
+                    self._reload_callers.append(answer)
+            case _:
+                answer({"ok": False, "error": "this version of dicomd doesn't know the command"})
+
+    def _maintain(self, *, wanted: bool) -> Answer:
+        if wanted != self._board.maintenance:
+            self._board.maintenance = wanted
+            detail = "new Associations are rejected, open ones end" if wanted else "new Associations are taken again"
+            get_logger().warning("maintenance begins" if wanted else "maintenance ends", detail=detail)
+            self._told_at = 0.0
+        return {"ok": True, "maintenance": wanted, "associations": self._board.total_associations()}
+
+    def _tell(self, now: float) -> None:
+        if now - self._told_at >= _STATUS_EVERY and self._starting is None:
+            self._told_at = now
+            self._given.notifier.status(self._status())
+
+    def _status(self) -> str:
+        associations = self._board.total_associations()
+        if self._stopping:
+            return f"Stopping, {associations} Associations still open"
+        ready = sum(child.ready and not child.leaving for child in self._fleet.workers())
+        maintenance = ", in maintenance" if self._board.maintenance else ""
+        workers = f"{ready} worker{'' if ready == 1 else 's'}"
+        return f"Generation {self._board.generation}: {workers}, {associations} Associations open{maintenance}"

@@ -1,0 +1,310 @@
+"""SIGHUP: the new configuration for new Associations, the old one for open ones, nothing lost (CONTRACT 3)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.conftest import Connect, StartDaemon
+from tests.support.daemon import Daemon
+from tests.support.load import Load
+from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, MR_IMAGE_STORAGE, instance
+from tests.support.raw_peer import RawPeer, associate_rq, store_message
+
+BOTH = ((CT_IMAGE_STORAGE, [EXPLICIT_LITTLE]), (MR_IMAGE_STORAGE, [EXPLICIT_LITTLE]))
+ACCEPTED, ABSTRACT_SYNTAX_NOT_SUPPORTED = 0, 3
+
+
+def wait_until(condition: Callable[[], object], deadline: float = 10.0) -> None:
+    ends = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def results(peer: RawPeer) -> list[int]:
+    """How the contexts of an Association were judged."""
+    return [peer.contexts[context_id].result for context_id in (1, 3)]
+
+
+def command(daemon: Daemon, *arguments: str, runtime: Path) -> subprocess.CompletedProcess[str]:
+    """A command of dicomd for the running daemon."""
+    return subprocess.run(
+        [sys.executable, "-m", "dicomd", *arguments, "--config", str(daemon.config_path)],
+        env=os.environ | {"RUNTIME_DIRECTORY": str(runtime)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_an_open_association_ends_under_the_old_contexts_and_the_next_gets_the_new(
+    start_daemon: StartDaemon, connect: Connect
+) -> None:
+    daemon = start_daemon(dicomd={"workers": 2}, contexts={"sop_classes": ["CTImageStorage"]})
+    old = connect(daemon)
+    old.associate(BOTH)
+    assert results(old) == [ACCEPTED, ABSTRACT_SYNTAX_NOT_SUPPORTED]
+    sent = instance(size=200_000)
+    old.send(store_message(sent)[:50_000])
+    daemon.configure(contexts={"sop_classes": ["MRImageStorage"]})
+    applied = daemon.reload()
+    assert applied["event"] == "config applied"
+    assert applied["dicomd_generation"] == 2
+    new = connect(daemon)
+    new.associate(BOTH)
+    assert results(new) == [ABSTRACT_SYNTAX_NOT_SUPPORTED, ACCEPTED]
+    old.send(store_message(sent)[50_000:])
+    assert old.read_message().status == 0
+    assert old.store(instance()).status == 0
+    assert new.store(instance(sop_class_uid=MR_IMAGE_STORAGE), context_id=3).status == 0
+    new.release()
+    old.release()
+    assert len(daemon.stored()) == 3
+    wait_until(lambda: len(daemon.worker_pids()) == 2)
+    assert daemon.logged("association ended", dicomd_generation=1)
+    assert daemon.logged("association ended", dicomd_generation=2)
+
+
+def test_a_connection_that_was_accepted_before_a_reload_still_gets_its_association(
+    start_daemon: StartDaemon, connect: Connect
+) -> None:
+    daemon = start_daemon()
+    early = connect(daemon)
+    daemon.wait_metric("dicomd_connections_total", 1, listener="dicom")
+    assert daemon.reload()["event"] == "config applied"
+    early.associate()
+    assert early.store(instance()).status == 0
+    early.release()
+
+
+@pytest.mark.parametrize(
+    "text", ["not TOML at all", "[limits]\nassociations = 0\nassocations = 1\n"], ids=["no TOML", "two errors"]
+)
+def test_a_broken_file_changes_nothing(start_daemon: StartDaemon, connect: Connect, text: str) -> None:
+    daemon = start_daemon()
+    whole = daemon.config_path.read_text()
+    before = daemon.metric("dicomd_config_last_reload_success_timestamp_seconds")
+    workers = daemon.worker_pids()
+    daemon.config_path.write_text(text)
+    rejected = daemon.reload()
+    assert rejected["event"] == "config rejected"
+    assert rejected["config_error_count"] == len(rejected["config_errors"]) >= 1
+    assert str(daemon.config_path) in rejected["config_errors"][0]
+    assert daemon.metric("dicomd_config_last_reload_successful") == 0
+    assert daemon.metric("dicomd_config_last_reload_success_timestamp_seconds") == before
+    assert daemon.worker_pids() == workers
+    peer = connect(daemon)
+    peer.associate()
+    assert peer.store(instance()).status == 0
+    peer.release()
+    daemon.config_path.write_text(whole)
+    assert daemon.reload()["event"] == "config applied"
+    assert daemon.metric("dicomd_config_last_reload_successful") == 1
+
+
+def test_a_file_that_is_gone_changes_nothing(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    daemon.config_path.unlink()
+    assert daemon.reload()["event"] == "config rejected"
+    assert daemon.ready()
+
+
+def test_what_needs_a_restart_keeps_its_value_and_is_named(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon()
+    daemon.configure(
+        storage={"root": str(tmp_path / "elsewhere")},
+        listen=[{"name": "other", "address": "127.0.0.1:0"}],
+        limits={"associations": 7},
+    )
+    applied = daemon.reload()
+    assert applied["restart_pending"] == ["listen", "storage.root"]
+    assert daemon.metric("dicomd_config_restart_pending") == 1
+    assert daemon.metric("dicomd_associations_limit") == 7
+    with RawPeer(daemon.address) as peer:
+        peer.associate()
+        assert peer.store(instance()).status == 0
+        peer.release()
+    assert len(daemon.stored()) == 1
+    daemon.config_path.write_text("broken")
+    daemon.reload()
+    assert daemon.metric("dicomd_config_restart_pending") == 1
+
+
+def test_limits_level_and_number_of_workers_come_with_a_reload(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon(dicomd={"workers": 1}, log={"level": "debug"})
+    old = connect(daemon)
+    old.associate()
+    daemon.configure(dicomd={"workers": 3}, limits={"associations": 2}, log={"level": "warning"})
+    daemon.signal(signal.SIGHUP)
+    wait_until(lambda: daemon.metric("dicomd_associations_limit") == 2)
+    assert sorted(daemon.worker_pids().values()) == ["draining", "ready", "ready", "ready"]
+    new = connect(daemon)
+    new.associate()
+    third = connect(daemon)
+    third.send(associate_rq())
+    assert third.read_rejection() == (2, 3, 2)  # the old one's Association counts
+    new.release()
+    old.release()
+    wait_until(lambda: len(daemon.worker_pids()) == 3)
+    daemon.configure(dicomd={"workers": 1}, limits={"associations": 3})
+    daemon.signal(signal.SIGHUP)
+    wait_until(lambda: len(daemon.worker_pids()) == 1)
+    assert len(daemon.logged("association ended")) == 1  # the old one's: 'info' no longer shows with the new
+
+
+def test_a_volley_of_signals_is_merged(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(dicomd={"workers": 1})
+    for _ in range(200):
+        daemon.signal(signal.SIGHUP)
+    daemon.wait_logged("config applied")
+    daemon.configure(limits={"associations": 9})
+    daemon.signal(signal.SIGHUP)
+    wait_until(lambda: daemon.metric("dicomd_associations_limit") == 9)
+    assert len(daemon.logged("config applied")) < 100
+    wait_until(lambda: len(daemon.worker_pids()) == 1)
+
+
+def test_at_most_eight_old_generations_live_and_the_next_reload_waits(
+    start_daemon: StartDaemon, connect: Connect
+) -> None:
+    daemon = start_daemon(dicomd={"workers": 1})
+    peers = []
+    for _ in range(8):
+        peers.append(connect(daemon))
+        peers[-1].associate()
+        assert daemon.reload()["event"] == "config applied"
+    assert list(daemon.worker_pids().values()).count("draining") == 8
+    for number in (20, 30):  # the later one counts
+        daemon.configure(limits={"associations": number})
+        daemon.signal(signal.SIGHUP)
+    daemon.wait_logged("reload waits")
+    assert len(daemon.logged("config applied")) == 8
+    for peer in peers:
+        assert peer.store(instance()).status == 0
+    peers.pop(0).release()
+    wait_until(lambda: len(daemon.logged("config applied")) == 9)
+    assert daemon.metric("dicomd_associations_limit") == 30
+    for peer in peers:
+        peer.release()
+    wait_until(lambda: len(daemon.worker_pids()) == 1)
+
+
+def test_a_stop_reaches_old_generations_too(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon(dicomd={"workers": 1, "drain_timeout": "1s"})
+    peer = connect(daemon)
+    peer.associate()
+    daemon.reload()
+    daemon.signal(signal.SIGTERM)
+    peer.read_abort()
+    assert daemon.wait() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_fifty_reloads_under_load_fail_no_store(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(dicomd={"workers": 2}, log={"instances": False})
+
+    def descriptors() -> int:
+        return sum(1 for _ in Path(f"/proc/{daemon.pid}/fd").iterdir())
+
+    def memory() -> int:
+        return int(Path(f"/proc/{daemon.pid}/statm").read_text().split()[1]) * 4096
+
+    def reload(number: int) -> None:
+        daemon.configure(limits={"associations": 100 + number})
+        daemon.signal(signal.SIGHUP)
+        wait_until(lambda: daemon.metric("dicomd_associations_limit") == 100 + number)
+
+    counts: list[float] = []
+    with Load(daemon, senders=4, size=5000) as load:
+        for number in range(10):  # what is used for the first time may stay
+            reload(number)
+        before, memory_before = descriptors(), memory()
+        for number in range(10, 60):
+            reload(number)
+            counts.append(daemon.metric("dicomd_instances_stored_total"))
+        after = descriptors()
+    assert load.failures == []
+    assert load.lost() == []
+    assert len(load.acknowledged) > 60
+    assert counts == sorted(counts)
+    assert after <= before + 2 * 9  # channels of workers that were still draining
+    assert memory() < memory_before + 8 * 1024 * 1024
+    wait_until(lambda: len(daemon.worker_pids()) == 2, 20)
+    wait_until(lambda: descriptors() <= before)
+    daemon.wait_metric("dicomd_instances_stored_total", len(load.acknowledged))
+    daemon.wait_metric("dicomd_associations_active", 0, listener="dicom")
+
+
+def test_maintenance_survives_a_reload(start_daemon: StartDaemon, connect: Connect, tmp_path: Path) -> None:
+    runtime = tmp_path / "run"
+    daemon = start_daemon(dicomd={"workers": 2, "runtime_dir": str(runtime)})
+    held = connect(daemon)
+    held.associate()
+    done = command(daemon, "maintenance", "on", runtime=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "maintenance is on; 1 Association open\n"), done.stderr
+    for _ in range(2):
+        code, text = daemon.get("/-/ready")
+        assert (code, text) == (503, "not ready: dicomd is in maintenance\n")
+        refused = connect(daemon)
+        refused.send(associate_rq())
+        assert refused.read_rejection() == (2, 3, 1)
+        refused.sock.close()
+        assert held.store(instance()).status == 0
+        assert daemon.reload()["event"] == "config applied"
+    held.release()
+    assert command(daemon, "maintenance", "off", runtime=tmp_path).returncode == 0
+    assert daemon.ready()
+    again = connect(daemon)
+    again.associate()
+    again.release()
+
+
+def test_the_commands_find_the_daemon_by_its_runtime_directory(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """As under systemd, where no configuration names it."""
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    daemon = Daemon(tmp_path)
+    daemon.environment = {"RUNTIME_DIRECTORY": f"{runtime}:{runtime}/other"}
+    daemon.start()
+    try:
+        assert command(daemon, "maintenance", "on", runtime=runtime).returncode == 0
+        assert not daemon.ready()
+        daemon.configure(limits={"associations": 5})
+        done = command(daemon, "reload", runtime=runtime)
+        assert (done.returncode, done.stdout) == (0, "generation 2 serves new Associations\n"), done.stderr
+        assert daemon.metric("dicomd_associations_limit") == 5
+        daemon.configure(limits={"associations": 0})
+        done = command(daemon, "reload", runtime=runtime)
+        assert done.returncode == 1
+        assert "limits.associations" in done.stderr
+        assert (runtime / "control").stat().st_mode & 0o777 == 0o660
+    finally:
+        daemon.stop()
+    assert [path.name for path in runtime.iterdir()] == ["lock"]
+    done = command(daemon, "maintenance", "off", runtime=runtime)
+    assert done.returncode == 1
+    assert "no daemon answers" in done.stderr
+
+
+def test_one_runtime_directory_has_one_daemon(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    runtime = str(tmp_path / "run")
+    start_daemon(dicomd={"runtime_dir": runtime})
+    second = Daemon(tmp_path, {"dicomd": {"runtime_dir": runtime}})
+    done = subprocess.run(
+        [sys.executable, "-m", "dicomd", "serve", "--config", second.config_path],
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"another dicomd runs with" in done.stderr

@@ -1,0 +1,263 @@
+"""Workers and their supervisor: who serves, who is replaced, and that nobody outlives the supervisor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.conftest import Connect, StartDaemon
+from tests.support.daemon import Daemon
+from tests.support.load import Load
+from tests.support.objects import instance
+from tests.support.raw_peer import associate_rq, c_store_rq, p_data, pdv, store_message
+
+TWO = {"workers": 2, "drain_timeout": "10s"}
+
+
+def wait_until(condition: Callable[[], object], deadline: float = 10.0) -> None:
+    ends = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def exists(pid: int) -> bool:
+    """Whether the process runs; one that is only waiting to be reaped doesn't."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def worker_of(daemon: Daemon, number_of_associations: int = 1) -> int:
+    """The process that has the Associations."""
+    workers = daemon.status()["workers"]
+    return next(worker["pid"] for worker in workers if worker["associations"] == number_of_associations)
+
+
+def test_connections_are_shared_out_evenly(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon(dicomd=TWO)
+    peers = [connect(daemon) for _ in range(8)]
+    for peer in peers:
+        peer.associate()
+    assert sorted(worker["associations"] for worker in daemon.status()["workers"]) in ([4, 4], [3, 5])
+    for peer in peers:
+        assert peer.store(instance()).status == 0
+        peer.release()
+    assert len(daemon.stored()) == 8
+    assert daemon.metric("dicomd_instances_stored_total") == 8
+    assert daemon.metric("dicomd_workers", state="ready") == 2
+
+
+def test_a_killed_worker_is_replaced_and_nothing_acknowledged_is_lost(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(dicomd=TWO)
+    counts: list[float] = []
+    with Load(daemon, senders=4) as load:
+        for kill in range(3):
+            target = len(load.acknowledged) + 30
+            wait_until(lambda target=target: len(load.acknowledged) >= target)
+            victim = min(daemon.worker_pids())
+            os.kill(victim, signal.SIGKILL)
+            daemon.wait_metric("dicomd_worker_exits_total", kill + 1, reason="signal")
+            wait_until(lambda: list(daemon.worker_pids().values()) == ["ready", "ready"], 20)
+            counts.append(daemon.metric("dicomd_instances_stored_total"))
+        target = len(load.acknowledged) + 30
+        wait_until(lambda: len(load.acknowledged) >= target)
+    assert load.lost() == []
+    assert len(load.failures) <= 4 * 3, load.failures
+    counts.append(daemon.metric("dicomd_instances_stored_total"))
+    assert counts == sorted(counts)
+    assert counts[-1] >= len(load.acknowledged) - 4 * 3  # an answer is counted after it has been sent
+    died = daemon.logged("worker died", reason="signal")
+    assert len(died) == 3
+    assert all(record["detail"] == "ended by SIGKILL" for record in died)
+    daemon.wait_metric("dicomd_associations_active", 0, listener="dicom")
+
+
+def test_what_a_killed_worker_leaves_is_removed_by_the_next(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon(dicomd=TWO)
+    unfinished = instance(size=50_000)
+    peer, other = connect(daemon), connect(daemon)
+    for each in (peer, other):
+        each.associate()
+        each.send(p_data(pdv(1, 3, c_store_rq(unfinished))) + p_data(pdv(1, 0, unfinished.data_set[:20_000])))
+    wait_until(lambda: len(daemon.temporary_files()) == 2)
+    first, second = daemon.worker_pids()
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: len(daemon.temporary_files()) == 1)
+    daemon.wait_metric("dicomd_store_recovered_files_total", 1, action="removed")
+    os.kill(second, signal.SIGKILL)
+    daemon.wait_no_temporary_files()
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_is_replaced_alone(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon(dicomd=TWO)
+    peers = [connect(daemon), connect(daemon)]
+    for peer in peers:
+        peer.associate()
+    first, second = daemon.worker_pids()
+    os.kill(first, signal.SIGSTOP)
+    try:
+        daemon.wait_logged("worker died", deadline=20, reason="stuck", worker_pid=first)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(first, signal.SIGCONT)
+    wait_until(lambda: list(daemon.worker_pids().values()) == ["ready", "ready"])
+    assert second in daemon.worker_pids()
+    answers = 0
+    for peer in peers:
+        with contextlib.suppress(OSError):
+            answers += peer.echo().status == 0
+    assert answers == 1  # of the two Associations the one that the other worker has
+    assert daemon.metric("dicomd_worker_exits_total", reason="stuck") == 1
+
+
+def test_workers_leave_with_the_supervisor_and_the_port_is_free(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon(dicomd=TWO | {"drain_timeout": "3s"})
+    peer = connect(daemon)
+    peer.associate()
+    assert peer.store(instance()).status == 0
+    family = daemon.pids()
+    os.kill(daemon.pid, signal.SIGKILL)
+
+    def is_free() -> bool:
+        try:
+            socket.create_server(daemon.address).close()
+        except OSError:
+            return False
+        return True
+
+    wait_until(is_free, 5)
+    assert peer.store(instance()).status == 0  # what is open may end
+    peer.release()
+    wait_until(lambda: not any(exists(pid) for pid in family), 5)
+    assert daemon.wait() == -signal.SIGKILL
+    daemon.start()
+    assert len(daemon.stored()) == 2
+
+
+def test_a_dead_exporter_comes_back(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(dicomd=TWO)
+    (exporter,) = set(daemon.pids()) - {daemon.pid, *daemon.worker_pids()}
+    os.kill(exporter, signal.SIGKILL)
+    daemon.wait_logged("exporter died")
+    wait_until(daemon.ready)
+    assert daemon.metric("dicomd_worker_exits_total", reason="signal") == 0
+
+
+def test_a_worker_asked_to_leave_by_hand_drains_and_is_replaced(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon(dicomd={"workers": 1})
+    peer = connect(daemon)
+    peer.associate()
+    (worker,) = daemon.worker_pids()
+    os.kill(worker, signal.SIGTERM)
+    assert peer.store(instance()).status == 0
+    peer.release()
+    daemon.wait_metric("dicomd_worker_exits_total", 1, reason="drained")
+    wait_until(daemon.ready)
+    assert daemon.logged("worker died") == []
+
+
+@pytest.mark.parametrize("limit", ["associations", "associations_per_peer"])
+def test_limits_hold_across_workers_and_come_back_with_a_dead_one(
+    start_daemon: StartDaemon, connect: Connect, limit: str
+) -> None:
+    daemon = start_daemon(dicomd=TWO, limits={limit: 4})
+    peers = [connect(daemon) for _ in range(4)]
+    for peer in peers:
+        peer.associate()
+    assert sum(worker["associations"] for worker in daemon.status()["workers"]) == 4
+    for _ in range(2):
+        fifth = connect(daemon)
+        fifth.send(associate_rq())
+        assert fifth.read_rejection() == (2, 3, 2)
+        fifth.sock.close()
+    peers.pop().release()
+    again = connect(daemon)
+    again.associate()
+    victim = max(daemon.status()["workers"], key=lambda worker: worker["associations"])
+    os.kill(victim["pid"], signal.SIGKILL)
+    daemon.wait_logged("worker died")
+    for _ in range(victim["associations"]):
+        connect(daemon).associate()
+    fifth = connect(daemon)
+    fifth.send(associate_rq())
+    assert fifth.read_rejection() == (2, 3, 2)
+
+
+def test_the_limit_of_connections_holds_across_workers(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon(dicomd=TWO, limits={"connections": 4})
+    peers = [connect(daemon) for _ in range(4)]
+    for peer in peers:
+        peer.associate()
+    connect(daemon).read_end()
+    peers.pop().release()
+    wait_until(lambda: sum(worker["connections"] for worker in daemon.status()["workers"]) == 3)
+    connect(daemon).associate()
+
+
+def test_sigterm_drains_all_workers(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon(dicomd=TWO)
+    sent = [instance(size=200_000) for _ in range(4)]
+    peers = [connect(daemon) for _ in sent]
+    for peer, each in zip(peers, sent, strict=True):
+        peer.associate()
+        peer.send(store_message(each)[:50_000])
+    assert sum(worker["associations"] for worker in daemon.status()["workers"]) == 4
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_logged("stopping", associations=4)
+    for peer, each in zip(peers, sent, strict=True):
+        peer.send(store_message(each)[50_000:])
+        assert peer.read_message().status == 0
+        peer.release()
+    assert daemon.wait() == 0
+    assert {file.data_set for file in daemon.stored()} == {each.data_set for each in sent}
+    assert not any(exists(pid) for pid in daemon.pids())
+
+
+def test_workers_that_never_start_end_the_daemon_with_a_sentence(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """A library that crashes in each worker, say."""
+    daemon = Daemon(tmp_path, {"dicomd": TWO})
+    sabotaged = (
+        "import os, sys; from dicomd.process import fleet; fleet.run_worker = lambda *_: os._exit(3); "
+        "from dicomd.cli.main import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", sabotaged, "serve", "--config", daemon.config_path],
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"workers die before they are ready: exit status 3" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_no_descriptor_of_the_supervisor_reaches_a_child(start_daemon: StartDaemon) -> None:
+    """Else a stop, a death or a signal of one would be noticed by the wrong one, or not at all."""
+    daemon = start_daemon(dicomd={"workers": 3})
+    victim = min(daemon.worker_pids())
+    os.kill(victim, signal.SIGKILL)
+    daemon.wait_logged("worker died")
+    wait_until(lambda: victim not in (found := daemon.worker_pids()) and list(found.values()).count("ready") == 3)
+
+    def descriptors(pid: int, kind: str) -> set[str]:
+        links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+        return {link for link in links if link.startswith(kind)}
+
+    supervisor = descriptors(daemon.pid, "socket:")
+    shared = [descriptors(pid, "socket:") & supervisor for pid in daemon.pids()[1:]]
+    listening = 1  # each has the listening socket it serves on, and that alone
+    assert [len(each) for each in shared] == [listening] * 4
+    private = [descriptors(pid, "pipe:") & descriptors(daemon.pid, "pipe:") for pid in daemon.pids()[1:]]
+    assert all(len(each) <= 2 for each in private)  # stdout and stderr

@@ -1,0 +1,64 @@
+"""Senders that store without a pause, as a department does in the morning.
+
+The rule it keeps: every instance that was answered with success is remembered, with its Data Set, and every answer or
+connection that failed, so that a test can say afterwards that nothing acknowledged is lost, and what didn't work.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Self
+
+from tests.support.daemon import Daemon
+from tests.support.objects import Instance, instance
+from tests.support.raw_peer import RawPeer
+
+
+class Load:
+    """A context manager: `senders` threads that open an Association, store `instances`, release, again and again."""
+
+    def __init__(self, daemon: Daemon, *, senders: int = 2, instances: int = 3, size: int = 2000) -> None:
+        self._daemon, self._instances, self._size = daemon, instances, size
+        self.acknowledged: dict[str, bytes] = {}
+        """SOP Instance UID → Data Set."""
+        self.failures: list[str] = []
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._send, name="sender") for _ in range(senders)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Let each finish its Association, and wait for that."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def lost(self) -> list[str]:
+        """What was answered with success and isn't in the store as it was sent."""
+        kept = {file.sop_instance_uid: file.data_set for file in self._daemon.stored()}
+        return [uid for uid, data_set in self.acknowledged.items() if kept.get(uid) != data_set]
+
+    def _send(self) -> None:
+        while not self._over.is_set():
+            try:
+                with RawPeer(self._daemon.address) as peer:
+                    peer.associate()
+                    for _ in range(self._instances):
+                        self._store(peer, instance(size=self._size))
+                    peer.release()
+            except (OSError, AssertionError) as error:
+                self.failures.append(f"{type(error).__name__}: {error}")
+
+    def _store(self, peer: RawPeer, sent: Instance) -> None:
+        status = peer.store(sent).status
+        assert status == 0, f"status {status:04X}"
+        self.acknowledged[sent.sop_instance_uid] = sent.data_set
