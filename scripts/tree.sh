@@ -1,0 +1,62 @@
+# Clean Debian trees: made once by debootstrap, kept, and given this machine's way to the network.
+# The rule: a kept tree is never changed by what is tried or built; needs root and, the first time, debootstrap.
+# shellcheck shell=bash
+# Expects lib.sh to have been read.
+
+trees=${XDG_CACHE_HOME:-/var/cache}/dicomd-clean-tree
+
+# base_tree SUITE: prints the kept tree of SUITE that holds python3, git and ca-certificates, nothing else.
+base_tree() {
+    local base=$trees/$1
+    mkdir -p "$trees"
+    (
+        flock 9
+        [ ! -d "$base" ] || exit 0
+        PATH=$PATH:/usr/sbin:/sbin command -v debootstrap >/dev/null || apt_install "makes the clean tree" debootstrap
+        say "debootstrap of $1 into $base"
+        rm -rf "$base.new"
+        debootstrap --variant=minbase --include=python3,git,ca-certificates "$1" "$base.new" >&2
+        mv "$base.new" "$base"
+    ) 9>"$trees/lock" || die "no clean tree of $1"
+    echo "$base"
+}
+
+# reach_network TREE: what this machine needs to reach the network (resolver, apt's transport settings, certificate
+# authorities) is copied into TREE, and the variables for it are put into environment_of_the_host.
+reach_network() {
+    local tree=$1 name value
+    cp --remove-destination /etc/resolv.conf "$tree/etc/resolv.conf"
+    apt-config dump 2>/dev/null | grep -E '^Acquire::(http|https|ftp|Retries|Proxy)' >"$tree/etc/apt/apt.conf.d/99host" || true
+    cp -a /usr/local/share/ca-certificates/. "$tree/usr/local/share/ca-certificates/" 2>/dev/null || true
+    environment_of_the_host=(HOME=/root TERM=dumb LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
+    while IFS='=' read -r -d '' name value; do
+        case $name in
+            [Hh][Tt][Tt][Pp]_[Pp][Rr]* | [Hh][Tt][Tt][Pp][Ss]_[Pp][Rr]* | [Nn][Oo]_[Pp][Rr]* | [Aa][Ll][Ll]_[Pp][Rr]*) ;;
+            PIP_INDEX_URL | PIP_EXTRA_INDEX_URL | PIP_TRUSTED_HOST | PIP_PROXY | PIP_DEFAULT_TIMEOUT) ;;
+            PIP_CERT | SSL_CERT_FILE | REQUESTS_CA_BUNDLE | CURL_CA_BUNDLE | GIT_SSL_CAINFO)
+                [ -f "$value" ] || continue
+                mkdir -p "$tree$(dirname "$value")"
+                cp -L --remove-destination "$value" "$tree$value"
+                ;;
+            *) continue ;;
+        esac
+        environment_of_the_host+=("$name=$value")
+    done </proc/self/environ
+}
+
+# inside [--alone] [--work FOLDER] TREE COMMAND...: runs it in TREE, in process and mount name spaces that end with it.
+# --alone leaves it nothing of the network but loopback; --work makes TREE read-only but for /tmp and FOLDER, as /work.
+inside() {
+    local options=() setup='mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; exec chroot "$0" "$@"'
+    if [ "$1" = --alone ]; then
+        options=(--net) setup="ip link set lo up; $setup"
+        shift
+    fi
+    if [ "$1" = --work ]; then
+        setup='work=$1; shift; mount --bind "$0" "$0"; cd "$0"; mount -o remount,bind,ro "$0"
+            mount -t tmpfs tmpfs "$0/tmp"; mount --bind "$work" "$0/work";'" $setup"
+        set -- "$3" "$2" "${@:4}"
+    fi
+    env -i "${environment_of_the_host[@]}" \
+        unshare --mount --pid "${options[@]}" --fork --kill-child=KILL sh -ec "$setup" "$@"
+}
