@@ -237,6 +237,8 @@ class Fleet:
         generation, post = next(
             (generation, post) for generation in self.generations for post in generation.posts if post.child is child
         )
+        metric_files.forget(self._metric_folder, str(post.slot))
+        self._board.vacate(post.slot)
         self._metrics.worker_exits.labels(exit_.reason).inc()
         if exit_.reason != "drained" and not child.dismissed:
             get_logger().error(
@@ -247,8 +249,6 @@ class Fleet:
                 reason=exit_.reason,
                 detail=exit_.detail,
             )
-        metric_files.forget(self._metric_folder, str(post.slot))
-        self._board.vacate(post.slot)
         post.bereaved(now, child.born)
         generation.noted(exit_.detail)
         if not post.wanted:

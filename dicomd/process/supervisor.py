@@ -289,6 +289,7 @@ class Supervisor:
         )
 
     def _reject(self, errors: tuple[str, ...], callers: list[Any]) -> None:
+        self._given.metrics.reload_finished(successful=False, restart_pending=bool(self._pending))
         get_logger().error(
             Message.CONFIG_REJECTED,
             dicomd_generation=self._board.generation,
@@ -296,7 +297,6 @@ class Supervisor:
             config_error_count=len(errors),
             config_errors=list(errors[: reload.MAX_ERRORS]),
         )
-        self._given.metrics.reload_finished(successful=False, restart_pending=bool(self._pending))
         self._given.notifier.ready(f"Configuration rejected, {self._status()[0].lower()}{self._status()[1:]}")
         for answer in callers:
             answer({"ok": False, "error": "\n".join(errors[: reload.MAX_ERRORS])})
