@@ -1,7 +1,6 @@
 """Who may open a connection and an Association, and how many at once.
 
-The rule it keeps: what is counted in is counted out, whatever happens in between; every refusal has the result, source
-and reason of PS3.8 Table 9-21 and a sentence for the log that says what to change.
+The rule it keeps: what is counted in is counted out, whatever happens in between.
 """
 
 from __future__ import annotations
@@ -10,38 +9,25 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, IntEnum, auto
-from typing import Protocol
+from enum import Enum, auto
+from typing import NamedTuple, Protocol
 
+from dicomd.net.rejection import Rejection, RejectSource, Result
 from dicomd.uids import APPLICATION_CONTEXT_NAME
 from dicomd.upperlayer.negotiation import AssociateRequest
 
 _AE_TITLE_CHARACTERS = frozenset(map(chr, range(0x20, 0x7F))) - {"\\"}
 
 
-class Result(IntEnum):
-    """PS3.8 Table 9-21."""
+class Source(NamedTuple):
+    """Who is at the other end of a connection, before it has said a word of DICOM.
 
-    PERMANENT = 1
-    TRANSIENT = 2
+    `address` as `listener.source_address` writes it; `certificate_names` are the names in the certificate that a TLS
+    peer has shown and that was verified, none without one.
+    """
 
-
-class Source(IntEnum):
-    """PS3.8 Table 9-21."""
-
-    SERVICE_USER = 1
-    PROVIDER_ACSE = 2
-    PROVIDER_PRESENTATION = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """An A-ASSOCIATE-RJ (PS3.8 §9.3.4); `advice` tells the operator why, and what would let the peer in."""
-
-    result: Result
-    source: Source
-    reason: int
-    advice: str
+    address: str
+    certificate_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,34 +142,41 @@ class Admission:
         """Count a connection out."""
         self._places.disconnect()
 
-    def admit(self, request: AssociateRequest, address: str) -> Rejection | None:
-        """Judge `request` from `address` and count the Association in, or return why not."""
+    def admit(self, request: AssociateRequest, source: Source) -> Rejection | None:
+        """Judge `request` from `source` and count the Association in, or return why not."""
         if rejection := self._judge(request):
             return rejection
         if reason := self._unready():
-            return Rejection(Result.TRANSIENT, Source.PROVIDER_PRESENTATION, 1, reason)
+            return Rejection(Result.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, 1, reason)
         limits = self._limits
-        full = self._places.enter(address, associations=limits.associations, per_peer=limits.per_peer)
+        full = self._places.enter(source.address, associations=limits.associations, per_peer=limits.per_peer)
         if full is None:
             return None
         if full is Full.ASSOCIATIONS:
             limit = f"limits.associations = {limits.associations} are open"
         else:
             limit = f"limits.associations_per_peer = {limits.per_peer} are open from this address"
-        return Rejection(Result.TRANSIENT, Source.PROVIDER_PRESENTATION, 2, limit)
+        return Rejection(Result.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, 2, limit)
 
-    def leave(self, address: str) -> None:
+    def leave(self, source: Source) -> None:
         """Count an admitted Association out."""
-        self._places.leave(address)
+        self._places.leave(source.address)
 
     def _judge(self, request: AssociateRequest) -> Rejection | None:
         if not request.protocol_version & 1:
-            return Rejection(Result.PERMANENT, Source.PROVIDER_ACSE, 2, "the peer doesn't speak protocol version 1")
+            return Rejection(
+                Result.PERMANENT, RejectSource.PROVIDER_ACSE, 2, "the peer doesn't speak protocol version 1"
+            )
         if not _is_ae_title(request.calling_ae_title):
-            return Rejection(Result.PERMANENT, Source.SERVICE_USER, 3, "the Calling AE Title is empty or not valid")
+            return Rejection(
+                Result.PERMANENT, RejectSource.SERVICE_USER, 3, "the Calling AE Title is empty or not valid"
+            )
         if self._ae_titles and request.called_ae_title not in self._ae_titles:
             return Rejection(
-                Result.PERMANENT, Source.SERVICE_USER, 7, "the Called AE Title is not in dicomd.ae_titles: add it there"
+                Result.PERMANENT,
+                RejectSource.SERVICE_USER,
+                7,
+                "the Called AE Title is not in dicomd.ae_titles: add it there",
             )
         return None
 
@@ -192,7 +185,7 @@ def judge_application_context(name: str) -> Rejection | None:
     """There is one application context in DICOM (PS3.7 §A.2.1)."""
     if name == APPLICATION_CONTEXT_NAME:
         return None
-    return Rejection(Result.PERMANENT, Source.SERVICE_USER, 2, "the application context is not DICOM's")
+    return Rejection(Result.PERMANENT, RejectSource.SERVICE_USER, 2, "the application context is not DICOM's")
 
 
 def _is_ae_title(text: str) -> bool:

@@ -10,9 +10,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from dicomd.dimse.commands import MAX_COMMAND_SET, CommandSet, CommandSetError, encode_response, parse_command_set
-from dicomd.net.admission import Admission, Rejection, judge_application_context
+from dicomd.net.admission import Admission, Source, judge_application_context
 from dicomd.net.buffers import SMALL, BufferPool
 from dicomd.net.deadlines import Deadline, TimedOutError, TimeLimits
+from dicomd.net.rejection import Rejection
 from dicomd.net.report import AssociationReport, Outcome
 from dicomd.net.transport import ConnectionLostError, PlainTransport
 from dicomd.services.operations import Operation, PresentationContext, Services
@@ -62,7 +63,8 @@ class Association:
     def __init__(
         self, transport: PlainTransport, address: str, settings: AcceptorSettings, report: AssociationReport
     ) -> None:
-        self._transport, self._address, self._settings, self._report = transport, address, settings, report
+        self._transport, self._settings, self._report = transport, settings, report
+        self._source = Source(address)
         self._machine = AcceptorStateMachine()
         self._deadline = Deadline(transport, settings.limits)
         self._own_buffer = memoryview(bytearray(SMALL))
@@ -253,7 +255,8 @@ class Association:
 
     def _judge(self, request: AssociateRequest) -> Negotiated | Rejection:
         """Cheap checks first: a peer that isn't let in costs no negotiation."""
-        rejection = self._settings.admission.admit(request, self._address)
+        self._source = self._source._replace(certificate_names=self._transport.certificate_names)
+        rejection = self._settings.admission.admit(request, self._source)
         if rejection is not None:
             return rejection
         self._admitted = True
@@ -282,7 +285,7 @@ class Association:
     def _leave(self) -> None:
         if self._admitted:
             self._admitted = False
-            self._settings.admission.leave(self._address)
+            self._settings.admission.leave(self._source)
 
     # -- messages --------------------------------------------------------------------------------------------------
 

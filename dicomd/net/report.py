@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from dicomd.dimse.commands import CommandField, Response
 from dicomd.dimse.statuses import Status
-from dicomd.net.admission import Rejection
+from dicomd.net.rejection import Rejection
 from dicomd.services.operations import Operation
 from dicomd.services.storage import StoreOperation
 from dicomd.telemetry.logs import get_logger

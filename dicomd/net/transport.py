@@ -26,6 +26,9 @@ class PlainTransport:
 
     __slots__ = ("_receive_timeout", "_send_timeout", "_sock")
 
+    certificate_names: tuple[str, ...] = ()
+    """Names in the peer's verified certificate: none, as there is none without TLS."""
+
     def __init__(self, sock: socket.socket, *, send_timeout: float) -> None:
         """Prepare an accepted socket. `send_timeout` is in seconds a write may block. Raises OSError if it is gone."""
         sock.setblocking(True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dicomd.net.admission import Admission, AdmissionLimits, judge_application_context
+from dicomd.net.admission import Admission, AdmissionLimits, Source, judge_application_context
 from dicomd.net.listener import source_address
 from dicomd.upperlayer.negotiation import AssociateRequest
 
@@ -32,7 +32,7 @@ def admission(
     ],
 )
 def test_a_refusal_has_its_codes_and_advice(request_: AssociateRequest, codes: tuple[int, int, int]) -> None:
-    rejection = admission(ae_titles=("SCP",)).admit(request_, "10.0.0.1")
+    rejection = admission(ae_titles=("SCP",)).admit(request_, Source("10.0.0.1"))
     assert rejection is not None
     assert (rejection.result, rejection.source, rejection.reason) == codes
     assert rejection.advice
@@ -40,26 +40,26 @@ def test_a_refusal_has_its_codes_and_advice(request_: AssociateRequest, codes: t
 
 def test_any_called_title_is_accepted_where_none_is_configured() -> None:
     for called in ("ANYTHING", "", "\xe9"):
-        assert admission(associations=10, per_peer=10).admit(asked(called=called), "10.0.0.1") is None
+        assert admission(associations=10, per_peer=10).admit(asked(called=called), Source("10.0.0.1")) is None
 
 
 def test_not_ready_is_transient() -> None:
-    rejection = admission(unready="disk full").admit(asked(), "10.0.0.1")
+    rejection = admission(unready="disk full").admit(asked(), Source("10.0.0.1"))
     assert rejection is not None
     assert (rejection.result, rejection.source, rejection.reason) == (2, 3, 1)
 
 
 def test_limits_hold_and_places_come_back() -> None:
     gate = admission()
-    assert gate.admit(asked(), "a") is None
-    assert gate.admit(asked(), "a") is None
-    third = gate.admit(asked(), "a")
+    assert gate.admit(asked(), Source("a")) is None
+    assert gate.admit(asked(), Source("a")) is None
+    third = gate.admit(asked(), Source("a"))
     assert third is not None
     assert (third.result, third.source, third.reason) == (2, 3, 2)
-    assert gate.admit(asked(), "b") is None
-    assert gate.admit(asked(), "c") is not None
-    gate.leave("a")
-    assert gate.admit(asked(), "c") is None
+    assert gate.admit(asked(), Source("b")) is None
+    assert gate.admit(asked(), Source("c")) is not None
+    gate.leave(Source("a"))
+    assert gate.admit(asked(), Source("c")) is None
     assert gate.open_associations == 3
 
 
