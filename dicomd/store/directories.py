@@ -60,7 +60,7 @@ class Directories:
     """The directories below ``root``, least recently used ones forgotten first. Shared by threads."""
 
     def __init__(self, root: str, capacity: int = _CAPACITY) -> None:
-        self._root = root
+        self.root: Final = root
         self._capacity = capacity
         self._kept: OrderedDict[str, Directory] = OrderedDict()
         self._lock = threading.Lock()
@@ -101,7 +101,7 @@ class Directories:
 
     def _walk(self, relative: str) -> Directory:
         """Reach the directory from the root, each step through the descriptor of the one before."""
-        directory = Directory("", self._root, os.open(self._root, _FLAGS))
+        directory = Directory("", self.root, open_directory(self.root))
         if not relative:
             return directory
         chain: list[Directory] = []
@@ -111,13 +111,18 @@ class Directories:
                 chain.append(directory)
                 path = f"{directory.path}/{name}"
                 fd = _open_or_make(name, path, directory.fd, made)
-                directory = Directory(path[len(self._root) + 1 :], path, fd)
+                directory = Directory(path[len(self.root) + 1 :], path, fd)
         except OSError:
             remove_made(made)
             raise
         directory.parents = chain
         directory.made = made
         return directory
+
+
+def open_directory(path: str) -> int:
+    """Return a descriptor of the directory at ``path``, good for syncing it and as a start. Raises OSError."""
+    return os.open(path, _FLAGS)
 
 
 def _open_or_make(name: str, path: str, parent: int, made: list[str]) -> int:

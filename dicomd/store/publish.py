@@ -21,11 +21,12 @@ from typing import Final, NamedTuple
 from dicomd.store.directories import Directories, Directory, remove_made
 from dicomd.store.duplicates import Candidate, Verdict, examine, is_file
 from dicomd.store.errors import DuplicateRejected, StoreUnavailable, from_oserror
+from dicomd.store.graft import graft
 from dicomd.store.layout import SUFFIX, Place
 from dicomd.store.temporary import unlink_quietly
 from dicomd.store.types import DuplicateOutcome, DuplicatePolicy
 
-_PATIENCE: Final = 10.0  # seconds against somebody who removes folders as fast as they are made
+_PATIENCE: Final = 10.0  # seconds against somebody who removes what is being made, and not only where it is empty
 _LONGEST_PAUSE: Final = 0.05  # seconds between two tries
 _OF_ANOTHER_MOUNT: Final = frozenset({errno.EXDEV, errno.ESTALE})
 _MAX_DIFFERENT: Final = 1000  # Data Sets kept under one UID
@@ -66,19 +67,37 @@ class Publisher:
         return published
 
     def _publish(self, candidate: Candidate, place: Place, made: list[str]) -> Published:
-        published = self._attempt(candidate, place, made)
-        if published is not None:
-            return published
-        deadline, pause = time.monotonic() + _PATIENCE, 0.001
-        while time.monotonic() < deadline:
-            time.sleep(pause)  # whoever removes folders this fast, or a folder that never is one, costs no processor
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        for _ in range(2):  # the first time, the directory we know may be one that was removed long ago
             published = self._attempt(candidate, place, made)
+            if published is not None:
+                return published
+        deadline, pause = time.monotonic() + _PATIENCE, 0.001
+        while True:
+            published = self._graft_and_attempt(candidate, place, made)
             if published is not None:
                 return published
             if not os.path.exists(candidate.path):
                 raise StoreUnavailable("Store is missing: is it mounted?", operation="open", errno="ENOENT")
-        raise StoreUnavailable("Folder of the instance does not stay", operation="link", errno="ENOENT")
+            if time.monotonic() > deadline:
+                raise StoreUnavailable("Folder of the instance does not stay", operation="link", errno="ENOENT")
+            time.sleep(pause)  # whoever removes even what isn't empty, or a folder that never is one
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _graft_and_attempt(self, candidate: Candidate, place: Place, made: list[str]) -> Published | None:
+        """Publish, the folders having come with the instance in them: whoever removes empty ones lets them be."""
+        try:
+            grafted, new = graft(candidate, self._directories.root, place, synced=self._synced)
+        except OSError as error:
+            raise from_oserror(error, "mkdir") from error
+        made += new
+        published = None
+        try:
+            published = self._attempt(candidate, place, made)
+        finally:
+            with contextlib.suppress(OSError):  # which says nothing about what was published
+                if grafted is not None and (published is None or not grafted.in_place()):
+                    _withdraw(candidate, place.name, grafted.fd, "")
+        return published
 
     def _attempt(self, candidate: Candidate, place: Place, made: list[str]) -> Published | None:
         """Publish in the directory that the path leads to now; None when that was removed or moved meanwhile."""

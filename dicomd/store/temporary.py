@@ -14,6 +14,7 @@ import fcntl
 import itertools
 import os
 import secrets
+import shutil
 import threading
 from pathlib import Path
 from typing import Final
@@ -112,17 +113,25 @@ def _remove_unless_alive(folder: Path, lock: Path, names: list[str]) -> int:
     try:
         fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return sum(unlink_quietly(str(folder / name)) for name in names)
+        return sum(_remove(folder / name) for name in names)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return 0
     else:
-        removed = sum(unlink_quietly(str(folder / name)) for name in names)
+        removed = sum(_remove(folder / name) for name in names)
         unlink_quietly(str(lock))
         return removed
     finally:
         os.close(fd)
+
+
+def _remove(path: Path) -> bool:
+    """Remove a file, or folders that were to become an instance's; return whether a file is gone by this call."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return False
+    return unlink_quietly(str(path))
 
 
 def unlink_quietly(path: str) -> bool:

@@ -1,0 +1,240 @@
+"""Folders that arrive with an instance in them: wherever the missing part begins, and whoever is in the way."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomd.store import graft as grafting
+from dicomd.store.errors import StoreError, StoreUnavailable
+from dicomd.store.publish import Publisher
+from tests.unit.store.instances import (
+    INSTANCE,
+    LAYOUT,
+    SERIES,
+    STUDY,
+    data_set,
+    file_store,
+    files,
+    folders,
+    open_descriptors,
+    path_of,
+    put,
+)
+
+DEEP = "a/{StudyInstanceUID}/b/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
+
+
+class OnlyByGraft:
+    """Lets the plain attempts fail, as if somebody always removed the folder they make."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, before: Callable[[], object] = lambda: None) -> None:
+        self.plain = 0
+        self.grafted: list[bool] = []
+        original_attempt, original_graft = Publisher._attempt, grafting.graft
+
+        def attempt(*arguments: Any) -> Any:
+            if not self.grafted:
+                self.plain += 1
+                return None
+            return original_attempt(*arguments)
+
+        def graft(*arguments: Any, **options: Any) -> Any:
+            if not self.grafted:
+                before()
+            result = original_graft(*arguments, **options)
+            self.grafted.append(result[0] is not None)
+            return result
+
+        monkeypatch.setattr(Publisher, "_attempt", attempt)
+        monkeypatch.setattr("dicomd.store.publish.graft", graft)
+
+
+def nothing_temporary(root: Path) -> bool:
+    return list((root / ".dicomd" / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("durability", ["fsync", "none"])
+@pytest.mark.parametrize("layout", [LAYOUT, DEEP, "{StudyInstanceUID}/{SOPInstanceUID}.dcm"])
+@pytest.mark.parametrize("there", ["nothing", "empty", "half", "another"])
+def test_the_missing_part_of_the_path_is_put_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str, layout: str, there: str
+) -> None:
+    store = file_store(tmp_path, layout=layout, durability=durability)
+    relative = Path(layout.format(StudyInstanceUID=STUDY, SeriesInstanceUID=SERIES, SOPInstanceUID=INSTANCE))
+    folder = tmp_path / relative.parent
+    if there == "empty":
+        folder.mkdir(parents=True)
+    elif there == "half":
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    elif there == "another":
+        (folder.parent / "9.9").mkdir(parents=True)
+        (folder.parent / "9.9" / "9.dcm").touch()
+    only = OnlyByGraft(monkeypatch)
+    stored = put(store, data_set())
+    assert stored.path == tmp_path / relative
+    assert (stored.duplicate, only.plain, only.grafted) == ("", 2, [True])
+    assert stored.path.stat().st_nlink == 1
+    assert nothing_temporary(tmp_path)
+    for made in (folder, folder.parent):
+        assert made == tmp_path or made.stat().st_mode & 0o777 in (0o750, 0o755)
+
+
+def test_a_layout_without_folders_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = file_store(tmp_path, layout="{SOPInstanceUID}.dcm")
+    only = OnlyByGraft(monkeypatch)
+    assert put(store, data_set()).path == tmp_path / f"{INSTANCE}.dcm"
+    assert only.grafted == [False]
+
+
+def test_where_no_folder_is_missing_nothing_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = file_store(tmp_path)
+    first = put(store, data_set())
+    only = OnlyByGraft(monkeypatch)
+    assert put(store, data_set()).duplicate == "identical"
+    assert put(store, data_set(pixels=b"else")).duplicate == "kept-both"
+    assert only.grafted == [False]
+    assert first.path.exists()
+    assert nothing_temporary(tmp_path)
+
+
+def test_a_folder_that_is_removed_between_two_levels_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = file_store(tmp_path)
+    (tmp_path / STUDY / "9.9").mkdir(parents=True)  # the study has contents, so the series is tried
+    rename, tried = os.rename, []
+
+    def rename_late(source: str, target: str, **options: Any) -> None:
+        tried.append(Path(target).relative_to(tmp_path).as_posix())
+        if len(tried) == 2:
+            shutil.rmtree(tmp_path / STUDY)
+        rename(source, target, **options)
+
+    monkeypatch.setattr(os, "rename", rename_late)
+    only = OnlyByGraft(monkeypatch)
+    assert put(store, data_set()).path.exists()
+    assert tried == [STUDY, f"{STUDY}/{SERIES}", STUDY]
+    assert only.grafted == [True]
+
+
+def test_contents_that_appear_at_each_level_leave_the_place_to_an_ordinary_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = file_store(tmp_path)
+
+    def others() -> None:
+        (tmp_path / STUDY / SERIES).mkdir(parents=True)
+        (tmp_path / STUDY / SERIES / "9.dcm").touch()
+
+    only = OnlyByGraft(monkeypatch, others)
+    assert put(store, data_set()).path.exists()
+    assert only.grafted == [False]
+    assert nothing_temporary(tmp_path)
+
+
+def test_what_was_grafted_is_synced_inside_and_up_to_the_root_before_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = file_store(tmp_path)
+    calls: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def where(path: Path) -> str:
+        return "/".join("private" if part.endswith("-d") else part for part in path.relative_to(tmp_path).parts)
+
+    def recorded_fsync(fd: int) -> None:
+        calls.append(where(path_of(fd)))
+        fsync(fd)
+
+    def recorded_rename(source: str, target: str, **options: Any) -> None:
+        calls.append(f"rename {where(Path(target))}")
+        rename(source, target, **options)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "rename", recorded_rename)
+    OnlyByGraft(monkeypatch)
+    put(store, data_set())
+    private = ".dicomd/tmp/private"
+    assert calls == [
+        f"{private}/{STUDY}/{SERIES}",
+        f"{private}/{STUDY}",
+        private,
+        f"rename {STUDY}",
+        f"{STUDY}/{SERIES}",
+        STUDY,
+        "",
+    ]
+
+
+@pytest.mark.parametrize("at", range(8))
+@pytest.mark.parametrize("call", ["mkdir", "link", "fsync", "open"])
+def test_a_failure_at_any_step_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, at: int
+) -> None:
+    store = file_store(tmp_path)
+    before = open_descriptors()
+    original, calls = getattr(os, call), 0
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at + 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        only = OnlyByGraft(patch, lambda: patch.setattr(os, call, failing))
+        try:
+            put(store, data_set())
+        except StoreError:
+            assert files(tmp_path) == []
+            assert folders(tmp_path) == []
+        else:
+            assert calls <= at or only.grafted  # it came through without that call, or passed over its failure
+            assert files(tmp_path) == [f"{STUDY}/{SERIES}/{INSTANCE}.dcm"]
+    assert nothing_temporary(tmp_path)
+    store._directories.clear()
+    assert open_descriptors() <= before
+
+
+def test_what_was_grafted_and_then_moved_away_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = file_store(tmp_path / "root")
+    OnlyByGraft(monkeypatch)
+    attempt = Publisher._attempt
+
+    def move_and_attempt(*arguments: Any) -> Any:
+        if (tmp_path / "root" / STUDY).exists():
+            (tmp_path / "root" / STUDY).rename(tmp_path / "archive")
+        return attempt(*arguments)
+
+    monkeypatch.setattr(Publisher, "_attempt", move_and_attempt)
+    assert put(store, data_set()).path.exists()
+    assert [path.name for path in (tmp_path / "archive").rglob("*")] == [SERIES]
+
+
+def test_a_failure_after_the_graft_takes_the_instance_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = file_store(tmp_path)
+
+    def attempt(publisher: Publisher, *_: Any) -> None:
+        if files(tmp_path)[-1].endswith(".dcm"):
+            raise StoreUnavailable("Storage failed", operation="link", errno="EIO")
+
+    monkeypatch.setattr(Publisher, "_attempt", attempt)
+    with pytest.raises(StoreUnavailable):
+        put(store, data_set())
+    assert files(tmp_path) == []
+    assert folders(tmp_path) == []
+
+
+def test_a_start_removes_the_folders_that_a_crash_left(tmp_path: Path) -> None:
+    file_store(tmp_path).close()
+    left = tmp_path / ".dicomd" / "tmp" / "0123456789ab-1-d" / STUDY / SERIES
+    left.mkdir(parents=True)
+    (left / f"{INSTANCE}.dcm").write_bytes(b"left by a crash")
+    assert file_store(tmp_path, start=False).start() == 0
+    assert nothing_temporary(tmp_path)
