@@ -18,9 +18,9 @@ from dicomd.net.report import AssociationReport, Outcome
 from dicomd.net.transport import ConnectionLostError, PlainTransport
 from dicomd.services.operations import Operation, PresentationContext, Services
 from dicomd.upperlayer.acceptor import RECEIVED, AcceptorStateMachine, Action, Event, State
+from dicomd.upperlayer.items import MalformedRequestError
 from dicomd.upperlayer.negotiation import (
     AssociateRequest,
-    MalformedRequestError,
     Negotiated,
     Negotiator,
     associate_ac,
@@ -240,7 +240,7 @@ class Association:
             raise PDUError(AbortReason.INVALID_PDU_PARAMETER, str(error)) from error
         self._machine.happened(Event.ASSOCIATE_RQ_RECEIVED)
         if isinstance(verdict, Rejection):
-            self._reject(verdict)
+            self._reject(request, verdict)
             return
         negotiated = verdict
         self._machine.happened(Event.ACCEPT)
@@ -263,13 +263,13 @@ class Association:
         negotiated = self._settings.negotiator.negotiate(request)
         return judge_application_context(negotiated.application_context_name) or negotiated
 
-    def _reject(self, rejection: Rejection) -> None:
+    def _reject(self, request: AssociateRequest, rejection: Rejection) -> None:
         self._leave()
         self._machine.happened(Event.REJECT)
         self._deadline.start_artim()
         self._report.outcome(Outcome.REJECTED)
         self._transport.send(a_associate_rj(rejection.result, rejection.source, rejection.reason))
-        self._report.rejected(rejection)
+        self._report.rejected(rejection, self._settings.negotiator.judge_unanswered(request))
 
     def _release(self) -> None:
         """Release is granted at once: every request before it has been answered, since they are served in turn."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -20,12 +21,15 @@ from dicomd.telemetry.logs import get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
 from dicomd.upperlayer.negotiation import AssociateRequest, Negotiated, RefusedContext
+from dicomd.upperlayer.proposals import ProposedContext, name_of
 
-_REFUSALS = {
+_RESULTS = {
+    0: "would be accepted",
     1: "user-rejection: the peer may only be SCU here",
     3: "abstract syntax not supported: a Storage SOP Class can be added to contexts.sop_classes",
     4: "transfer syntaxes not supported: add one to contexts.transfer_syntaxes",
 }
+_MOST_NAMED = 16  # Transfer Syntaxes of one Presentation Context in a line; a stranger may propose 128 in each of 128
 _RESPONSES = {int(CommandField.C_STORE_RQ): "C-STORE-RSP", int(CommandField.C_ECHO_RQ): "C-ECHO-RSP"}
 
 
@@ -106,8 +110,8 @@ class AssociationReport:
                 contexts=[_described(context) for context in negotiated.refused],
             )
 
-    def rejected(self, rejection: Rejection) -> None:
-        """An A-ASSOCIATE-RJ has been sent."""
+    def rejected(self, rejection: Rejection, contexts: Sequence[ProposedContext]) -> None:
+        """An A-ASSOCIATE-RJ has been sent; `contexts` is what the peer wanted, and what it would have got."""
         self._rejection_told = True
         self._metrics.count_reject(rejection.source, rejection.reason)
         self._log.warning(
@@ -116,6 +120,8 @@ class AssociationReport:
             source=int(rejection.source),
             reason=rejection.reason,
             advice=rejection.advice,
+            contexts_proposed=len(contexts),
+            contexts=[_described(context) for context in contexts],
         )
 
     def aborted(self, direction: Literal["sent", "received"], source: int, reason: int) -> None:
@@ -246,11 +252,13 @@ class AssociationReport:
         self._log.warning(Message.STORE_FAILED, error_comment=response.comment, **fields)
 
 
-def _described(context: RefusedContext) -> dict[str, Any]:
+def _described(context: RefusedContext | ProposedContext) -> dict[str, Any]:
+    names, more = list(context.transfer_syntaxes[:_MOST_NAMED]), len(context.transfer_syntaxes) - _MOST_NAMED
     return {
         "context_id": context.context_id,
         "abstract_syntax": context.abstract_syntax,
-        "transfer_syntaxes": list(context.transfer_syntaxes),
+        "name": name_of(context.abstract_syntax),
+        "transfer_syntaxes": names if more <= 0 else [*names, f"and {more} more"],
         "result": context.result,
-        "advice": _REFUSALS.get(context.result, ""),
+        "advice": _RESULTS.get(context.result, ""),
     }

@@ -97,6 +97,9 @@ class ConsoleRenderer(Lines):
             line = _unreadable(error)
         line.pop("message_id", None)
         line["timestamp"] = line["timestamp"].strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        for key, value in line.items():
+            if isinstance(value, dict | list):
+                line[key] = spoken(value)
         return f"{self._render(logger, level, line)}\n".encode()
 
 
@@ -121,9 +124,19 @@ class JournalRenderer(Lines):
             text = value if type(value) is str else orjson.dumps(value).decode()
             fields.append(f"{_JOURNAL_NAMES[key]}={text}")
             if key != "exception" and key not in self._constants:
-                words.append(f"{key.removeprefix('dicom_')}={text}")
+                words.append(f"{key.removeprefix('dicom_')}={spoken(value)}")
         fields.append(f"MESSAGE={' '.join(words)}")
         return tuple(fields), {}
+
+
+def spoken(value: Any) -> str:
+    """A safe value as people read it: ``1.2, 1.3`` for a list, ``id=1 name=CT`` for an object, ``;`` between those."""
+    if isinstance(value, dict):
+        pairs = ((key, spoken(item)) for key, item in value.items())
+        return " ".join(f"{key}={text}" for key, text in pairs if text)
+    if isinstance(value, list):
+        return ("; " if any(isinstance(item, dict) for item in value) else ", ").join(map(spoken, value))
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def _settle_special(event_dict: MutableMapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ fields, are judged and echoed anew for every Association.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pydicom.config
@@ -25,13 +25,19 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext, build_context, negotiate_as_acceptor
 
 from dicomd.uids import APPLICATION_CONTEXT_NAME, MAX_UID_LENGTH, VERIFICATION_SOP_CLASS
+from dicomd.upperlayer.items import (
+    ABSTRACT_SYNTAX,
+    APPLICATION_CONTEXT,
+    PRESENTATION_CONTEXT,
+    TRANSFER_SYNTAX,
+    USER_INFORMATION,
+    MalformedRequestError,
+    walk,
+)
 from dicomd.upperlayer.lru import BoundedCache
 from dicomd.upperlayer.pdus import PDUType
+from dicomd.upperlayer.proposals import UNCOMPRESSED, ProposedContext, judged
 
-_UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-
-_APPLICATION_CONTEXT, _PRESENTATION_CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50
-_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
 _IMPLEMENTATION_CLASS_UID, _ROLE_SELECTION = 0x52, 0x54
 _EXTENDED_NEGOTIATION, _COMMON_EXTENDED_NEGOTIATION, _USER_IDENTITY = 0x56, 0x57, 0x58
 _KNOWN_SUB_ITEMS = frozenset((0x51, 0x52, 0x53, 0x54, 0x55, _EXTENDED_NEGOTIATION, _COMMON_EXTENDED_NEGOTIATION))
@@ -48,10 +54,6 @@ MAX_TRANSFER_SYNTAXES = 128
 """In one Presentation Context; there are about 60 in PS3.6, and decoding more than some hundred takes long."""
 MAX_SUB_ITEMS = 1024
 """User Information sub-items; a role selection for each of 128 contexts and a few others are normal."""
-
-
-class MalformedRequestError(Exception):
-    """The A-ASSOCIATE-RQ can't be understood: to be answered as an invalid PDU (Evt19)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,10 @@ class Negotiator:
             self._cache.put(key, negotiated, size=size)
         return negotiated
 
+    def judge_unanswered(self, request: AssociateRequest) -> list[ProposedContext]:
+        """What would have become of the contexts of a request that was rejected, without negotiating."""
+        return judged(request.variable_items, self._sop_classes, self._transfer_syntaxes)
+
     def _compute(self, items: bytes) -> Negotiated:
         proposal = _decode(items)
         roles: dict[str, tuple[bool, bool]] = {}
@@ -226,7 +232,7 @@ class Negotiator:
         for abstract_syntax in {str(c.abstract_syntax) for c in proposed}:
             if abstract_syntax == VERIFICATION_SOP_CLASS:
                 # C-ECHO has no Data Set, so the order of preference for stored instances has no say here.
-                context = build_context(abstract_syntax, list(_UNCOMPRESSED))
+                context = build_context(abstract_syntax, list(UNCOMPRESSED))
             elif self._sop_classes is None or abstract_syntax in self._sop_classes:
                 context = build_context(abstract_syntax, self._transfer_syntaxes)
             else:
@@ -295,18 +301,18 @@ def _recognised_items(items: bytes) -> tuple[bytes, bool]:
     counts are beyond reason: all of it before the decoders, which are slow and keep what they stumble over.
     """
     kept, cacheable, contexts = bytearray(), True, 0
-    for item_type, item in _items(items):
-        if item_type == _USER_INFORMATION:
+    for item_type, item in walk(items):
+        if item_type == USER_INFORMATION:
             sub_items, sub_items_cacheable = _recognised_sub_items(item[4:])
             cacheable = cacheable and sub_items_cacheable
-            kept += struct.pack(">BBH", _USER_INFORMATION, 0, len(sub_items)) + sub_items
-        elif item_type == _PRESENTATION_CONTEXT:
+            kept += struct.pack(">BBH", USER_INFORMATION, 0, len(sub_items)) + sub_items
+        elif item_type == PRESENTATION_CONTEXT:
             contexts += 1
             if contexts > MAX_CONTEXTS:
                 raise MalformedRequestError(f"more than {MAX_CONTEXTS} Presentation Contexts")
             _check_presentation_context(item)
             kept += item
-        elif item_type == _APPLICATION_CONTEXT:
+        elif item_type == APPLICATION_CONTEXT:
             _check_uid_length(len(item) - 4)
             kept += item
     return bytes(kept), cacheable
@@ -315,18 +321,18 @@ def _recognised_items(items: bytes) -> tuple[bytes, bool]:
 def _check_presentation_context(item: bytes) -> None:
     """PS3.8 §9.3.2.2: four bytes, then the abstract syntax and the transfer syntaxes."""
     transfer_syntaxes = 0
-    for item_type, sub_item in _items(item[8:]):
-        if item_type not in (_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX):
+    for item_type, sub_item in walk(item[8:]):
+        if item_type not in (ABSTRACT_SYNTAX, TRANSFER_SYNTAX):
             raise MalformedRequestError(f"item {item_type:02X}H inside a Presentation Context")
         _check_uid_length(len(sub_item) - 4)
-        transfer_syntaxes += item_type == _TRANSFER_SYNTAX
+        transfer_syntaxes += item_type == TRANSFER_SYNTAX
     if transfer_syntaxes > MAX_TRANSFER_SYNTAXES:
         raise MalformedRequestError(f"more than {MAX_TRANSFER_SYNTAXES} transfer syntaxes in a Presentation Context")
 
 
 def _recognised_sub_items(items: bytes) -> tuple[bytes, bool]:
     kept, cacheable = bytearray(), True
-    for count, (item_type, item) in enumerate(_items(items)):
+    for count, (item_type, item) in enumerate(walk(items)):
         if count >= MAX_SUB_ITEMS:
             raise MalformedRequestError(f"more than {MAX_SUB_ITEMS} User Information sub-items")
         cacheable = cacheable and item_type not in _UNCACHEABLE
@@ -342,16 +348,3 @@ def _recognised_sub_items(items: bytes) -> tuple[bytes, bool]:
 def _check_uid_length(length: int) -> None:
     if length > MAX_UID_LENGTH + 1:  # and one byte of padding, which has no place here but is sent
         raise MalformedRequestError(f"a UID of {length} bytes, {MAX_UID_LENGTH} at most")
-
-
-def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at < len(data):
-        if at + 4 > len(data):
-            raise MalformedRequestError("an item is cut short")
-        item_type, length = struct.unpack_from(">BxH", data, at)
-        end = at + 4 + length
-        if end > len(data):
-            raise MalformedRequestError(f"item {item_type:02X}H is longer than the PDU")
-        yield item_type, data[at:end]
-        at = end

@@ -17,6 +17,7 @@ from tests.support.objects import (
     PATIENT_ID,
     PATIENT_NAME,
     STUDY_ROOT_FIND,
+    VERIFICATION,
     Instance,
     data_set,
     encode,
@@ -227,16 +228,36 @@ def test_instance_lines_can_be_switched_off_but_failures_stay(start_daemon: Star
 
 
 def test_a_rejection_is_one_line(start_daemon: StartDaemon, connect: Connect) -> None:
-    """CONTRACT 7: who, why and what to change."""
-    daemon = start_daemon(dicomd={"ae_titles": ["DICOMD"]})
+    """CONTRACT 7: who, why, each proposed context with what it would have been given, and what to change."""
+    daemon = start_daemon(dicomd={"ae_titles": ["DICOMD"]}, contexts={"transfer_syntaxes": ["uncompressed"]})
+    jpeg = "1.2.840.10008.1.2.4.50"
+    proposals = [
+        (MR_IMAGE_STORAGE, [EXPLICIT_LITTLE, jpeg]),
+        (CT_IMAGE_STORAGE, [jpeg]),
+        (STUDY_ROOT_FIND, [EXPLICIT_LITTLE]),
+        (VERIFICATION, [EXPLICIT_LITTLE]),
+        (MR_IMAGE_STORAGE, [f"1.2.3.{number}" for number in range(100)]),
+    ]
     peer = connect(daemon)
-    peer.send(associate_rq([(MR_IMAGE_STORAGE, [EXPLICIT_LITTLE])], called="WRONG", calling="MR1"))
+    peer.send(associate_rq(proposals, called="WRONG", calling="MR1"))
     assert peer.read_rejection() == (1, 1, 7)
     peer.sock.close()
     record = daemon.wait_logged("association rejected")
     assert record["message_id"] == "e70ed4f3ba9d436b8f3aaef4f6f5bafa"
     assert (record["dicom_calling_aet"], record["dicom_called_aet"]) == ("MR1", "WRONG")
+    assert (record["result"], record["source"], record["reason"]) == (1, 1, 7)
     assert "ae_titles" in record["advice"]
+    contexts = record["contexts"]
+    assert record["contexts_proposed"] == len(contexts) == len(proposals)
+    assert [context["context_id"] for context in contexts] == [1, 3, 5, 7, 9]
+    assert [context["abstract_syntax"] for context in contexts] == [proposal[0] for proposal in proposals]
+    assert [context["result"] for context in contexts] == [0, 4, 3, 0, 4]
+    assert contexts[0]["name"] == "MR Image Storage"
+    assert contexts[0]["transfer_syntaxes"] == [EXPLICIT_LITTLE, jpeg]
+    assert "contexts.transfer_syntaxes" in contexts[1]["advice"]
+    assert "contexts.sop_classes" in contexts[2]["advice"]
+    assert contexts[4]["transfer_syntaxes"][-1] == "and 84 more"
+    assert daemon.logged("association ended") == []
 
 
 def test_refused_contexts_are_named_with_what_to_change(start_daemon: StartDaemon, connect: Connect) -> None:

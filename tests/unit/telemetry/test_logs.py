@@ -224,7 +224,7 @@ def test_stderr_connected_to_the_journal_means_the_journal(
         "DICOM_STATUS": "0000",
         "DICOM_BYTES": "524288",
         "DICOM_DURATION_USEC": "3123",
-        "MESSAGE": 'instance stored listeners={"dicom":"127.0.0.1:11112"} association_id=a1 '
+        "MESSAGE": "instance stored listeners=dicom=127.0.0.1:11112 association_id=a1 "
         "calling_aet=CT1 sop_instance_uid=1.2.3 status=0000 bytes=524288 duration_usec=3123",
     }
 
@@ -260,3 +260,15 @@ def test_a_journal_that_doesn_t_listen_costs_the_entry_only(
     configure_logging("journald", "info", metrics=metrics)
     get_logger().info("x")
     assert metrics.registry.get_sample_value("dicomd_log_records_lost_total") == 1
+
+
+def test_lists_and_objects_are_written_for_people_where_people_read(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as stream:
+        configure_logging("console", "info", stream)
+    contexts = [
+        {"context_id": 1, "name": "CT Image", "transfer_syntaxes": ["1.2", "1.3"], "result": 0},
+        {"context_id": 3, "name": "", "transfer_syntaxes": [], "result": 4},
+    ]
+    get_logger().warning(Message.ASSOCIATION_REJECTED, contexts=contexts)
+    expected = "contexts='context_id=1 name=CT Image transfer_syntaxes=1.2, 1.3 result=0; context_id=3 result=4'"
+    assert expected in (tmp_path / "log").read_text()
