@@ -1,0 +1,152 @@
+"""Modalities that don't give up: what wasn't acknowledged is sent again, over another Association, until it is.
+
+The rule it keeps: what is sent is known before its first byte leaves, and what is acknowledged is known once the
+response with 0x0000 has been read, so that whatever the daemon did in between can be judged afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from pydicom.uid import UID
+
+from tests.support import wire
+from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, data_set, encode, new_uid
+from tests.support.raw_peer import RawPeer, associate_rq, store_message
+
+PAUSE = 0.05
+"""Seconds between two attempts to reach a daemon that isn't there."""
+_PATIENCE = 60.0
+"""Seconds that a daemon may be silent; a dead one's connections end at once, so longer is a failure of a living one."""
+_ROOM = 60  # characters of a Study Instance UID, so that a Series Instance UID is it and a component more
+_SIZES = (600, 600, 3000, 20_000, 20_000, 150_000, 600_000)
+
+
+def digest(data: bytes) -> bytes:
+    """What stands for a Data Set: there are too many to keep."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+@dataclass
+class Ledger:
+    """What was sent and what was acknowledged: SOP Instance UID → digest of the Data Set."""
+
+    sent: dict[str, bytes] = field(default_factory=dict)
+    acknowledged: dict[str, bytes] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
+    """Answers other than 0x0000."""
+    resent: int = 0
+    total: int = 0
+    """Acknowledged instances, those forgotten included."""
+
+    def forget(self, sop_instance_uid: str) -> None:
+        """An instance that was acknowledged, has been verified and is deleted."""
+        del self.acknowledged[sop_instance_uid], self.sent[sop_instance_uid]
+
+
+class Senders:
+    """A context manager: `count` threads, each with one Association at a time, to `address()` as it is at the moment.
+
+    `told`, if any, is called in a sender's thread with each SOP Instance UID that has been acknowledged.
+    """
+
+    def __init__(
+        self,
+        address: Callable[[], tuple[str, int]],
+        *,
+        seed: int,
+        count: int = 8,
+        sizes: tuple[int, ...] = _SIZES,
+        told: Callable[[str], None] = lambda _uid: None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        self.ledger = ledger or Ledger()
+        self._address, self._sizes, self._told = address, sizes, told
+        self._over = threading.Event()
+        self._recording = threading.Lock()
+        self._failures: list[BaseException] = []
+        self._threads = [
+            threading.Thread(target=self._run, args=(random.Random(seed + number),), name="sender")
+            for number in range(count)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Let each finish the instance it is at, and raise what none of them should have met."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        if self._failures:
+            raise self._failures[0]
+
+    def _run(self, chance: random.Random) -> None:
+        try:
+            unanswered: Instance | None = None
+            while not self._over.is_set():
+                unanswered = self._one_association(chance, unanswered)
+        except BaseException as failure:
+            self._failures.append(failure)
+            raise
+
+    def _one_association(self, chance: random.Random, unanswered: Instance | None) -> Instance | None:
+        """Send some instances of a study; return the one that may or may not have been stored when it broke."""
+        study = new_uid()[:_ROOM]
+        try:
+            with RawPeer(self._address()) as peer:
+                peer.send(associate_rq())
+                if peer.read_pdu(_PATIENCE).type != wire.A_ASSOCIATE_AC:
+                    self._over.wait(PAUSE)
+                    return unanswered
+                for _ in range(chance.randint(1, 12)):
+                    if unanswered is None:
+                        unanswered = self._new(study, chance)
+                    else:
+                        self.ledger.resent += 1
+                    peer.sock.settimeout(_PATIENCE)
+                    peer.send(store_message(unanswered))
+                    status = peer.read_message(_PATIENCE).status
+                    self._take(unanswered, status)
+                    unanswered = None
+                    if self._over.is_set():
+                        break
+                peer.release()
+        except TimeoutError:
+            raise
+        except OSError:
+            self._over.wait(PAUSE)
+        return unanswered
+
+    def _new(self, study: str, chance: random.Random) -> Instance:
+        uid = new_uid()
+        ds = data_set(uid, size=chance.choice(self._sizes))
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = UID(study), UID(f"{study}.{chance.randrange(3)}")
+        made = Instance(CT_IMAGE_STORAGE, uid, EXPLICIT_LITTLE, encode(ds))
+        with self._recording:
+            self.ledger.sent[uid] = digest(made.data_set)
+        return made
+
+    def _take(self, sent: Instance, status: int) -> None:
+        uid = sent.sop_instance_uid
+        with self._recording:
+            if status == 0:
+                self.ledger.acknowledged[uid] = self.ledger.sent[uid]
+                self.ledger.total += 1
+            else:
+                self.ledger.refusals.append(f"{status:04X}")
+        if status == 0:
+            self._told(uid)

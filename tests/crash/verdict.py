@@ -1,0 +1,61 @@
+"""A store after a crash: is everything there that was acknowledged, and is what is there whole?
+
+The rule it keeps: every file is read to its end and compared with what was sent; neither its name nor its size counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.crash.senders import digest
+from tests.support.part10 import read_part10
+
+
+@dataclass
+class Verdict:
+    """What was found: SOP Instance UIDs and paths."""
+
+    whole: dict[str, Path] = field(default_factory=dict)
+    """Complete instances, identical to what was sent."""
+    lost: list[str] = field(default_factory=list)
+    """Acknowledged, and not there."""
+    partial: list[Path] = field(default_factory=list)
+    """Under a final name, but not as it was sent, or no instance at all."""
+    twice: list[Path] = field(default_factory=list)
+    """An instance that another file holds already."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether the promise is."""
+        return bool(self.lost or self.partial or self.twice)
+
+
+def judge(root: Path, sent: Mapping[str, bytes], acknowledged: Mapping[str, bytes]) -> Verdict:
+    """Look at every file of the store outside .dicomd. Senders may go on: `acknowledged` is what there was before."""
+    verdict = Verdict()
+    for path in sorted(root.rglob("*")):
+        if ".dicomd" in path.relative_to(root).parts or path.is_dir():
+            continue
+        try:
+            file = read_part10(path)
+            uid = file.sop_instance_uid
+            complete = path.suffix == ".dcm" and sent.get(uid) == digest(file.data_set)
+        except FileNotFoundError:  # taken back at this moment
+            continue
+        except (ValueError, KeyError, IndexError):
+            complete, uid = False, ""
+        if not complete:
+            verdict.partial.append(path)
+        elif uid in verdict.whole:
+            verdict.twice.append(path)
+        else:
+            verdict.whole[uid] = path
+    verdict.lost = [uid for uid in acknowledged if uid not in verdict.whole]
+    return verdict
+
+
+def temporary_files(root: Path) -> set[Path]:
+    """What lies in the folder for temporary files."""
+    return set((root / ".dicomd" / "tmp").iterdir())
