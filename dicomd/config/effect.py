@@ -1,17 +1,15 @@
 """Which keys are accepted but do nothing yet.
 
-The rule: this table is the only place that knows. An entry is a key's path (`dicomd.workers`) or a whole table (`tls`),
-with what its user should be warned of, "" if it is harmless. Whoever gives a key its effect removes its entry; the
-generated documents and `check-config` follow.
+The rule: this table is the only place that knows. An entry is a key's path (`dicomd.workers`) or a whole table
+(`audit`), with what its user should be warned of, "" if it is harmless. Whoever gives a key its effect removes its
+entry; the generated documents and `check-config` follow.
 """
 
 WITHOUT_EFFECT = {
     "listen.proxy_protocol": "no PROXY protocol header is read by this version",
-    "listen.tls": "",  # `checks` refuses it: a listener that should speak TLS must not take Associations in the clear
     "storage.checksums": "",
     "peers": "peers are not told apart by this version: every peer may store",
     "access": "",
-    "tls": "",
     "audit": "no audit message is written by this version",
 }
 

@@ -6,6 +6,7 @@ and never held; and whatever happens, the thread ends, its counts are taken back
 
 from __future__ import annotations
 
+import ssl
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from dicomd.net.buffers import SMALL, BufferPool
 from dicomd.net.deadlines import Deadline, TimedOutError, TimeLimits
 from dicomd.net.rejection import Rejection
 from dicomd.net.report import AssociationReport, Outcome
+from dicomd.net.tls import TlsTransport, secure
 from dicomd.net.transport import ConnectionLostError, PlainTransport
 from dicomd.services.operations import Operation, PresentationContext, Services
 from dicomd.upperlayer.acceptor import RECEIVED, AcceptorStateMachine, Action, Event, State
@@ -43,7 +45,7 @@ _MOST_VIEWS = 512
 
 @dataclass(frozen=True, slots=True)
 class AcceptorSettings:
-    """What all Associations of a worker share. `max_pdu` is in bytes, as advertised."""
+    """What all Associations of a worker share. `max_pdu` is in bytes, as advertised; `tls` is for TLS listeners."""
 
     negotiator: Negotiator
     services: Services
@@ -51,6 +53,7 @@ class AcceptorSettings:
     limits: TimeLimits
     max_pdu: int
     buffers: BufferPool
+    tls: ssl.SSLContext | None = None
 
 
 class StoppedError(Exception):
@@ -112,6 +115,8 @@ class Association:
         """Take events until the connection has ended, or one of them was out of the ordinary."""
         reader, machine = self._reader, self._machine
         try:
+            if isinstance(self._transport, TlsTransport) and not self._transport.secured:
+                secure(self._transport, self._deadline, self._own_buffer, self._report)
             while machine.state is not State.IDLE:
                 event = reader.next_event()
                 if event is None:
@@ -159,8 +164,13 @@ class Association:
             except ConnectionLostError:
                 self._check_stopping()  # `wake` looks like the peer's end
                 raise
-        reader.received(count)
-        deadline.received(count)
+            else:
+                reader.received(count)
+                deadline.received(count)
+                if not count:  # part of a TLS record: the peer has begun, and now has to keep the minimum rate
+                    in_message = True
+                    if self._machine.state is State.ESTABLISHED:
+                        deadline.in_message()
 
     def _check_stopping(self) -> None:
         if self._stopping and self._machine.state is State.ESTABLISHED:

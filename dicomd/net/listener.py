@@ -10,6 +10,7 @@ import errno
 import os
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 
 from dicomd.net.association import AcceptorSettings, Association
 from dicomd.net.report import AssociationReport, ConnectionReport
+from dicomd.net.tls import TlsTransport
 from dicomd.net.transport import PlainTransport
 
 BACKLOG = 512
@@ -28,10 +30,11 @@ _COURTESY = 5  # milliseconds for a less busy process to take a connection
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening socket and its name in metrics and logs."""
+    """A listening socket, its name in metrics and logs, and whether it speaks TLS."""
 
     name: str
     sock: socket.socket
+    tls: bool = False
 
 
 def bind(name: str, address: str, port: int) -> Listener:
@@ -57,7 +60,14 @@ class ConnectionAcceptor:
         """`new_report` makes the report of an Association from the listener's name and the source address.
 
         `gives_way` says whether another process that accepts on the same sockets should have the next connection.
+        Raises ValueError for a listener that should speak TLS where `settings` say nothing of it.
         """
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        for listener in listeners:
+            if listener.tls:
+                if settings.tls is None:
+                    raise ValueError(f"{listener.name} should speak TLS, and there are no settings for it")
+                self._contexts[listener.name] = settings.tls
         self._listeners, self._settings, self._report, self._new_report = listeners, settings, report, new_report
         self._gives_way = gives_way
         self._live: set[Association] = set()
@@ -131,7 +141,7 @@ class ConnectionAcceptor:
             return
         association: Association | None = None
         try:
-            transport = PlainTransport(sock, send_timeout=self._settings.limits.request)
+            transport = self._transport(listener, sock)
             association = Association(transport, address, self._settings, self._new_report(listener.name, address))
             with self._changing:
                 self._live.add(association)
@@ -142,6 +152,12 @@ class ConnectionAcceptor:
             self._report.refused(listener.name, address, str(error))
             sock.close()
             self._ended(association)
+
+    def _transport(self, listener: Listener, sock: socket.socket) -> PlainTransport:
+        send_timeout, context = self._settings.limits.request, self._contexts.get(listener.name)
+        if context is None:
+            return PlainTransport(sock, send_timeout=send_timeout)
+        return TlsTransport(sock, context, send_timeout=send_timeout)
 
     def _accept_failed(self, listener: Listener, wakeup: int, error: OSError) -> None:
         """Say so once, not ten times a second; and wait a little, or the loop would spin."""

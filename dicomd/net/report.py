@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 from dicomd.dimse.commands import CommandField, Response
 from dicomd.dimse.statuses import Status
+from dicomd.net.deadlines import TimedOutError
 from dicomd.net.rejection import Rejection
+from dicomd.net.transport import Session
 from dicomd.services.operations import Operation
 from dicomd.services.storage import StoreOperation
 from dicomd.telemetry.logs import get_logger
@@ -82,12 +84,33 @@ class AssociationReport:
         self._log = get_logger()
         self._began = time.monotonic()
         self._message_began = self._began
-        self._requested = self._accepted = self._rejection_told = False
+        self._requested = self._accepted = self._refusal_told = False
         self._outcome: Outcome | None = None
         self._error = ""
         self._abort: dict[str, Any] = {}
         self._negotiated: Negotiated | None = None
+        self._tls: dict[str, Any] = {}
         self._stored = self._failed = self._bytes = 0
+
+    # -- TLS -------------------------------------------------------------------------------------------------------
+
+    def secured(self, session: Session) -> None:
+        """The TLS handshake is done."""
+        self._series.handshake("ok")
+        self._tls = {"tls_version": session.version, "tls_cipher": session.cipher}
+        if session.certificate_names:
+            self._tls["certificate_names"] = session.certificate_names
+
+    def not_secured(self, error: Exception, *, heard: bool) -> None:
+        """The TLS handshake failed or took too long. `heard`: the peer had sent something.
+
+        One that leaves without a byte is a probe of the port, and no handshake.
+        """
+        timed_out = isinstance(error, TimedOutError)
+        if timed_out or heard:
+            self._series.handshake("timed_out" if timed_out else "failed")
+            self._log.warning("TLS handshake failed", error=str(error), **self._bound)
+            self._refusal_told = True
 
     # -- the Association -------------------------------------------------------------------------------------------
 
@@ -112,7 +135,7 @@ class AssociationReport:
 
     def rejected(self, rejection: Rejection, contexts: Sequence[ProposedContext]) -> None:
         """An A-ASSOCIATE-RJ has been sent; `contexts` is what the peer wanted, and what it would have got."""
-        self._rejection_told = True
+        self._refusal_told = True
         self._metrics.count_reject(rejection.source, rejection.reason)
         self._log.warning(
             Message.ASSOCIATION_REJECTED,
@@ -122,6 +145,7 @@ class AssociationReport:
             advice=rejection.advice,
             contexts_proposed=len(contexts),
             contexts=[_described(context) for context in contexts],
+            **self._tls,
         )
 
     def aborted(self, direction: Literal["sent", "received"], source: int, reason: int) -> None:
@@ -139,14 +163,18 @@ class AssociationReport:
         """The connection is closed: count the Association and write its line."""
         outcome = self._outcome or Outcome.CONNECTION_LOST
         seconds = time.monotonic() - self._began
-        if not self._requested:
+        if not self._requested and not self._refusal_told:
             # A probe, a scanner, or a peer that spoke something else: no Association, so none is counted.
-            self._log.info("connection without association", outcome=outcome, error=self._error, **self._bound)
+            self._log.info(
+                "connection without association", outcome=outcome, error=self._error, **self._tls, **self._bound
+            )
+            return
+        if not self._requested:
             return
         self._series.association_ended(outcome, duration=seconds, opened=self._accepted)
         if outcome is not Outcome.RELEASED:
             self._peer.failed(outcome)
-        if self._rejection_told:
+        if self._refusal_told:
             return
         fields: dict[str, Any] = {
             "outcome": outcome,
@@ -163,7 +191,7 @@ class AssociationReport:
             fields["implementation_version_name"] = self._negotiated.implementation_version_name
             if self._negotiated.refused and self._negotiated.contexts:
                 fields["contexts"] = [_described(context) for context in self._negotiated.refused]
-        fields |= self._abort
+        fields |= self._tls | self._abort
         log = self._log.info if outcome is Outcome.RELEASED else self._log.warning
         log(Message.ASSOCIATION_ENDED, **fields)
 

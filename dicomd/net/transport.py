@@ -10,6 +10,7 @@ import contextlib
 import socket
 import struct
 import time
+from dataclasses import dataclass
 from typing import Final
 
 _TIMEVAL: Final = struct.Struct("@ll")
@@ -21,13 +22,19 @@ class ConnectionLostError(Exception):
     """The connection ended: closed or reset by the peer, or unusable."""
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a TLS handshake has agreed on. `certificate_names` are those of the peer's certificate, if it showed one."""
+
+    version: str
+    cipher: str
+    certificate_names: tuple[str, ...]
+
+
 class PlainTransport:
     """TCP without TLS. Reads and writes belong to one thread; `wake` may be called from another."""
 
     __slots__ = ("_receive_timeout", "_send_timeout", "_sock")
-
-    certificate_names: tuple[str, ...] = ()
-    """Names in the peer's verified certificate: none, as there is none without TLS."""
 
     def __init__(self, sock: socket.socket, *, send_timeout: float) -> None:
         """Prepare an accepted socket. `send_timeout` is in seconds a write may block. Raises OSError if it is gone."""
@@ -38,6 +45,11 @@ class PlainTransport:
         self._sock = sock
         self._receive_timeout = 0.0
         self._send_timeout = send_timeout
+
+    @property
+    def certificate_names(self) -> tuple[str, ...]:
+        """The names in the peer's verified certificate: none, as there is none without TLS."""
+        return ()
 
     def limit_receive(self, seconds: float) -> None:
         """Let each following `receive_into` wait at most so long."""

@@ -6,11 +6,13 @@ daemon runs keep their value, and are named.
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicomd.config import Config, examine, unreloadable_changes
 from dicomd.config.keys import tables
+from dicomd.process.secure import UnusableTlsError, listeners_context
 
 MAX_ERRORS = 20
 """Of those that are logged and answered: `dicomd check-config` tells them all."""
@@ -18,9 +20,13 @@ MAX_ERRORS = 20
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a file came to. `config` is None where there are `errors`; `pending` are the keys that need a restart."""
+    """What a file came to. `config` is None where there are `errors`; `pending` are the keys that need a restart.
+
+    `tls` is what TLS listeners offer, if there are any.
+    """
 
     config: Config | None
+    tls: ssl.SSLContext | None = None
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
@@ -31,8 +37,14 @@ def read(path: Path, running: Config) -> Reading:
     found = examine(path)
     if found.config is None:
         return Reading(None, errors=tuple(str(problem) for problem in found.errors))
+    config = keep_unreloadable(running, found.config)
+    try:
+        tls = listeners_context(config)
+    except UnusableTlsError as error:
+        return Reading(None, errors=(str(error),))
     return Reading(
-        keep_unreloadable(running, found.config),
+        config,
+        tls,
         warnings=tuple(str(warning) for warning in found.warnings),
         pending=tuple(unreloadable_changes(running, found.config)),
     )

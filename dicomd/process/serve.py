@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from dicomd.process.errors import StartError
 from dicomd.process.metric_files import close_files, use_files
 from dicomd.process.notify import Notifier
 from dicomd.process.runtime_dir import RuntimeDir
+from dicomd.process.secure import UnusableTlsError, listeners_context
 from dicomd.process.signals import SignalPipe
 from dicomd.process.sockets import open_sockets, take_inherited
 from dicomd.process.supervisor import Equipment, Supervisor
@@ -54,10 +56,12 @@ def serve(config: Config, config_path: Path, warnings: Sequence[str] = ()) -> No
         route_uncaught()
         inherited = take_inherited()
         store = _start_store(config, metrics)
+        tls = _tls(config)
         sockets = open_sockets(config, inherited)
         equipment = Equipment(
             config=config,
             config_path=config_path.absolute(),
+            tls=tls,
             store=store,
             sockets=sockets,
             runtime=runtime,
@@ -86,6 +90,13 @@ def _supervisor(equipment: Equipment) -> Supervisor:
     except OSError as error:
         folder = equipment.runtime.path
         raise StartError(f"dicomd.runtime_dir: no control socket in {folder}: {error.strerror}") from error
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
+    try:
+        return listeners_context(config)
+    except UnusableTlsError as error:
+        raise StartError(str(error)) from error
 
 
 def _prepare_process() -> None:

@@ -11,6 +11,7 @@ import os
 import platform
 import select
 import signal
+import ssl
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,7 @@ class Equipment:
 
     config: Config
     config_path: Path
+    tls: ssl.SSLContext | None
     store: FileStore
     sockets: Sockets
     runtime: RuntimeDir
@@ -102,7 +104,7 @@ class Supervisor:
     def run(self) -> None:
         """Run until a signal ends it, and the last Association has ended. Raises `StartError`."""
         self._board.beat()
-        self._starting = self._begin(self._config, self._given.store)
+        self._starting = self._begin(self._config, self._given.store, self._given.tls)
         self._fleet.tend(time.monotonic())
         while self._fleet.everybody() or not self._stopping:
             self._wait()
@@ -158,9 +160,9 @@ class Supervisor:
 
     # -- start and stop --------------------------------------------------------------------------------------------
 
-    def _begin(self, config: Config, store: FileStore) -> Generation:
+    def _begin(self, config: Config, store: FileStore, tls: ssl.SSLContext | None) -> Generation:
         self._number += 1
-        duty = Duty(config, self._given.sockets.listeners, store, self._given.runtime.metrics)
+        duty = Duty(config, self._given.sockets.listeners, store, self._given.runtime.metrics, tls)
         return self._fleet.begin(self._number, duty, config.dicomd.workers or len(os.sched_getaffinity(0)))
 
     def _look_at_start(self) -> None:
@@ -243,7 +245,7 @@ class Supervisor:
             reserve_free=config.storage.reserve_free,
             max_object_size=config.storage.max_object_size,
         )
-        self._reload = _Reload(reading, config, self._begin(config, store), callers)
+        self._reload = _Reload(reading, config, self._begin(config, store, reading.tls), callers)
         self._fleet.tend(time.monotonic())
 
     def _look_at_reload(self, now: float) -> None:

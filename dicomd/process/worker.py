@@ -6,6 +6,7 @@ that a new configuration is a new worker.
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Sequence
@@ -33,11 +34,18 @@ _CHECK_INTERVAL = 1.0  # seconds between two looks at the store
 class Worker:
     """Serves Associations on `listeners` with `config`, storing into `store`, which has been started.
 
-    `seat` is its place among all workers: there it counts, and shows whether its store takes instances.
+    `seat` is its place among all workers: there it counts, and shows whether its store takes instances. `tls` is what
+    TLS listeners offer.
     """
 
     def __init__(
-        self, config: Config, listeners: Sequence[Listener], store: FileStore, metrics: Metrics, seat: Seat
+        self,
+        config: Config,
+        listeners: Sequence[Listener],
+        store: FileStore,
+        metrics: Metrics,
+        seat: Seat,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._config, self._store, self._metrics, self._seat = config, store, metrics, seat
         self._stopping = False
@@ -72,6 +80,7 @@ class Worker:
             ),
             max_pdu=config.limits.max_pdu,
             buffers=BufferPool(),
+            tls=tls,
         )
         self._acceptor = ConnectionAcceptor(
             listeners, settings, ConnectionReport(metrics), self._new_report, seat.busier_than_another

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import select
 import signal
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,12 +39,17 @@ _BEAT = 1.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """What all workers of a generation do: serve on `listeners` with `config`, storing into `store`."""
+    """What all workers of a generation do: serve on `listeners` with `config`, storing into `store`.
+
+    `tls` has been made with the files as they were when the configuration was read, so that a worker that is replaced
+    later serves with the same ones.
+    """
 
     config: Config
     listeners: Sequence[Listener]
     store: FileStore
     metric_folder: Path
+    tls: ssl.SSLContext | None = None
 
 
 def run_worker(duty: Duty, seat: Seat, supervisor: ChildEnd) -> None:
@@ -75,7 +81,7 @@ class _Life:
     def __init__(self, duty: Duty, seat: Seat, supervisor: ChildEnd, metrics: Metrics) -> None:
         self._duty, self._seat, self._supervisor = duty, seat, supervisor
         self._signals = SignalPipe([signal.SIGTERM])
-        self._worker = Worker(duty.config, duty.listeners, duty.store, metrics, seat)
+        self._worker = Worker(duty.config, duty.listeners, duty.store, metrics, seat, duty.tls)
         self._phase = _Phase.SERVING
         self._deadline = math.inf
         self._orphaned = False

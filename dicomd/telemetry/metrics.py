@@ -271,6 +271,11 @@ class ListenerSeries:
         self._duration = metrics.association_duration
         self.connected = metrics.connections.labels(name).inc
         """One TCP connection accepted."""
+        self._handshakes = {result: metrics.tls_handshakes.labels(name, result) for result in labels.TLS_RESULTS}
+
+    def handshake(self, result: str) -> None:
+        """One TLS handshake ended. Raises KeyError for a result that isn't one of `labels.TLS_RESULTS`."""
+        self._handshakes[result].inc()
 
     def association_opened(self) -> None:
         """An Association was accepted."""

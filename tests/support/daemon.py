@@ -74,6 +74,7 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
         self._readers: list[threading.Thread] = []
         self.address = self.http = ("", 0)
+        self._listeners: dict[str, str] = {}
         self._idle_sockets = self._idle_threads = 0
 
     # -- its life --------------------------------------------------------------------------------------------------
@@ -100,7 +101,8 @@ class Daemon:
         for reader in self._readers:
             reader.start()
         started = self.wait_for(lambda record: record["event"] == "started", deadline=START_DEADLINE, since=seen)
-        self.address = _address(next(iter(started["listeners"].values())))
+        self._listeners = started["listeners"]
+        self.address = _address(next(iter(self._listeners.values())))
         self.http = _address(started["http"])
         deadline = time.monotonic() + START_DEADLINE
         while not self.ready():
@@ -144,6 +146,10 @@ class Daemon:
         """What /status says."""
         status: Record = json.loads(self.get("/status")[1])
         return status
+
+    def listener(self, name: str) -> tuple[str, int]:
+        """Where the listener of this name takes connections."""
+        return _address(self._listeners[name])
 
     @property
     def host(self) -> str:

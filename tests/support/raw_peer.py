@@ -7,6 +7,7 @@ and everything malformed is written here byte by byte. Every read has a deadline
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,14 +54,26 @@ class Abort:
 class RawPeer:
     """A TCP connection to `address` and, after `associate`, an Association. A context manager that closes it."""
 
-    def __init__(self, address: tuple[str, int], *, calling: str = "RAWPEER", receive_buffer: int = 0) -> None:
-        """`receive_buffer` in bytes makes the TCP window small, for a peer whose answers soon have nowhere to go."""
-        self.sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    def __init__(
+        self,
+        address: tuple[str, int],
+        *,
+        calling: str = "RAWPEER",
+        receive_buffer: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """`receive_buffer` in bytes makes the TCP window small, for a peer whose answers soon have nowhere to go.
+
+        With `tls` the handshake comes at once. Raises OSError, ssl.SSLError among it.
+        """
+        self.sock: socket.socket = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(DEADLINE)
         try:
             self.sock.connect(address)
+            if tls is not None:
+                self.sock = tls.wrap_socket(self.sock, server_hostname="dicomd.test")
         except OSError:
             self.sock.close()
             raise
@@ -171,7 +184,7 @@ class RawPeer:
         self.send(A_RELEASE_RQ_PDU)
         pdu = self.read_pdu()
         assert pdu.type == wire.A_RELEASE_RP, pdu
-        self.sock.shutdown(socket.SHUT_WR)
+        socket.socket.shutdown(self.sock, socket.SHUT_WR)  # an SSLSocket's own would forget that it speaks TLS
         self.read_end()
 
     # -- messages --------------------------------------------------------------------------------------------------

@@ -1,0 +1,320 @@
+"""Associations over TLS: who gets in, with which versions, and what is said about it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.daemon.conftest import StartDaemon
+from tests.support.certificates import DAY, Authority, requestor_context
+from tests.support.daemon import Daemon
+from tests.support.objects import instance
+from tests.support.raw_peer import Abort, RawPeer, store_message
+
+VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+
+
+@dataclass(frozen=True)
+class Pki:
+    """An authority, and the files of a server and of peers that it has certified."""
+
+    folder: Path
+    root: Authority
+    server: tuple[Path, Path]
+    peer: tuple[Path, Path]
+
+    @property
+    def trusted(self) -> Path:
+        """The authority's certificate."""
+        return self.folder / "root.pem"
+
+    def tls(self, **more: Any) -> dict[str, Any]:
+        """The configuration's [tls], with these keys beside the server's files."""
+        files = {"certificate": self.server[0], "key": self.server[1]}
+        return {key: str(value) for key, value in (files | more).items()}
+
+    def show(self, names: list[str], *, root: Authority | None = None, **options: Any) -> tuple[Path, Path]:
+        """A new certificate for these names, from this authority or another; its files."""
+        return (root or self.root).issue("", names, **options).write(self.folder, names[0])
+
+
+TLS_LISTENER = {"name": "tls", "address": "127.0.0.1:0", "tls": True}
+NO_CERTIFICATE = r"peer did not return a certificate"
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    folder = tmp_path_factory.mktemp("pki")
+    root = Authority()
+    root.write(folder / "root.pem")
+    issuing = root.below()
+    server = issuing.issue("dicomd", ["dicomd.test", "127.0.0.1"]).write(folder, "server")
+    peer = issuing.issue("CT1", ["ct1.example.org", "10.1.2.3", "2001:db8::1"]).write(folder, "peer")
+    return Pki(folder, root, server, peer)
+
+
+@pytest.fixture(scope="module")
+def secure(pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon that asks peers for a certificate but takes them without one, too."""
+    overrides = {
+        "listen": [TLS_LISTENER],
+        "tls": pki.tls(client_ca=pki.trusted, client_certificate="optional"),
+        "limits": {"request_timeout": "20s"},
+    }
+    daemon = Daemon(tmp_path_factory.mktemp("dicomd"), overrides)
+    try:
+        daemon.start()
+        yield daemon
+        daemon.check_health()
+        daemon.stop()
+    finally:
+        if daemon.running:
+            daemon.kill()
+
+
+@pytest.fixture
+def context(pki: Pki) -> ssl.SSLContext:
+    return requestor_context(pki.trusted)
+
+
+def store_one(address: tuple[str, int], context: ssl.SSLContext | None) -> str:
+    """One Association with one instance; its UID."""
+    sent = instance(size=300_000)
+    with RawPeer(address, tls=context) as peer:
+        peer.associate()
+        assert peer.store(sent).status == 0x0000
+        peer.release()
+    return sent.sop_instance_uid
+
+
+def refused(daemon: Daemon, context: ssl.SSLContext, why: str) -> None:
+    """The peer gets no Association, and the log says why."""
+    seen = len(daemon.records)
+    before = daemon.metric("dicomd_tls_handshakes_total", listener="tls", result="failed")
+    with pytest.raises((OSError, AssertionError)), RawPeer(daemon.address, tls=context) as peer:
+        peer.associate()  # in TLS 1.3 a requestor learns of its certificate's refusal only here
+    record = daemon.wait_for(lambda r: r["event"] == "TLS handshake failed", since=seen)
+    assert re.search(why, record["error"]), record
+    assert record["level"] == "warning"
+    assert record["listener"] == "tls"
+    assert record["dicom_peer_address"] == "127.0.0.1"
+    daemon.wait_metric("dicomd_tls_handshakes_total", before + 1, listener="tls", result="failed")
+
+
+def handshakes(daemon: Daemon, result: str) -> float:
+    return daemon.metric("dicomd_tls_handshakes_total", listener="tls", result=result)
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
+def test_instances_arrive_whole(secure: Daemon, pki: Pki, version: ssl.TLSVersion) -> None:
+    before, seen = handshakes(secure, "ok"), len(secure.records)
+    sent = [instance(size=size) for size in (10, 16_384, 700_000)]
+    with RawPeer(secure.address, tls=requestor_context(pki.trusted, version=version)) as peer:
+        peer.associate()
+        for one in sent:
+            assert peer.store(one).status == 0x0000
+        peer.release()
+    for one in sent:
+        assert [file.data_set for file in secure.stored(one.sop_instance_uid)] == [one.data_set]
+    ended = secure.wait_for(lambda r: r["event"] == "association ended", since=seen)
+    assert ended["outcome"] == "released"
+    assert ended["tls_version"] == {"TLSv1_2": "TLSv1.2", "TLSv1_3": "TLSv1.3"}[version.name]
+    assert "AES" in ended["tls_cipher"]
+    assert "certificate_names" not in ended
+    secure.wait_metric("dicomd_tls_handshakes_total", before + 1, listener="tls", result="ok")
+
+
+@pytest.mark.parametrize("size", [1, 7, 16_384])
+def test_records_of_any_size_are_put_together(secure: Daemon, context: ssl.SSLContext, size: int) -> None:
+    sent = instance(size=3000 if size < 100 else 300_000)
+    with RawPeer(secure.address, tls=context) as peer:
+        peer.associate()
+        peer.send_in_pieces(store_message(sent), size)  # each becomes a record
+        assert peer.read_message().status == 0x0000
+        peer.release()
+    assert secure.stored(sent.sop_instance_uid)[0].data_set == sent.data_set
+
+
+def test_the_names_of_a_peer_are_logged(secure: Daemon, pki: Pki) -> None:
+    seen = len(secure.records)
+    store_one(secure.address, requestor_context(pki.trusted, pki.peer))
+    ended = secure.wait_for(lambda r: r["event"] == "association ended", since=seen)
+    assert ended["certificate_names"] == ["ct1.example.org", "10.1.2.3", "2001:db8::1"]
+
+
+def test_a_common_name_counts_where_there_is_no_other(secure: Daemon, pki: Pki) -> None:
+    seen = len(secure.records)
+    shown = pki.root.issue("MR 7").write(pki.folder, "mr7")
+    store_one(secure.address, requestor_context(pki.trusted, shown))
+    ended = secure.wait_for(lambda r: r["event"] == "association ended", since=seen)
+    assert ended["certificate_names"] == ["MR 7"]
+
+
+def test_an_optional_certificate_still_has_to_be_good(secure: Daemon, pki: Pki) -> None:
+    stranger = pki.show(["ct2.example.org"], root=Authority("Another"))
+    refused(secure, requestor_context(pki.trusted, stranger), "certificate verify failed: unable to get local issuer")
+    late = pki.show(["late.example.org"], begins=-3 * DAY, ends=-DAY)
+    refused(secure, requestor_context(pki.trusted, late), "certificate verify failed: certificate has expired")
+    store_one(secure.address, requestor_context(pki.trusted))
+
+
+def test_a_requestor_that_does_not_trust_this_certificate_is_logged(secure: Daemon, pki: Pki, tmp_path: Path) -> None:
+    trusted = Authority("Another").write(tmp_path / "another.pem")
+    refused(secure, requestor_context(trusted), "alert unknown ca")
+
+
+def test_old_versions_and_weak_suites_are_refused(secure: Daemon, pki: Pki) -> None:
+    for version in ("TLSv1", "TLSv1_1"):
+        old = requestor_context(pki.trusted)
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        with pytest.warns(DeprecationWarning, match="is deprecated"):
+            old.minimum_version = old.maximum_version = ssl.TLSVersion[version]
+        refused(secure, old, "unsupported protocol")
+    for suites in ("AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-SHA", "ECDHE-ECDSA-AES256-SHA384"):
+        weak = requestor_context(pki.trusted, version=ssl.TLSVersion.TLSv1_2)
+        weak.set_ciphers(f"{suites}:@SECLEVEL=0")
+        refused(secure, weak, "no shared cipher")
+
+
+def test_a_peer_without_tls_is_refused_and_told_apart(secure: Daemon) -> None:
+    seen = len(secure.records)
+    with RawPeer(secure.address) as peer, pytest.raises((OSError, AssertionError)):
+        peer.associate()
+    record = secure.wait_for(lambda r: r["event"] == "TLS handshake failed", since=seen)
+    assert "may not speak TLS" in record["error"]
+
+
+def test_a_probe_of_the_port_is_no_handshake(secure: Daemon) -> None:
+    before, seen = handshakes(secure, "failed"), len(secure.records)
+    RawPeer(secure.address).sock.close()
+    record = secure.wait_for(lambda r: r["event"] == "connection without association", since=seen)
+    assert record["level"] == "info"
+    assert handshakes(secure, "failed") == before
+
+
+def test_a_connection_that_breaks_off_leaves_nothing(secure: Daemon, context: ssl.SSLContext) -> None:
+    """Without close_notify, in the middle of an object."""
+    sent, seen = instance(size=100_000), len(secure.records)
+    with RawPeer(secure.address, tls=context) as peer:
+        peer.associate()
+        peer.send(store_message(sent)[:60_000])
+    record = secure.wait_for(lambda r: r["event"] == "association ended", since=seen)
+    assert record["outcome"] == "connection_lost"
+    assert not secure.stored(sent.sop_instance_uid)
+    secure.wait_no_temporary_files()
+
+
+def test_a_broken_record_ends_the_connection(secure: Daemon, context: ssl.SSLContext) -> None:
+    seen = len(secure.records)
+    with RawPeer(secure.address, tls=context) as peer:
+        peer.associate()
+        socket.socket.sendall(peer.sock, b"\x17\x03\x03\x00\x40" + bytes(64))  # past the encryption
+        record = secure.wait_for(lambda r: r["event"] == "association ended", since=seen)
+    assert record["outcome"] == "connection_lost"
+    assert record["error"].startswith("TLS: ")
+
+
+def test_a_required_certificate_opens_the_door_and_a_revoked_one_does_not(start_daemon: StartDaemon, pki: Pki) -> None:
+    good, revoked = (pki.root.issue("", [name]) for name in ("good.example.org", "revoked.example.org"))
+    crl = pki.folder / "clients.crl"
+    crl.write_bytes(pki.root.revocation_list(revoked))
+    daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(client_ca=pki.trusted, crl=crl))
+    refused(daemon, requestor_context(pki.trusted), NO_CERTIFICATE)
+    refused(daemon, requestor_context(pki.trusted, version=ssl.TLSVersion.TLSv1_2), NO_CERTIFICATE)
+    shown = revoked.write(pki.folder, "revoked")
+    refused(daemon, requestor_context(pki.trusted, shown), "certificate verify failed: certificate revoked")
+    store_one(daemon.address, requestor_context(pki.trusted, good.write(pki.folder, "good")))
+    assert handshakes(daemon, "ok") == 1
+
+
+def test_tls_and_plain_listeners_serve_side_by_side(start_daemon: StartDaemon, pki: Pki) -> None:
+    listen = [TLS_LISTENER, {"name": "plain", "address": "127.0.0.1:0"}, TLS_LISTENER | {"name": "tls2"}]
+    daemon = start_daemon(listen=listen, tls=pki.tls(profile="modern"))
+    modern = requestor_context(pki.trusted, version=ssl.TLSVersion.TLSv1_3)
+    for name, context in (("tls", modern), ("plain", None), ("tls2", modern)):
+        store_one(daemon.listener(name), context)
+        daemon.wait_metric("dicomd_associations_total", 1, listener=name, outcome="released")
+    assert daemon.metric("dicomd_tls_handshakes_total", listener="plain", result="ok") == 0
+    refused(daemon, requestor_context(pki.trusted, version=ssl.TLSVersion.TLSv1_2), "unsupported protocol")
+
+
+def test_stalled_handshakes_hold_nobody_up_and_end_at_their_deadline(start_daemon: StartDaemon, pki: Pki) -> None:
+    daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(), limits={"request_timeout": "3s"}, dicomd={"workers": 2})
+    context = requestor_context(pki.trusted)
+    stalled = [RawPeer(daemon.address) for _ in range(100)]
+    try:
+        for peer in stalled[50:]:  # half of them begin, and never end
+            peer.send(bytes.fromhex("16030100c8010000c40303") + bytes(90))
+        for _ in range(3):
+            store_one(daemon.address, context)
+        for peer in stalled:
+            peer.read_end(30)
+    finally:
+        for peer in stalled:
+            peer.sock.close()
+    daemon.wait_metric("dicomd_tls_handshakes_total", 100, listener="tls", result="timed_out")
+    assert handshakes(daemon, "ok") == 3
+    assert len(daemon.logged("TLS handshake failed", error="nothing complete within 3 s")) == 100
+
+
+def test_time_that_is_up_is_answered_over_tls(start_daemon: StartDaemon, pki: Pki) -> None:
+    limits = {"association_idle": "1s", "request_timeout": "5s"}
+    daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(), limits=limits)
+    with RawPeer(daemon.address, tls=requestor_context(pki.trusted)) as peer:
+        peer.associate()
+        assert peer.read_abort() == Abort(0, 0)
+    assert daemon.wait_logged("association ended", outcome="timed_out")["error"] == "idle for 1 s"
+
+
+def test_a_stop_aborts_over_tls(start_daemon: StartDaemon, pki: Pki) -> None:
+    daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(), dicomd={"drain_timeout": "1s"})
+    with RawPeer(daemon.address, tls=requestor_context(pki.trusted)) as peer:
+        peer.associate()
+        daemon.stop()
+        assert peer.read_abort() == Abort(0, 0)
+
+
+def test_certificates_are_rotated_by_a_reload_without_a_dropped_association(
+    start_daemon: StartDaemon, pki: Pki, tmp_path: Path
+) -> None:
+    served = pki.root.issue("old", ["dicomd.test"]).write(tmp_path, "served")
+    daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(certificate=served[0], key=served[1]))
+    context = requestor_context(pki.trusted)
+    with RawPeer(daemon.address, tls=context) as peer:
+        peer.associate()
+        pki.root.issue("new", ["dicomd.test"]).write(tmp_path, "served")
+        assert daemon.reload()["event"] == "config applied"
+        with RawPeer(daemon.address, tls=context) as another:
+            assert common_name(another) == "new"
+            another.associate()
+            assert another.store(instance()).status == 0x0000
+            another.release()
+        assert peer.store(instance(size=200_000)).status == 0x0000
+        assert common_name(peer) == "old"
+        peer.release()
+
+
+def test_files_that_cannot_serve_leave_the_old_in_force(start_daemon: StartDaemon, pki: Pki, tmp_path: Path) -> None:
+    served = pki.root.issue("old", ["dicomd.test"]).write(tmp_path, "served")
+    daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(certificate=served[0], key=served[1]))
+    context = requestor_context(pki.trusted)
+    served[1].write_bytes(pki.root.issue("another").key_pem)
+    rejected = daemon.reload()
+    assert rejected["event"] == "config rejected"
+    assert "tls.key" in rejected["config_errors"][0]
+    assert daemon.metric("dicomd_config_last_reload_successful") == 0
+    store_one(daemon.address, context)
+
+
+def common_name(peer: RawPeer) -> str:
+    """Of the certificate that the daemon shows."""
+    assert isinstance(peer.sock, ssl.SSLSocket)
+    certificate: Any = peer.sock.getpeercert()
+    return dict(part[0] for part in certificate["subject"])["commonName"]

@@ -1,0 +1,198 @@
+"""Certificates for tests: made when they are needed, valid for a few days, and forgotten with the test's folder.
+
+The rule it keeps: what a hospital meets is made here as its own authority would make it: a root, authorities below it,
+certificates of servers and peers with the names and dates a test asks for, and revocation lists.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+DAY = dt.timedelta(days=1)
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+def new_key(kind: str = "ec") -> PrivateKey:
+    """A private key: "ec" is P-256, "rsa" has 2048 bits."""
+    if kind == "rsa":
+        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate with its key, and the certificates of the authorities that lead to its root, without that."""
+
+    x509: x509.Certificate
+    key: PrivateKey
+    chain: tuple[x509.Certificate, ...] = ()
+
+    @property
+    def pem(self) -> bytes:
+        """The certificate alone."""
+        return self.x509.public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def key_pem(self) -> bytes:
+        """The key, without a passphrase."""
+        return self.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
+    @property
+    def not_after(self) -> float:
+        """Its last second, since the epoch."""
+        return self.x509.not_valid_after_utc.timestamp()
+
+    def write(self, folder: Path, name: str) -> tuple[Path, Path]:
+        """The certificate with its chain in NAME.pem, the key in NAME.key, readable by its owner."""
+        certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+        chain = b"".join(one.public_bytes(serialization.Encoding.PEM) for one in self.chain)
+        certificate.write_bytes(self.pem + chain)
+        key.touch(mode=0o600)
+        key.write_bytes(self.key_pem)
+        return certificate, key
+
+
+class Authority:
+    """A certification authority: a root, or one below another."""
+
+    def __init__(self, name: str = "Test Root", issuer: Authority | None = None) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._issuer = issuer
+        self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = _builder(self._subject, issuer._subject if issuer else self._subject, self._key, -DAY, 10 * DAY)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        builder = builder.add_extension(_usage(authority=True), critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), False)
+        self.x509 = builder.sign(issuer._key if issuer else self._key, hashes.SHA256())
+
+    @property
+    def pem(self) -> bytes:
+        """Its own certificate."""
+        return self.x509.public_bytes(serialization.Encoding.PEM)
+
+    def write(self, path: Path) -> Path:
+        """Its own certificate into a file."""
+        path.write_bytes(self.pem)
+        return path
+
+    def below(self, name: str = "Test Issuing Authority") -> Self:
+        """An authority that this one certifies."""
+        return type(self)(name, self)
+
+    def issue(
+        self,
+        common_name: str = "",
+        names: Sequence[str] = (),
+        *,
+        kind: str = "ec",
+        begins: dt.timedelta = -DAY,
+        ends: dt.timedelta = 5 * DAY,
+        usage: x509.ObjectIdentifier | None = None,
+    ) -> Certificate:
+        """A certificate for DNS names, IP addresses and URIs; dates are from now; `usage` limits what it is for."""
+        key = new_key(kind)
+        attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
+        builder = _builder(x509.Name(attributes), self._subject, key, begins, ends)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(_usage(authority=False), critical=True)
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+        )
+        if names:
+            alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
+            builder = builder.add_extension(alternatives, critical=not common_name)
+        if usage is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        chain, authority = [], self
+        while authority._issuer is not None:
+            chain.append(authority.x509)
+            authority = authority._issuer
+        return Certificate(builder.sign(self._key, hashes.SHA256()), key, tuple(chain))
+
+    def issue_for_clients_only(self, common_name: str) -> Certificate:
+        """A certificate that may not be a server's."""
+        return self.issue(common_name, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
+
+    def revocation_list(self, *revoked: Certificate, ends: dt.timedelta = 5 * DAY) -> bytes:
+        """A revocation list (PEM) that is due for renewal at `ends` from now."""
+        now = dt.datetime.now(dt.UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._subject)
+        builder = builder.last_update(now - 2 * DAY).next_update(now + ends)
+        for certificate in revoked:
+            serial = certificate.x509.serial_number
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - DAY).build()
+            builder = builder.add_revoked_certificate(entry)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def self_signed(common_name: str = "localhost", kind: str = "ec") -> Certificate:
+    """A certificate that vouches for itself, as `openssl req -x509` makes one."""
+    key = new_key(kind)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    builder = _builder(name, name, key, -DAY, 5 * DAY)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    return Certificate(builder.sign(key, hashes.SHA256()), key)
+
+
+def requestor_context(
+    trusted: Path, certificate: tuple[Path, Path] | None = None, *, version: ssl.TLSVersion | None = None
+) -> ssl.SSLContext:
+    """What a requestor speaks that trusts an authority, shows a certificate, and knows one version of TLS only."""
+    context = ssl.create_default_context(cafile=trusted)
+    context.check_hostname = False
+    if certificate is not None:
+        context.load_cert_chain(*certificate)
+    if version is not None:
+        context.minimum_version = context.maximum_version = version
+    return context
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: PrivateKey, begins: dt.timedelta, ends: dt.timedelta
+) -> x509.CertificateBuilder:
+    now = dt.datetime.now(dt.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + begins)
+        .not_valid_after(now + ends)
+    )
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    if "://" in name or name.startswith("urn:"):
+        return x509.UniformResourceIdentifier(name)
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
