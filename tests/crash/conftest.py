@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.daemon.conftest import start_daemon as start_daemon  # noqa: PLC0414 - a fixture of these tests too
+
 Figures = Callable[..., None]
 
 

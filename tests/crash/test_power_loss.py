@@ -205,7 +205,7 @@ def test_nothing_acknowledged_is_lost_by_a_power_loss_for_long(
     counts: Counter[str] = Counter()
     while time.monotonic() < ends:
         counts["recordings"] += 1
-        folders = [parent / f"{counts['recordings']}" for parent in (memory, tmp_path)]
+        folders = memory / f"{counts['recordings']}", tmp_path / f"{counts['recordings']}"
         for folder in folders:
             folder.mkdir()
         counts += rehearse(

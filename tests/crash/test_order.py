@@ -1,0 +1,182 @@
+"""Data, publication, folders, response: that order, from a trace of real workers.
+
+The rule it keeps: each 0x0000 that a worker sent is judged by what had ended before that call began.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.uid import UID
+
+from tests.crash.conftest import Figures
+from tests.crash.order import TRACED, Replay
+from tests.crash.strace import attached, parse
+from tests.daemon.conftest import StartDaemon
+from tests.support.daemon import Daemon
+from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, data_set, encode, new_uid
+from tests.support.raw_peer import RawPeer
+
+pytestmark = [pytest.mark.root, pytest.mark.system]
+
+
+def study_of(count: int, *, study: str = "", size: int = 30_000) -> list[Instance]:
+    """So many instances of a study, in two series."""
+    study, made = study or new_uid()[:60], []
+    for number in range(count):
+        ds = data_set(new_uid(), size=size)
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = UID(study), UID(f"{study}.{number % 2}")
+        made.append(Instance(CT_IMAGE_STORAGE, str(ds.SOPInstanceUID), EXPLICIT_LITTLE, encode(ds)))
+    return made
+
+
+def other_bytes(sent: Instance) -> Instance:
+    """The same SOP Instance UID with other pixels."""
+    return Instance(sent.sop_class_uid, sent.sop_instance_uid, sent.transfer_syntax, sent.data_set[:-4] + b"DIFF")
+
+
+def send_all(daemon: Daemon, batches: Sequence[list[Instance]]) -> None:
+    """Send each batch over an Association of its own, all at once."""
+    failures: list[BaseException] = []
+    together = threading.Barrier(len(batches))
+
+    def send(batch: list[Instance]) -> None:
+        try:
+            with RawPeer(daemon.address) as peer:
+                peer.associate()
+                together.wait(30)
+                for each in batch:
+                    assert peer.store(each).status == 0
+                peer.release()
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=send, args=(batch,)) for batch in batches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def trace(daemon: Daemon, folder: Path, batches: Sequence[list[Instance]]) -> tuple[int, list[str]]:
+    """Send while the workers are traced; return how many successes there were, and what is wrong with some."""
+    out = folder / "trace"
+    workers = list(daemon.worker_pids())
+    with attached(workers, out, "-f", "-s", "400", "-e", f"trace={','.join(TRACED)}"):
+        send_all(daemon, batches)
+    sent = {(each.sop_instance_uid, each.data_set) for batch in batches for each in batch}
+    stored = [file for file in daemon.stored() if (file.sop_instance_uid, file.data_set) in sent]
+    paths = {file.sop_instance_uid: str(file.path) for file in stored}
+    assert len(paths) == len(stored)
+    replay, successes, wrong = Replay(str(daemon.root)), 0, []
+    for moment, response in replay.run(parse(out.read_text())):
+        assert response.status == 0
+        successes += 1
+        path = paths[response.sop_instance_uid]
+        since, waited = judged(replay, path)
+        if since > moment:
+            wrong.append(f"{path}: when success was sent, it still waited for {waited}")
+        elif not replay.data_durable_before_published(path):
+            wrong.append(f"{path}: published before its data was durable")
+    return successes, wrong
+
+
+def judged(replay: Replay, path: str) -> tuple[float, str]:
+    try:
+        return replay.durable_since(path)
+    except KeyError:
+        return math.inf, "being published"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("associations", [1, 8])
+def test_each_success_is_sent_after_everything_it_promises(
+    start_daemon: StartDaemon, tmp_path: Path, associations: int, figures: Figures
+) -> None:
+    daemon = start_daemon(dicomd={"workers": 2})
+    shared = new_uid()[:60]  # a study that comes over all of them at once, so that one makes the folders of all
+    batches = [study_of(10) + study_of(4, study=shared) + study_of(2, size=300_000) for _ in range(associations)]
+    successes, wrong = trace(daemon, tmp_path, batches)
+    figures(successes=successes)
+    assert wrong == []
+    assert successes == 16 * associations
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("policy", ["keep-both", "replace"])
+def test_duplicates_that_arrive_at_once_are_durable_when_success_is_sent(
+    start_daemon: StartDaemon, tmp_path: Path, policy: str, figures: Figures
+) -> None:
+    """The same instances over four Associations to two workers: whoever finds a file there has to vouch for it."""
+    daemon = start_daemon(dicomd={"workers": 2}, storage={"duplicates": policy})
+    batch = study_of(12)
+    successes, wrong = trace(daemon, tmp_path, [batch, batch, batch, batch])
+    figures(successes=successes)
+    assert wrong == []
+    assert successes == 48
+    assert len(daemon.stored()) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("policy", ["keep-both", "replace"])
+def test_another_data_set_of_the_same_instance_is_durable_when_success_is_sent(
+    start_daemon: StartDaemon, tmp_path: Path, policy: str
+) -> None:
+    daemon = start_daemon(dicomd={"workers": 2}, storage={"duplicates": policy})
+    batch = study_of(6)
+    send_all(daemon, [batch])
+    successes, wrong = trace(daemon, tmp_path, [[other_bytes(each) for each in batch]])
+    assert wrong == []
+    assert successes == 6
+    kept = sorted(file.data_set[-4:] == b"DIFF" for file in daemon.stored())
+    assert kept == ([True] * 6 if policy == "replace" else [False] * 6 + [True] * 6)
+
+
+# A daemon that breaks the promise, and what the trace says of it.
+_FOLDERS = "import os, stat\nfsync = os.fsync\nfolder = lambda fd: stat.S_ISDIR(os.fstat(fd).st_mode)\n"
+LIARS = {
+    "nothing is synced": ({"durability": "none"}, "", "the entry"),
+    "data is not synced": ({}, "import os\nos.fdatasync = lambda fd: None\n", "the data"),
+    "folders are not synced": (
+        {},
+        f"{_FOLDERS}os.fsync = lambda fd: None if folder(fd) else fsync(fd)\n",
+        "the entry",
+    ),
+    "folders above are not synced": (
+        {},
+        f"{_FOLDERS}os.fsync = lambda fd: None if folder(fd) and '.dcm' not in str(os.listdir(fd)) else fsync(fd)\n",
+        "the entry",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("liar", LIARS)
+def test_a_worker_that_breaks_the_promise_is_found_out(tmp_path: Path, liar: str) -> None:
+    """Else the tests above would prove nothing."""
+    overrides: dict[str, Any]
+    overrides, sabotage, waited = LIARS[liar]
+    daemon = Daemon(tmp_path, {"dicomd": {"workers": 1}, "storage": overrides})
+    (tmp_path / "sitecustomize.py").write_text(sabotage)
+    daemon.environment["PYTHONPATH"] = f"{tmp_path}:{Path(__file__).parents[2]}"
+    try:
+        daemon.start()
+        successes, wrong = trace(daemon, tmp_path, [study_of(3)])
+        daemon.stop()
+    finally:
+        if daemon.started and daemon.running:
+            daemon.kill()
+    assert successes == 3
+    assert len(wrong) >= 1
+    assert all(waited in line for line in wrong)
