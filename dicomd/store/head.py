@@ -17,9 +17,12 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dicomd.store.errors import DataSetUnreadable
+
+if TYPE_CHECKING:
+    from zlib import _Decompress as Inflater  # the name that typeshed has for what zlib keeps to itself
 
 SOP_CLASS_UID: Final = 0x00080016
 SOP_INSTANCE_UID: Final = 0x00080018
@@ -131,9 +134,14 @@ class HeadScanner:
 
     def _inflate(self, deflated: memoryview | bytes) -> None:
         while (inflater := self._inflater) is not None and not inflater.eof:  # what follows the end is padding
+            before = inflater.copy()  # some 5 µs; of a stream that breaks, what came out of one call would be lost
             try:
                 plain = inflater.decompress(deflated, _INFLATE_STEP)
             except zlib.error:
+                self._advance(_up_to_the_damage(before, deflated))
+                if self.complete:
+                    self._inflater = None
+                    return
                 raise DataSetUnreadable("Data Set is not a deflated stream") from None
             deflated = inflater.unconsumed_tail
             self._inflated += len(plain)
@@ -279,6 +287,17 @@ class HeadScanner:
             raise DataSetUnreadable("Sequences are nested too deeply")
         # UN of undefined length holds Implicit VR Little Endian whatever the transfer syntax (PS3.5 §6.2.2).
         self._nesting.append(_IMPLICIT_LITTLE if encoding.explicit and vr == encoding.un else encoding)
+
+
+def _up_to_the_damage(inflater: Inflater, deflated: memoryview | bytes) -> bytes:
+    """What comes out ahead of the byte that breaks the stream, so that a head means the same however it was cut."""
+    plain = bytearray()
+    for at in range(len(deflated)):
+        try:
+            plain += inflater.decompress(deflated[at : at + 1])
+        except zlib.error:
+            break
+    return bytes(plain)
 
 
 def _actual_encoding(announced: _Encoding, first: int, second: int) -> _Encoding:

@@ -1,0 +1,25 @@
+"""Runs one target under atheris (`python -m tests.fuzz.coverage_guided TARGET [libFuzzer options]`).
+
+The rule it keeps: a process has one target, since libFuzzer ends the process it runs in. Instrumented is what judges
+the bytes: dicomd, and the decoders of pynetdicom that it uses.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["dicomd", "pynetdicom.pdu", "pynetdicom.pdu_items", "tomllib"]):
+    from tests.fuzz.targets import TARGETS
+
+
+def main() -> None:
+    """Never returns: libFuzzer ends the process, with status 0 when it has found nothing."""
+    program, target, *options = sys.argv
+    atheris.Setup([program, *options], TARGETS[target])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

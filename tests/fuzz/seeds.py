@@ -1,0 +1,81 @@
+"""What fuzzing starts from: the recorded connections of real senders, taken apart for each parser.
+
+The rule it keeps: the recordings are the only binary corpus; every parser's seeds are derived from them when they are
+needed, so that one new recording serves all targets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import zlib
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from tests.support import wire
+
+CORPUS = Path(__file__).parent / "corpus"
+"""One file a connection: what its requestor sent."""
+REGRESSIONS = Path(__file__).parent / "regressions"
+"""One folder a target: inputs that broke a rule once."""
+
+_ROOT = Path(__file__).parents[2]
+_SETTING = re.compile(r"\[|#?[a-z_]+ = ")
+
+
+def streams() -> dict[str, bytes]:
+    """What each recorded requestor sent, by the recording's name."""
+    return {file.stem: file.read_bytes() for file in sorted(CORPUS.glob("*.bin"))}
+
+
+def seeds(target: str) -> list[bytes]:
+    """Inputs for a target of `tests.fuzz.targets`: its seeds from the recordings, and what broke it before."""
+    folder = REGRESSIONS / target
+    known = [file.read_bytes() for file in sorted(folder.iterdir())] if folder.is_dir() else []
+    return [*known, *_derived(target)]
+
+
+def _derived(target: str) -> Iterator[bytes]:
+    if target == "configuration":
+        yield from _configurations()
+        return
+    for stream in streams().values():
+        if target == "pdu_reader":
+            yield b"\x10" + stream[:4096]
+        for pdu in wire.pdus(stream):
+            if target == "negotiation" and pdu.type == wire.A_ASSOCIATE_RQ:
+                yield pdu.body
+        with contextlib.suppress(wire.WireError):
+            for message in wire.messages(list(wire.pdus(stream))):
+                yield from _of_message(target, message)
+
+
+def _of_message(target: str, message: wire.Message) -> Iterator[bytes]:
+    if target == "command_set":
+        yield b"".join(
+            b"\0\0" + number.to_bytes(2, "little") + len(value).to_bytes(4, "little") + value
+            for number, value in message.command.items()
+        )
+    elif target == "uid":
+        yield message.sop_instance_uid.encode()
+    elif target == "data_set_head" and message.data_set is not None:
+        head = message.data_set[:2048]
+        for syntax in range(3):
+            yield bytes([syntax, 7]) + head
+    elif target == "deflated_head" and message.data_set is not None:
+        with contextlib.suppress(zlib.error):
+            yield bytes([1, 7]) + zlib.decompressobj(-zlib.MAX_WBITS).decompress(message.data_set, 2048)
+            yield bytes([0, 7]) + message.data_set[:2048]
+            return
+        yield bytes([1, 7]) + message.data_set[:2048]
+
+
+def _configurations() -> Iterator[bytes]:
+    """The files in etc/ without their prose, whole and a table at a time; the keys of the reference are set, too."""
+    for file in sorted((_ROOT / "etc").glob("*.toml")):
+        lines = [line.removeprefix("#") for line in file.read_text().splitlines() if _SETTING.match(line)]
+        yield "\n".join(lines).encode()
+        starts = [number for number, line in enumerate(lines) if line.startswith("[")]
+        for start, end in pairwise([*starts, len(lines)]):
+            yield "\n".join(lines[start:end]).encode()

@@ -1,0 +1,239 @@
+"""One fuzz target a parser: any bytes in; where a rule breaks, an assertion fails or an undocumented exception flies.
+
+The rules they keep an eye on: only a parser's own exception comes out of it; what it makes of the bytes doesn't depend
+on how they were cut; what it answers can be read by others; what it holds is bounded. Time and memory are watched by
+the fuzzer that calls them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import PurePosixPath
+from typing import Final
+
+from dicomd.config import ConfigError, parse_config, to_toml
+from dicomd.dimse.commands import SUCCESS, CommandSetError, encode_response, parse_command_set
+from dicomd.dimse.statuses import Status
+from dicomd.services.operations import PresentationContext, Services, Verification
+from dicomd.services.storage import Storage
+from dicomd.store.errors import DataSetUnreadable, StoreUnavailable
+from dicomd.store.head import MAX_VALUE, HeadScanner
+from dicomd.store.layout import Layout
+from dicomd.store.types import InstanceIdentity, InstanceWriter
+from dicomd.uids import recurring_uid_from_value, uid_from_value
+from dicomd.upperlayer.acceptor import RECEIVED, AcceptorStateMachine
+from dicomd.upperlayer.negotiation import (
+    AssociateRequest,
+    MalformedRequestError,
+    Negotiator,
+    associate_ac,
+    tolerate_odd_uids,
+)
+from dicomd.upperlayer.reader import MAX_ASSOCIATE_RQ, PDU, SMALLEST_SPACE, PDUError, PDUReader
+from tests.support import wire
+
+_PIECES: Final = (1, 2, 3, 7, 8, 50, 500)
+_MAX_PDU: Final = 20_000
+_CAPACITY: Final = SMALLEST_SPACE + 64
+_SYNTAXES: Final = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+_DEFLATED: Final = "1.2.840.10008.1.2.1.99"
+_LAYOUT: Final = Layout("{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm")
+_CT: Final = "1.2.840.10008.5.1.4.1.1.2"
+
+tolerate_odd_uids()
+
+
+def pieces(data: bytes, seed: int) -> Iterator[bytes]:
+    """The data cut in one of 256 ways: 0 leaves it whole, 1 makes single bytes."""
+    if seed == 1:
+        yield from (data[at : at + 1] for at in range(len(data)))
+        return
+    at = 0
+    while at < len(data):
+        seed = seed * 73 % 257  # 257 is prime, so that every start but 0 walks through all numbers
+        end = at + _PIECES[seed % len(_PIECES)] if seed else len(data)
+        yield data[at:end]
+        at = end
+
+
+# -- upper layer ---------------------------------------------------------------------------------------------------
+
+
+def pdu_reader(data: bytes) -> None:
+    """The first byte says how the rest is cut."""
+    if not data:
+        return
+    stream = data[1:]
+    assert _events(pieces(stream, data[0])) == _events(pieces(stream, 0))
+
+
+def _events(chunks: Iterator[bytes]) -> list[object]:
+    """What the reader sees, pieces of one PDV joined, and where the state table is led by it."""
+    reader, machine = PDUReader(memoryview(bytearray(_CAPACITY)), max_pdu=_MAX_PDU), AcceptorStateMachine()
+    seen: list[object] = []
+    # A PDV that is cut off by the end is filled up: how much of it has been handed out by then depends on the cutting.
+    rest = iter(lambda: bytes(min(max(0, reader.pdv_left - reader.unread), _CAPACITY)), b"")
+    for chunk in chain(chunks, rest):
+        at = 0
+        while True:
+            try:
+                event = reader.next_event()
+            except PDUError as error:
+                seen.append((error.reason, str(error)))
+                continue
+            if event is None:
+                if at == len(chunk):
+                    break
+                if reader.must_rewind:
+                    reader.rewind()
+                count = min(len(reader.space()), len(chunk) - at)
+                assert count > 0, "the reader has no room"
+                reader.space()[:count] = chunk[at : at + count]
+                reader.received(count)
+                at += count
+            elif isinstance(event, PDU):
+                assert len(event.body) <= MAX_ASSOCIATE_RQ
+                seen.append((event, machine.happened(RECEIVED[event.pdu_type]), machine.state))
+            else:
+                _join(seen, event.context_id, event.is_command, event.is_last, bytes(event.data))
+    return seen
+
+
+def _join(seen: list[object], context_id: int, is_command: bool, is_last: bool, piece: bytes) -> None:
+    last = seen[-1] if seen else None
+    if isinstance(last, list) and last[:2] == [context_id, is_command] and not last[2]:
+        last[2], last[3] = is_last, last[3] + piece
+    elif piece or is_last:
+        seen.append([context_id, is_command, is_last, piece])
+
+
+_NEGOTIATOR: Final = Negotiator(
+    sop_classes=None,
+    transfer_syntaxes=["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"],
+    max_pdu=16384,
+    implementation_class_uid="2.25.1",
+    implementation_version_name="FUZZ",
+)
+
+
+def negotiation(data: bytes) -> None:
+    """The body of an A-ASSOCIATE-RQ."""
+    try:
+        request = AssociateRequest.from_body(data)
+        negotiated = _NEGOTIATOR.negotiate(request)
+    except MalformedRequestError:
+        return
+    assert _NEGOTIATOR.negotiate(request) == negotiated, "the cached answer is another one"
+    answer = associate_ac(request, negotiated)
+    (pdu,) = wire.pdus(answer)
+    results = wire.accepted_contexts(pdu.body)
+    assert {i for i, result in results.items() if result.result == 0} == negotiated.contexts.keys()
+    assert 0x51 in wire.user_information(pdu.body)
+    assert 0x59 not in wire.user_information(pdu.body)
+
+
+# -- messages ------------------------------------------------------------------------------------------------------
+
+
+class _NoStore:
+    """Takes nothing, so that only the checks of a request are at work."""
+
+    def open(self, identity: InstanceIdentity) -> InstanceWriter:
+        assert uid_from_value(identity.sop_instance_uid.encode()) == identity.sop_instance_uid
+        raise StoreUnavailable("takes nothing", operation="open")
+
+
+_SERVICES: Final = Services(verification=Verification(), storage=Storage(_NoStore()))
+_CONTEXT: Final = PresentationContext(_CT, _SYNTAXES[1], "FUZZ", "DICOMD")
+
+
+def command_set(data: bytes) -> None:
+    """A whole Command Set, and the operation that it begins."""
+    try:
+        request = parse_command_set(data)
+    except CommandSetError:
+        return
+    answer = encode_response(request, SUCCESS)
+    assert parse_command_set(answer).is_response
+    assert len(answer) < 512
+    operation = _SERVICES.begin(request, _CONTEXT)
+    operation.write([memoryview(b"\0\0")], 2)
+    response = operation.finish()
+    operation.release()
+    if response is not None:
+        assert response.status is not Status.INTERNAL_ERROR
+        assert len(response.comment) <= 64
+        wire.command_set(encode_response(request, response))
+
+
+def uid(data: bytes) -> None:
+    """The value of a UID element: what is taken for one makes a path inside the store, in the layout's own shape."""
+    strict, lenient = uid_from_value(data), recurring_uid_from_value(data)
+    for text in {strict, lenient} - {None}:
+        assert text is not None
+        place = _LAYOUT.place(text, text, text)
+        path = PurePosixPath("/root", place.directory, place.name)
+        assert path.parts == ("/", "root", text, text, f"{text}.dcm")
+        assert len(text) <= 64
+        assert not set(text) - set("0123456789.")
+        assert not text.startswith(".")
+
+
+# -- data sets -----------------------------------------------------------------------------------------------------
+
+
+def data_set_head(data: bytes) -> None:
+    """The first byte chooses the transfer syntax, the second how the Data Set is cut."""
+    if len(data) < 2:
+        return
+    syntax, encoded = _SYNTAXES[data[0] % 3], data[2:]
+    assert _scanned(syntax, pieces(encoded, data[1])) == _scanned(syntax, pieces(encoded, 0))
+
+
+def deflated_head(data: bytes) -> None:
+    """As `data_set_head`; the first byte says whether the Data Set comes deflated, or is deflated here."""
+    if len(data) < 2:
+        return
+    encoded = data[2:]
+    if data[0] % 2:
+        compressor = zlib.compressobj(data[0] % 10, wbits=-zlib.MAX_WBITS)
+        encoded = compressor.compress(encoded) + compressor.flush()
+    assert _scanned(_DEFLATED, pieces(encoded, data[1])) == _scanned(_DEFLATED, pieces(encoded, 0))
+
+
+def _scanned(syntax: str, chunks: Iterator[bytes]) -> object:
+    scanner = HeadScanner(syntax)
+    try:
+        for chunk in chunks:
+            if scanner.feed(memoryview(chunk)):
+                break
+        scanner.finish()
+    except DataSetUnreadable as error:
+        return error.message, error.element
+    assert scanner.complete
+    assert all(len(value) <= MAX_VALUE for value in scanner.values.values())
+    return scanner.values
+
+
+# -- configuration -------------------------------------------------------------------------------------------------
+
+
+def configuration(data: bytes) -> None:
+    """A configuration file, as UTF-8 where it is that."""
+    try:
+        config = parse_config(data.decode("utf-8", "replace"))
+    except ConfigError as error:
+        problems = error.problems
+    else:
+        assert parse_config(to_toml(config)) == config
+        return
+    assert problems
+    assert all(str(problem).isprintable() for problem in problems)
+
+
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    target.__name__: target
+    for target in (pdu_reader, negotiation, command_set, uid, data_set_head, deflated_head, configuration)
+}
