@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from socketserver import BaseRequestHandler, TCPServer
+from socketserver import BaseRequestHandler, BaseServer, TCPServer
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -194,8 +194,8 @@ class _Server(TCPServer):
 
     def __init__(self, sock: socket.socket, endpoint: HttpEndpoint) -> None:
         handler: type[BaseRequestHandler] = _Handler
-        super().__init__(sock.getsockname()[:2], handler, bind_and_activate=False)
-        self.socket.close()  # TCPServer made one of its own
+        # Not TCPServer's own: that makes a socket first, which the shipped unit forbids (RestrictAddressFamilies=).
+        BaseServer.__init__(self, sock.getsockname()[:2], handler)
         self.socket = sock
         self.endpoint = endpoint
         self._slots = threading.Semaphore(MAX_CONNECTIONS)

@@ -64,6 +64,21 @@ def endpoint(daemon: Daemon) -> Iterator[HttpEndpoint]:
     made.stop()
 
 
+def test_a_given_socket_is_served_by_a_process_that_may_make_none(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under RestrictAddressFamilies=AF_UNIX."""
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        with monkeypatch.context() as forbidden:
+            forbidden.setattr(socket.socket, "__init__", None)
+            made = daemon.endpoint(given)
+        made.start()
+        try:
+            assert get(made, "/-/ready")[0] == 200
+        finally:
+            made.stop()
+
+
 def get(
     endpoint: HttpEndpoint, path: str, method: str = "GET", **headers: str
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
