@@ -1,10 +1,15 @@
 """`dicomd serve`: the Storage SCP in the foreground."""
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dicomd.cli.options import EX_CONFIG, config_option, fail, version_option
+
+if TYPE_CHECKING:
+    from dicomd.config import Examination
 
 
 @click.command("serve")
@@ -17,13 +22,12 @@ def serve(config_path: Path) -> None:
     the configuration again: with errors in it nothing changes. Exit status: 0 after a stop, 78 for a bad configuration,
     1 where a socket or the store can't be used, or no worker can start.
     """
-    from dicomd.config import examine
     from dicomd.process.serve import StartError
     from dicomd.process.serve import serve as run
 
-    found = examine(config_path)
+    found = _examined(config_path)
     if found.config is None:
-        fail("\n".join(str(problem) for problem in found.errors), EX_CONFIG)
+        sys.exit(EX_CONFIG)
     warnings = [str(warning) for warning in found.warnings]
     if found.without_effect:
         warnings.append(f"these keys have no effect in this version: {', '.join(found.without_effect)}")
@@ -31,3 +35,20 @@ def serve(config_path: Path) -> None:
         run(found.config, config_path, warnings)
     except StartError as error:
         fail(f"dicomd: {error}")
+
+
+def _examined(config_path: Path) -> "Examination":
+    """What the file came to; errors are on stderr. Under systemd it may be corrected within a few seconds."""
+    from dicomd.config import examine
+    from dicomd.process.correction import await_correction, has_inherited_sockets
+
+    def corrected() -> "Examination | None":
+        found = examine(config_path)
+        return found if found.config is not None else None
+
+    found = examine(config_path)
+    if found.config is None:
+        click.echo("\n".join(str(problem) for problem in found.errors), err=True)
+        if has_inherited_sockets():
+            found = await_correction(corrected) or found
+    return found

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.conftest import Connect, StartDaemon
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, DaemonFailed
 from tests.support.objects import instance
 from tests.support.raw_peer import RawPeer, associate_rq
 
@@ -108,6 +109,46 @@ def test_inherited_sockets_are_used_and_survive_the_daemon(
         waiting.release()
     daemon.check_health()
     daemon.stop()
+
+
+def test_a_broken_configuration_may_be_corrected_while_the_sockets_wait(
+    handed_over: Callable[..., Daemon], listening: Callable[[], socket.socket]
+) -> None:
+    dicom = listening()
+    daemon = handed_over([("dicom", dicom), ("metrics", listening())])
+    whole = daemon.config_path.read_text()
+    daemon.config_path.write_text("broken")
+
+    def correct() -> None:
+        deadline = time.monotonic() + 30
+        while not any("dicomd.toml" in line for line in list(daemon.output)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        daemon.config_path.write_text(whole)
+
+    corrector = threading.Thread(target=correct)
+    corrector.start()
+    with RawPeer(dicom.getsockname()) as waiting:
+        waiting.send(associate_rq())
+        daemon.start()
+        assert waiting.read_pdu().type == 2
+        waiting.release()
+    corrector.join()
+    daemon.stop()
+
+
+def test_a_broken_configuration_that_stays_so_ends_the_start(
+    handed_over: Callable[..., Daemon], listening: Callable[[], socket.socket], tmp_path: Path
+) -> None:
+    systemd = ServiceManager(str(tmp_path / "notify"))
+    daemon = handed_over([("dicom", listening())])
+    daemon.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+    daemon.config_path.write_text("[limits]\nassociations = 0\n")
+    with contextlib.closing(systemd.sock):
+        with pytest.raises(DaemonFailed, match="it ended"):
+            daemon.start()
+        assert daemon.wait() == 78
+        systemd.wait_for("STATUS=The configuration is broken, see the log: waiting for its correction")
+    assert len([line for line in daemon.output if "limits.associations" in line]) == 1
 
 
 def test_a_name_may_have_several_sockets(
