@@ -21,6 +21,33 @@ base_tree() {
     echo "$base"
 }
 
+# What a Debian with systemd has in the tests: services start, a real sender and the readers of manuals and logs are there.
+service_packages=(systemd systemd-sysv dbus dcmtk iproute2 man-db procps)
+
+# service_tree SUITE: prints the kept tree of SUITE that can be booted: the base tree, and those packages.
+service_tree() {
+    local tree=$trees/$1-service base
+    base=$(base_tree "$1")
+    (
+        flock 9
+        [ "$(cat "$tree/root/made-of" 2>/dev/null)" != "${service_packages[*]}" ] || exit 0
+        say "making the tree that boots: $tree"
+        rm -rf --one-file-system "$tree" "$tree.new"
+        cp -a --reflink=auto "$base" "$tree.new"
+        reach_network "$tree.new"
+        inside "$tree.new" sh -ec 'export DEBIAN_FRONTEND=noninteractive
+            printf "#!/bin/sh\nexit 101\n" >/usr/sbin/policy-rc.d
+            chmod 0755 /usr/sbin/policy-rc.d
+            apt-get -q update
+            apt-get -q -y --no-install-recommends install "$@"
+            apt-get clean
+            rm /usr/sbin/policy-rc.d' sh "${service_packages[@]}" </dev/null >&2
+        echo "${service_packages[*]}" >"$tree.new/root/made-of"
+        mv "$tree.new" "$tree"
+    ) 9>"$trees/lock-$1-service" || die "could not make the tree that boots"
+    echo "$tree"
+}
+
 # reach_network TREE: what this machine needs to reach the network (resolver, apt's transport settings, certificate
 # authorities) is copied into TREE, and the variables for it are put into environment_of_the_host.
 reach_network() {

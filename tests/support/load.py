@@ -7,18 +7,30 @@ connection that failed, so that a test can say afterwards that nothing acknowled
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from tests.support.daemon import Daemon
 from tests.support.objects import Instance, instance
+from tests.support.part10 import StoredFile
 from tests.support.raw_peer import RawPeer
+
+_PAUSE = 0.05  # seconds before another try
+
+
+class Receiver(Protocol):
+    """Where it goes to, and what has been stored of it."""
+
+    @property
+    def address(self) -> tuple[str, int]: ...
+
+    def stored(self) -> Sequence[StoredFile]: ...
 
 
 class Load:
     """A context manager: `senders` threads that open an Association, store `instances`, release, again and again."""
 
-    def __init__(self, daemon: Daemon, *, senders: int = 2, instances: int = 3, size: int = 2000) -> None:
+    def __init__(self, daemon: Receiver, *, senders: int = 2, instances: int = 3, size: int = 2000) -> None:
         self._daemon, self._instances, self._size = daemon, instances, size
         self.acknowledged: dict[str, bytes] = {}
         """SOP Instance UID → Data Set."""
@@ -27,14 +39,18 @@ class Load:
         self._threads = [threading.Thread(target=self._send, name="sender") for _ in range(senders)]
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+
+    def start(self) -> None:
+        """Begin to send."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Let each finish its Association, and wait for that."""
@@ -57,6 +73,7 @@ class Load:
                     peer.release()
             except (OSError, AssertionError) as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
+                self._over.wait(_PAUSE)
 
     def _store(self, peer: RawPeer, sent: Instance) -> None:
         status = peer.store(sent).status

@@ -1,0 +1,247 @@
+"""Debian trees with the package in them: a plain one to chroot into, and a machine of its own that systemd has booted.
+
+The rule it keeps: nothing of it outlives its test. A machine runs in name spaces and a cgroup of its own, its end is
+the end of everything in it, and it ends with this process however that ends. All it has of a network is loopback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BOOTS_WITHIN = 120.0
+"""Seconds; ten are usual, one where nothing else runs."""
+_ENDS_WITHIN = 60.0  # seconds for the machine to power off before it is killed
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+}
+# Without syncing each file: what a test makes has not to survive a power cut.
+_APT_OPTIONS = ("-o", "Dpkg::Use-Pty=0", "-o", "Dpkg::Options::=--force-unsafe-io")
+_FORBIDDEN = ("Operation not permitted", "Permission denied", "Read-only file system")
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+_number = itertools.count(1)
+
+
+def script(text: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a script that uses what scripts/tree.sh offers. Raises AssertionError with its output where it fails."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f'. "$0/scripts/lib.sh"; . "$0/scripts/tree.sh"; {text}', ROOT, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-8000:]
+    return done
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a tree, and nothing that is mounted in it."""
+    subprocess.run(["rm", "-rf", "--one-file-system", path], check=True)
+
+
+class Tree:
+    """A Debian tree of its own, in which no systemd runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self, *command: str, alone: bool = True, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run it as root inside; with nothing of the network but loopback, unless not ``alone``."""
+        inside = '. "$0/scripts/lib.sh"; . "$0/scripts/tree.sh"; tree=$1; reach_network "$tree"; shift; '
+        inside += f'inside {"--alone" if alone else ""} "$tree" "$@"'
+        done = subprocess.run(
+            ["bash", "-ec", inside, ROOT, self.path, *command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0 or not check, f"{command}\n{done.stdout}{done.stderr}"
+        return done
+
+    def shell(self, text: str, *arguments: str) -> str:
+        """Run a script of the shell, which ends at its first failure; what it printed."""
+        return self.run("sh", "-ec", text, "sh", *arguments).stdout
+
+    def apt(self, *arguments: str) -> None:
+        """Run apt-get, asking nothing."""
+        command = ("apt-get", "-q", "-y", "--no-install-recommends", *_APT_OPTIONS, *arguments)
+        self.run("env", "DEBIAN_FRONTEND=noninteractive", *command)
+
+    def install(self, package: Path) -> None:
+        """Install the package, or install it again."""
+        shutil.copy(package, self.path / "root")
+        self.apt("install", "--reinstall", f"/root/{package.name}")
+
+
+class Machine:
+    """A tree booted by systemd-nspawn. Skips the test where that can't be had here."""
+
+    def __init__(self, tree: Path) -> None:
+        self.tree = tree
+        if missing := [name for name in ("systemd-nspawn", "nsenter", "setpriv") if shutil.which(name) is None]:
+            pytest.skip(f"{', '.join(missing)} not installed (Debian packages systemd-container and util-linux)")
+        self._cgroups: list[Path] = []
+        self._log = tree.with_name(f"{tree.name}.console")
+        self._leader = 0
+        self._nspawn: subprocess.Popen[bytes] | None = None
+
+    # -- its life --------------------------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Start it and wait until systemd has started everything."""
+        self._make_cgroups()
+        join = 'until [ "$1" = -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
+        nspawn = ["systemd-nspawn", "--quiet", "--directory", self.tree, "--boot", "--console=pipe", "--register=no"]
+        nspawn += ["--keep-unit", "--private-network", "--link-journal=no", "--resolv-conf=off", "--timezone=off"]
+        nspawn += [f"--machine=dicomd-{os.getpid()}-{next(_number)}"]
+        nspawn += ["--setenv=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]  # Debian 13's, where this machine has cgroup v1
+        with self._log.open("wb") as log:
+            self._nspawn = subprocess.Popen(
+                ["sh", "-ec", join, "sh", *self._cgroups, "--", "setpriv", "--pdeathsig", "TERM", *nspawn],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + BOOTS_WITHIN
+        while not self._is_up():
+            if self._nspawn.poll() is not None and any(reason in self.console() for reason in _FORBIDDEN):
+                pytest.skip(f"no container can be booted here: {self.console().strip().splitlines()[-1]}")
+            assert self._nspawn.poll() is None, f"the container ended\n{self.console()}"
+            assert time.monotonic() < deadline, f"the container did not boot\n{self.console()}"
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """Power it off, and leave nothing of it but its tree."""
+        if self._nspawn is not None:
+            try:
+                self._nspawn.terminate()  # which nspawn takes for: power off
+                self._nspawn.wait(_ENDS_WITHIN)
+            except subprocess.TimeoutExpired:
+                self._nspawn.kill()  # and its init with it, and with that all other processes
+                self._nspawn.wait()
+        self._remove_cgroups()
+        self._log.unlink(missing_ok=True)
+
+    def console(self) -> str:
+        """What it wrote to its console."""
+        return self._log.read_text(errors="replace")
+
+    # -- what is done in it ----------------------------------------------------------------------------------------
+
+    def command(self, *command: str) -> list[str]:
+        """What to start on this side in order to run a command in the machine, as root."""
+        variables = [f"{name}={text}" for name, text in _ENVIRONMENT.items()]
+        return ["nsenter", "--target", str(self._leader), "--all", "env", "--ignore-environment", *variables, *command]
+
+    def run(self, *command: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run a command in it, as root."""
+        done = subprocess.run(
+            self.command(*command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert done.returncode == 0 or not check, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+        return done
+
+    def apt(self, *arguments: str) -> str:
+        """Run apt-get without a network, asking nothing; what it said."""
+        command = ("apt-get", "-q", "-y", "--no-install-recommends", *_APT_OPTIONS, *arguments)
+        done = self.run("env", "DEBIAN_FRONTEND=noninteractive", *command, timeout=300)
+        return done.stdout + done.stderr
+
+    def install(self, package: Path) -> str:
+        """Install a package file, or a newer one; what apt said."""
+        shutil.copy(package, self.tree / "root")
+        return self.apt("install", f"/root/{package.name}")
+
+    def properties(self, unit: str, *names: str) -> dict[str, str]:
+        """Properties of a unit, as `systemctl show` has them."""
+        lines = self.run("systemctl", "show", unit, *(f"--property={name}" for name in names)).stdout.splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    @contextlib.contextmanager
+    def network(self) -> Iterator[None]:
+        """The connections of this thread, and of threads that it begins meanwhile, are made in the machine."""
+        with Path("/proc/self/ns/net").open("rb") as before, Path(f"/proc/{self._leader}/ns/net").open("rb") as within:
+            _enter(within.fileno())
+            try:
+                yield
+            finally:
+                _enter(before.fileno())
+
+    # -- its processes and cgroups ---------------------------------------------------------------------------------
+
+    def _is_up(self) -> bool:
+        assert self._nspawn is not None
+        try:
+            children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
+        except OSError:
+            return False
+        if len(children) != 1 or Path(f"/proc/{children[0]}/comm").read_text().strip() != "systemd":
+            return False
+        self._leader = int(children[0])
+        state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
+        return state in ("running", "degraded")
+
+    def _make_cgroups(self) -> None:
+        """One in each hierarchy that systemd uses, of one name: those of nspawn are the same for all containers."""
+        name = f"dicomd-{os.getpid()}-{next(_number)}"
+        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers not in ("", "name=systemd"):
+                continue
+            for fields in mounts:
+                kind, options = fields[fields.index("-") + 1], fields[-1].split(",")
+                if kind == ("cgroup" if controllers else "cgroup2") and (not controllers or controllers in options):
+                    inside = os.path.relpath(path, fields[3])
+                    folder = Path(fields[4]) / inside / name
+                    try:
+                        folder.mkdir()
+                    except OSError as error:
+                        self._remove_cgroups()
+                        pytest.skip(f"no container can be booted here: no cgroup {folder}: {error.strerror}")
+                    self._cgroups.append(folder)
+                    break
+
+    def _remove_cgroups(self) -> None:
+        deadline = time.monotonic() + 10
+        while self._cgroups:
+            folder = self._cgroups[-1]
+            try:
+                for each in sorted(folder.rglob("*"), key=lambda each: -len(each.parts)):
+                    if each.is_dir():
+                        each.rmdir()
+                folder.rmdir()
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)  # the last processes are on their way out
+            else:
+                self._cgroups.pop()
+
+
+def _enter(descriptor: int) -> None:
+    if _libc.setns(descriptor, _CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
