@@ -25,6 +25,7 @@ COMMANDS = {
     "describe-config": Registered(
         "dicomd.cli.describe_config:describe_config", "Describe the keys of the configuration."
     ),
+    "check-peer": Registered("dicomd.cli.check_peer:check_peer", "Say whether a peer would be admitted, and why."),
     "reload": Registered("dicomd.cli.reload:reload", "Put the configuration into force."),
     "maintenance": Registered("dicomd.cli.maintenance:maintenance", "Refuse new Associations, or take them again."),
     "echo": Registered("dicomd.cli.echo:echo", "Ask a DICOM peer for an echo (C-ECHO)."),

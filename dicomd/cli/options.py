@@ -72,6 +72,11 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
     return seconds
 
 
+def ae_title_option(name: str, **attributes: Any) -> Callable[[Decorated], Decorated]:
+    """An option whose value is an AE Title, without its padding."""
+    return click.option(name, callback=_ae_title, **attributes)
+
+
 def peer_options(timeout: str) -> Callable[[Decorated], Decorated]:
     """HOST and PORT, the AE Titles, and the time-out of a command that calls a peer."""
 
@@ -79,10 +84,8 @@ def peer_options(timeout: str) -> Callable[[Decorated], Decorated]:
         options = (
             click.argument("host"),
             click.argument("port", type=click.IntRange(1, 65535)),
-            click.option("--called", callback=_ae_title, default="ANY-SCP", show_default=True, help="Called AE Title."),
-            click.option(
-                "--calling", callback=_ae_title, default="DICOMD", show_default=True, help="Calling AE Title."
-            ),
+            ae_title_option("--called", default="ANY-SCP", show_default=True, help="Called AE Title."),
+            ae_title_option("--calling", default="DICOMD", show_default=True, help="Calling AE Title."),
             click.option(
                 "--timeout",
                 callback=_seconds,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dicomd.config import peers
 from dicomd.config.effect import has_effect, warning
 from dicomd.config.keys import without_effect
 from dicomd.config.load import outcome, read
@@ -155,6 +156,7 @@ def _warnings(config: Config, file: str) -> Iterator[Problem]:
         with contextlib.suppress(OSError):
             if config.tls.key.stat().st_mode & stat.S_IRWXO:
                 yield Problem(file, "tls.key", f"{config.tls.key} is open to every user", "mode 0640, group dicomd")
+    yield from peers.warnings(config, file)
     told: set[str] = set()
     for path in without_effect(config):
         table, _, name = path.partition(".")

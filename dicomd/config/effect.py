@@ -8,8 +8,6 @@ entry; the generated documents and `check-config` follow.
 WITHOUT_EFFECT = {
     "listen.proxy_protocol": "no PROXY protocol header is read by this version",
     "storage.checksums": "",
-    "peers": "peers are not told apart by this version: every peer may store",
-    "access": "",
     "audit": "no audit message is written by this version",
 }
 

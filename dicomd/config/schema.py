@@ -193,7 +193,7 @@ class Limits(Table):
 
 
 class Peer(Table):
-    """A remote that may connect. With no entry at all every peer may store, which is warned about at start."""
+    """A remote that may connect. The first entry that matches counts; with none at all, every peer may store."""
 
     name: Annotated[PeerName, Key("Its label in metrics and logs.", example='"ct1"')]
     ae_titles: Annotated[AETitles, Key("Calling AE Titles it uses; the empty list is any.", example='["CT1"]')] = ()
@@ -208,7 +208,7 @@ class Peer(Table):
         CertificateNames,
         Key("Names in its TLS certificate; the empty list asks for none.", example='["ct1.example.org"]'),
     ] = ()
-    allow: Annotated[tuple[Right, ...], Key("What it may do.")] = ("echo", "store")
+    allow: Annotated[tuple[Right, ...], Key("What it may do; the empty list refuses it.")] = ("echo", "store")
     associations: Annotated[
         int | None,
         Ge(1),
@@ -222,7 +222,10 @@ class Access(Table):
 
     mode: Annotated[
         Literal["enforce", "audit"],
-        Key('"enforce" refuses who isn\'t listed; "audit" admits, and logs who would have been refused.'),
+        Key(
+            '"enforce" refuses who isn\'t listed, or asks for what its entry doesn\'t allow; "audit" lets them, and '
+            "logs who would have been refused. Limits and dicomd.ae_titles hold in either."
+        ),
     ] = "enforce"
 
 

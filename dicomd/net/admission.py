@@ -8,42 +8,29 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum, auto
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Protocol
 
+from dicomd.net.access import AccessRules, Source, Verdict
 from dicomd.net.rejection import Rejection, RejectSource, Result
 from dicomd.uids import APPLICATION_CONTEXT_NAME
 from dicomd.upperlayer.negotiation import AssociateRequest
 
-_AE_TITLE_CHARACTERS = frozenset(map(chr, range(0x20, 0x7F))) - {"\\"}
-
-
-class Source(NamedTuple):
-    """Who is at the other end of a connection, before it has said a word of DICOM.
-
-    `address` as `listener.source_address` writes it; `certificate_names` are the names in the certificate that a TLS
-    peer has shown and that was verified, none without one.
-    """
-
-    address: str
-    certificate_names: tuple[str, ...] = ()
-
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """Numbers that may be open at once; `per_peer` counts by source address."""
+    """Numbers that may be open at once; the one of a peer comes with the verdict on it."""
 
     connections: int = 1024
     associations: int = 256
-    per_peer: int = 64
 
 
 class Full(Enum):
-    """Which limit leaves no place for another Association."""
+    """Which limit leaves no place for another Association, as its metric is labelled."""
 
-    ASSOCIATIONS = auto()
-    PEER = auto()
+    ASSOCIATIONS = "associations"
+    PEER = "associations_per_peer"
 
 
 class Places(Protocol):
@@ -114,19 +101,20 @@ class LocalPlaces:
 class Admission:
     """Judges requests, and sees that what is open stays within the limits. Safe to use from many threads.
 
-    `ae_titles` are the accepted Called AE Titles, empty for any. `unready` returns why no Association can be taken at
-    present, or an empty string. `places` counts.
+    `rules` say who may do what. `unready` returns why no Association can be taken at present, or an empty string.
+    `places` counts.
     """
 
     def __init__(
         self,
         limits: AdmissionLimits,
         *,
-        ae_titles: frozenset[str],
+        rules: AccessRules,
         unready: Callable[[], str],
         places: Places | None = None,
     ) -> None:
-        self._limits, self._ae_titles, self._unready = limits, ae_titles, unready
+        self.rules = rules
+        self._limits, self._unready = limits, unready
         self._places = LocalPlaces() if places is None else places
 
     @property
@@ -142,43 +130,36 @@ class Admission:
         """Count a connection out."""
         self._places.disconnect()
 
-    def admit(self, request: AssociateRequest, source: Source) -> Rejection | None:
-        """Judge `request` from `source` and count the Association in, or return why not."""
-        if rejection := self._judge(request):
-            return rejection
+    def admit(self, request: AssociateRequest, source: Source) -> Verdict:
+        """Judge `request` from `source`; unless the verdict is a refusal, the Association has been counted in."""
+        verdict = self.rules.judge(calling=request.calling_ae_title, called=request.called_ae_title, source=source)
+        rejection = self._protocol(request) or verdict.refusal or self._transient(verdict)
+        return verdict if rejection is verdict.refusal else replace(verdict, refusal=rejection, refused_by="")
+
+    def leave(self, verdict: Verdict) -> None:
+        """Count an admitted Association out."""
+        self._places.leave(verdict.counted_as)
+
+    def _protocol(self, request: AssociateRequest) -> Rejection | None:
+        if request.protocol_version & 1:
+            return None
+        advice = "the peer doesn't speak protocol version 1"
+        return Rejection(Result.PERMANENT, RejectSource.PROVIDER_ACSE, 2, advice)
+
+    def _transient(self, verdict: Verdict) -> Rejection | None:
+        """What may be otherwise in a moment; without a reason the Association has been counted in."""
         if reason := self._unready():
             return Rejection(Result.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, 1, reason)
         limits = self._limits
-        full = self._places.enter(source.address, associations=limits.associations, per_peer=limits.per_peer)
+        full = self._places.enter(verdict.counted_as, associations=limits.associations, per_peer=verdict.associations)
         if full is None:
             return None
         if full is Full.ASSOCIATIONS:
-            limit = f"limits.associations = {limits.associations} are open"
+            advice = f"limits.associations = {limits.associations} are open"
         else:
-            limit = f"limits.associations_per_peer = {limits.per_peer} are open from this address"
-        return Rejection(Result.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, 2, limit)
-
-    def leave(self, source: Source) -> None:
-        """Count an admitted Association out."""
-        self._places.leave(source.address)
-
-    def _judge(self, request: AssociateRequest) -> Rejection | None:
-        if not request.protocol_version & 1:
-            return Rejection(
-                Result.PERMANENT, RejectSource.PROVIDER_ACSE, 2, "the peer doesn't speak protocol version 1"
-            )
-        if not _is_ae_title(request.calling_ae_title):
-            return Rejection(
-                Result.PERMANENT, RejectSource.SERVICE_USER, 3, "the Calling AE Title is empty or not valid"
-            )
-        if self._ae_titles and request.called_ae_title not in self._ae_titles:
-            return Rejection(
-                Result.PERMANENT,
-                RejectSource.SERVICE_USER,
-                7,
-                "the Called AE Title is not in dicomd.ae_titles: add it there",
-            )
-        return None
+            whose = "of this peer" if verdict.peer else "from this address"
+            advice = f"{verdict.limited_by} = {verdict.associations} are open {whose}"
+        return Rejection(Result.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, 2, advice, full.value)
 
 
 def judge_application_context(name: str) -> Rejection | None:
@@ -186,8 +167,3 @@ def judge_application_context(name: str) -> Rejection | None:
     if name == APPLICATION_CONTEXT_NAME:
         return None
     return Rejection(Result.PERMANENT, RejectSource.SERVICE_USER, 2, "the application context is not DICOM's")
-
-
-def _is_ae_title(text: str) -> bool:
-    """PS3.5 §6.2: 1 to 16 characters of the default repertoire without backslash and control characters."""
-    return bool(text) and _AE_TITLE_CHARACTERS.issuperset(text)

@@ -11,14 +11,15 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from dicomd.dimse.commands import MAX_COMMAND_SET, CommandSet, CommandSetError, encode_response, parse_command_set
-from dicomd.net.admission import Admission, Source, judge_application_context
+from dicomd.net.access import Source, Verdict
+from dicomd.net.admission import Admission, judge_application_context
 from dicomd.net.buffers import SMALL, BufferPool
 from dicomd.net.deadlines import Deadline, TimedOutError, TimeLimits
 from dicomd.net.rejection import Rejection
 from dicomd.net.report import AssociationReport, Outcome
 from dicomd.net.tls import TlsTransport, secure
 from dicomd.net.transport import ConnectionLostError, PlainTransport
-from dicomd.services.operations import Operation, PresentationContext, Services
+from dicomd.services.operations import NOTHING, Operation, PresentationContext, Services
 from dicomd.upperlayer.acceptor import RECEIVED, AcceptorStateMachine, Action, Event, State
 from dicomd.upperlayer.items import MalformedRequestError
 from dicomd.upperlayer.negotiation import (
@@ -73,7 +74,8 @@ class Association:
         self._own_buffer = memoryview(bytearray(SMALL))
         self._large_buffer: memoryview | None = None
         self._reader = PDUReader(self._own_buffer, max_pdu=settings.max_pdu)
-        self._admitted = False
+        self._admitted: Verdict | None = None
+        self._rights = NOTHING
         self._stopping = False
         self._peer_max_pdu = 0
         self._contexts: dict[int, PresentationContext] = {}
@@ -245,19 +247,19 @@ class Association:
         try:
             request = AssociateRequest.from_body(body)
             report.requested(request)
-            verdict = self._judge(request)
+            answer = self._judge(request)
         except MalformedRequestError as error:
             raise PDUError(AbortReason.INVALID_PDU_PARAMETER, str(error)) from error
         self._machine.happened(Event.ASSOCIATE_RQ_RECEIVED)
-        if isinstance(verdict, Rejection):
-            self._reject(request, verdict)
+        if isinstance(answer, Rejection):
+            self._reject(request, answer)
             return
-        negotiated = verdict
+        negotiated = answer
         self._machine.happened(Event.ACCEPT)
         self._peer_max_pdu = negotiated.max_pdu
-        titles = (request.calling_ae_title, request.called_ae_title)
+        titles, rights = (request.calling_ae_title, request.called_ae_title), self._rights
         self._contexts = {
-            context_id: PresentationContext(context.abstract_syntax, context.transfer_syntax, *titles)
+            context_id: PresentationContext(context.abstract_syntax, context.transfer_syntax, *titles, rights)
             for context_id, context in negotiated.contexts.items()
         }
         report.accepted(negotiated)
@@ -266,10 +268,11 @@ class Association:
     def _judge(self, request: AssociateRequest) -> Negotiated | Rejection:
         """Cheap checks first: a peer that isn't let in costs no negotiation."""
         self._source = self._source._replace(certificate_names=self._transport.certificate_names)
-        rejection = self._settings.admission.admit(request, self._source)
-        if rejection is not None:
-            return rejection
-        self._admitted = True
+        verdict = self._settings.admission.admit(request, self._source)
+        self._report.judged(verdict)
+        if verdict.refusal is not None:
+            return verdict.refusal
+        self._admitted, self._rights = verdict, verdict.rights
         negotiated = self._settings.negotiator.negotiate(request)
         return judge_application_context(negotiated.application_context_name) or negotiated
 
@@ -293,9 +296,9 @@ class Association:
         self._transport.send(A_RELEASE_RP_PDU)
 
     def _leave(self) -> None:
-        if self._admitted:
-            self._admitted = False
-            self._settings.admission.leave(self._source)
+        admitted, self._admitted = self._admitted, None
+        if admitted is not None:
+            self._settings.admission.leave(admitted)
 
     # -- messages --------------------------------------------------------------------------------------------------
 

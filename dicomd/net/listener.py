@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from dicomd.net.access import normal_address
 from dicomd.net.association import AcceptorSettings, Association
 from dicomd.net.report import AssociationReport, ConnectionReport
 from dicomd.net.tls import TlsTransport
@@ -134,9 +135,13 @@ class ConnectionAcceptor:
             return
         self._failing = 0
         self._report.connected(listener.name)
-        address = source_address(source[0])
+        address = normal_address(source[0])
+        if reason := self._settings.admission.rules.refuses_address(address):
+            self._report.refused(listener.name, address, reason, rule="peers.addresses")
+            sock.close()
+            return
         if not self._settings.admission.connect():
-            self._report.refused(listener.name, address, "limits.connections are open")
+            self._report.refused(listener.name, address, "limits.connections are open", limit="connections")
             sock.close()
             return
         association: Association | None = None
@@ -189,10 +194,3 @@ def _wait_for(wakeup: int, milliseconds: int) -> None:
     poller = select.poll()  # select(2) knows no descriptor above 1023
     poller.register(wakeup, select.POLLIN)
     poller.poll(milliseconds)
-
-
-def source_address(host: str) -> str:
-    """The address as people write it: IPv4-mapped IPv6 (RFC 4291 §2.5.5.2) as IPv4, without a scope."""
-    host = host.partition("%")[0]
-    mapped = "::ffff:"
-    return host.removeprefix(mapped) if host.startswith(mapped) and "." in host else host

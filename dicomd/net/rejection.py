@@ -27,9 +27,13 @@ class RejectSource(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An A-ASSOCIATE-RJ (PS3.8 §9.3.4); `advice` tells the operator why, and what would let the peer in."""
+    """An A-ASSOCIATE-RJ (PS3.8 §9.3.4); `advice` tells the operator why, and what would let the peer in.
+
+    `limit` is the one that was reached, as its metric is labelled, "" for none.
+    """
 
     result: Result
     source: RejectSource
     reason: int
     advice: str
+    limit: str = ""

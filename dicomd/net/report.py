@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from dicomd.dimse.commands import CommandField, Response
 from dicomd.dimse.statuses import Status
+from dicomd.net.access import Verdict
 from dicomd.net.deadlines import TimedOutError
 from dicomd.net.rejection import Rejection
 from dicomd.net.transport import Session
@@ -57,9 +58,13 @@ class ConnectionReport:
         """A TCP connection was accepted."""
         self._metrics.listener(listener).connected()
 
-    def refused(self, listener: str, address: str, reason: str) -> None:
-        """A connection was closed without a word."""
-        self._log.warning("connection refused", listener=listener, dicom_peer_address=address, error=reason)
+    def refused(self, listener: str, address: str, reason: str, *, rule: str = "", limit: str = "") -> None:
+        """A connection was closed without a word: by a `rule` of access, at a `limit`, or for want of resources."""
+        if rule:
+            self._metrics.count_access_refusal(rule, audited=False)
+        self._metrics.count_limit(limit)
+        fields = {"rule": rule} if rule else {"limit": limit} if limit else {}
+        self._log.warning("connection refused", listener=listener, dicom_peer_address=address, error=reason, **fields)
 
     def accept_failed(self, listener: str, error: OSError) -> None:
         """The listener couldn't accept."""
@@ -90,6 +95,8 @@ class AssociationReport:
         self._abort: dict[str, Any] = {}
         self._negotiated: Negotiated | None = None
         self._tls: dict[str, Any] = {}
+        self._verdict: Verdict | None = None
+        self._overstepped: set[str] = set()
         self._stored = self._failed = self._bytes = 0
 
     # -- TLS -------------------------------------------------------------------------------------------------------
@@ -121,6 +128,25 @@ class AssociationReport:
         self._bound |= {"dicom_calling_aet": request.calling_ae_title, "dicom_called_aet": request.called_ae_title}
         self._log = get_logger().bind(**self._bound)
 
+    def judged(self, verdict: Verdict) -> None:
+        """It is known who asks, and what it may do."""
+        self._verdict = verdict
+        self._peer = self._metrics.peer(verdict.peer)
+        self._bound["dicom_peer"] = self._peer.name
+        self._log = get_logger().bind(**self._bound)
+        if verdict.refused_by:
+            self._metrics.count_access_refusal(verdict.refused_by, audited=False)
+        if (audited := verdict.audited) is not None:
+            self._metrics.count_access_refusal(audited.key, audited=True)
+            self._log.warning(
+                "association would be rejected",
+                rule=audited.rule,
+                result=int(audited.rejection.result),
+                source=int(audited.rejection.source),
+                reason=audited.rejection.reason,
+                advice=audited.rejection.advice,
+            )
+
     def accepted(self, negotiated: Negotiated) -> None:
         """The Association is established, with whatever Presentation Contexts were agreed on."""
         self._accepted = True
@@ -137,8 +163,10 @@ class AssociationReport:
         """An A-ASSOCIATE-RJ has been sent; `contexts` is what the peer wanted, and what it would have got."""
         self._refusal_told = True
         self._metrics.count_reject(rejection.source, rejection.reason)
+        self._metrics.count_limit(rejection.limit)
         self._log.warning(
             Message.ASSOCIATION_REJECTED,
+            rule=self._verdict.rule if self._verdict is not None else "",
             result=int(rejection.result),
             source=int(rejection.source),
             reason=rejection.reason,
@@ -204,9 +232,29 @@ class AssociationReport:
     def answered(self, operation: Operation, command_field: int, response: Response, *, sent: bool) -> None:
         """A request has been served, and its response sent if it could be."""
         if isinstance(operation, StoreOperation):
+            self._check_right("store")
             self._store_answered(operation, response, sent=sent)
-        elif sent:
+            return
+        if command_field == CommandField.C_ECHO_RQ:
+            self._check_right("echo")
+        if sent:
             self._metrics.count_response(_RESPONSES.get(command_field, "other"), response.status)
+
+    def _check_right(self, right: Literal["echo", "store"]) -> None:
+        """Say once an Association, and count, that a request was against the peer's rule: refused, or let pass."""
+        verdict = self._verdict
+        if verdict is None or verdict.audited is not None or getattr(verdict.configured_rights, right):
+            return
+        passed = getattr(verdict.rights, right)
+        self._metrics.count_access_refusal("peers.allow", audited=passed)
+        if right not in self._overstepped:
+            self._overstepped.add(right)
+            event = "request would be refused" if passed else "request refused"
+            self._log.warning(
+                event,
+                rule=f"{verdict.rule}.allow",
+                advice=f'the peer may not {right}: add "{right}" to {verdict.rule}.allow',
+            )
 
     def interrupted(self, operation: Operation) -> None:
         """The Association ended in the middle of a message."""

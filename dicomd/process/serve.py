@@ -69,8 +69,6 @@ def serve(config: Config, config_path: Path, warnings: Sequence[str] = ()) -> No
             notifier=notifier,
             signals=signals,
         )
-        if not config.peers:
-            get_logger().warning("no [[peers]] are configured: every peer that can connect may store")
         for warning in warnings:
             get_logger().warning("configuration warning", detail=warning)
         try:

@@ -275,7 +275,9 @@ class Supervisor:
     def _in_force(self, config: Config, pending: tuple[str, ...]) -> None:
         metrics, self._pending = self._given.metrics, pending
         metrics.associations_limit.set(config.limits.associations)
-        metrics.access_open.set(1)  # this version knows no rules for peers: whoever can connect may store
+        metrics.access_open.set(not config.peers)
+        if not config.peers:
+            get_logger().warning("no [[peers]] are configured: every peer that can connect may store")
         metrics.reload_finished(successful=True, restart_pending=bool(pending))
 
     def _log_applied(self, generation: Generation, reading: reload.Reading) -> None:

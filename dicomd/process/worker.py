@@ -19,6 +19,7 @@ from dicomd.net.buffers import BufferPool
 from dicomd.net.deadlines import TimeLimits
 from dicomd.net.listener import ConnectionAcceptor, Listener
 from dicomd.net.report import AssociationReport, ConnectionReport
+from dicomd.process.access import access_rules
 from dicomd.process.board import Seat
 from dicomd.services.operations import Services, Verification
 from dicomd.services.storage import Storage
@@ -57,9 +58,8 @@ class Worker:
             AdmissionLimits(
                 connections=config.limits.connections,
                 associations=config.limits.associations,
-                per_peer=config.limits.associations_per_peer,
             ),
-            ae_titles=frozenset(config.dicomd.ae_titles),
+            rules=access_rules(config),
             unready=self.unready,
             places=seat,
         )

@@ -15,13 +15,26 @@ from dicomd.uids import uid_from_value
 
 
 @dataclass(frozen=True, slots=True)
+class Rights:
+    """What a peer may ask for: C-ECHO, C-STORE."""
+
+    echo: bool
+    store: bool
+
+
+EVERYTHING = Rights(echo=True, store=True)
+NOTHING = Rights(echo=False, store=False)
+
+
+@dataclass(frozen=True, slots=True)
 class PresentationContext:
-    """Under which agreement a request came (PS3.8 §7.1.1.13), and between whom."""
+    """Under which agreement a request came (PS3.8 §7.1.1.13), between whom, and what the requestor may ask for."""
 
     abstract_syntax: str
     transfer_syntax: str
     calling_ae_title: str
     called_ae_title: str
+    rights: Rights = EVERYTHING
 
 
 class Operation(Protocol):
@@ -73,7 +86,12 @@ class Verification:
     """The Verification Service Class (PS3.4 Annex A): C-ECHO."""
 
     def begin(self, request: CommandSet, context: PresentationContext) -> Operation:
-        """Answer 0x0000 if the request is for the SOP Class of its Presentation Context."""
+        """Answer 0x0000 if the request is for the SOP Class of its Presentation Context.
+
+        0x0122 where the peer may not ask for it: "not authorized" (0x0124) is no status of C-ECHO (PS3.7 §9.1.5.1.4).
+        """
+        if not context.rights.echo:
+            return Answered(Response(Status.SOP_CLASS_NOT_SUPPORTED, "This peer may not ask for an echo"))
         if uid_from_value(request.value(Element.AFFECTED_SOP_CLASS_UID)) != context.abstract_syntax:
             return Answered(
                 Response(Status.SOP_CLASS_NOT_SUPPORTED, "SOP Class is not the Presentation Context's", (0x00000002,))

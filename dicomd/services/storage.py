@@ -118,13 +118,15 @@ class Storage:
     def begin(self, request: CommandSet, context: PresentationContext) -> StoreOperation:
         """Check the request (PS3.7 §9.1.1) and open the instance.
 
-        SOP Class not that of the Presentation Context: 0x0122; a SOP Instance UID that is none: 0x0117; no SOP Class
-        UID or no Data Set announced: 0x0212.
+        A peer that may not store: 0x0124; SOP Class not that of the Presentation Context: 0x0122; a SOP Instance UID
+        that is none: 0x0117; no SOP Class UID or no Data Set announced: 0x0212.
         """
         instance_uid = uid_from_value(request.value(Element.AFFECTED_SOP_INSTANCE_UID))
         class_uid = recurring_uid_from_value(request.value(Element.AFFECTED_SOP_CLASS_UID))
         response = None
-        if not request.has_data_set:
+        if not context.rights.store:
+            response = Response(Status.NOT_AUTHORIZED, "This peer may not store")
+        elif not request.has_data_set:
             response = Response(Status.MISTYPED_ARGUMENT, "A C-STORE-RQ needs a Data Set", (0x00000800,))
         elif class_uid is None:
             response = Response(Status.MISTYPED_ARGUMENT, "Affected SOP Class UID is missing or no UID", (0x00000002,))

@@ -32,6 +32,11 @@ PEER_FAILURE_REASONS: Final = (
     "connection_lost",
     "store_failed",
 )
+# Keys of the configuration by which somebody is refused, or would be in audit mode.
+ACCESS_RULES: Final = ("dicomd.ae_titles", "listen.proxy_protocol", "peers", "peers.addresses", "peers.allow")
+ACCESS_MODES: Final = ("enforce", "audit")
+LIMITS: Final = ("associations", "associations_per_peer", "connections")
+"""docs/limits.md has the value and the reason of each."""
 MODULES: Final = ("cli", "config", "dimse", "net", "process", "services", "store", "telemetry", "upperlayer")
 
 # PS3.8 Table 9-21: source → reasons of an A-ASSOCIATE-RJ
@@ -46,7 +51,7 @@ RESPONSE_STATUSES: Final = {
         0x0000, 0x0117, 0x0122, 0x0124, 0x0211, 0x0212, 0xA700, 0xA701, 0xA702, 0xA703, 0xA710, 0xA900, 0xC000, 0xC001,
         0xC010, 0xC211,
     ),
-    "C-ECHO-RSP": (0x0000,),
+    "C-ECHO-RSP": (0x0000, 0x0122),
 }  # fmt: skip
 
 

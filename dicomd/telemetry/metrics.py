@@ -97,6 +97,15 @@ class Metrics:
         """One unexpected exception in the module of that ``__name__``."""
         self.internal_errors.labels(labels.module_label(module)).inc()
 
+    def count_access_refusal(self, rule: str, *, audited: bool) -> None:
+        """Somebody was refused by the rule, one of `labels.ACCESS_RULES`; ``audited``: would have been."""
+        self.access_refusals.labels(rule, labels.ACCESS_MODES[audited]).inc()
+
+    def count_limit(self, limit: str) -> None:
+        """A limit was reached: one of `labels.LIMITS`, "" for none."""
+        if limit:
+            self.limit_hits.labels(limit if limit in labels.LIMITS else labels.OTHER).inc()
+
     def sample_store(self, *, accepting: bool, avail_bytes: int, size_bytes: int, files_avail: int) -> None:
         """What the store's last check found."""
         self.store_accepting.set(float(accepting))
@@ -145,6 +154,10 @@ class Metrics:
         self.access_open = gauge(
             "access_open", "1 where no peers are configured, so that every peer may store.", "livemostrecent"
         )
+        self.access_refusals = counter(
+            "access_refusals", "Refused by a rule of access, or in audit mode let in against it.", "rule", "mode"
+        )
+        self.limit_hits = counter("limit_hits", "Times that a limit was reached.", "limit")
         self.peer_instances = counter("peer_instances", "SOP Instances stored, by peer.", "peer")
         self.peer_failures = counter("peer_failures", "Associations and stores that failed, by peer.", "peer", "reason")
         self.peer_last_store = gauge(
@@ -221,7 +234,11 @@ class Metrics:
             for reason in reasons:
                 for direction in labels.ABORT_DIRECTIONS:
                     self.aborts.labels(direction, *labels.abort_codes(source, reason))
+        for rule in labels.ACCESS_RULES:
+            for mode in labels.ACCESS_MODES:
+                self.access_refusals.labels(rule, mode)
         for metric, values in (
+            (self.limit_hits, labels.LIMITS),
             (self.store_duplicates, labels.DUPLICATE_RESULTS),
             (self.store_recovered_files, labels.RECOVERY_ACTIONS),
             (self.internal_errors, (*labels.MODULES, labels.OTHER)),

@@ -294,6 +294,18 @@ def _peers() -> list[timeseries.Panel]:
             rate("dicomd_peer_failures_total", "peer", "reason"),
         ),
         graph(
+            "Refused by rule",
+            'By key of the configuration, a second; audit counts those let in whom "enforce" would refuse.',
+            "ops",
+            rate("dicomd_access_refusals_total", "rule", "mode"),
+        ),
+        graph(
+            "Limits reached",
+            "How often each limit held somebody up, a second.",
+            "ops",
+            rate("dicomd_limit_hits_total", "limit"),
+        ),
+        graph(
             "Silence of a peer",
             "Time since it last stored an instance; absent until it has stored one.",
             "s",

@@ -60,17 +60,21 @@ class RawPeer:
         *,
         calling: str = "RAWPEER",
         receive_buffer: int = 0,
+        source: str = "",
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """`receive_buffer` in bytes makes the TCP window small, for a peer whose answers soon have nowhere to go.
 
-        With `tls` the handshake comes at once. Raises OSError, ssl.SSLError among it.
+        `source` is the address to connect from, such as 127.0.0.2, which the loopback has too. With `tls` the handshake
+        comes at once. Raises OSError, ssl.SSLError among it.
         """
         self.sock: socket.socket = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(DEADLINE)
         try:
+            if source:
+                self.sock.bind((source, 0))
             self.sock.connect(address)
             if tls is not None:
                 self.sock = tls.wrap_socket(self.sock, server_hostname="dicomd.test")

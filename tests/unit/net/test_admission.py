@@ -2,8 +2,10 @@
 
 import pytest
 
-from dicomd.net.admission import Admission, AdmissionLimits, Source, judge_application_context
-from dicomd.net.listener import source_address
+from dicomd.net.access import AccessRules, PeerRule, Source
+from dicomd.net.admission import Admission, AdmissionLimits, judge_application_context
+from dicomd.net.rejection import Rejection
+from dicomd.services.operations import EVERYTHING
 from dicomd.upperlayer.negotiation import AssociateRequest
 
 
@@ -11,15 +13,31 @@ def asked(called: str = "SCP", calling: str = "SCU", version: int = 1) -> Associ
     return AssociateRequest(version, called, calling, b"", b"")
 
 
+HERE = Source("10.0.0.1")
+STRICT = PeerRule("ct1", frozenset({"CT1"}), (), (), EVERYTHING, associations=1)
+
+
 def admission(
-    *, ae_titles: tuple[str, ...] = (), unready: str = "", associations: int = 3, per_peer: int = 2
+    *peers: PeerRule, ae_titles: tuple[str, ...] = (), unready: str = "", associations: int = 3, per_peer: int = 2
 ) -> Admission:
-    limits = AdmissionLimits(connections=2, associations=associations, per_peer=per_peer)
-    return Admission(limits, ae_titles=frozenset(ae_titles), unready=lambda: unready)
+    rules = AccessRules(peers, ae_titles=ae_titles, audit=False, associations_per_peer=per_peer)
+    limits = AdmissionLimits(connections=2, associations=associations)
+    return Admission(limits, rules=rules, unready=lambda: unready)
+
+
+def rejection(gate: Admission, request: AssociateRequest, source: Source = HERE) -> Rejection:
+    refusal = gate.admit(request, source).refusal
+    assert refusal is not None
+    assert refusal.advice
+    return refusal
+
+
+def codes(refusal: Rejection) -> tuple[int, int, int]:
+    return refusal.result, refusal.source, refusal.reason
 
 
 @pytest.mark.parametrize(
-    ("request_", "codes"),
+    ("request_", "expected"),
     [
         (asked(version=2), (1, 2, 2)),
         (asked(called="OTHER"), (1, 1, 7)),
@@ -31,36 +49,49 @@ def admission(
         (asked(calling="\xe9"), (1, 1, 3)),
     ],
 )
-def test_a_refusal_has_its_codes_and_advice(request_: AssociateRequest, codes: tuple[int, int, int]) -> None:
-    rejection = admission(ae_titles=("SCP",)).admit(request_, Source("10.0.0.1"))
-    assert rejection is not None
-    assert (rejection.result, rejection.source, rejection.reason) == codes
-    assert rejection.advice
+def test_a_refusal_has_its_codes_and_advice(request_: AssociateRequest, expected: tuple[int, int, int]) -> None:
+    gate = admission(ae_titles=("SCP",))
+    assert codes(rejection(gate, request_)) == expected
+    assert gate.open_associations == 0
 
 
 def test_any_called_title_is_accepted_where_none_is_configured() -> None:
     for called in ("ANYTHING", "", "\xe9"):
-        assert admission(associations=10, per_peer=10).admit(asked(called=called), Source("10.0.0.1")) is None
+        assert admission().admit(asked(called=called), HERE).refusal is None
 
 
 def test_not_ready_is_transient() -> None:
-    rejection = admission(unready="disk full").admit(asked(), Source("10.0.0.1"))
-    assert rejection is not None
-    assert (rejection.result, rejection.source, rejection.reason) == (2, 3, 1)
+    assert codes(rejection(admission(unready="disk full"), asked())) == (2, 3, 1)
+
+
+def test_a_permanent_refusal_comes_before_a_transient_one() -> None:
+    """A peer that may never come in is not told to try again."""
+    assert codes(rejection(admission(STRICT, unready="disk full"), asked(calling="OTHER"))) == (1, 1, 3)
 
 
 def test_limits_hold_and_places_come_back() -> None:
     gate = admission()
-    assert gate.admit(asked(), Source("a")) is None
-    assert gate.admit(asked(), Source("a")) is None
-    third = gate.admit(asked(), Source("a"))
-    assert third is not None
-    assert (third.result, third.source, third.reason) == (2, 3, 2)
-    assert gate.admit(asked(), Source("b")) is None
-    assert gate.admit(asked(), Source("c")) is not None
-    gate.leave(Source("a"))
-    assert gate.admit(asked(), Source("c")) is None
+    first = gate.admit(asked(), Source("a"))
+    assert first.refusal is None
+    assert gate.admit(asked(), Source("a")).refusal is None
+    third = rejection(gate, asked(), Source("a"))
+    assert codes(third) == (2, 3, 2)
+    assert third.limit == "associations_per_peer"
+    assert "limits.associations_per_peer = 2" in third.advice
+    assert gate.admit(asked(), Source("b")).refusal is None
+    assert rejection(gate, asked(), Source("c")).limit == "associations"
+    gate.leave(first)
+    assert gate.admit(asked(), Source("c")).refusal is None
     assert gate.open_associations == 3
+
+
+def test_a_configured_peer_has_its_own_limit_wherever_it_comes_from() -> None:
+    gate = admission(STRICT)
+    assert gate.admit(asked(calling="CT1"), Source("10.0.0.1")).refusal is None
+    refusal = rejection(gate, asked(calling="CT1"), Source("10.0.0.2"))
+    assert codes(refusal) == (2, 3, 2)
+    assert refusal.limit == "associations_per_peer"
+    assert "peers.ct1.associations = 1" in refusal.advice
 
 
 def test_connections_are_counted() -> None:
@@ -72,14 +103,6 @@ def test_connections_are_counted() -> None:
 
 def test_the_application_context_is_dicoms() -> None:
     assert judge_application_context("1.2.840.10008.3.1.1.1") is None
-    rejection = judge_application_context("1.2.3")
-    assert rejection is not None
-    assert (rejection.result, rejection.source, rejection.reason) == (1, 1, 2)
-
-
-@pytest.mark.parametrize(
-    ("raw", "written"),
-    [("::ffff:10.1.2.3", "10.1.2.3"), ("10.1.2.3", "10.1.2.3"), ("fe80::1%eth0", "fe80::1"), ("::1", "::1")],
-)
-def test_addresses_are_written_as_people_do(raw: str, written: str) -> None:
-    assert source_address(raw) == written
+    refusal = judge_application_context("1.2.3")
+    assert refusal is not None
+    assert codes(refusal) == (1, 1, 2)

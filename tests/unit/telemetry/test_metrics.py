@@ -28,6 +28,8 @@ COUNTERS = {
     "dicomd_store_recovered_files": {"action"},
     "dicomd_peer_instances": {"peer"},
     "dicomd_peer_failures": {"peer", "reason"},
+    "dicomd_access_refusals": {"rule", "mode"},
+    "dicomd_limit_hits": {"limit"},
     "dicomd_internal_errors": {"module"},
     "dicomd_log_records": {"level"},
     "dicomd_log_records_lost": set(),

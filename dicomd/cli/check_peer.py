@@ -1,0 +1,80 @@
+"""`dicomd check-peer`: would this peer be admitted, what may it do, and by which rule."""
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dicomd.cli.options import ae_title_option, config_option, load_or_exit, version_option
+
+if TYPE_CHECKING:
+    from dicomd.net.access import Verdict
+    from dicomd.net.rejection import Rejection
+
+
+def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    try:
+        ip_address(value.partition("%")[0])
+    except ValueError as error:
+        raise click.BadParameter(f'"{value}" is not an IP address, such as 10.1.2.3', ctx, param) from error
+    return value
+
+
+@click.command("check-peer")
+@ae_title_option("--calling", required=True, help="Calling AE Title of the peer.")
+@ae_title_option("--called", required=True, help="Called AE Title that it uses for dicomd.")
+@click.option("--address", required=True, callback=_address, metavar="IP", help="Where it connects from.")
+@click.option(
+    "--certificate",
+    "certificate_names",
+    multiple=True,
+    metavar="NAME",
+    help="A name in its TLS certificate; may be repeated.",
+)
+@config_option
+@version_option
+@click.pass_context
+def check_peer(
+    ctx: click.Context, calling: str, called: str, address: str, certificate_names: tuple[str, ...], config_path: Path
+) -> None:
+    """Say whether a peer would be admitted, and why.
+
+    Also told is what it may do, how often at once, and by which rule. The answer is that of the file, which a daemon
+    uses after its next reload or start. What changes by the minute isn't asked: whether the store takes instances, and
+    how many Associations are open. Exit status: 0 for a peer that is admitted, 1 for one that isn't, 78 for a
+    configuration that can't be used.
+    """
+    from dicomd.net.access import Source, normal_address
+    from dicomd.process.access import access_rules
+
+    rules = access_rules(load_or_exit(config_path))
+    source = Source(normal_address(address), certificate_names)
+    if reason := rules.refuses_address(source.address):
+        click.echo(f"refused: the connection is closed before a word, by peers.addresses: {reason}")
+        ctx.exit(1)
+    verdict = rules.judge(calling=calling, called=called, source=source)
+    if verdict.refusal is not None:
+        click.echo(f"refused: {_rejection(verdict.refusal)}, by {verdict.rule}: {verdict.refusal.advice}")
+        ctx.exit(1)
+    click.echo(f"admitted: {verdict.peer or 'unknown'}, by {verdict.rule}")
+    click.echo(f"may: {_rights(verdict)}")
+    whose = "it" if verdict.peer else "its address"
+    click.echo(f"Associations at once: {verdict.associations} for {whose}, by {verdict.limited_by}")
+    if verdict.audited is not None:
+        rejection = verdict.audited.rejection
+        click.echo(
+            f'access.mode = "enforce" would refuse it: {_rejection(rejection)}, by {verdict.audited.rule}: '
+            f"{rejection.advice}"
+        )
+    elif verdict.rights != verdict.configured_rights:
+        click.echo(f'access.mode = "enforce" would refuse all but: {_rights(verdict, configured=True)}')
+
+
+def _rejection(rejection: "Rejection") -> str:
+    return f"A-ASSOCIATE-RJ {rejection.result:d}/{rejection.source:d}/{rejection.reason}"
+
+
+def _rights(verdict: "Verdict", *, configured: bool = False) -> str:
+    rights = verdict.configured_rights if configured else verdict.rights
+    return ", ".join(name for name in ("echo", "store") if getattr(rights, name)) or "nothing"
