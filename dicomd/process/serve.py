@@ -30,7 +30,7 @@ from dicomd.store.filesystem import FileStore
 from dicomd.telemetry.logs import configure_logging, get_logger
 from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.stdlib import route_uncaught
-from dicomd.upperlayer.negotiation import tolerate_odd_uids
+from dicomd.upperlayer.negotiation import quiet_decoders
 
 __all__ = ["StartError", "serve"]
 
@@ -99,7 +99,7 @@ def _tls(config: Config) -> ssl.SSLContext | None:
 
 def _prepare_process() -> None:
     """Modes as documented, whoever starts it; all descriptors it may have; no memory spent on peers' odd UIDs."""
-    tolerate_odd_uids()
+    quiet_decoders()
     os.umask(0o027)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

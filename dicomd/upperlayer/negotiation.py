@@ -7,6 +7,7 @@ fields, are judged and echoed anew for every Association.
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from dicomd.upperlayer.lru import BoundedCache
 from dicomd.upperlayer.pdus import PDUType
 from dicomd.upperlayer.proposals import UNCOMPRESSED, ProposedContext, judged
 
-_IMPLEMENTATION_CLASS_UID, _ROLE_SELECTION = 0x52, 0x54
+_IMPLEMENTATION_CLASS_UID, _ROLE_SELECTION, _IMPLEMENTATION_VERSION_NAME = 0x52, 0x54, 0x55
 _EXTENDED_NEGOTIATION, _COMMON_EXTENDED_NEGOTIATION, _USER_IDENTITY = 0x56, 0x57, 0x58
 _KNOWN_SUB_ITEMS = frozenset((0x51, 0x52, 0x53, 0x54, 0x55, _EXTENDED_NEGOTIATION, _COMMON_EXTENDED_NEGOTIATION))
 _UNCACHEABLE = frozenset((_EXTENDED_NEGOTIATION, _COMMON_EXTENDED_NEGOTIATION, _USER_IDENTITY))
@@ -114,12 +115,15 @@ class AssociateRequest:
         )
 
 
-def tolerate_odd_uids() -> None:
-    """Have pydicom say nothing of UIDs that break its rules, in the whole process.
+def quiet_decoders() -> None:
+    """Have pydicom and pynetdicom say nothing of what peers sent, in the whole process: it is told here once.
 
-    It would warn of each with its text, and Python keeps every such text for ever: memory that peers could fill.
+    pydicom would warn of each UID that breaks its rules, with its text, and Python keeps every such text for ever:
+    memory that peers could fill. pynetdicom logs an error, at times with a traceback, for each value that it can't
+    decode: a log that peers could fill.
     """
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
 
 
 def associate_ac(request: AssociateRequest, negotiated: Negotiated) -> bytes:
@@ -340,6 +344,8 @@ def _recognised_sub_items(items: bytes) -> tuple[bytes, bool]:
             _check_uid_length(len(item) - 4)
         elif item_type in (_ROLE_SELECTION, _EXTENDED_NEGOTIATION, _COMMON_EXTENDED_NEGOTIATION):
             _check_uid_length(int.from_bytes(item[4:6], "big"))
+        if item_type == _IMPLEMENTATION_VERSION_NAME and not item[4:].isascii():
+            continue  # it only informs: no reason to refuse whoever writes an umlaut there
         if item_type in _KNOWN_SUB_ITEMS:
             kept += item
     return bytes(kept), cacheable

@@ -1,5 +1,6 @@
 """Negotiation, with requests encoded by pynetdicom and answers decoded by it."""
 
+import logging
 import struct
 
 import pytest
@@ -23,6 +24,7 @@ from dicomd.upperlayer.negotiation import (
     MalformedRequestError,
     Negotiator,
     associate_ac,
+    quiet_decoders,
 )
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
@@ -186,6 +188,25 @@ def with_sub_items(body: bytes, sub_items: bytes) -> bytes:
     at = body.rindex(b"\x50\0", 0, len(body) - 4)
     length = struct.unpack_from(">H", body, at + 2)[0]
     return body[: at + 2] + struct.pack(">H", length + len(sub_items)) + body[at + 4 :] + sub_items
+
+
+def test_an_implementation_version_name_that_is_not_ascii_costs_nobody_the_association() -> None:
+    body = with_sub_items(encoded([(CT, [EXPLICIT])]), b"\x55\0\0\x06" + "Görlitz".encode("latin-1")[:6])
+    negotiated = negotiator().negotiate(AssociateRequest.from_body(body))
+    assert negotiated.contexts
+    assert not negotiated.implementation_version_name
+
+
+def test_what_cannot_be_decoded_is_not_logged_by_the_library(caplog: pytest.LogCaptureFixture) -> None:
+    level = logging.getLogger("pynetdicom").level
+    quiet_decoders()
+    try:
+        body = encoded([(CT, [EXPLICIT])]).replace(CT.encode(), b"\xff" + CT[1:].encode())
+        with pytest.raises(MalformedRequestError):
+            negotiator().negotiate(AssociateRequest.from_body(body))
+    finally:
+        logging.getLogger("pynetdicom").setLevel(level)
+    assert not caplog.records
 
 
 def test_unknown_items_are_passed_over() -> None:
