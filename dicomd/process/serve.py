@@ -25,9 +25,11 @@ from dicomd.process.secure import UnusableTlsError, listeners_context
 from dicomd.process.signals import SignalPipe
 from dicomd.process.sockets import open_sockets, take_inherited
 from dicomd.process.supervisor import Equipment, Supervisor
+from dicomd.store import mounts
 from dicomd.store.errors import StoreError
 from dicomd.store.filesystem import FileStore
 from dicomd.telemetry.logs import configure_logging, get_logger
+from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.stdlib import route_uncaught
 from dicomd.upperlayer.negotiation import quiet_decoders
@@ -118,16 +120,45 @@ def _start_store(config: Config, metrics: Metrics) -> FileStore:
             reserve_free=storage.reserve_free,
             max_object_size=storage.max_object_size,
         )
-        removed = store.start()
+        record = _record_of_stores()
+        removed = store.start(mounts.recall(record, store.root) if record else b"")
     except (OSError, StoreError) as error:
         raise StartError(
             f"storage.root: {storage.root} can't be used: {error} (a folder that {_user()} may write to)"
         ) from error
     store.close()
+    if store.state.accepting or store.state.space_low:
+        _remember(record, store)
+    else:
+        get_logger().error(
+            Message.STORE_UNAVAILABLE,
+            root=str(store.root),
+            detail=store.state.reason,
+            advice=f"Instances are taken once it is back. To begin a new store here, remove its line from {record}",
+        )
     if removed:
         metrics.store_recovered_files.labels("removed").inc(removed)
         get_logger().warning("temporary files of a crash removed", removed=removed)
     return store
+
+
+def _record_of_stores() -> Path | None:
+    """The file that remembers which store is where: in systemd's StateDirectory=, None without one."""
+    folder = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(folder) / "stores" if folder else None
+
+
+def _remember(record: Path | None, store: FileStore) -> None:
+    if record is None:
+        return
+    try:
+        mounts.remember(record, store.root, store.name)
+    except OSError as error:
+        get_logger().warning(
+            "the store can't be remembered: a missing mount at the next start would be taken for an empty store",
+            detail=str(record),
+            error=error.strerror,
+        )
 
 
 def _user() -> str:

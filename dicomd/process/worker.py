@@ -51,6 +51,8 @@ class Worker:
         self._config, self._store, self._metrics, self._seat = config, store, metrics, seat
         self._stopping = False
         self._accepted = False
+        self._waits_for_space = False
+        self._swept = False
         self._over = threading.Event()
         store.tell(lambda reason: seat.show_store(_refusal(reason)))
         supported = config.contexts.resolved()
@@ -99,14 +101,20 @@ class Worker:
         """Look at the store, remove what a worker that died has left there, and go on looking."""
         self._store.check()
         self._accepted = self._store.state.accepting
+        self._waits_for_space = self._store.state.space_low
         self._look_at_store()
-        if self._accepted:
-            self._sweep()
         threading.Thread(target=self._watch_store, name="store-watch", daemon=True).start()
 
     def serve(self, wakeup: int, seconds: float) -> None:
         """Accept connections until the descriptor `wakeup` is readable, `seconds` at most; see `retire`."""
         self._acceptor.serve(wakeup, seconds)
+
+    def notice_hanging_store(self) -> None:
+        """Refuse while the store's file system gives no answer; for the thread that isn't waiting for it."""
+        self._store.notice_hanging()
+        state = self._store.state
+        if self._accepted and not state.accepting:
+            self._show(state)
 
     def retire(self) -> None:
         """Take no more connections. Those that were taken are served to their end, new Associations on them too.
@@ -157,6 +165,9 @@ class Worker:
         try:
             self._store.check()
             self._show(self._store.state)
+            if self._accepted and not self._swept:  # a store whose mount was missing at the start, too
+                self._swept = True
+                self._sweep()
             self._metrics.sample_process(str(self._seat.slot))
         except Exception as error:
             self._metrics.count_internal_error("store")
@@ -175,15 +186,17 @@ class Worker:
             return
         root = str(self._store.root)
         if accepted and not state.accepting:
+            self._waits_for_space = state.space_low
             get_logger().error(
-                Message.SPACE_LOW,
+                Message.SPACE_LOW if state.space_low else Message.STORE_UNAVAILABLE,
                 detail=state.reason,
                 root=root,
                 avail_bytes=state.avail_bytes,
                 reserve_bytes=self._config.storage.reserve_free,
             )
         elif state.accepting and not accepted:
-            get_logger().info(Message.SPACE_RECOVERED, root=root, avail_bytes=state.avail_bytes)
+            message = Message.SPACE_RECOVERED if self._waits_for_space else Message.STORE_RECOVERED
+            get_logger().info(message, root=root, avail_bytes=state.avail_bytes)
 
 
 def _refusal(reason: str) -> str:

@@ -96,6 +96,7 @@ class _Life:
         while not self._is_over():
             self._worker.serve(wakeup.fileno(), min(_BEAT, max(0.001, self._deadline - time.monotonic())))
             self._supervisor.say(Report.BEAT)
+            self._worker.notice_hanging_store()
             orders = self._supervisor.take()
             if Order.ORPHANED in orders and not self._orphaned:
                 self._orphaned = True

@@ -77,6 +77,7 @@ _KINDS: Final[dict[int, tuple[type[StoreError], str]]] = {
     errno_names.ENOMEM: (OutOfResources, "Out of memory"),
     errno_names.EMFILE: (OutOfResources, "Too many open files"),
     errno_names.ENFILE: (OutOfResources, "Too many open files in the system"),
+    errno_names.EACCES: (StoreUnavailable, "No permission to write to the storage"),
     errno_names.EROFS: (StoreUnavailable, "Storage is read-only"),
     errno_names.EIO: (StoreUnavailable, "Storage has an I/O error"),
 }

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from dicomd.store import space, temporary
+from dicomd.store import mounts, space, temporary
 from dicomd.store.directories import DIRECTORY_MODE, Directories
 from dicomd.store.errors import OutOfResources, OutOfSpace, StoreError, StoreUnavailable, from_oserror
 from dicomd.store.layout import Layout
@@ -32,6 +34,10 @@ from dicomd.store.writer import FileWriter
 OWN_FOLDER: Final = ".dicomd"
 
 _SENTINEL_SIZE: Final = 256
+_PATIENCE: Final = 5.0  # seconds that a look at the store may take; it is a few system calls
+_PROBE_PATIENCE: Final = 30.0  # seconds that a small write and sync may take on a busy disk
+_PROBE_INTERVAL: Final = 10.0  # seconds between two of them while all is well
+_QUOTA_PROBE: Final = 64 << 20  # bytes that must be free again of a quota that was used up
 # What can be wrong with the one path an instance should get, while the store as a whole is well.
 _STEPS_OF_A_PATH: Final = frozenset({"mkdir", "link", "read", "lock"})
 _WRONG_WITH_A_PATH: Final = frozenset(
@@ -44,13 +50,17 @@ _WRONG_WITH_A_PATH: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """Whether the store takes instances, why not ("" if it does), and its space when last looked at."""
+    """Whether the store takes instances, why not ("" if it does), and its space when last looked at.
+
+    ``space_low``: more space is all that it waits for.
+    """
 
     accepting: bool
     reason: str
     avail_bytes: int
     size_bytes: int
     files_avail: int
+    space_low: bool = False
 
 
 class FileStore:
@@ -87,27 +97,40 @@ class FileStore:
         self._state = StoreState(False, "Store is not started", avail_bytes=0, size_bytes=0, files_avail=0)
         self._refusal: type[StoreError] = StoreUnavailable
         self._suspended = True
+        self._quota_used_up = False
         self._failures = 0
+        self._answer_due = math.inf  # time.monotonic by which the file system should have answered ``check``
+        self._next_probe = 0.0
         self._told: Callable[[str], None] = lambda _reason: None
 
     def tell(self, told: Callable[[str], None]) -> None:
         """Have ``told`` called with the reason whenever a failure suspends the store, in the thread that met it."""
         self._told = told
 
-    def start(self) -> int:
+    def start(self, known: bytes = b"") -> int:
         """Make what is missing, sweep what dead processes left, and begin to accept.
 
-        Returns how many temporary files were removed. Raises ``StoreError`` where the store can't work at all: no
-        permission, a read-only file system, one without hard links. A full one is no error: it may be emptied.
+        ``known`` is the ``name`` of the store that was here at an earlier start, if any: where it isn't now, nothing
+        is made, and instances are taken once it is back. Returns how many temporary files were removed. Raises
+        ``StoreError`` where the store can't work at all: no permission, a read-only file system, one without hard
+        links, a mount point without its mount. A full one is no error: it may be emptied.
         """
         try:
+            found = self._find_sentinel()
+            if known and found != known:
+                self._name = known
+                self._suspend(_replaced() if found else _missing())
+                return 0
+            if not found and (point := mounts.missing_mount(self.root)):
+                raise StoreUnavailable(f"Not mounted: {point}", operation="open")
             for folder in (self.root, self._own, self._tmp, self._locks):
                 _make_folder(folder)
             for folder in (self.root.parent, self.root, self._own):  # somebody else may have made them an instant ago
                 with contextlib.suppress(PermissionError):  # what can't be opened can't have been made by a dicomd
                     _sync_folder(folder)
             removed = temporary.sweep(self._tmp, self._locks)
-            self._name = self._read_or_make_sentinel()
+            self._name = found or self._make_sentinel()
+            self._check_writable()
         except OSError as error:
             raise from_oserror(error, "open") from error
         try:
@@ -117,6 +140,11 @@ class FileStore:
         else:
             self._accept(space.look(str(self.root)), refused=False)
         return removed
+
+    @property
+    def name(self) -> bytes:
+        """What tells this store from every other: the text of its sentinel, one line. b"" before the start."""
+        return self._name
 
     def successor(
         self,
@@ -165,6 +193,10 @@ class FileStore:
 
     def note(self, error: StoreError) -> None:
         """Take notice of a writer's failure: one that speaks against the whole store suspends it until ``check``."""
+        if isinstance(error, OutOfSpace) and error.errno == "EDQUOT":
+            self._quota_used_up = True  # free space doesn't show it
+            self._suspend(error)
+            return
         if not isinstance(error, StoreUnavailable):
             return
         if error.operation in _STEPS_OF_A_PATH and error.errno in _WRONG_WITH_A_PATH:
@@ -173,37 +205,56 @@ class FileStore:
         self._suspend(error)
 
     def check(self) -> None:
-        """Look at sentinel and space, try to write if suspended, and update ``state``. Never raises; once a second."""
+        """Look at sentinel and space, try to write if suspended, and update ``state``. Never raises; once a second.
+
+        A disk may hang without any error, so a small write is tried every now and then while all is well, too.
+        """
         failures = self._failures
+        self._answer_due = time.monotonic() + _PATIENCE
         try:
             self._check_sentinel()
+            self._check_writable()
             seen = space.look(str(self.root))
+            self._show_space(seen)
             if self._suspended:
                 self._directories.clear()
                 self.temporary.refresh()
+            if self._suspended or self._probe_is_due(seen):
+                self._answer_due = time.monotonic() + _PROBE_PATIENCE
                 self._probe()
+                self._next_probe = time.monotonic() + _PROBE_INTERVAL
         except (OSError, StoreError) as error:
             failure = from_oserror(error, "open") if isinstance(error, OSError) else error
             if not isinstance(failure, OutOfResources):  # that says nothing about the store
                 self._suspend(failure)
             return
+        finally:
+            self._answer_due = math.inf
         with self._changing:
             if failures != self._failures:  # a writer failed while this looked: the next check decides
                 return
-            self._accept(seen, refused=not (self._state.accepting or self._suspended))
+            self._accept(seen, refused=self._state.space_low and not self._suspended)
+
+    def _probe_is_due(self, seen: space.Space) -> bool:
+        return time.monotonic() >= self._next_probe and not space.shortage(seen, self._reserve_free, refused=False)
+
+    def notice_hanging(self) -> None:
+        """Refuse while a ``check`` in another thread gets no answer from the file system. Never waits for that."""
+        if time.monotonic() > self._answer_due and self._state.accepting:
+            self._suspend(StoreUnavailable("Storage does not answer", operation="probe", errno="ETIMEDOUT"))
 
     def _accept(self, seen: space.Space, *, refused: bool) -> None:
         """Take instances, if there is room for them; ``refused`` says whether there was too little before."""
         reason = space.shortage(seen, self._reserve_free, refused=refused)
         self._suspended = False
         self._refusal = OutOfSpace
-        self._state = StoreState(
-            accepting=not reason,
-            reason=reason,
-            avail_bytes=seen.avail_bytes,
-            size_bytes=seen.size_bytes,
-            files_avail=seen.files_avail,
-        )
+        self._state = _state(not reason, reason, seen, space_low=bool(reason))
+
+    def _show_space(self, seen: space.Space) -> None:
+        """Show the space, also while nothing is taken."""
+        with self._changing:
+            before = self._state
+            self._state = _state(before.accepting, before.reason, seen, space_low=before.space_low)
 
     def _suspend(self, error: StoreError) -> None:
         """Refuse, for the reason that ``error`` gives, until a ``check`` has written and synced."""
@@ -211,21 +262,31 @@ class FileStore:
             self._failures += 1
             self._suspended = True
             self._refusal = type(error)
-            self._state = replace(self._state, accepting=False, reason=error.message)
+            space_low = isinstance(error, OutOfSpace)
+            self._state = replace(self._state, accepting=False, reason=error.message, space_low=space_low)
         self._told(error.message)
 
     def _check_sentinel(self) -> None:
-        try:
-            name = _read(self._sentinel)
-        except FileNotFoundError:
-            raise StoreUnavailable("Store is missing: is it mounted?", operation="open", errno="ENOENT") from None
-        if name != self._name:
-            raise StoreUnavailable("Another store is in this one's place", operation="open")
+        found = self._find_sentinel()
+        if found != self._name:
+            raise _replaced() if found else _missing()
 
-    def _read_or_make_sentinel(self) -> bytes:
+    def _check_writable(self) -> None:
+        """A new study's folder is made in the root itself, which may be closed to us while ``.dicomd`` is open."""
+        if not os.access(self.root, os.W_OK | os.X_OK, effective_ids=True):
+            read_only = os.statvfs(self.root).f_flag & os.ST_RDONLY
+            number = errno.EROFS if read_only else errno.EACCES
+            raise OSError(number, os.strerror(number))
+
+    def _find_sentinel(self) -> bytes:
+        """Return the text of the sentinel, b"" where there is none. Raises OSError."""
+        try:
+            return _read(self._sentinel).strip()
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+
+    def _make_sentinel(self) -> bytes:
         """Return the text of the sentinel, made complete or not at all, as several processes may start at once."""
-        with contextlib.suppress(FileNotFoundError):
-            return _read(self._sentinel)
         fd, path = self.temporary.create()
         try:
             os.write(fd, b"dicomd store %s\n" % secrets.token_hex(16).encode())
@@ -236,7 +297,9 @@ class FileStore:
         finally:
             os.close(fd)
             unlink_quietly(path)
-        return _read(self._sentinel)
+        if name := self._find_sentinel():
+            return name
+        raise StoreUnavailable("Sentinel of the store is empty", operation="open")
 
     def _probe(self) -> None:
         """Do with a small file what a writer does. Raises ``StoreError`` if that doesn't work."""
@@ -244,6 +307,8 @@ class FileStore:
         second = f"{path}-probe"
         try:
             os.write(fd, bytes(4096))
+            if self._quota_used_up:
+                os.posix_fallocate(fd, 0, _QUOTA_PROBE)
             os.fsync(fd)
             _link(path, second)
             _sync_folder(self._tmp)
@@ -253,6 +318,19 @@ class FileStore:
             os.close(fd)
             unlink_quietly(second)
             unlink_quietly(path)
+        self._quota_used_up = False
+
+
+def _state(accepting: bool, reason: str, seen: space.Space, *, space_low: bool) -> StoreState:
+    return StoreState(accepting, reason, seen.avail_bytes, seen.size_bytes, seen.files_avail, space_low)
+
+
+def _missing() -> StoreUnavailable:
+    return StoreUnavailable("Store is missing: is it mounted?", operation="open", errno="ENOENT")
+
+
+def _replaced() -> StoreUnavailable:
+    return StoreUnavailable("Another store is in this one's place", operation="open")
 
 
 def _link(path: str, second: str | Path) -> None:

@@ -33,5 +33,7 @@ class Message(StrEnum):
     STORE_FAILED = "store failed", "73142fd5a4444e19a6ac323951d4eed0"
     SPACE_LOW = "space low", "bd340c9e101f4b4aac81fef3b0ad35a1"
     SPACE_RECOVERED = "space recovered", "2d06110c52f24b379ca042730a1029a9"
+    STORE_UNAVAILABLE = "store unavailable", "d595429d15af4525941b296928587dc8"
+    STORE_RECOVERED = "store recovered", "84a4eb89089f4e50960928a7eb58425c"
     WORKER_DIED = "worker died", "863a0f8680604a8a8130eb2bd1444736"
     INTERNAL_ERROR = "internal error", "4fed3466510445d39c0e26e997e9028b"

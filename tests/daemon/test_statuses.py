@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -502,6 +503,49 @@ def test_a_store_whose_mount_is_missing_is_unavailable_and_recovers(
         subprocess.run(["umount", "--lazy", mount_point], check=False, capture_output=True)
 
 
+@pytest.mark.root
+def test_a_start_without_the_mount_makes_no_new_store_and_waits_for_the_known_one(
+    start_daemon: StartDaemon, connect: Connect, small_disk: Path, tmp_path: Path
+) -> None:
+    mount_point, state = tmp_path / "mounted", tmp_path / "state"
+    mount_point.mkdir()
+    state.mkdir()
+    bind = ["mount", "--bind", str(small_disk), str(mount_point)]
+    unmount = ["umount", "--lazy", str(mount_point)]
+    subprocess.run(bind, check=True)
+    try:
+        daemon = start_daemon(storage={"root": str(mount_point)})
+        daemon.stop()
+        daemon.environment["STATE_DIRECTORY"] = str(state)
+        daemon.start()
+        daemon.stop()
+        subprocess.run(unmount, check=True)
+        seen: list[tuple[int, tuple[int, int, int], list[Path]]] = []
+
+        def look_and_mount() -> None:
+            eventually(lambda: daemon.http[1] != 0)
+            peer = connect(daemon)
+            peer.send(associate_rq())
+            seen.append((daemon.get("/-/ready")[0], peer.read_rejection(), list(mount_point.iterdir())))
+            subprocess.run(bind, check=True)
+
+        daemon.address = daemon.http = ("", 0)
+        looking = threading.Thread(target=look_and_mount)
+        looking.start()
+        daemon.start()  # returns once it is ready
+        looking.join()
+        assert seen == [(503, (2, 3, 1), [])]
+        assert len(daemon.logged("store unavailable")) == 1
+        assert len(daemon.logged("store recovered")) == 1
+        peer = connect(daemon)
+        peer.associate()
+        assert status(peer.store(instance())) == "0000"
+        peer.release()
+        daemon.stop()
+    finally:
+        subprocess.run(unmount, check=False, capture_output=True)
+
+
 def test_rubbish_is_never_a_success(start_daemon: StartDaemon, connect: Connect) -> None:
     """Even where the layout needs nothing of the Data Set."""
     daemon = start_daemon(storage={"layout": "{SOPInstanceUID}.dcm"})
@@ -512,6 +556,13 @@ def test_rubbish_is_never_a_success(start_daemon: StartDaemon, connect: Connect)
         assert (rubbish[:10], status(peer.store(sent))) == (rubbish[:10], "C000")
     peer.release()
     assert daemon.paths() == []
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    ends = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
 
 
 def wait_ready(daemon: Daemon) -> None:
