@@ -26,6 +26,7 @@ COMMANDS = {
         "dicomd.cli.describe_config:describe_config", "Describe the keys of the configuration."
     ),
     "check-peer": Registered("dicomd.cli.check_peer:check_peer", "Say whether a peer would be admitted, and why."),
+    "status": Registered("dicomd.cli.status:status", "Show what the daemon does."),
     "reload": Registered("dicomd.cli.reload:reload", "Put the configuration into force."),
     "maintenance": Registered("dicomd.cli.maintenance:maintenance", "Refuse new Associations, or take them again."),
     "echo": Registered("dicomd.cli.echo:echo", "Ask a DICOM peer for an echo (C-ECHO)."),

@@ -16,6 +16,7 @@ from dicomd.dimse.commands import CommandField, Response
 from dicomd.dimse.statuses import Status
 from dicomd.net.access import Verdict
 from dicomd.net.deadlines import TimedOutError
+from dicomd.net.display import Display, Nowhere, Refused, Row
 from dicomd.net.rejection import Rejection
 from dicomd.net.transport import Session
 from dicomd.services.operations import Operation
@@ -50,8 +51,8 @@ class Outcome(StrEnum):
 class ConnectionReport:
     """What becomes visible of connections before there is an Association."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: Metrics, display: Display) -> None:
+        self._metrics, self._display = metrics, display
         self._log = get_logger()
 
     def connected(self, listener: str) -> None:
@@ -65,6 +66,7 @@ class ConnectionReport:
         self._metrics.count_limit(limit)
         fields = {"rule": rule} if rule else {"limit": limit} if limit else {}
         self._log.warning("connection refused", listener=listener, dicom_peer_address=address, error=reason, **fields)
+        self._display.refused(Refused.CONNECTION, why=reason, address=address, listener=listener)
 
     def accept_failed(self, listener: str, error: OSError) -> None:
         """The listener couldn't accept."""
@@ -74,9 +76,10 @@ class ConnectionReport:
 class AssociationReport:
     """What becomes visible of one Association; used by its thread alone."""
 
-    def __init__(self, metrics: Metrics, *, listener: str, address: str, instances: bool) -> None:
+    def __init__(self, metrics: Metrics, *, listener: str, address: str, instances: bool, display: Display) -> None:
         """`instances` asks for a log line for each stored instance; failures always have theirs."""
-        self._metrics = metrics
+        self._metrics, self._display = metrics, display
+        self._row: Row = Nowhere()
         self._series = metrics.listener(listener)
         self._peer = metrics.peer("")
         self._instances = instances
@@ -152,7 +155,12 @@ class AssociationReport:
         self._accepted = True
         self._negotiated = negotiated
         self._series.association_opened()
+        shown = ("dicom_peer", "dicom_peer_address", "dicom_calling_aet", "dicom_called_aet", "dicom_association_id")
+        self._row = self._display.open(
+            {key.removeprefix("dicom_"): self._bound[key] for key in shown} | {"listener": self._bound["listener"]}
+        )
         if not negotiated.contexts:
+            self._tell_refusal(Refused.CONTEXTS, "none of the proposed presentation contexts was accepted")
             self._log.warning(
                 "no presentation context accepted",
                 implementation_version_name=negotiated.implementation_version_name,
@@ -175,6 +183,8 @@ class AssociationReport:
             contexts=[_described(context) for context in contexts],
             **self._tls,
         )
+        codes = f"rejected {rejection.result:d}/{rejection.source:d}/{rejection.reason}"
+        self._tell_refusal(Refused.ASSOCIATION, codes, rejection.advice)
 
     def aborted(self, direction: Literal["sent", "received"], source: int, reason: int) -> None:
         """An A-ABORT was sent or received (PS3.8 Table 9-26); the first says why the Association ended."""
@@ -189,6 +199,7 @@ class AssociationReport:
 
     def ended(self) -> None:
         """The connection is closed: count the Association and write its line."""
+        self._row.close()
         outcome = self._outcome or Outcome.CONNECTION_LOST
         seconds = time.monotonic() - self._began
         if not self._requested and not self._refusal_told:
@@ -200,6 +211,7 @@ class AssociationReport:
         if not self._requested:
             return
         self._series.association_ended(outcome, duration=seconds, opened=self._accepted)
+        self._display.count(associations=1, rejected=outcome is Outcome.REJECTED)
         if outcome is not Outcome.RELEASED:
             self._peer.failed(outcome)
         if self._refusal_told:
@@ -282,6 +294,18 @@ class AssociationReport:
         self._metrics.count_internal_error(module)
         self._log.error(Message.INTERNAL_ERROR, module=module, exception=error)
 
+    def _tell_refusal(self, what: Refused, why: str, advice: str = "") -> None:
+        who = {
+            name: str(self._bound[f"dicom_{key}"])
+            for name, key in (
+                ("peer", "peer"),
+                ("address", "peer_address"),
+                ("calling", "calling_aet"),
+                ("called", "called_aet"),
+            )
+        }
+        self._display.refused(what, why=why, advice=advice, listener=str(self._bound["listener"]), **who)
+
     def _store_answered(self, operation: StoreOperation, response: Response, *, sent: bool) -> None:
         seconds = time.monotonic() - self._message_began
         stored, error = operation.stored, operation.error
@@ -294,6 +318,7 @@ class AssociationReport:
                 duration=seconds,
                 sync=stored.sync_seconds if stored is not None and stored.sync_seconds else None,
             )
+            self._row.answered(stored=response.status is Status.SUCCESS, size=operation.size)
         duplicate: str = stored.duplicate if stored is not None else ""
         if response.status is Status.DUPLICATE_REJECTED:
             duplicate = "rejected"
@@ -323,6 +348,7 @@ class AssociationReport:
         if response.status is Status.SUCCESS:
             self._log.info(Message.INSTANCE_STORED, **fields)
             return
+        self._tell_refusal(Refused.INSTANCE, f"{response.status} {response.comment}")
         if error is not None:
             fields |= {"operation": error.operation, "errno": error.errno}
         self._log.warning(Message.STORE_FAILED, error_comment=response.comment, **fields)

@@ -18,6 +18,7 @@ from enum import IntEnum
 from hashlib import blake2b
 
 from dicomd.net.admission import Full
+from dicomd.process.display import Display, WorkerDisplay
 
 SLOTS = 4096
 """Workers of all generations that can live at once."""
@@ -56,6 +57,7 @@ class Board:
         self._words = self._bytes.cast("I")
         self._longs = self._bytes.cast("Q")
         self._lock = threading.Lock()  # the kernel's lock is one of processes, not of threads
+        self.display = Display(SLOTS, self.locked)
 
     # -- the head: written by the supervisor -----------------------------------------------------------------------
 
@@ -110,6 +112,7 @@ class Board:
         base = _base(slot)
         for word in range(_PID + 1):
             self._words[base + word] = 0
+        self.display.roster.clear(slot)
 
     # -- over all slots --------------------------------------------------------------------------------------------
 
@@ -157,6 +160,10 @@ class Board:
             return "dicomd stops"
         if self.maintenance:
             return "dicomd is in maintenance"
+        return self.store_reason()
+
+    def store_reason(self) -> str:
+        """Why no ready worker can store, empty when all can."""
         reason = "no worker is ready"
         for slot in self.slots():
             base = _base(slot)
@@ -226,6 +233,7 @@ class Seat:
         self._board, self.slot, self.generation = board, slot, generation
         self._words, self._reason, self._peers = board.words_of(slot), board.reason_of(slot), board.peers_of(slot)
         self._counting = threading.Lock()
+        self.display = WorkerDisplay(board.display.roster.page(slot), board.display.refusals)
 
     # -- Places ----------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import select
 import signal
 import socket
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from dicomd.process.board import Board
 from dicomd.process.channel import ChildEnd, Report
 from dicomd.process.http import HttpEndpoint
 from dicomd.process.metric_files import collected, use_files
+from dicomd.process.page import render
+from dicomd.process.status import Pace, from_metrics, status
 from dicomd.telemetry.logs import configure_logging
 from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.stdlib import route_uncaught
@@ -30,6 +31,7 @@ from dicomd.telemetry.stdlib import route_uncaught
 OWNER = "exporter"
 """Of its own metrics."""
 _BEAT = 1000  # milliseconds
+_RATES = (10, 60, 300)  # seconds that are averaged over
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Exporter:
     metric_folder: Path
     log: Log
     began: float
+    pace: Pace = field(default_factory=Pace)
 
     def run(self, supervisor: ChildEnd) -> None:
         """Serve until the supervisor says stop, or is gone."""
@@ -58,6 +61,7 @@ class Exporter:
                 healthy=lambda: self.board.supervised,
                 ready=self._ready,
                 status=self._status,
+                page=self._page,
                 on_error=lambda: metrics.count_internal_error("process"),
             )
             for sock in self.sockets
@@ -69,6 +73,7 @@ class Exporter:
         supervisor.say(Report.READY)
         while not supervisor.take():  # any order is to leave
             supervisor.say(Report.BEAT)
+            self.pace.look(self.board)
             poller.poll(_BEAT)
         for endpoint in endpoints:
             endpoint.stop()
@@ -78,11 +83,8 @@ class Exporter:
         return not reason, reason
 
     def _status(self) -> dict[str, Any]:
-        return {
-            "version": dicomd.__version__,
-            "uptime_seconds": int(time.monotonic() - self.began),
-            "ready": self._ready()[0],
-            "generation": self.board.generation,
-            "maintenance": self.board.maintenance,
-            "workers": self.board.describe(),
-        }
+        found = status(self.board, self.began) | from_metrics(self.metric_folder)
+        return found | {"rates": {f"{seconds}s": self.pace.rates(seconds) for seconds in _RATES}}
+
+    def _page(self) -> str:
+        return render(self._status(), self.pace.history("instances"), socket.gethostname())

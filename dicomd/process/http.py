@@ -32,6 +32,7 @@ _BACKLOG: Final = 64
 _POLL_SECONDS: Final = 0.25  # how often expired connections are looked for, and how long a stop may take
 
 PAGES: Final = {
+    "/": "the daemon's status for a person with a browser",
     "/metrics": "metrics for Prometheus (text or OpenMetrics, by Accept)",
     "/-/healthy": "200 while the process works",
     "/-/ready": "200 while C-STORE is accepted, else 503 and the reason",
@@ -47,8 +48,8 @@ class HttpEndpoint:
     """Serves `PAGES` in threads of this process from `start` to `stop`.
 
     ``healthy`` says whether the process works; ``ready`` whether C-STORE is accepted, and in one line why not;
-    ``status`` gives the JSON object of /status. ``registry`` is collected at each request to /metrics. An exception of
-    any of them is answered with 500, logged, and reported to ``on_error`` if given.
+    ``status`` gives the JSON object of /status, ``page`` the HTML document of /. ``registry`` is collected at each
+    request to /metrics. An exception of any of them is answered with 500, logged, and told to ``on_error`` if given.
 
     Takes over a listening or bound socket, or binds (host, port); raises OSError where that fails.
     """
@@ -61,6 +62,7 @@ class HttpEndpoint:
         healthy: Callable[[], bool],
         ready: Callable[[], tuple[bool, str]],
         status: Callable[[], dict[str, Any]],
+        page: Callable[[], str],
         on_error: Callable[[], None] | None = None,
     ) -> None:
         sock = sock_or_address if isinstance(sock_or_address, socket.socket) else _bound(sock_or_address)
@@ -69,6 +71,7 @@ class HttpEndpoint:
         self._healthy = healthy
         self._ready = ready
         self._status = status
+        self._page = page
         self._on_error = on_error
         self._server = _Server(sock, self)
         self._thread = threading.Thread(
@@ -112,6 +115,8 @@ class HttpEndpoint:
                 case "/status":
                     body = orjson.dumps(self._status(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
                     return Response(HTTPStatus.OK, body, "application/json")
+                case "/":
+                    return Response(HTTPStatus.OK, self._page(), "text/html; charset=utf-8")
                 case _:
                     return Response(HTTPStatus.NOT_FOUND, f"Not found. There is:\n{_INDEX}")
         except Exception:
@@ -140,6 +145,7 @@ class Response:
         self.encoding = encoding
 
 
+_NOTHING_BUT_STYLE: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
 _UNAVAILABLE: Final = HTTPStatus.SERVICE_UNAVAILABLE
 
 
@@ -180,6 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         self.send_header("Vary", "Accept, Accept-Encoding")
         self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Content-Security-Policy", _NOTHING_BUT_STYLE)
         if response.encoding:
             self.send_header("Content-Encoding", response.encoding)
         if response.status is HTTPStatus.METHOD_NOT_ALLOWED:

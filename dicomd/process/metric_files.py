@@ -43,6 +43,11 @@ def collected(folder: Path) -> CollectorRegistry:
     return registry
 
 
+def merged(folder: Path) -> list[Metric]:
+    """All metrics of all files now. Raises OSError where they can't be read."""
+    return list(_Files(folder).collect())
+
+
 class _Files(MultiProcessCollector):
     def __init__(self, folder: Path) -> None:
         super().__init__(None, str(folder))  # type: ignore[no-untyped-call]

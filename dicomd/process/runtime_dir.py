@@ -17,6 +17,8 @@ from dicomd.process.errors import StartError
 
 DEFAULT = Path("/run/dicomd")
 """Where the shipped unit has it."""
+METRICS = "metrics"
+"""The metric files' folder in it."""
 _MODE = 0o750
 
 
@@ -32,7 +34,7 @@ class RuntimeDir:
             self.path.mkdir(_MODE, parents=True, exist_ok=True)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
             self._take_lock()
-            self.metrics = self.path / "metrics"
+            self.metrics = self.path / METRICS
             self.metrics.mkdir(_MODE, exist_ok=True)
             for stale in self.metrics.glob("*.db"):
                 stale.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ import dicomd
 from dicomd.config.schema import Config
 from dicomd.process import reload
 from dicomd.process.board import Board
+from dicomd.process.bulletin import LastReload, bulletin
 from dicomd.process.children import Children
 from dicomd.process.control import Answer, ControlSocket
 from dicomd.process.errors import StartError
@@ -30,6 +31,7 @@ from dicomd.process.notify import Notifier
 from dicomd.process.runtime_dir import RuntimeDir
 from dicomd.process.signals import SignalPipe
 from dicomd.process.sockets import Sockets, written
+from dicomd.process.status import status
 from dicomd.process.worker_process import Duty
 from dicomd.store.filesystem import FileStore
 from dicomd.telemetry.logs import configure_logging, get_logger
@@ -279,6 +281,7 @@ class Supervisor:
         if not config.peers:
             get_logger().warning("no [[peers]] are configured: every peer that can connect may store")
         metrics.reload_finished(successful=True, restart_pending=bool(pending))
+        self._publish(successful=True)
 
     def _log_applied(self, generation: Generation, reading: reload.Reading) -> None:
         configure_logging(self._config.log.format, self._config.log.level, metrics=self._given.metrics)
@@ -294,6 +297,7 @@ class Supervisor:
 
     def _reject(self, errors: tuple[str, ...], callers: list[Any]) -> None:
         self._given.metrics.reload_finished(successful=False, restart_pending=bool(self._pending))
+        self._publish(successful=False, errors=errors[: reload.MAX_ERRORS])
         get_logger().error(
             Message.CONFIG_REJECTED,
             dicomd_generation=self._board.generation,
@@ -305,12 +309,19 @@ class Supervisor:
         for answer in callers:
             answer({"ok": False, "error": "\n".join(errors[: reload.MAX_ERRORS])})
 
+    def _publish(self, *, successful: bool, errors: tuple[str, ...] = ()) -> None:
+        given = self._given
+        last = LastReload(time.time(), successful, errors)
+        self._board.display.publish(bulletin(self._config, given.config_path, given.sockets, last, self._pending))
+
     # -- what others are told --------------------------------------------------------------------------------------
 
     def _answer(self, request: dict[str, Any], answer: Any) -> None:
         match request:
             case {"command": "maintenance", "on": bool(wanted)}:
                 answer(self._maintain(wanted=wanted))
+            case {"command": "status"}:
+                answer({"ok": True, "status": status(self._board, self._began)})
             case {"command": "reload"}:
                 if self._stopping:
                     answer({"ok": False, "error": "dicomd stops"})

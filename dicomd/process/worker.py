@@ -85,7 +85,7 @@ class Worker:
             tls=tls,
         )
         self._acceptor = ConnectionAcceptor(
-            listeners, settings, ConnectionReport(metrics), self._new_report, seat.busier_than_another
+            listeners, settings, ConnectionReport(metrics, seat.display), self._new_report, seat.busier_than_another
         )
 
     def unready(self) -> str:
@@ -143,7 +143,11 @@ class Worker:
 
     def _new_report(self, listener: str, address: str) -> AssociationReport:
         return AssociationReport(
-            self._metrics, listener=listener, address=address, instances=self._config.log.instances
+            self._metrics,
+            listener=listener,
+            address=address,
+            instances=self._config.log.instances,
+            display=self._seat.display,
         )
 
     def _sweep(self) -> None:
@@ -182,6 +186,7 @@ class Worker:
             size_bytes=state.size_bytes,
             files_avail=state.files_avail,
         )
+        self._seat.display.page.measure(state.avail_bytes, state.size_bytes, state.files_avail)
         if not self._seat.speaks_for_all:
             return
         root = str(self._store.root)

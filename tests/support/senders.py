@@ -31,6 +31,7 @@ _DEBIAN_PACKAGES = {
     "node": "nodejs",
     "npm": "npm",
     "promtool": "prometheus",
+    "chromium": "chromium",
 }
 
 

@@ -41,6 +41,7 @@ class Daemon:
             healthy=lambda: self.healthy,
             ready=lambda: self.ready,
             status=self._answer_status,
+            page=lambda: "<!doctype html>",
             on_error=self._count_error,
         )
 
@@ -159,8 +160,15 @@ def test_status_is_json(endpoint: HttpEndpoint) -> None:
     assert headers["Cache-Control"] == "no-store"
 
 
+def test_the_page_is_html_that_loads_nothing(endpoint: HttpEndpoint) -> None:
+    status, headers, body = get(endpoint, "/")
+    assert (status, body) == (200, b"<!doctype html>")
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+
+
 def test_another_path_lists_what_there_is(endpoint: HttpEndpoint) -> None:
-    for path in ("/", "/metrics/", "/../etc/passwd", "http://x/metrics"):
+    for path in ("/x", "/metrics/", "/../etc/passwd", "http://x/metrics"):
         status, _, body = get(endpoint, path)
         assert status == 404, path
         for page in ("/metrics", "/-/healthy", "/-/ready", "/status"):

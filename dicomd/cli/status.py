@@ -1,0 +1,163 @@
+"""`dicomd status`: what the running daemon does, over its control socket."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from dicomd.cli.control import ask_daemon, daemon_folder
+from dicomd.cli.options import config_option, version_option
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, as /status has it.")
+@config_option
+@version_option
+def status(as_json: bool, config_path: Path) -> None:
+    """Show what the daemon does.
+
+    Who stores right now, what was counted since the start, the store's space, certificates, the last reload and the
+    last refusals with their reasons. Needs no HTTP. Exit status: 0 when it takes images, 3 when it runs but doesn't, 1
+    when no daemon answers.
+    """
+    found = ask_daemon(config_path, {"command": "status"}, timeout=10)["status"] | _from_metrics(config_path)
+    if as_json:
+        click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+    else:
+        click.echo(written(found))
+    if not found["ready"]:
+        raise SystemExit(3)
+
+
+def _from_metrics(config_path: Path) -> dict[str, Any]:
+    """What the daemon's metric files say, where this user may read them."""
+    from dicomd.process.runtime_dir import METRICS
+    from dicomd.process.status import from_metrics
+
+    try:
+        return from_metrics(daemon_folder(config_path)[0] / METRICS)
+    except OSError as error:
+        click.echo(f"dicomd: without peers and certificates: {error.strerror}", err=True)
+        return {"peers": [], "certificates": []}
+
+
+def written(found: dict[str, Any]) -> str:
+    """The status for a terminal."""
+    lines = [*_head(found), *_store(found), *_configuration(found), *_tables(found)]
+    return "\n".join(lines)
+
+
+def _head(found: dict[str, Any]) -> list[str]:
+    from dicomd.process.page import amount, duration
+
+    counters, associations = found["counters"], found["associations"]
+    state = "takes images" if found["ready"] else f"takes no images: {found['reason']}"
+    return [
+        _fact("dicomd", f"{found['version']}, up {duration(found['uptime_seconds'])}, {state}"),
+        *(_fact(f"listener {name}", address) for name, address in (found["listeners"] or {}).items()),
+        _fact("associations", f"{associations['open']} open of {associations['limit']} at most"),
+        _fact(
+            "since the start",
+            f"{counters['instances']} images stored ({amount(counters['bytes'])} received), "
+            f"{counters['failures']} refused; "
+            f"{counters['associations']} Associations ended, {counters['rejected']} of them rejected",
+        ),
+    ]
+
+
+def _store(found: dict[str, Any]) -> list[str]:
+    from dicomd.process.page import amount
+
+    store = found["store"]
+    if "size_bytes" not in store:
+        return [_fact("store", f"{store['root']}: {store['reason']}")]
+    free, size = store["avail_bytes"], store["size_bytes"]
+    share = f" ({free / size:.0%})" if size else ""
+    return [_fact("store", f"{store['root']}: {amount(free)} free of {amount(size)}{share}")]
+
+
+def _configuration(found: dict[str, Any]) -> list[str]:
+    configuration = found["configuration"]
+    last = configuration.get("last_reload") or {}
+    lines = [_fact("configuration", f"{configuration.get('path')}, generation {found['generation']}")]
+    if last.get("successful", True):
+        lines.append(_fact("", f"in use since {last.get('time')}"))
+    else:
+        lines.append(_fact("", f"the last reload was rejected at {last['time']}: the one before is in use"))
+        lines += [_fact("", f"  {error}") for error in last.get("errors", ())]
+    if pending := configuration.get("restart_pending"):
+        lines.append(_fact("", f"needs a restart: {', '.join(pending)}"))
+    if found["access_open"]:
+        lines.append(_fact("access", "no peers are configured: every peer that can connect may store"))
+    for certificate in found["certificates"]:
+        lines.append(
+            _fact(
+                f"certificate {certificate['listener']}", f"{certificate['days']} days, to {certificate['not_after']}"
+            )
+        )
+    return lines
+
+
+def _tables(found: dict[str, Any]) -> list[str]:
+    from dicomd.process.page import amount, duration
+
+    associations = found["associations"]
+    lines = _table(
+        ("WORKER", "PID", "STATE", "GENERATION", "CONNECTIONS", "ASSOCIATIONS"),
+        [
+            [str(w[k]) for k in ("worker", "pid", "state", "generation", "connections", "associations")]
+            for w in found["workers"]
+        ],
+    )
+    lines += _table(
+        ("PEER", "CALLING", "CALLED", "ADDRESS", "FOR", "IMAGES", "REFUSED", "SIZE"),
+        [
+            [
+                *(str(row.get(key, "")) for key in ("peer", "calling_aet", "called_aet", "peer_address")),
+                duration(row["age_seconds"]),
+                str(row["instances"]),
+                str(row["failures"]),
+                amount(row["bytes"]),
+            ]
+            for row in associations["listed"]
+        ],
+    )
+    if associations["not_listed"]:
+        lines.append(f"and {associations['not_listed']} Associations more")
+    lines += _table(
+        ("PEER", "LAST STORE", "IMAGES", "FAILURES"),
+        [
+            [peer["peer"], peer["last_store"] or "never", str(peer["instances"]), str(peer["failures"])]
+            for peer in found["peers"]
+        ],
+    )
+    lines += _table(
+        ("LAST REFUSED", "TIMES", "WHAT", "WHO", "WHY"),
+        [
+            [
+                refusal["last"],
+                str(refusal["count"]),
+                refusal["refused"],
+                " ".join(dict.fromkeys(filter(None, (refusal.get(key) for key in ("peer", "calling", "address"))))),
+                "; ".join(filter(None, (refusal["why"], refusal.get("advice", "")))),
+            ]
+            for refusal in found["refusals"]
+        ],
+    )
+    return lines
+
+
+def _fact(name: str, text: str) -> str:
+    return f"{name + ':' if name else '':<22}{text}"
+
+
+def _table(heads: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    """An empty line and columns as wide as their content; nothing without rows."""
+    if not rows:
+        return []
+    widths = [max(len(line[at]) for line in (heads, *rows)) for at in range(len(heads))]
+    return [
+        "",
+        *("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in (heads, *rows)),
+    ]
