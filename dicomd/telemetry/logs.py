@@ -9,8 +9,6 @@ The rule: configured once a process, after the fork, before a thread starts. Use
 Keys are those of `dicomd.telemetry.fields`; an event is a `Message` or a constant text, never built from data.
 """
 
-import importlib
-import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TextIO, cast
@@ -18,12 +16,15 @@ from typing import Any, Literal, TextIO, cast
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from dicomd.telemetry import journal
+from dicomd.telemetry.journal import JournalWriter
 from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.render import LEVELS, ConsoleRenderer, JournalRenderer, JsonRenderer, Renderer
 from dicomd.telemetry.stdlib import route_stdlib
-from dicomd.telemetry.writer import DescriptorWriter, JournalWriter, LineWriter, StreamWriter
+from dicomd.telemetry.writer import DescriptorWriter, LineWriter, StreamWriter
 
 Format = Literal["auto", "journald", "console", "json"]
+Chosen = Literal["journald", "console", "json"]
 
 _writer: LineWriter | None = None
 
@@ -35,35 +36,33 @@ def configure_logging(
     *,
     metrics: Metrics | None = None,
     constants: Mapping[str, Any] | None = None,
-) -> Literal["journald", "console", "json"]:
+) -> Chosen:
     """Configure the log of this process and return the format chosen.
 
     ``stream`` is sys.stderr unless given; lines go past it, to a duplicate of its descriptor. ``constants`` are keys of
     every line (``dicomd_worker``, ``dicomd_generation``). ``metrics`` counts the records. Loggers bound earlier keep
     the old renderer, and lose their lines.
 
-    Raises ImportError for "journald" without systemd-python, ValueError for an unknown level.
+    "auto" is "journald" where stderr is the journal's. Where no journal is there, "journald" is treated as "auto", and
+    a line says so: a daemon that doesn't start for that would help nobody. Raises ValueError for an unknown level.
     """
     global _writer
     if level not in LEVELS:
         raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")
     stream = sys.stderr if stream is None else stream
     fd = _descriptor(stream)
-    sendv = _journal_sendv(format, fd)
-    chosen: Literal["journald", "console", "json"]
-    if format != "auto":
-        chosen = format
-    elif sendv is not None:
-        chosen = "journald"
-    else:
-        chosen = "console" if stream.isatty() else "json"
-
+    chosen = _choose(format, stream, fd)
     count, count_lost = _counters(metrics)
     renderer: Renderer
     writer: LineWriter
     if chosen == "journald":
-        assert sendv is not None  # noqa: S101 - _journal_sendv raised otherwise
-        renderer, writer = JournalRenderer(constants or {}, count), JournalWriter(sendv, on_lost=count_lost)
+        entries = JournalRenderer(constants or {}, count)
+        renderer = entries
+
+        def notice_entry(lost: int) -> tuple[str, ...]:
+            return entries(None, "warning", _lost(lost))[0]
+
+        writer = JournalWriter(notice=notice_entry, on_lost=count_lost)
     else:
         lines: JsonRenderer | ConsoleRenderer
         if chosen == "json":
@@ -73,7 +72,7 @@ def configure_logging(
         renderer = lines
 
         def notice(lost: int) -> bytes:
-            return lines(None, "warning", {"event": "log lines lost", "count": lost})
+            return lines(None, "warning", _lost(lost))
 
         writer = StreamWriter(stream) if fd is None else DescriptorWriter(fd, notice=notice, on_lost=count_lost)
 
@@ -90,6 +89,8 @@ def configure_logging(
     previous, _writer = _writer, writer
     if previous is not None:
         previous.close()
+    if format == "journald" and chosen != "journald":
+        get_logger().warning("no journal here", detail=f'log.format = "journald", and {journal.SOCKET} is no socket')
     return chosen
 
 
@@ -105,22 +106,17 @@ def _descriptor(stream: TextIO) -> int | None:
         return None
 
 
-def _journal_sendv(format: Format, fd: int | None) -> Callable[..., Any] | None:  # noqa: A002
-    """systemd-python's function, where the journal is asked for, or is what stderr goes to."""
-    if format != "journald" and not (format == "auto" and fd is not None and _is_journal(fd)):
-        return None
-    try:
-        return cast("Callable[..., Any]", importlib.import_module("systemd.journal").sendv)
-    except ImportError:
-        if format == "journald":
-            raise
-        return None
+def _choose(format: Format, stream: TextIO, fd: int | None) -> Chosen:  # noqa: A002
+    wanted = format == "journald" or (format == "auto" and fd is not None and journal.is_stream(fd))
+    if wanted and journal.is_there():
+        return "journald"
+    if format in ("console", "json"):
+        return format
+    return "console" if stream.isatty() else "json"
 
 
-def _is_journal(fd: int) -> bool:
-    """Whether the descriptor is the one systemd connected to the journal, by $JOURNAL_STREAM (systemd.exec(5))."""
-    status = os.fstat(fd)
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+def _lost(count: int) -> dict[str, Any]:
+    return {"event": "log lines lost", "count": count}
 
 
 def _counters(metrics: Metrics | None) -> tuple[Callable[[str], None], Callable[[], None]]:

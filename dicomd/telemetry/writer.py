@@ -1,4 +1,4 @@
-"""Where finished log lines go: a file descriptor, a stream without one, or the journal.
+"""Where finished log lines go: a file descriptor, or a stream without one; the journal has `telemetry.journal`.
 
 The rule: logging never stops a reception. A line is one write of the whole line, nothing is buffered (so a fork copies
 nothing and a crash loses nothing), and no error comes out of here. A reader of the log that has gone away (EPIPE), a
@@ -13,7 +13,7 @@ import stat
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TextIO
+from typing import Final, Protocol, TextIO
 
 PATIENCE: Final = 0.1  # seconds for a full pipe: enough for a slow reader, too short for a sender to notice
 
@@ -122,29 +122,6 @@ class StreamWriter:
 
     def close(self) -> None:
         """The stream is its owner's to close."""
-
-
-class JournalWriter:
-    """Hands fields (``KEY=value``) to the journal through systemd-python, whose ``sendv`` takes them ready made.
-
-    ``systemd.journal.send`` reads the caller's stack and source file for each line, which costs more than the sending.
-    """
-
-    def __init__(self, sendv: Callable[..., Any], *, on_lost: Callable[[], None]) -> None:
-        self._sendv = sendv
-        self._on_lost = on_lost
-
-    def msg(self, *fields: str) -> None:
-        """One entry."""
-        try:
-            self._sendv(*fields)
-        except OSError:  # no journal, or none that listens
-            self._on_lost()
-
-    debug = info = warning = error = critical = msg
-
-    def close(self) -> None:
-        """Nothing: the socket is libsystemd's, and the process's own."""
 
 
 def _own_descriptor(fd: int, mode: int) -> tuple[int, bool]:

@@ -220,6 +220,13 @@ class Daemon:
                     )
                 self._changed.wait(min(left, 0.5))
 
+    def add_record(self, line: str, record: Record) -> None:
+        """It has said something, as `line`; from whoever hears it."""
+        with self._changed:
+            self.output.append(line)
+            self.records.append(record)
+            self._changed.notify_all()
+
     def logged(self, event: str, **fields: Any) -> list[Record]:
         """The records so far of an event, with these fields."""
         with self._changed:
@@ -363,10 +370,7 @@ class Daemon:
                     record = json.loads(line)
                 except ValueError:
                     record = {"event": "not JSON", "line": line}
-                with self._changed:
-                    self.output.append(line)
-                    self.records.append(record)
-                    self._changed.notify_all()
+                self.add_record(line, record)
         with self._changed:
             self._changed.notify_all()
 

@@ -36,7 +36,7 @@ ROOMS = {
     "dimse": _room("", "pydicom"),
     "upperlayer": _room("", "pynetdicom pydicom"),
     "store": _room("", "pydicom"),
-    "telemetry": _room("", "structlog prometheus_client orjson systemd"),
+    "telemetry": _room("", "structlog prometheus_client orjson"),
 }
 WITHOUT_SOCKETS = ("services", "dimse", "upperlayer", "store")
 SOCKET_MODULES = frozenset({"socket", "ssl", "socketserver", "selectors", "asyncio"})

@@ -5,8 +5,6 @@ import json
 import os
 import pty
 import re
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,81 +183,6 @@ def test_a_constant_outside_the_list_is_an_error() -> None:
 def test_an_unknown_level_is_an_error() -> None:
     with pytest.raises(ValueError, match="loud"):
         configure_logging("json", "loud")
-
-
-@pytest.fixture
-def journal(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """What systemd-python's sendv is given; the library itself needs libsystemd."""
-    entries: list[tuple[str, ...]] = []
-    module = types.ModuleType("systemd.journal")
-    module.sendv = lambda *fields: entries.append(fields)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "systemd", types.ModuleType("systemd"))
-    monkeypatch.setitem(sys.modules, "systemd.journal", module)
-    return entries
-
-
-def journal_stream(stream: io.TextIOBase) -> str:
-    status = os.fstat(stream.fileno())
-    return f"{status.st_dev}:{status.st_ino}"
-
-
-def test_stderr_connected_to_the_journal_means_the_journal(
-    journal: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with (tmp_path / "stderr").open("w") as stream:
-        monkeypatch.setenv("JOURNAL_STREAM", journal_stream(stream))
-        assert configure_logging("auto", "info", stream, constants={"dicomd_worker": 1}) == "journald"
-    get_logger().info(Message.INSTANCE_STORED, listeners={"dicom": "127.0.0.1:11112"}, **STORED)
-    (entry,) = journal
-    fields = dict(field.split("=", 1) for field in entry)
-    assert fields == {
-        "PRIORITY": "6",
-        "SYSLOG_IDENTIFIER": "dicomd",
-        "MESSAGE_ID": Message.INSTANCE_STORED.message_id,
-        "DICOMD_WORKER": "1",
-        "DICOMD_LISTENERS": '{"dicom":"127.0.0.1:11112"}',
-        "DICOM_ASSOCIATION_ID": "a1",
-        "DICOM_CALLING_AET": "CT1",
-        "DICOM_SOP_INSTANCE_UID": "1.2.3",
-        "DICOM_STATUS": "0000",
-        "DICOM_BYTES": "524288",
-        "DICOM_DURATION_USEC": "3123",
-        "MESSAGE": "instance stored listeners=dicom=127.0.0.1:11112 association_id=a1 "
-        "calling_aet=CT1 sop_instance_uid=1.2.3 status=0000 bytes=524288 duration_usec=3123",
-    }
-
-
-def test_a_journal_stream_that_isn_t_stderr_means_nothing(
-    journal: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("JOURNAL_STREAM", "1:2")
-    with (tmp_path / "stderr").open("w") as stream:
-        assert configure_logging("auto", "info", stream) == "json"
-    assert journal == []
-
-
-def test_without_systemd_python_auto_is_json_and_journald_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "systemd.journal", None)
-    with (tmp_path / "stderr").open("w") as stream:
-        monkeypatch.setenv("JOURNAL_STREAM", journal_stream(stream))
-        assert configure_logging("auto", "info", stream) == "json"
-        with pytest.raises(ImportError):
-            configure_logging("journald", "info", stream)
-
-
-def test_a_journal_that_doesn_t_listen_costs_the_entry_only(
-    journal: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: str) -> None:
-        raise ConnectionRefusedError
-
-    monkeypatch.setattr(sys.modules["systemd.journal"], "sendv", refuse)
-    metrics = Metrics(CollectorRegistry(), version="1")
-    configure_logging("journald", "info", metrics=metrics)
-    get_logger().info("x")
-    assert metrics.registry.get_sample_value("dicomd_log_records_lost_total") == 1
 
 
 def test_lists_and_objects_are_written_for_people_where_people_read(tmp_path: Path) -> None:

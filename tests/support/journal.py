@@ -1,0 +1,116 @@
+"""A journal that a test reads: it takes the datagrams of journald's native protocol, or just doesn't.
+
+The rule it keeps: a daemon finds it where journald is, in a mount namespace of its own (`launcher`), which takes root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from dicomd.telemetry.messages import Message
+from tests.support.daemon import Daemon, Record
+
+_EVENTS = {message.message_id: message.value for message in Message}
+_MOUNT = (
+    'mount -t tmpfs none /run && mkdir -p /run/systemd/journal && mount --bind "$0" /run/systemd/journal && exec "$@"'
+)
+
+
+class Journal:
+    """A context manager; `entries` are the fields of each entry so far, `told` is called with each."""
+
+    def __init__(self, folder: Path, told: Callable[[dict[str, str]], None] = lambda entry: None) -> None:
+        self.path = folder / "socket"
+        self.entries: list[dict[str, str]] = []
+        self._told = told
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self.path))
+        self._reads = threading.Event()
+        self._reads.set()
+        self._reader = threading.Thread(target=self._read, name="journal")
+
+    def __enter__(self) -> Self:
+        self._reader.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._reads.set()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
+        self._reader.join()
+        self._socket.close()
+
+    def stand_still(self) -> None:
+        """Read nothing from now on; one that is on its way is still read."""
+        self._reads.clear()
+
+    def go_on(self) -> None:
+        """Read again."""
+        self._reads.set()
+
+    def _read(self) -> None:
+        while True:
+            self._reads.wait()
+            data, fds, _, _ = socket.recv_fds(self._socket, 1 << 20, 1)
+            for fd in fds:
+                with open(fd, "rb") as file:  # noqa: PTH123 - it has no path
+                    file.seek(0)
+                    data += file.read()
+            if not data:
+                return
+            entry = decode(data)
+            self.entries.append(entry)
+            self._told(entry)
+
+
+def decode(data: bytes) -> dict[str, str]:
+    """The fields of an entry."""
+    fields = {}
+    while data:
+        line, _, data = data.partition(b"\n")
+        name, equals, value = line.partition(b"=")
+        if not equals:
+            size = int.from_bytes(data[:8], "little")
+            value, data = data[8 : 8 + size], data[8 + size + 1 :]
+        fields[name.decode()] = value.decode()
+    return fields
+
+
+def launcher(folder: Path) -> list[str]:
+    """A program that starts another with the journal's socket of that folder. Skips where that takes more rights."""
+    if os.geteuid() != 0:
+        pytest.skip("a mount namespace takes root")
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed (Debian package util-linux)")
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNT, str(folder)]
+
+
+def as_record(entry: dict[str, str]) -> Record:
+    """An entry as the line of JSON that would say the same."""
+    record: Record = {name.lower().removeprefix("dicomd_"): value for name, value in entry.items()}
+    record["event"] = _EVENTS.get(entry.get("MESSAGE_ID", ""), entry["MESSAGE"])
+    if "listeners" in record:
+        record["listeners"] = json.loads(record["listeners"])
+    return record
+
+
+def tell(daemon: Daemon) -> Callable[[dict[str, str]], None]:
+    """Makes what the journal gets the daemon's records."""
+
+    def told(entry: dict[str, str]) -> None:
+        daemon.add_record(json.dumps(entry), as_record(entry))
+
+    return told
