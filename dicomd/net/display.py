@@ -13,6 +13,7 @@ class Refused(StrEnum):
     """What was refused."""
 
     CONNECTION = "connection"
+    HANDSHAKE = "TLS handshake"
     ASSOCIATION = "association"
     CONTEXTS = "presentation contexts"
     INSTANCE = "instance"

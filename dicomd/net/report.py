@@ -120,6 +120,7 @@ class AssociationReport:
         if timed_out or heard:
             self._series.handshake("timed_out" if timed_out else "failed")
             self._log.warning("TLS handshake failed", error=str(error), **self._bound)
+            self._tell_refusal(Refused.HANDSHAKE, str(error))
             self._refusal_told = True
 
     # -- the Association -------------------------------------------------------------------------------------------
@@ -296,7 +297,7 @@ class AssociationReport:
 
     def _tell_refusal(self, what: Refused, why: str, advice: str = "") -> None:
         who = {
-            name: str(self._bound[f"dicom_{key}"])
+            name: str(self._bound.get(f"dicom_{key}", ""))
             for name, key in (
                 ("peer", "peer"),
                 ("address", "peer_address"),
