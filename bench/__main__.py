@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from bench import certificates, receivers, report, targets, workloads
+from bench import certificates, cost, receivers, report, targets, workloads
 from bench.errors import BenchError
 from bench.scratch import Scratch
 from bench.turns import Step, Terms, measure, probe_tls
@@ -128,6 +128,7 @@ def show_names() -> None:
     default="/var/tmp",  # noqa: S108 - a fresh private folder is made in it; unlike /tmp it is on a disk
     help="Where receivers store, on a real disk (default /var/tmp).",
 )
+@click.option("--cost", "costs", is_flag=True, help="Only what log lines and metrics cost dicomd, in CPU time.")
 @click.option("--list", "names", is_flag=True, help="List workloads and receivers.")
 def main(
     only: str,
@@ -140,6 +141,7 @@ def main(
     source: Path | None,
     output: Path | None,
     scratch: Path,
+    costs: bool,
     names: bool,
 ) -> None:
     """Compares dicomd with pynetdicom's and DCMTK's storescp and with Orthanc, and prints medians and ratios."""
@@ -147,6 +149,17 @@ def main(
         show_names()
         return
     try:
+        if costs:
+            found = cost.run(
+                turns or (QUICK_TURNS if quick else 5),
+                QUICK_SCALE if quick else 1.0,
+                scratch,
+                lambda line: click.echo(line, err=True),
+            )
+            if output:
+                output.write_text(cost.to_json(found))
+            click.echo(cost.page(found))
+            return
         if source:
             results = report.from_json(source.read_text())
         else:

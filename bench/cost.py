@@ -1,0 +1,176 @@
+"""What log lines and metrics cost: dicomd's CPU time for one 4 KiB object, with and without them.
+
+Rule: the same work for each, in turns; CPU time and not the clock, so that what else the machine does counts little.
+The journal is a socket in journald's place that is read and thrown away: journald's own work is another's, dicomd's
+share of it is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import statistics
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import blast, processes
+from bench.errors import BenchError, BlastError
+from bench.receivers import Dicomd, Place, Running, running
+from bench.report import table
+from bench.scratch import Scratch
+from bench.turns import rotated
+
+SIZE = 4096
+WARM_UP, OBJECTS = 300, 4000
+SCRAPES = 30
+_MOUNT = (
+    'mount -t tmpfs none /run && mkdir -p /run/systemd/journal && mount --bind "$0" /run/systemd/journal && exec "$@"'
+)
+
+
+class Variant(Dicomd):
+    """dicomd with one way of logging; `counted` is whether its metrics are."""
+
+    def __init__(self, durability: str, name: str, title: str, log: str, *, counted: bool = True) -> None:
+        super().__init__(durability)
+        self.name, self.title = f"{durability}-{name}", title
+        self._log, self._counted = log, counted
+        self.journal = Path()
+        """Where the socket in journald's place is."""
+
+    @property
+    def to_journal(self) -> bool:
+        """Whether it logs to the journal."""
+        return "journald" in self._log
+
+    def missing(self) -> str:
+        """To put a socket in journald's place takes a mount namespace."""
+        if self.to_journal and (os.geteuid() or not shutil.which("unshare")):
+            return "to put a socket in journald's place takes root"
+        return ""
+
+    def command(self, place: Place) -> list[str]:
+        """As dicomd's, with another log."""
+        python, _, _, *words = super().command(place)
+        config = Path(words[-1])
+        config.write_text(f"{config.read_text()}[log]\n{self._log}\n")
+        started = [python, "-m", "dicomd" if self._counted else "bench.uncounted", *words]
+        if not self.to_journal:
+            return started
+        mounted = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNT]
+        return [*mounted, str(self.journal), *started]
+
+
+def variants(durability: str) -> list[Variant]:
+    """The first is what the others are compared with."""
+    return [
+        Variant(durability, "quiet", "no line an instance", 'format = "json"\ninstances = false'),
+        Variant(durability, "json", "a line an instance, JSON", 'format = "json"'),
+        Variant(durability, "journald", "a line an instance, journal", 'format = "journald"'),
+        Variant(
+            durability, "uncounted", "no line, and no metrics", 'format = "json"\ninstances = false', counted=False
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one turn of a variant came to: CPU microseconds an object, and milliseconds a scrape."""
+
+    object_us: float
+    scrape_ms: float
+
+
+@contextlib.contextmanager
+def journal(folder: Path) -> Iterator[Path]:
+    """Takes datagrams at `folder/socket` in a process of its own, and throws them away; yields the folder."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(folder / "socket"))
+        reader = multiprocessing.get_context("fork").Process(target=_discard, args=(sock,), daemon=True)
+        reader.start()
+        try:
+            yield folder
+        finally:
+            reader.kill()
+            reader.join()
+
+
+def _discard(sock: socket.socket) -> None:
+    buffer = bytearray(1 << 18)
+    while True:
+        sock.recv_into(buffer)
+
+
+def _measure(started: Running, scale: float) -> Cost:
+    order = blast.Order("store", WARM_UP, SIZE)
+    count = max(100, round(OBJECTS * scale))
+    try:
+        blast.blast(order, started.place.address, 1)
+        before = processes.cpu_seconds(started.pid)
+        figures = blast.blast(blast.Order("store", count, SIZE), started.place.address, 1)
+        used = processes.cpu_seconds(started.pid) - before
+    except (BlastError, OSError) as error:
+        raise BenchError(str(error)) from error
+    if figures["failed"] or figures["count"] != count:
+        raise BenchError(f"{started.receiver.title}: {figures}")
+    before = processes.cpu_seconds(started.pid)
+    for _ in range(SCRAPES):
+        with urllib.request.urlopen(f"http://127.0.0.1:{started.place.http_port}/metrics", timeout=30) as answer:
+            answer.read()
+    scraped = processes.cpu_seconds(started.pid) - before
+    return Cost(1e6 * used / count, 1e3 * scraped / SCRAPES)
+
+
+def run(turns: int, scale: float, scratch: Path, say: Callable[[str], None]) -> dict[str, list[Cost]]:
+    """The costs of each turn by variant. Raises BenchError."""
+    place = Scratch(scratch)
+    found: dict[str, list[Cost]] = {}
+    try:
+        for turn in range(turns):
+            for durability in ("none", "fsync"):
+                for variant in rotated(variants(durability), turn):
+                    if reason := variant.missing():
+                        say(f"{variant.name}: {reason}")
+                        continue
+                    with place.folder("journal") as folder, journal(folder) as socket_folder:
+                        variant.journal = socket_folder
+                        with running(variant, place) as started:
+                            cost = _measure(started, scale)
+                    found.setdefault(variant.name, []).append(cost)
+                    say(f"turn {turn + 1}/{turns}  {variant.name:<18} {cost.object_us:6.1f} µs an object")
+    finally:
+        place.remove()
+    return found
+
+
+def page(found: dict[str, list[Cost]]) -> str:
+    """The medians, and what each is above its first variant."""
+    rows = []
+    for durability in ("none", "fsync"):
+        base = 0.0
+        for variant in variants(durability):
+            if not (costs := found.get(variant.name)):
+                continue
+            median = statistics.median(cost.object_us for cost in costs)
+            base = base or median
+            scrape = statistics.median(cost.scrape_ms for cost in costs)
+            rows.append(
+                [
+                    f"{durability}: {variant.title}",
+                    f"{median:.1f}",
+                    f"{100 * (median / base - 1):+.1f} %",
+                    f"{scrape:.1f}",
+                ]
+            )
+    return table(["durability: what it does", "CPU µs an object", "against the first", "CPU ms a scrape"], rows)
+
+
+def to_json(found: dict[str, list[Cost]]) -> str:
+    """Every turn's figures."""
+    return json.dumps({name: [vars(cost) for cost in costs] for name, costs in found.items()}, indent=1) + "\n"
