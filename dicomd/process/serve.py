@@ -28,6 +28,7 @@ from dicomd.process.supervisor import Equipment, Supervisor
 from dicomd.store import mounts
 from dicomd.store.errors import StoreError
 from dicomd.store.filesystem import FileStore
+from dicomd.store.last_stores import LastStores
 from dicomd.telemetry.logs import configure_logging, get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
@@ -58,6 +59,7 @@ def serve(config: Config, config_path: Path, warnings: Sequence[str] = ()) -> No
         route_uncaught()
         inherited = take_inherited()
         store = _start_store(config, metrics)
+        metrics.restore_last_stores(LastStores(store.root).read(metrics.peer_names))
         tls = _tls(config)
         sockets = open_sockets(config, inherited)
         equipment = Equipment(

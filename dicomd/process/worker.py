@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from dicomd.config.schema import Config
 from dicomd.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -24,6 +25,7 @@ from dicomd.process.board import Seat
 from dicomd.services.operations import Services, Verification
 from dicomd.services.storage import Storage
 from dicomd.store.filesystem import FileStore, StoreState
+from dicomd.store.last_stores import LastStores
 from dicomd.telemetry.logs import get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
@@ -54,6 +56,7 @@ class Worker:
         self._waits_for_space = False
         self._swept = False
         self._over = threading.Event()
+        self._last_stores = LastStores(store.root)
         store.tell(lambda reason: seat.show_store(_refusal(reason)))
         supported = config.contexts.resolved()
         self._admission = Admission(
@@ -135,6 +138,7 @@ class Worker:
     def end(self) -> None:
         """No longer look at the store."""
         self._over.set()
+        self._note_last_stores()
 
     @property
     def idle(self) -> bool:
@@ -172,10 +176,16 @@ class Worker:
             if self._accepted and not self._swept:  # a store whose mount was missing at the start, too
                 self._swept = True
                 self._sweep()
+            self._note_last_stores()
             self._metrics.sample_process(str(self._seat.slot))
         except Exception as error:
             self._metrics.count_internal_error("store")
             get_logger().error(Message.INTERNAL_ERROR, module="store", exception=error)
+
+    def _note_last_stores(self) -> None:
+        if self._store.state.accepting:
+            with suppress(OSError):  # it is only a note; of a store in trouble others tell
+                self._last_stores.note(self._metrics.last_stores())
 
     def _show(self, state: StoreState) -> None:
         self._seat.show_store("" if state.accepting else _refusal(state.reason))

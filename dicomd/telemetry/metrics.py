@@ -55,6 +55,24 @@ class Metrics:
         """The series of a configured peer, or of "unknown"; to be kept for the length of an Association."""
         return self._peers.get(name) or self._peers[labels.UNKNOWN_PEER]
 
+    @property
+    def peer_names(self) -> list[str]:
+        """The configured peers, and "unknown"."""
+        return list(self._peers)
+
+    def last_stores(self) -> dict[str, float]:
+        """When each peer last stored in this process, in seconds since 1970; those that are known."""
+        return {
+            sample.labels["peer"]: sample.value
+            for metric in self.peer_last_store.collect()
+            for sample in metric.samples
+        }
+
+    def restore_last_stores(self, known: dict[str, float]) -> None:
+        """What was known before the start."""
+        for peer, seconds in known.items():
+            self.peer_last_store.labels(peer).set(seconds)
+
     def store_finished(
         self, peer: "PeerSeries", status: int, *, received: int, duration: float, sync: float | None
     ) -> None:

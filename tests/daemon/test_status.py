@@ -167,6 +167,35 @@ def test_a_killed_worker_s_associations_go_and_counts_stay(start_daemon: StartDa
     wait_status(daemon, lambda status: status["counters"]["instances"] == 2)
 
 
+def test_a_peer_s_last_store_survives_a_restart_and_a_crash(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon()
+    labels = frozenset({("peer", "unknown")})
+    assert ("dicomd_peer_last_store_timestamp_seconds", labels) not in daemon.metrics(), "absent until it is known"
+    peer = connect(daemon)
+    peer.associate()
+    peer.store(instance())
+    peer.release()
+    seconds = daemon.metric("dicomd_peer_last_store_timestamp_seconds", peer="unknown")
+    daemon.stop()
+    daemon.start()
+    assert daemon.metric("dicomd_peer_last_store_timestamp_seconds", peer="unknown") == pytest.approx(
+        seconds, abs=0.001
+    )
+    note = daemon.root / ".dicomd" / "peers" / "unknown.peer"
+    again = connect(daemon)
+    again.associate()
+    again.store(instance())
+    deadline = time.monotonic() + WAIT
+    while note.stat().st_mtime <= seconds + 0.001:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    daemon.kill()
+    daemon.start()
+    assert daemon.metric("dicomd_peer_last_store_timestamp_seconds", peer="unknown") > seconds
+    (told,) = daemon.status()["peers"]
+    assert told["last_store"]
+
+
 @pytest.mark.system
 @pytest.mark.timeout(120)
 def test_a_browser_shows_the_page(start_daemon: StartDaemon, connect: Connect, tmp_path: Path) -> None:

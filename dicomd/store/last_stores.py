@@ -1,0 +1,52 @@
+"""When each peer last stored, kept over a restart: an empty file a peer, whose time of change is that moment.
+
+The rule: it is a note, and never in the way. Nothing is synced for it, and where it can't be written a restart knows
+less. Names are those of the configuration, never a peer's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from dicomd.store.filesystem import OWN_FOLDER
+
+_SUFFIX = ".peer"
+
+
+class LastStores:
+    """The notes of the store at ``root``; times are seconds since 1970."""
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / OWN_FOLDER / "peers"
+        self._noted: dict[str, float] = {}
+
+    def read(self, names: Iterable[str]) -> dict[str, float]:
+        """When each of the named peers last stored, as far as it is known."""
+        found = {}
+        for name in names:
+            try:
+                found[name] = self._path(name).stat().st_mtime
+            except OSError:
+                continue
+        return found
+
+    def note(self, last_stores: dict[str, float]) -> None:
+        """Write down what has changed since it was last called. Raises OSError."""
+        for name, seconds in last_stores.items():
+            if self._noted.get(name, 0.0) < seconds:
+                self._touch(self._path(name), seconds)
+                self._noted[name] = seconds
+
+    def _touch(self, path: Path, seconds: float) -> None:
+        try:
+            if path.stat().st_mtime >= seconds:  # another worker's note is newer
+                return
+        except FileNotFoundError:
+            self._folder.mkdir(mode=0o750, exist_ok=True)
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
+        os.utime(path, (seconds, seconds))
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}{_SUFFIX}"
