@@ -54,7 +54,20 @@ def check(config: Config, file: str = "configuration") -> list[Problem]:
             problems.extend(_folder(file, key, folder))
     if any(listener.tls for listener in config.listen):
         problems.extend(_tls(file, config.tls))
+    problems.extend(_audit(file, config))
     return problems
+
+
+def _audit(file: str, config: Config) -> Iterator[Problem]:
+    spool, ca = config.audit.spool, config.audit.syslog_ca
+    if spool is not None and spool.is_relative_to(config.storage.root):
+        yield Problem(file, "audit.spool", f"{spool} is inside the store", "a folder outside of storage.root")
+    if config.audit.syslog is None or ca is None:
+        return
+    if problem := _unreadable(file, "audit.syslog_ca", ca):
+        yield problem
+    elif not _holds_certificate(ca):
+        yield Problem(file, "audit.syslog_ca", f"{ca} holds nothing that can be used", "a PEM file of certificates")
 
 
 def _folder(file: str, key: str, folder: Path) -> Iterator[Problem]:

@@ -1,14 +1,13 @@
 """Which keys are accepted but do nothing yet.
 
 The rule: this table is the only place that knows. An entry is a key's path (`dicomd.workers`) or a whole table
-(`audit`), with what its user should be warned of, "" if it is harmless. Whoever gives a key its effect removes its
+(`tls`), with what its user should be warned of, "" if it is harmless. Whoever gives a key its effect removes its
 entry; the generated documents and `check-config` follow.
 """
 
 WITHOUT_EFFECT = {
     "listen.proxy_protocol": "no PROXY protocol header is read by this version",
     "storage.checksums": "",
-    "audit": "no audit message is written by this version",
 }
 
 # What the documents say beside "a reload applies it"; "" once SIGHUP reloads.

@@ -305,6 +305,19 @@ class Audit(Table):
     syslog: Annotated[
         RemoteAddress, Key('Syslog server over TLS, such as "syslog.example.org:6514"; empty is off.')
     ] = None
+    syslog_ca: Annotated[
+        FilePath | None,
+        Key(
+            "PEM file of the authorities that the syslog server's certificate must come from.",
+            example='"/etc/dicomd/tls/syslog-ca.pem"',
+            unset="the system's",
+        ),
+    ] = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anywhere for audit messages to go."""
+        return self.spool is not None or self.syslog is not None
 
 
 class Config(Table):

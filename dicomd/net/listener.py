@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from dicomd.net.access import normal_address
 from dicomd.net.association import AcceptorSettings, Association
-from dicomd.net.report import AssociationReport, ConnectionReport
+from dicomd.net.connections import ConnectionReport
+from dicomd.net.report import AssociationReport
 from dicomd.net.tls import TlsTransport
 from dicomd.net.transport import PlainTransport
 

@@ -1,4 +1,4 @@
-"""What becomes visible of a connection: its counters and its log lines (one an Association, one an instance).
+"""What becomes visible of an Association: its counters and its log lines (one for itself, one an instance).
 
 The rule it keeps: nothing of the patient's is passed on, and the figures are those of what was really sent: a response
 that didn't reach the socket is no response.
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
+from dicomd.audit.events import Action
+from dicomd.audit.transfers import AssociationAudit
 from dicomd.dimse.commands import CommandField, Response
 from dicomd.dimse.statuses import Status
 from dicomd.net.access import Verdict
@@ -36,6 +38,9 @@ _RESULTS = {
 _MOST_NAMED = 16  # Transfer Syntaxes of one Presentation Context in a line; a stranger may propose 128 in each of 128
 _RESPONSES = {int(CommandField.C_STORE_RQ): "C-STORE-RSP", int(CommandField.C_ECHO_RQ): "C-ECHO-RSP"}
 
+_ACTIONS: dict[str, Action] = {"identical": "R", "rejected": "R", "replaced": "U"}
+"""How an audit message calls what became of a duplicate; all else that came was created."""
+
 
 class Outcome(StrEnum):
     """How an Association ends, as its counter is labelled."""
@@ -48,37 +53,21 @@ class Outcome(StrEnum):
     CONNECTION_LOST = "connection_lost"
 
 
-class ConnectionReport:
-    """What becomes visible of connections before there is an Association."""
-
-    def __init__(self, metrics: Metrics, display: Display) -> None:
-        self._metrics, self._display = metrics, display
-        self._log = get_logger()
-
-    def connected(self, listener: str) -> None:
-        """A TCP connection was accepted."""
-        self._metrics.listener(listener).connected()
-
-    def refused(self, listener: str, address: str, reason: str, *, rule: str = "", limit: str = "") -> None:
-        """A connection was closed without a word: by a `rule` of access, at a `limit`, or for want of resources."""
-        if rule:
-            self._metrics.count_access_refusal(rule, audited=False)
-        self._metrics.count_limit(limit)
-        fields = {"rule": rule} if rule else {"limit": limit} if limit else {}
-        self._log.warning("connection refused", listener=listener, dicom_peer_address=address, error=reason, **fields)
-        self._display.refused(Refused.CONNECTION, why=reason, address=address, listener=listener)
-
-    def accept_failed(self, listener: str, error: OSError) -> None:
-        """The listener couldn't accept."""
-        self._log.error("accept failed", listener=listener, error=error.strerror or str(error))
-
-
 class AssociationReport:
     """What becomes visible of one Association; used by its thread alone."""
 
-    def __init__(self, metrics: Metrics, *, listener: str, address: str, instances: bool, display: Display) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        listener: str,
+        address: str,
+        instances: bool,
+        display: Display,
+        audit: AssociationAudit | None = None,
+    ) -> None:
         """`instances` asks for a log line for each stored instance; failures always have theirs."""
-        self._metrics, self._display = metrics, display
+        self._metrics, self._display, self._audit = metrics, display, audit
         self._row: Row = Nowhere()
         self._series = metrics.listener(listener)
         self._peer = metrics.peer("")
@@ -121,6 +110,8 @@ class AssociationReport:
             self._series.handshake("timed_out" if timed_out else "failed")
             self._log.warning("TLS handshake failed", error=str(error), **self._bound)
             self._tell_refusal(Refused.HANDSHAKE, str(error))
+            if self._audit is not None:
+                self._audit.refused(f"TLS handshake failed: {error}")
             self._refusal_told = True
 
     # -- the Association -------------------------------------------------------------------------------------------
@@ -129,6 +120,8 @@ class AssociationReport:
         """An A-ASSOCIATE-RQ has come."""
         self._requested = True
         self._began = time.monotonic()
+        if self._audit is not None:
+            self._audit.requested(request.calling_ae_title, request.called_ae_title)
         self._bound |= {"dicom_calling_aet": request.calling_ae_title, "dicom_called_aet": request.called_ae_title}
         self._log = get_logger().bind(**self._bound)
 
@@ -173,6 +166,8 @@ class AssociationReport:
         self._refusal_told = True
         self._metrics.count_reject(rejection.source, rejection.reason)
         self._metrics.count_limit(rejection.limit)
+        if self._audit is not None and rejection.result == 1:  # permanent: not one that may come again in a minute
+            self._audit.refused(rejection.advice)
         self._log.warning(
             Message.ASSOCIATION_REJECTED,
             rule=self._verdict.rule if self._verdict is not None else "",
@@ -201,6 +196,8 @@ class AssociationReport:
     def ended(self) -> None:
         """The connection is closed: count the Association and write its line."""
         self._row.close()
+        if self._audit is not None:
+            self._audit.ended()
         outcome = self._outcome or Outcome.CONNECTION_LOST
         seconds = time.monotonic() - self._began
         if not self._requested and not self._refusal_told:
@@ -262,6 +259,8 @@ class AssociationReport:
         self._metrics.count_access_refusal("peers.allow", audited=passed)
         if right not in self._overstepped:
             self._overstepped.add(right)
+            if self._audit is not None and not passed:
+                self._audit.refused(f"the peer may not {right}")
             event = "request would be refused" if passed else "request refused"
             self._log.warning(
                 event,
@@ -276,6 +275,8 @@ class AssociationReport:
             self._bytes += operation.size
             self._metrics.store_received_bytes.inc(operation.size)
             self._count_failure(operation)
+            if self._audit is not None:
+                self._audit.instance(*operation.subject, operation.identity.sop_class_uid, "R", stored=False)
             self._log.warning(
                 "instance incomplete",
                 dicom_sop_class_uid=operation.identity.sop_class_uid,
@@ -326,6 +327,9 @@ class AssociationReport:
         if duplicate:
             self._metrics.store_duplicates.labels(duplicate).inc()
         self._count_failure(operation)
+        if self._audit is not None:
+            sop_class_uid, action = operation.identity.sop_class_uid, _ACTIONS.get(duplicate, "C")
+            self._audit.instance(*operation.subject, sop_class_uid, action, stored=stored is not None)
         if response.status is Status.SUCCESS:
             self._stored += 1
             if not self._instances and sent:

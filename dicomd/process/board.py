@@ -30,9 +30,9 @@ ASSOCIATIONS_PER_WORKER = (_SLOT_BYTES - _PEERS_AT) // 8
 """What one slot has room for: 4064, more than a process has threads for."""
 
 # Of the head, in units of 4 bytes, but for the beat: 8 bytes at the very start.
-_MAINTENANCE, _STOPPING, _USED, _GENERATION = 2, 3, 4, 5
+_MAINTENANCE, _STOPPING, _USED, _GENERATION, _START_TOLD = 2, 3, 4, 5, 6
 # Of a slot, in units of 4 bytes.
-_STATE, _SLOT_GENERATION, _CONNECTIONS, _ASSOCIATIONS, _ACCEPTING, _ABORTED, _REASON_LENGTH, _PID = range(8)
+_STATE, _SLOT_GENERATION, _CONNECTIONS, _ASSOCIATIONS, _ACCEPTING, _ABORTED, _REASON_LENGTH, _PID, _ENDED = range(9)
 
 _BEAT_LASTS = 10.0  # seconds; the supervisor shows itself every second
 
@@ -110,7 +110,7 @@ class Board:
     def vacate(self, slot: int) -> None:
         """Take back the slot of a process that is gone, with all it had counted."""
         base = _base(slot)
-        for word in range(_PID + 1):
+        for word in range(_ENDED + 1):
             self._words[base + word] = 0
         self.display.roster.clear(slot)
 
@@ -213,6 +213,15 @@ class Board:
         """The lowest slot with a ready worker, -1 without one."""
         return next((slot for slot in self.slots() if self._words[_base(slot) + _STATE] == SlotState.READY), -1)
 
+    def first_to_tell_start(self) -> bool:
+        """Whether nobody has asked this before: the one number of the head that workers write, under `locked`."""
+        told, self._words[_START_TOLD] = self._words[_START_TOLD], 1
+        return not told
+
+    def all_ended(self) -> bool:
+        """Whether every living worker has shown that it is through; under `locked`."""
+        return all(self._words[_base(slot) + _ENDED] for slot in self.slots() if self._words[_base(slot) + _STATE])
+
     def least_connections(self, generation: int) -> int:
         """The fewest connections that a ready worker of the generation has."""
         return min(
@@ -296,6 +305,17 @@ class Seat:
     def speaks_for_all(self) -> bool:
         """Whether it is this worker's part to log what all workers see."""
         return self._board.first_ready() == self.slot
+
+    def tells_start(self) -> bool:
+        """Whether it is this worker's part to tell that the daemon has started: once, in its first generation."""
+        with self._board.locked():
+            return self.generation == 1 and self._board.first_to_tell_start()
+
+    def tells_stop(self) -> bool:
+        """Show that this worker is through; whether it is the last one of a daemon that stops, and has to tell that."""
+        with self._board.locked():
+            self._words[_ENDED] = 1
+            return self._board.stopping and self._board.all_ended()
 
     def show_state(self, state: SlotState) -> None:
         """Show what this process does."""

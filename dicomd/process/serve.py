@@ -121,6 +121,7 @@ def _start_store(config: Config, metrics: Metrics) -> FileStore:
             duplicates=storage.duplicates,
             reserve_free=storage.reserve_free,
             max_object_size=storage.max_object_size,
+            of_patient=config.audit.wanted,
         )
         record = _record_of_stores()
         removed = store.start(mounts.recall(record, store.root) if record else b"")

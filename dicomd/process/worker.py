@@ -17,10 +17,12 @@ from dicomd.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSI
 from dicomd.net.admission import Admission, AdmissionLimits
 from dicomd.net.association import AcceptorSettings
 from dicomd.net.buffers import BufferPool
+from dicomd.net.connections import ConnectionReport
 from dicomd.net.deadlines import TimeLimits
 from dicomd.net.listener import ConnectionAcceptor, Listener
-from dicomd.net.report import AssociationReport, ConnectionReport
+from dicomd.net.report import AssociationReport
 from dicomd.process.access import access_rules
+from dicomd.process.auditing import Auditing
 from dicomd.process.board import Seat
 from dicomd.services.operations import Services, Verification
 from dicomd.services.storage import Storage
@@ -87,8 +89,13 @@ class Worker:
             buffers=BufferPool(),
             tls=tls,
         )
+        self._audit = Auditing(config, metrics, seat)
         self._acceptor = ConnectionAcceptor(
-            listeners, settings, ConnectionReport(metrics, seat.display), self._new_report, seat.busier_than_another
+            listeners,
+            settings,
+            ConnectionReport(metrics, seat.display, self._audit.association if self._audit.wanted else None),
+            self._new_report,
+            seat.busier_than_another,
         )
 
     def unready(self) -> str:
@@ -102,6 +109,7 @@ class Worker:
 
     def start(self) -> None:
         """Look at the store, remove what a worker that died has left there, and go on looking."""
+        self._audit.start()
         self._store.check()
         self._accepted = self._store.state.accepting
         self._waits_for_space = self._store.state.space_low
@@ -136,9 +144,10 @@ class Worker:
         return self._acceptor.abort()
 
     def end(self) -> None:
-        """No longer look at the store."""
+        """No longer look at the store, and let what is to be audited get on its way."""
         self._over.set()
         self._note_last_stores()
+        self._audit.end()
 
     @property
     def idle(self) -> bool:
@@ -152,6 +161,7 @@ class Worker:
             address=address,
             instances=self._config.log.instances,
             display=self._seat.display,
+            audit=self._audit.association(address) if self._audit.wanted else None,
         )
 
     def _sweep(self) -> None:

@@ -20,7 +20,7 @@ from dicomd.store.errors import (
     StoreError,
     StoreUnavailable,
 )
-from dicomd.store.types import InstanceIdentity, InstanceStore, InstanceWriter, Stored
+from dicomd.store.types import InstanceIdentity, InstanceStore, InstanceWriter, Stored, Subject
 from dicomd.uids import VERIFICATION_SOP_CLASS, recurring_uid_from_value, uid_from_value
 
 STATUSES: dict[type[StoreError], Status] = {
@@ -37,9 +37,9 @@ STATUSES: dict[type[StoreError], Status] = {
 
 
 class StoreOperation:
-    """One C-STORE. What became of it stays readable after `finish`: `response`, `stored`, `error`, `unexpected`."""
+    """One C-STORE. What became of it is readable at its end: `response`, `stored`, `error`, `unexpected`, `subject`."""
 
-    __slots__ = ("_writer", "error", "identity", "response", "size", "stored", "unexpected")
+    __slots__ = ("_writer", "error", "identity", "response", "size", "stored", "subject", "unexpected")
 
     def __init__(self, identity: InstanceIdentity, response: Response | None = None) -> None:
         self.identity = identity
@@ -48,6 +48,7 @@ class StoreOperation:
         self.stored: Stored | None = None
         self.error: StoreError | None = None
         self.unexpected: Exception | None = None
+        self.subject = Subject()
         self._writer: InstanceWriter | None = None
 
     def open(self, store: InstanceStore) -> None:
@@ -82,12 +83,14 @@ class StoreOperation:
     def release(self) -> None:
         """Let the store tidy up."""
         if self._writer is not None:
+            self.subject = self._writer.subject
             self._writer.release()
             self._writer = None
 
     def discard(self) -> None:
         """Leave nothing of an incomplete instance."""
         if self._writer is not None:
+            self.subject = self._writer.subject
             self._writer.discard()
             self._writer = None
 

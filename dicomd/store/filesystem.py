@@ -79,11 +79,14 @@ class FileStore:
         duplicates: DuplicatePolicy,
         reserve_free: int,
         max_object_size: int,
+        of_patient: bool = False,
     ) -> None:
+        """`of_patient`: writers tell the Patient ID of what they write."""
         self.root = root.absolute()
         self.layout = Layout(layout)
         self.synced = durability == "fsync"
         self.max_object_size = max_object_size
+        self.of_patient = of_patient
         self._reserve_free = reserve_free
         self._own = self.root / OWN_FOLDER
         self._tmp = self._own / "tmp"
@@ -154,6 +157,7 @@ class FileStore:
         duplicates: DuplicatePolicy,
         reserve_free: int,
         max_object_size: int,
+        of_patient: bool = False,
     ) -> FileStore:
         """Return this store, which has been started, under other settings. Takes instances from its first ``check`` on.
 
@@ -166,6 +170,7 @@ class FileStore:
             duplicates=duplicates,
             reserve_free=reserve_free,
             max_object_size=max_object_size,
+            of_patient=of_patient,
         )
         successor._name = self._name
         return successor

@@ -24,6 +24,7 @@ from dicomd.store.errors import DataSetUnreadable
 if TYPE_CHECKING:
     from zlib import _Decompress as Inflater  # the name that typeshed has for what zlib keeps to itself
 
+PATIENT_ID: Final = 0x00100020
 SOP_CLASS_UID: Final = 0x00080016
 SOP_INSTANCE_UID: Final = 0x00080018
 STUDY_INSTANCE_UID: Final = 0x0020000D
@@ -99,10 +100,16 @@ class HeadScanner:
     ``DataSetUnreadable``.
     """
 
-    __slots__ = ("_begun", "_carry", "_encoding", "_inflated", "_inflater", "_nesting", "_skip", "complete", "values")
+    __slots__ = (
+        *("_begun", "_carry", "_encoding", "_inflated", "_inflater", "_nesting", "_of_patient", "_skip"),
+        *("complete", "patient_id", "values"),
+    )
 
-    def __init__(self, transfer_syntax_uid: str) -> None:
+    def __init__(self, transfer_syntax_uid: str, *, of_patient: bool = False) -> None:
+        """`of_patient`: `patient_id` is wanted, too: for it alone the scan doesn't go on, nor fail."""
         self.values: dict[int, bytes] = {}
+        self.patient_id = b""
+        self._of_patient = of_patient
         self.complete = False
         self._encoding = _ENCODINGS.get(transfer_syntax_uid, _EXPLICIT_LITTLE)
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in _DEFLATED else None
@@ -227,6 +234,12 @@ class HeadScanner:
                 wanted = element in (0x16, 0x18)
             elif group == 0x20:
                 wanted = element in (0x0D, 0x0E)
+            elif group == 0x10 and element == 0x20 and self._of_patient:
+                kept = value + min(length, MAX_VALUE)
+                if kept > end:
+                    return at
+                self.patient_id = self.patient_id or bytes(data[value:kept])
+                wanted = False
             elif group:
                 wanted = False
             else:

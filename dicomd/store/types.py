@@ -48,8 +48,19 @@ class Stored(NamedTuple):
         return Path(self.name)
 
 
+class Subject(NamedTuple):
+    """Whose instance it is, values as in the Data Set, padding included; empty as far as it hasn't been read."""
+
+    patient_id: bytes = b""
+    study_instance_uid: bytes = b""
+
+
 class InstanceWriter(Protocol):
     """Takes one Data Set, fragment by fragment. Used by one thread; ends with ``release`` or ``discard``."""
+
+    @property
+    def subject(self) -> Subject:
+        """Whose instance it is, as far as it is known; the Patient ID only in a store that was asked to look for it."""
 
     def write(self, fragments: list[memoryview], size: int) -> None:
         """Append ``fragments``, ``size`` bytes in all. The views need be valid during the call only.

@@ -23,7 +23,7 @@ from dicomd.store.head import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_U
 from dicomd.store.layout import Place
 from dicomd.store.part10 import header
 from dicomd.store.temporary import unlink_quietly
-from dicomd.store.types import InstanceIdentity, Stored
+from dicomd.store.types import InstanceIdentity, Stored, Subject
 from dicomd.uids import recurring_uid_from_value, uid_from_value
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class FileWriter:
     def __init__(self, store: FileStore, identity: InstanceIdentity) -> None:
         self._store = store
         self._identity = identity
-        self._scanner = HeadScanner(identity.transfer_syntax_uid)
+        self._scanner = HeadScanner(identity.transfer_syntax_uid, of_patient=store.of_patient)
         self._fd = -1
         self._over = False
         self._path = ""
@@ -64,6 +64,11 @@ class FileWriter:
         except BaseException as error:
             self._failed(error)
             raise
+
+    @property
+    def subject(self) -> Subject:
+        """Whose instance it is, as far as it has been read."""
+        return Subject(self._scanner.patient_id, self._scanner.values.get(STUDY_INSTANCE_UID, b""))
 
     def commit(self) -> Stored:
         """Publish the instance. Raises a ``StoreError``, after which nothing is left."""

@@ -26,7 +26,7 @@ FIELDS: Final = _CONTRACT | frozenset({
     "listener", "outcome", "result", "source", "reason", "direction", "instances", "failures", "bytes_per_second",
     "contexts", "contexts_accepted", "contexts_proposed", "advice", "max_pdu", "pdu_type", "state", "context_id",
     "command", "implementation_class_uid", "implementation_version_name", "application_context", "protocol_version",
-    "message_number", "associations", "connections", "limit",
+    "message_number", "associations", "connections", "limit", "destination", "lost",
     # of TLS and of who may do what
     "tls_version", "tls_cipher", "certificate_names", "rule",
     # of the store

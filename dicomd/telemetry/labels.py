@@ -37,7 +37,8 @@ ACCESS_RULES: Final = ("dicomd.ae_titles", "listen.proxy_protocol", "peers", "pe
 ACCESS_MODES: Final = ("enforce", "audit")
 LIMITS: Final = ("associations", "associations_per_peer", "connections")
 """docs/limits.md has the value and the reason of each."""
-MODULES: Final = ("cli", "config", "dimse", "net", "process", "services", "store", "telemetry", "upperlayer")
+AUDIT_RESULTS: Final = ("spooled", "sent", "lost")
+MODULES: Final = ("audit", "cli", "config", "dimse", "net", "process", "services", "store", "telemetry", "upperlayer")
 
 # PS3.8 Table 9-21: source → reasons of an A-ASSOCIATE-RJ
 REJECT_REASONS: Final = {1: (1, 2, 3, 7), 2: (1, 2), 3: (1, 2)}

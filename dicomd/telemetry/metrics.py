@@ -219,6 +219,7 @@ class Metrics:
     def _process(self, version: str) -> None:
         counter, gauge = self._counter, self._gauge
         self.internal_errors = counter("internal_errors", "Unexpected exceptions; each is a bug.", "module")
+        self.audit_messages = counter("audit_messages", "Audit messages, by what became of them.", "result")
         self.log_records = counter("log_records", "Log lines, by level.", "level")
         self.log_records_lost = counter("log_records_lost", "Log lines that could not be written.")
         self.worker_exits = counter("worker_exits", "Worker processes that ended.", "reason")
@@ -260,6 +261,7 @@ class Metrics:
             (self.store_duplicates, labels.DUPLICATE_RESULTS),
             (self.store_recovered_files, labels.RECOVERY_ACTIONS),
             (self.internal_errors, (*labels.MODULES, labels.OTHER)),
+            (self.audit_messages, labels.AUDIT_RESULTS),
             (self.log_records, ("debug", "info", "warning", "error", "critical")),
             (self.worker_exits, labels.WORKER_EXIT_REASONS),
             (self.workers, labels.WORKER_STATES),

@@ -10,9 +10,12 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import Final
+
+import pydicom.config
 
 from dicomd.config import ConfigError, parse_config, to_toml
 from dicomd.dimse.commands import SUCCESS, CommandSetError, encode_response, parse_command_set
@@ -55,9 +58,22 @@ class _Said(logging.Handler):
         self.records.append(record.name)
 
 
-quiet_decoders()
 _SAID: Final = _Said()
-logging.getLogger("pynetdicom").addHandler(_SAID)
+_LIBRARY: Final = logging.getLogger("pynetdicom")
+_LIBRARY.addHandler(_SAID)
+
+
+@contextmanager
+def _quiet_decoders() -> Iterator[None]:
+    """As in the daemon; and afterwards as before, for tests in the same process."""
+    level, mode = _LIBRARY.level, pydicom.config.settings.reading_validation_mode
+    quiet_decoders()
+    _SAID.records.clear()
+    try:
+        yield
+    finally:
+        _LIBRARY.setLevel(level)
+        pydicom.config.settings.reading_validation_mode = mode
 
 
 def pieces(data: bytes, seed: int) -> Iterator[bytes]:
@@ -135,13 +151,17 @@ _NEGOTIATOR: Final = Negotiator(
 
 def negotiation(data: bytes) -> None:
     """The body of an A-ASSOCIATE-RQ."""
+    with _quiet_decoders():
+        _negotiate(data)
+    assert not _SAID.records
+
+
+def _negotiate(data: bytes) -> None:
     try:
         request = AssociateRequest.from_body(data)
         negotiated = _NEGOTIATOR.negotiate(request)
     except MalformedRequestError:
-        assert not _SAID.records
         return
-    assert not _SAID.records
     assert _NEGOTIATOR.negotiate(request) == negotiated, "the cached answer is another one"
     answer = associate_ac(request, negotiated)
     (pdu,) = wire.pdus(answer)
@@ -221,7 +241,7 @@ def deflated_head(data: bytes) -> None:
 
 
 def _scanned(syntax: str, chunks: Iterator[bytes]) -> object:
-    scanner = HeadScanner(syntax)
+    scanner = HeadScanner(syntax, of_patient=True)
     try:
         for chunk in chunks:
             if scanner.feed(memoryview(chunk)):
@@ -230,8 +250,8 @@ def _scanned(syntax: str, chunks: Iterator[bytes]) -> object:
     except DataSetUnreadable as error:
         return error.message, error.element
     assert scanner.complete
-    assert all(len(value) <= MAX_VALUE for value in scanner.values.values())
-    return scanner.values
+    assert all(len(value) <= MAX_VALUE for value in [*scanner.values.values(), scanner.patient_id])
+    return scanner.values, scanner.patient_id
 
 
 # -- configuration -------------------------------------------------------------------------------------------------

@@ -26,16 +26,17 @@ def _room(rooms: str = "", libraries: str = "") -> Room:
     return Room(frozenset(rooms.split()), frozenset(libraries.split()))
 
 
-EVERY_ROOM = "cli config process net services dimse upperlayer store telemetry"
+EVERY_ROOM = "cli config process net services dimse upperlayer store audit telemetry"
 ROOMS = {
     "cli": _room(EVERY_ROOM, "click tomlkit orjson pydicom pynetdicom prometheus_client pydantic structlog"),
     "config": _room("", "annotated_types pydantic pydantic_core tomlkit pydicom pynetdicom"),
-    "process": _room("net services upperlayer store telemetry config", "prometheus_client orjson"),
-    "net": _room("services dimse upperlayer telemetry"),
+    "process": _room("net services upperlayer store audit telemetry config", "prometheus_client orjson"),
+    "net": _room("services dimse upperlayer audit telemetry"),
     "services": _room("dimse store.errors store.types", "pydicom"),
     "dimse": _room("", "pydicom"),
     "upperlayer": _room("", "pynetdicom pydicom"),
     "store": _room("", "pydicom"),
+    "audit": _room("telemetry"),
     "telemetry": _room("", "structlog prometheus_client orjson"),
 }
 WITHOUT_SOCKETS = ("services", "dimse", "upperlayer", "store")

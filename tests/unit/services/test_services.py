@@ -9,7 +9,7 @@ from dicomd.dimse.statuses import Status
 from dicomd.services.operations import PresentationContext, Services, Verification
 from dicomd.services.storage import STATUSES, Storage, StoreOperation
 from dicomd.store.errors import OutOfSpace, StoreError
-from dicomd.store.types import InstanceIdentity, Stored
+from dicomd.store.types import InstanceIdentity, Stored, Subject
 
 CT, VERIFICATION, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.1", "1.2.840.10008.1.2.1"
 CONTEXT = PresentationContext(CT, EXPLICIT, "SCU", "SCP")
@@ -18,6 +18,10 @@ CONTEXT = PresentationContext(CT, EXPLICIT, "SCU", "SCP")
 class MemoryWriter:
     def __init__(self, store: "MemoryStore") -> None:
         self.store, self.data, self.calls = store, b"", []
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(b"4711", b"1.2.3")
 
     def write(self, fragments: list[memoryview], size: int) -> None:
         self.calls.append("write")

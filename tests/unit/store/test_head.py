@@ -270,3 +270,16 @@ def test_padding_after_the_deflated_stream_is_not_hoarded() -> None:
     assert scanner._inflater is not None
     assert len(scanner._inflater.unused_data) <= 1000
     scanner.finish()
+
+
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+def test_the_patient_id_is_kept_only_where_it_is_wanted(step: int) -> None:
+    before_study, study, behind = head().partition(element(0x0020000D, "UI", STUDY))
+    data = before_study + element(0x00100020, "LO", "4711") + study + behind
+    for wanted, expected in ((False, b""), (True, b"4711")):
+        scanner = HeadScanner(EXPLICIT, of_patient=wanted)
+        for at in range(0, len(data), step):
+            scanner.feed(data[at : at + step])
+        scanner.finish()
+        assert scanner.values == scan(head()).values
+        assert scanner.patient_id == expected

@@ -31,6 +31,7 @@ COUNTERS = {
     "dicomd_access_refusals": {"rule", "mode"},
     "dicomd_limit_hits": {"limit"},
     "dicomd_internal_errors": {"module"},
+    "dicomd_audit_messages": {"result"},
     "dicomd_log_records": {"level"},
     "dicomd_log_records_lost": set(),
     "dicomd_worker_exits": {"reason"},

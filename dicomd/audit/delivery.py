@@ -1,0 +1,141 @@
+"""What a delivery does when it fails: tries again, with growing pauses, and says so in few lines.
+
+The rule it keeps: one line when something stops working and one when it works again, however long that takes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from dicomd.audit.messages import Rendered
+from dicomd.audit.spool import Spool
+from dicomd.audit.syslog import SyslogConnection
+from dicomd.telemetry.logs import get_logger
+from dicomd.telemetry.messages import Message
+from dicomd.telemetry.metrics import Metrics
+
+BATCH = 100
+"""Messages that are delivered together."""
+_LOOK = 1.0  # seconds between two looks into a spool that others write to as well
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between two tries
+_NEWS = 60.0  # seconds, at least, between two lines about losses
+
+Deliver = Callable[[list[Rendered]], None]
+"""Delivers messages, each of which leaves the list as it is delivered. Raises OSError."""
+
+
+def into(spool: Spool, metrics: Metrics) -> Deliver:
+    """Delivers into the spool."""
+
+    def deliver(messages: list[Rendered]) -> None:
+        before = len(messages)
+        try:
+            spool.put(messages)
+        finally:
+            metrics.audit_messages.labels("spooled").inc(before - len(messages))
+
+    return deliver
+
+
+def over(connection: SyslogConnection, metrics: Metrics) -> Deliver:
+    """Delivers to the syslog server: all of the messages, or none that could be relied on."""
+
+    def deliver(messages: list[Rendered]) -> None:
+        connection.send(messages)
+        metrics.audit_messages.labels("sent").inc(len(messages))
+        messages.clear()
+
+    return deliver
+
+
+class Forwarding:
+    """Sends on what all processes put into a spool; one process at a time does."""
+
+    def __init__(self, spool: Spool, connection: SyslogConnection, metrics: Metrics, ending: threading.Event) -> None:
+        self._spool, self._connection, self._metrics, self._ending = spool, connection, metrics, ending
+        self._deliver = over(connection, metrics)
+
+    def run(self) -> None:
+        """Send on, and look for more once a second, until `ending` is set. Never raises."""
+        persistence = Persistence("syslog", self._ending)
+        last = False
+        while not last:
+            last = self._ending.is_set()  # what was put there just before is sent, if it can be
+            try:
+                persistence.insist(self._empty)
+            except Exception as error:
+                tell_defect(self._metrics, error)
+            self._ending.wait(_LOOK)
+        self._connection.close()
+        self._spool.release()
+
+    def _empty(self) -> None:
+        if not self._spool.claim():
+            return
+        while waiting := self._spool.oldest(BATCH):
+            self._deliver([message for _, message in waiting])
+            self._spool.remove([path for path, _ in waiting])
+
+
+class Persistence:
+    """Tries until it works, or until `ending` is set and it still doesn't."""
+
+    def __init__(self, destination: str, ending: threading.Event) -> None:
+        self._destination, self._ending = destination, ending
+        self._failing = False
+
+    def insist(self, attempt: Callable[[], None]) -> bool:
+        """Call `attempt` until it raises no OSError; False if the time for that is over."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                attempt()
+            except OSError as error:
+                if not self._failing:
+                    self._failing = True
+                    get_logger().warning(
+                        "audit messages wait", destination=self._destination, error=error.strerror or str(error)
+                    )
+                if self._ending.wait(pause):
+                    return False
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                if self._failing:
+                    self._failing = False
+                    get_logger().info("audit messages are delivered again", destination=self._destination)
+                return True
+
+
+class Losses:
+    """Counts what is lost, and says so: the first at once, later ones together, once a minute at most."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._untold = 0
+        self._told_at = -_NEWS
+
+    def count(self, number: int, why: str) -> None:
+        """So many messages are lost. From any thread."""
+        self._metrics.audit_messages.labels("lost").inc(number)
+        with self._lock:
+            self._untold += number
+            if time.monotonic() - self._told_at < _NEWS:
+                return
+            untold, self._untold, self._told_at = self._untold, 0, time.monotonic()
+        get_logger().error("audit messages lost", lost=untold, error=why)
+
+    def tell(self) -> None:
+        """Say what has not been said yet."""
+        with self._lock:
+            untold, self._untold = self._untold, 0
+        if untold:
+            get_logger().error("audit messages lost", lost=untold)
+
+
+def tell_defect(metrics: Metrics, error: Exception) -> None:
+    """An exception that nobody expected."""
+    metrics.count_internal_error("audit")
+    get_logger().error(Message.INTERNAL_ERROR, module="audit", exception=error)

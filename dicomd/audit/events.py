@@ -1,0 +1,61 @@
+"""What is audited, before it is a message: small records that an Association's thread can hand over at once.
+
+The rule it keeps: of a patient there is the Patient ID, and nothing else.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+Action = Literal["C", "R", "U"]
+"""Of the receiver's copies (PS3.15 Table A.5.3.7-1): created, held already and left alone, altered."""
+
+
+class Node(NamedTuple):
+    """The other side: its AE Title as sent, empty where none came, and its IP address."""
+
+    ae_title: str
+    address: str
+
+
+class Study(NamedTuple):
+    """What was transferred of one study: the number of instances by SOP Class UID."""
+
+    study_instance_uid: str
+    instances: dict[str, int]
+
+
+class ApplicationActivity(NamedTuple):
+    """The daemon starts or stops (PS3.15 A.5.3.1)."""
+
+    when: datetime
+    started: bool
+
+
+class InstancesTransferred(NamedTuple):
+    """Instances of one patient came over one Association (A.5.3.7). `failed`: none of these was stored."""
+
+    when: datetime
+    source: Node
+    called_ae_title: str
+    patient_id: str
+    studies: tuple[Study, ...]
+    action: Action
+    failed: bool
+
+
+class SecurityAlert(NamedTuple):
+    """Somebody was not let in (A.5.3.11); `reason` is dicomd's own sentence."""
+
+    when: datetime
+    node: Node
+    reason: str
+
+
+Event = ApplicationActivity | InstancesTransferred | SecurityAlert
+
+
+def now() -> datetime:
+    """The time of an event, in UTC."""
+    return datetime.now(UTC)

@@ -1,0 +1,43 @@
+"""What becomes visible of connections before there is an Association.
+
+The rule it keeps: a connection that is closed without a word to the peer is told of here, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dicomd.audit.transfers import AssociationAudit
+from dicomd.net.display import Display, Refused
+from dicomd.telemetry.logs import get_logger
+from dicomd.telemetry.metrics import Metrics
+
+
+class ConnectionReport:
+    """Counts the connections of all listeners, and tells of those that are refused."""
+
+    def __init__(
+        self, metrics: Metrics, display: Display, audit: Callable[[str], AssociationAudit] | None = None
+    ) -> None:
+        """`audit` begins the audit of a source address; None where nothing is audited."""
+        self._metrics, self._display, self._audit = metrics, display, audit
+        self._log = get_logger()
+
+    def connected(self, listener: str) -> None:
+        """A TCP connection was accepted."""
+        self._metrics.listener(listener).connected()
+
+    def refused(self, listener: str, address: str, reason: str, *, rule: str = "", limit: str = "") -> None:
+        """A connection was closed without a word: by a `rule` of access, at a `limit`, or for want of resources."""
+        if self._audit is not None and rule:
+            self._audit(address).refused(reason)
+        if rule:
+            self._metrics.count_access_refusal(rule, audited=False)
+        self._metrics.count_limit(limit)
+        fields = {"rule": rule} if rule else {"limit": limit} if limit else {}
+        self._log.warning("connection refused", listener=listener, dicom_peer_address=address, error=reason, **fields)
+        self._display.refused(Refused.CONNECTION, why=reason, address=address, listener=listener)
+
+    def accept_failed(self, listener: str, error: OSError) -> None:
+        """The listener couldn't accept."""
+        self._log.error("accept failed", listener=listener, error=error.strerror or str(error))

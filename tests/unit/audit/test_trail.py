@@ -1,0 +1,147 @@
+"""The way to the spool: bounded, tried again, counted; and never in the way of who records."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from dicomd.audit import delivery, spool, trail
+from dicomd.audit.events import ApplicationActivity, Node, SecurityAlert, now
+from dicomd.audit.messages import Reporter, render
+from dicomd.audit.spool import Spool
+from dicomd.audit.syslog import SyslogServer
+from dicomd.audit.trail import AuditTrail
+from dicomd.telemetry.metrics import Metrics
+from tests.support.audit import event, spooled
+
+DEADLINE = 30.0
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(CollectorRegistry(), version="test")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(delivery, "_LONGEST_PAUSE", 0.05)
+
+
+@pytest.fixture
+def ending() -> Iterator[list[AuditTrail]]:
+    trails: list[AuditTrail] = []
+    yield trails
+    for one in trails:
+        one.end(10)
+
+
+def counted(metrics: Metrics, result: str) -> float:
+    return metrics.registry.get_sample_value("dicomd_audit_messages_total", {"result": result}) or 0.0
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.01)
+
+
+def started() -> ApplicationActivity:
+    return ApplicationActivity(now(), started=True)
+
+
+def test_an_event_becomes_a_file_in_the_spool(tmp_path: Path, metrics: Metrics) -> None:
+    audit = AuditTrail(metrics, spool=tmp_path / "spool")
+    audit.start()
+    audit.record(started())
+    audit.record(SecurityAlert(now(), Node("X", "10.0.0.1"), "no"))
+    audit.end(10)
+    assert [event(root) for root in spooled(tmp_path / "spool")] == ["110120", "110126"]
+    assert counted(metrics, "spooled") == 2
+    assert counted(metrics, "lost") == 0
+    assert {path.suffix for path in (tmp_path / "spool").iterdir()} == {".xml"}
+
+
+def test_a_spool_that_cannot_be_written_is_tried_again(
+    tmp_path: Path, metrics: Metrics, ending: list[AuditTrail]
+) -> None:
+    (tmp_path / "spool").write_text("in the way")
+    audit = AuditTrail(metrics, spool=tmp_path / "spool")
+    ending.append(audit)
+    audit.start()
+    for _ in range(250):
+        audit.record(started())
+    (tmp_path / "spool").unlink()
+    wait(lambda: counted(metrics, "spooled") == 250)
+    assert len(spooled(tmp_path / "spool")) == 250
+    assert counted(metrics, "lost") == 0
+
+
+def test_what_finds_no_place_is_lost_and_counted_at_once(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trail, "MOST_WAITING", 10)
+    audit = AuditTrail(metrics, spool=tmp_path)  # not started: nothing leaves the queue
+    for _ in range(20):
+        audit.record(SecurityAlert(now(), Node("X", "10.0.0.1"), "no"))
+    assert counted(metrics, "lost") == 15
+    for _ in range(20):
+        audit.record(started())
+    assert counted(metrics, "lost") == 30
+
+
+def test_a_full_spool_takes_no_more(tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "MOST_MESSAGES", 3)
+    audit = AuditTrail(metrics, spool=tmp_path)
+    audit.start()
+    for _ in range(3):
+        audit.record(started())
+        wait(lambda: counted(metrics, "spooled") == len(list(tmp_path.glob("*.xml"))) > 0)
+    wait(lambda: counted(metrics, "spooled") == 3)
+    audit.record(started())
+    audit.end(10)
+    assert len(spooled(tmp_path)) == 3
+    assert counted(metrics, "lost") == 1
+
+
+def test_a_server_that_is_not_there_holds_up_nothing_and_the_spool_keeps(tmp_path: Path, metrics: Metrics) -> None:
+    audit = AuditTrail(metrics, spool=tmp_path, server=SyslogServer("127.0.0.1", 1))
+    audit.start()
+    audit.record(started())
+    wait(lambda: counted(metrics, "spooled") == 1)
+    audit.end(10)
+    assert len(spooled(tmp_path)) == 1
+    assert counted(metrics, "sent") == counted(metrics, "lost") == 0
+
+
+def test_without_a_spool_what_the_server_did_not_get_is_lost_at_the_end(metrics: Metrics) -> None:
+    audit = AuditTrail(metrics, server=SyslogServer("127.0.0.1", 1))
+    audit.start()
+    for _ in range(3):
+        audit.record(started())
+    audit.end(10)
+    assert counted(metrics, "lost") == 3
+
+
+def test_one_process_sends_on_and_foreign_files_are_left_alone(tmp_path: Path) -> None:
+    first, second = Spool(tmp_path), Spool(tmp_path)
+    assert first.claim()
+    assert first.claim()
+    assert not second.claim()
+    first.release()
+    assert second.claim()
+    second.release()
+    (tmp_path / "notes.xml").write_text("not ours")
+    message = render(started(), Reporter("h", os.getpid()))
+    first.put([message])
+    ((path, read),) = first.oldest(10)
+    assert read == message
+    first.remove([path])
+    assert first.oldest(10) == []
+    assert (tmp_path / "notes.xml").exists()
