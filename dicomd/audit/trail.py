@@ -26,7 +26,9 @@ from dicomd.audit.syslog import SyslogConnection, SyslogServer
 from dicomd.telemetry.metrics import Metrics
 
 MOST_WAITING = 10_000
-"""Events in the queue, some 10 MB. Security alerts, which anybody can cause, may fill half of it."""
+"""Events in the queue: some 10 MB as a rule, and as much as ten times that if each has as many studies as it can.
+
+Security alerts, which anybody can cause, may fill half of it."""
 
 
 class AuditTrail:
