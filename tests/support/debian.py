@@ -28,8 +28,6 @@ _ENVIRONMENT = {
     "HOME": "/root",
     "LANG": "C.UTF-8",
 }
-# Without syncing each file: what a test makes has not to survive a power cut.
-_APT_OPTIONS = ("-o", "Dpkg::Use-Pty=0", "-o", "Dpkg::Options::=--force-unsafe-io")
 _FORBIDDEN = ("Operation not permitted", "Permission denied", "Read-only file system")
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -80,8 +78,7 @@ class Tree:
 
     def apt(self, *arguments: str) -> None:
         """Run apt-get, asking nothing."""
-        command = ("apt-get", "-q", "-y", "--no-install-recommends", *_APT_OPTIONS, *arguments)
-        self.run("env", "DEBIAN_FRONTEND=noninteractive", *command)
+        self.run(*_apt(*arguments))
 
     def install(self, package: Path) -> None:
         """Install the package, or install it again."""
@@ -163,16 +160,17 @@ class Machine:
         assert done.returncode == 0 or not check, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
         return done
 
-    def apt(self, *arguments: str) -> str:
-        """Run apt-get without a network, asking nothing; what it said."""
-        command = ("apt-get", "-q", "-y", "--no-install-recommends", *_APT_OPTIONS, *arguments)
-        done = self.run("env", "DEBIAN_FRONTEND=noninteractive", *command, timeout=300)
-        return done.stdout + done.stderr
+    def apt(self, *arguments: str) -> None:
+        """Run apt-get without a network, asking nothing."""
+        self.run(*_apt(*arguments), timeout=300)
 
-    def install(self, package: Path) -> str:
-        """Install a package file, or a newer one; what apt said."""
-        shutil.copy(package, self.tree / "root")
-        return self.apt("install", f"/root/{package.name}")
+    def install(self, package: Path) -> None:
+        """Install a package file, or a newer one."""
+        self.run(*self._installation(package), timeout=300)
+
+    def install_command(self, package: Path) -> list[str]:
+        """What to start on this side in order to do that."""
+        return self.command(*self._installation(package))
 
     def properties(self, unit: str, *names: str) -> dict[str, str]:
         """Properties of a unit, as `systemctl show` has them."""
@@ -188,6 +186,10 @@ class Machine:
                 yield
             finally:
                 _enter(before.fileno())
+
+    def _installation(self, package: Path) -> list[str]:
+        shutil.copy(package, self.tree / "root")
+        return _apt("install", f"/root/{package.name}")
 
     # -- its processes and cgroups ---------------------------------------------------------------------------------
 
@@ -239,6 +241,20 @@ class Machine:
                 time.sleep(0.1)  # the last processes are on their way out
             else:
                 self._cgroups.pop()
+
+
+def _apt(*arguments: str) -> list[str]:
+    """Asking nothing, and without syncing each file: what a test makes has not to survive a power cut."""
+    options = [
+        "-q",
+        "-y",
+        "--no-install-recommends",
+        "-o",
+        "Dpkg::Use-Pty=0",
+        "-o",
+        "Dpkg::Options::=--force-unsafe-io",
+    ]
+    return ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *options, *arguments]
 
 
 def _enter(descriptor: int) -> None:
