@@ -99,7 +99,9 @@ class StoreOperation:
         if isinstance(error, MemoryError):
             error = OutOfResources("Out of memory", operation="memory", errno="ENOMEM")
         if isinstance(error, StoreError):
-            self.error = error
+            # It says all by itself; the frames that it came through hold what the store had open, and this operation.
+            error.__cause__ = error.__context__ = None
+            self.error = error.with_traceback(None)
             kinds = type(error).__mro__
             status = next((STATUSES[kind] for kind in kinds if kind in STATUSES), Status.STORE_UNAVAILABLE)
             elements = () if error.element is None else (error.element,)

@@ -1,6 +1,8 @@
 """From requests to statuses, with a store in memory that keeps the promises of `store.types`."""
 
+import gc
 import struct
+import weakref
 
 import pytest
 
@@ -8,7 +10,7 @@ from dicomd.dimse.commands import CommandSet, Response, parse_command_set
 from dicomd.dimse.statuses import Status
 from dicomd.services.operations import PresentationContext, Services, Verification
 from dicomd.services.storage import STATUSES, Storage, StoreOperation
-from dicomd.store.errors import OutOfSpace, StoreError
+from dicomd.store.errors import OutOfResources, OutOfSpace, StoreError
 from dicomd.store.types import InstanceIdentity, Stored, Subject
 
 CT, VERIFICATION, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.1", "1.2.840.10008.1.2.1"
@@ -118,6 +120,34 @@ def test_no_memory_is_a_lack_of_resources() -> None:
     response = serve(MemoryStore("write", MemoryError()), request())
     assert response is not None
     assert response.status is Status.OUT_OF_RESOURCES
+
+
+def test_a_failure_keeps_nothing_open_that_the_store_had_open() -> None:
+    """Else each failure for want of descriptors would leave fewer, until the collector of cycles comes by."""
+
+    class Open:
+        pass
+
+    left: list[weakref.ref[Open]] = []
+
+    def commit() -> Stored:
+        directory = Open()
+        left.append(weakref.ref(directory))
+        cause = OSError(24, "Too many open files")
+        raise OutOfResources("Too many open files", operation="mkdir", errno="EMFILE") from cause
+
+    store = MemoryStore()
+    store.writer.commit = commit  # type: ignore[method-assign]
+    gc.disable()
+    try:
+        operation = services(store).begin(request(), CONTEXT)
+        assert isinstance(operation, StoreOperation)
+        assert operation.finish().status == Status.OUT_OF_RESOURCES
+        assert left[0]() is None
+        assert operation.error is not None
+        assert operation.error.errno == "EMFILE"
+    finally:
+        gc.enable()
 
 
 def test_an_unknown_kind_of_store_error_is_told_as_its_ancestor() -> None:
