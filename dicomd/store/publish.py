@@ -57,13 +57,14 @@ class Publisher:
         try:
             fcntl.flock(candidate.fd, fcntl.LOCK_EX)
             published = self._publish(candidate, place, made)
-            fcntl.flock(candidate.fd, fcntl.LOCK_UN)
         except OSError as error:
             remove_made(made)
             raise from_oserror(error, "link") from error
         except BaseException:
             remove_made(made)
             raise
+        with contextlib.suppress(OSError):  # it is published and durable; the lock goes with the descriptor, too
+            fcntl.flock(candidate.fd, fcntl.LOCK_UN)
         return published
 
     def _publish(self, candidate: Candidate, place: Place, made: list[str]) -> Published:

@@ -1,6 +1,7 @@
 """What fails, by real means where there are any: the right error, nothing left, and the next instance goes well."""
 
 import errno
+import fcntl
 import os
 import resource
 import subprocess
@@ -415,6 +416,21 @@ def test_short_writes_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "writev", short)
     data = data_set(pixels=bytes(range(256)))
     assert put(store, data, cuts=(3, 3, 20, 21)).path.read_bytes().endswith(data)
+
+
+def test_a_lock_that_can_not_be_given_up_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The instance is there and durable by then: refused, it would stay as something that nobody asked for."""
+    flock = fcntl.flock
+
+    def fail(fd: int, operation: int) -> None:
+        if operation == fcntl.LOCK_UN:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    store = file_store(tmp_path)
+    assert put(store, data_set()).path == tmp_path / PLACE
+    assert put(store, data_set()).duplicate == "identical"
 
 
 def test_release_and_discard_never_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
