@@ -1,0 +1,203 @@
+"""A disk that fills up, turns read-only or goes away while Associations store on it, and comes back.
+
+The rule it keeps: real file systems of their own, mounted for the test; whatever is refused meanwhile, everything
+acknowledged is there afterwards, nothing else is, and the daemon takes instances again without being asked to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.power import attached, command, mounted, needs
+from tests.crash.senders import Ledger, Senders
+from tests.crash.verdict import judge, temporary_files
+from tests.daemon.conftest import StartDaemon
+from tests.support.daemon import Daemon
+from tests.support.objects import instance
+from tests.support.raw_peer import RawPeer, associate_rq
+
+PATIENCE = 60.0
+MIB = 1 << 20
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 16 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(mounted("-t", "tmpfs", "-o", "size=16m,mode=0755", "dicomd-test", on=folder))
+        except subprocess.CalledProcessError:
+            pytest.skip("no tmpfs can be mounted here")
+        yield folder
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def assert_nothing_lost(daemon: Daemon, ledger: Ledger) -> None:
+    """Nothing acknowledged, and no file that isn't what was sent."""
+    verdict = judge(daemon.root, ledger.sent, ledger.acknowledged)
+    assert not verdict.broken, verdict
+    assert ledger.total > 0
+
+
+def assert_takes_none(daemon: Daemon) -> None:
+    """Not ready, and a new Association is rejected: transient, by the provider, temporary congestion (PS3.8 9.3.4)."""
+    wait_until(lambda: not daemon.ready(), "it stays ready")
+    with RawPeer(daemon.address) as late:
+        late.send(associate_rq())
+        assert late.read_rejection() == (2, 3, 1)
+
+
+def assert_takes_one(daemon: Daemon) -> None:
+    """Ready again by itself, and it stores."""
+    wait_until(daemon.ready, "it does not become ready again")
+    with RawPeer(daemon.address) as peer:
+        peer.associate()
+        sent = instance()
+        assert peer.store(sent).status == 0
+        peer.release()
+    assert [file.data_set for file in daemon.stored(sent.sop_instance_uid)] == [sent.data_set]
+
+
+def test_a_disk_is_filled_but_for_the_reserve(start_daemon: StartDaemon, disk: Path) -> None:
+    """By the instances themselves; and emptied again by somebody who deletes what was stored."""
+    daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk / "store"), "reserve_free": "4MiB"})
+    with Senders(lambda: daemon.address, seed=1, count=2, sizes=(3000,)) as senders:
+        wait_until(lambda: senders.ledger.refusals, "it never refuses")
+        assert set(senders.ledger.refusals) == {"A700"}
+    assert shutil.disk_usage(disk).free > 0
+    assert_takes_none(daemon)
+    daemon.wait_no_temporary_files()
+    assert_nothing_lost(daemon, senders.ledger)
+    daemon.empty()
+    assert_takes_one(daemon)
+
+
+def test_a_disk_is_filled_to_its_last_byte(start_daemon: StartDaemon, disk: Path) -> None:
+    """By eight Associations at once; writes come short before they fail."""
+    daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk / "store")})
+    with Senders(lambda: daemon.address, seed=2, sizes=(3000, 100_000, 900_000)) as senders:
+        wait_until(lambda: len(senders.ledger.refusals) > 50, "it never refuses")
+    assert set(senders.ledger.refusals) == {"A700"}
+    daemon.wait_no_temporary_files()
+    assert_nothing_lost(daemon, senders.ledger)
+    daemon.empty()
+    assert_takes_one(daemon)
+
+
+def test_a_store_made_read_only_while_running(start_daemon: StartDaemon, disk: Path) -> None:
+    """By a read-only mount over it: a plain remount is refused while files are open for writing."""
+    daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk)})
+    with Senders(lambda: daemon.address, seed=3, count=4, sizes=(3000,)) as senders:
+        wait_until(lambda: senders.ledger.total > 40, "nothing is stored")
+        with mounted("--bind", disk, on=disk):
+            command("mount", "-o", "remount,bind,ro", disk)
+            assert_takes_none(daemon)
+            wait_until(lambda: senders.ledger.refusals, "it never refuses")
+            assert set(senders.ledger.refusals) == {"A701"}
+            senders.stop()
+    daemon.wait_no_temporary_files()
+    assert_nothing_lost(daemon, senders.ledger)
+    assert_takes_one(daemon)
+
+
+def test_a_file_system_that_finds_itself_damaged_turns_read_only(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """ext4 with errors=remount-ro; the way back is the administrator's: stop, unmount, check, mount, start."""
+    needs("mkfs.ext4", "e2fsck")
+    image, folder = tmp_path / "image", tmp_path / "mounted"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64 * MIB)
+    command("mkfs.ext4", "-q", image)
+    with contextlib.ExitStack() as stack:
+        device = stack.enter_context(attached(image))
+        trigger = Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error"
+        with mounted("-o", "errors=remount-ro", device, on=folder):
+            if not trigger.exists():
+                pytest.skip(f"{trigger} is not in this kernel")
+            daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(folder / "store")})
+            with Senders(lambda: daemon.address, seed=4, count=4, sizes=(3000, 100_000)) as senders:
+                wait_until(lambda: senders.ledger.total > 40, "nothing is stored")
+                trigger.write_text("1")
+                assert_takes_none(daemon)
+                wait_until(lambda: senders.ledger.refusals, "it never refuses")
+                senders.stop()
+            assert set(senders.ledger.refusals) == {"A701"}
+            assert_nothing_lost(daemon, senders.ledger)
+            daemon.stop()
+        assert subprocess.run(["e2fsck", "-p", device], stdout=subprocess.DEVNULL, check=False).returncode in (0, 1)
+        with mounted(device, on=folder):
+            daemon.start()
+            assert_nothing_lost(daemon, senders.ledger)
+            assert temporary_files(daemon.root) == set()
+            assert_takes_one(daemon)
+            daemon.check_health()
+            daemon.stop()
+
+
+def test_a_mount_goes_away_under_load_and_comes_back(start_daemon: StartDaemon, disk: Path, tmp_path: Path) -> None:
+    """What is answered with success is on the disk, not in the folder that it was mounted on."""
+    point = tmp_path / "point"
+    point.mkdir()
+    with mounted("--bind", disk, on=point):
+        daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(point)})
+        with Senders(lambda: daemon.address, seed=5, count=4, sizes=(3000,)) as senders:
+            wait_until(lambda: senders.ledger.total > 40, "nothing is stored")
+            command("umount", "--lazy", point)
+            assert_takes_none(daemon)
+            wait_until(lambda: senders.ledger.refusals, "it never refuses")
+            senders.stop()
+        assert set(senders.ledger.refusals) == {"A701"}
+        assert list(point.iterdir()) == []
+        command("mount", "--bind", disk, point)
+        assert_nothing_lost(daemon, senders.ledger)
+        assert_takes_one(daemon)
+        daemon.check_health()
+        daemon.stop()
+
+
+def test_a_worker_runs_out_of_descriptors(start_daemon: StartDaemon) -> None:
+    """In the kernel, at each number that is too few."""
+    daemon = start_daemon(dicomd={"workers": 1})
+    (worker,) = daemon.worker_pids()
+    hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+    statuses = []
+    with RawPeer(daemon.address) as peer:
+        peer.associate()
+        assert peer.store(instance()).status == 0
+        assert peer.echo().status == 0
+        opened = {int(link.name) for link in Path(f"/proc/{worker}/fd").iterdir()}
+        free = [number for number in range(max(opened) + 20) if number not in opened]
+        for spare in range(12):
+            resource.prlimit(worker, resource.RLIMIT_NOFILE, (free[spare], hard[1]))
+            try:
+                answer = peer.store(instance())
+                assert peer.echo().status == 0
+            finally:
+                resource.prlimit(worker, resource.RLIMIT_NOFILE, hard)
+            statuses.append(f"{answer.status:04X}")
+            assert daemon.temporary_files() == []
+            assert len(daemon.stored()) == 1 + statuses.count("0000")
+        assert peer.store(instance()).status == 0
+        peer.release()
+    assert statuses[0] == "A703"
+    assert statuses[-1] == "0000"
+    assert statuses == sorted(statuses, reverse=True)
+    assert daemon.ready()

@@ -1,0 +1,273 @@
+"""Each system call that storing an instance takes fails, with each cause: the right status, nothing left, on it goes.
+
+The rule it keeps: which calls there are is read from a trace of the same thing going well, so that none is forgotten;
+strace then makes one of them fail in the real worker, in the thread of one Association.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydicom.uid import UID
+
+from tests.crash.conftest import Figures
+from tests.crash.senders import digest
+from tests.crash.strace import attached, parse
+from tests.daemon.conftest import StartDaemon
+from tests.support.daemon import Daemon
+from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, data_set, encode, new_uid
+from tests.support.raw_peer import RawPeer
+
+CAUSES = {"ENOSPC": "A700", "EDQUOT": "A700", "EIO": "A701", "EROFS": "A701", "ENOMEM": "A703", "EMFILE": "A703"}
+SYNCS = ("fsync", "fdatasync")
+NOT_FAILING = ("close", "getpid")
+"""Not made to fail: strace leaves such a call out, so that the descriptor would stay open."""
+AFTERWARDS = ("unlink",)
+"""Done when the answer is out."""
+PATIENCE = 30.0
+
+pytestmark = [pytest.mark.root, pytest.mark.system]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is stored before, in the order sent, and what is sent then."""
+
+    name: str
+    before: list[Instance]
+    sent: Instance
+    duplicates: str = "keep-both"
+
+
+def instance_of(study: str, uid: str = "", *, size: int = 600) -> Instance:
+    ds = data_set(uid or new_uid(), size=size)
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = UID(study), UID(f"{study}.1")
+    return Instance(CT_IMAGE_STORAGE, str(ds.SOPInstanceUID), EXPLICIT_LITTLE, encode(ds))
+
+
+def new_study() -> Situation:
+    return Situation("new study", [], instance_of(new_uid()[:60]))
+
+
+def same_series() -> Situation:
+    study = new_uid()[:60]
+    return Situation("same series", [instance_of(study)], instance_of(study))
+
+
+def identical() -> Situation:
+    sent = instance_of(new_uid()[:60])
+    return Situation("identical", [sent], sent)
+
+
+def kept_both() -> Situation:
+    sent = instance_of(study := new_uid()[:60])
+    return Situation("kept both", [sent], instance_of(study, sent.sop_instance_uid))
+
+
+def replaced() -> Situation:
+    sent = instance_of(study := new_uid()[:60])
+    return Situation("replaced", [sent], instance_of(study, sent.sop_instance_uid), "replace")
+
+
+def large() -> Situation:
+    return Situation("large", [], instance_of(new_uid()[:60], size=700_000))
+
+
+SITUATIONS = [new_study, same_series, identical, kept_both, replaced]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The `number`th call of that name in the Association's thread, counted from 1."""
+
+    call: str
+    number: int
+    what: str
+    harmless: bool = False
+    """Nothing depends on it: the instance is durable by then."""
+
+
+class Faults:
+    """A daemon with one worker, and the faults that strace makes in it."""
+
+    def __init__(self, daemon: Daemon, folder: Path) -> None:
+        self.daemon = daemon
+        self._out = folder / "trace"
+        (self._worker,) = daemon.worker_pids()
+        self.injected: Counter[str] = Counter()
+        self.refused = self.unready = 0
+        """How often 0xA701 was answered, and the daemon found not ready after it: it may be again within the second."""
+        self.left: set[Path] = set()
+        """Temporary files that could not be removed."""
+        self.wrong: list[str] = []
+        with self._association() as (peer, _thread):
+            self._store(peer, [instance_of(new_uid()[:60])])  # takes the lock of this process's temporary files
+
+    def calls(self, situation: Situation) -> list[Fault]:
+        """The calls that concern the store, when all goes well."""
+        with self._association() as (peer, thread):
+            self._store(peer, situation.before)
+            with attached([thread], self._out, "-s", "40"):
+                assert peer.store(situation.sent).status == 0
+                peer.echo()  # when that is answered, all of the instance has been done
+        numbers: Counter[str] = Counter()
+        found = []
+        for call in parse(self._out.read_text()):
+            numbers[call.name] += 1
+            paths = [call.descriptor, *call.paths]
+            if call.name not in NOT_FAILING and any(path.startswith(f"{self.daemon.root}") for path in paths):
+                what = re.sub(r"[0-9a-f.]{12,}", "…", paths[-1].removeprefix(f"{self.daemon.root}/"))
+                harmless = call.name in AFTERWARDS or "LOCK_UN" in call.arguments
+                found.append(Fault(call.name, numbers[call.name], what, harmless))
+        return found
+
+    def inject(self, situation: Situation, fault: Fault, cause: str) -> None:
+        """Store with the fault, and note what is wrong with the outcome."""
+        try:
+            self._inject(situation, fault, cause)
+        except AssertionError as failure:
+            told = str(failure).splitlines()[0] if str(failure) else "?"
+            self.wrong.append(f"{situation.name}: {cause} of {fault.call} #{fault.number} ({fault.what}): {told}")
+
+    def _inject(self, situation: Situation, fault: Fault, cause: str) -> None:
+        expected = "0000" if fault.harmless else "A701" if fault.call in SYNCS else CAUSES[cause]
+        with self._association() as (peer, thread):
+            self._store(peer, situation.before)
+            peer.echo()
+            folders = self._folders()
+            injection = f"inject={fault.call}:error={cause}:when={fault.number}"
+            with attached([thread], self._out, "-s", "40", "-e", injection):
+                answer = peer.store(situation.sent)
+                peer.echo()
+            if "(INJECTED)" not in self._out.read_text():
+                expected = "0000"
+            else:
+                self.injected[fault.call] += 1
+                if fault.call in AFTERWARDS:
+                    self.left |= set(self.daemon.temporary_files())
+            status = f"{answer.status:04X}"
+            assert status == expected, f"{status} {answer.error_comment!r}, not {expected}"
+            assert bool(answer.error_comment) == bool(answer.status), "no Error Comment"
+            assert set(self.daemon.temporary_files()) <= self.left, "a temporary file stays"
+            self._look(situation, stored=answer.status == 0)
+            if answer.status:
+                assert self._folders() == folders, "folders stay"
+            if status == "A701":
+                self.refused += 1
+                self.unready += not self.daemon.ready()
+            self._wait_ready()
+            self._store(peer, [situation.sent, instance_of(new_uid()[:60])])  # on the same Association
+            self._look(situation, stored=True)
+
+    def _look(self, situation: Situation, *, stored: bool) -> None:
+        """Complete files, and those only that should be there."""
+        files = [f for f in self.daemon.stored() if f.sop_instance_uid == situation.sent.sop_instance_uid]
+        found = sorted(digest(file.data_set) for file in files)
+        before = [digest(each.data_set) for each in situation.before if _same(each, situation.sent)]
+        after = digest(situation.sent.data_set)
+        if situation.duplicates == "replace":
+            allowed = [[after]] if stored else [before, [after]]  # the new one stays when only its sync has failed
+        else:
+            allowed = [sorted({*before, after})] if stored else [sorted(before)]
+        assert found in allowed, f"{len(found)} files, not those that should be there"
+
+    @contextlib.contextmanager
+    def _association(self) -> Iterator[tuple[RawPeer, str]]:
+        self._wait_ready()  # a case that went wrong didn't
+        before = self._threads()
+        with RawPeer(self.daemon.address) as peer:
+            peer.associate()
+            (thread,) = self._threads() - before
+            yield peer, thread
+            peer.release()
+        deadline = time.monotonic() + PATIENCE
+        while thread in self._threads():
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    def _threads(self) -> set[str]:
+        return {folder.name for folder in Path(f"/proc/{self._worker}/task").iterdir()}
+
+    def _folders(self) -> set[Path]:
+        return {path for path in self.daemon.root.glob("[0-9]*/**") if path.is_dir()}
+
+    def _store(self, peer: RawPeer, instances: list[Instance]) -> None:
+        for each in instances:
+            status = peer.store(each).status
+            assert status == 0, f"{status:04X} for an object before or after"
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not self.daemon.ready():
+            assert time.monotonic() < deadline, "it does not become ready again"
+            time.sleep(0.02)
+
+
+def _same(one: Instance, other: Instance) -> bool:
+    return one.sop_instance_uid == other.sop_instance_uid
+
+
+def fail_all(
+    start_daemon: StartDaemon, folder: Path, figures: Figures, choose: Callable[[str, int], list[str]]
+) -> None:
+    """Make each call fail, with the causes that `choose` names for a situation and a number."""
+    cases = 0
+    counts: Counter[str] = Counter()
+    for duplicates in ("keep-both", "replace"):
+        daemon = start_daemon(dicomd={"workers": 1}, storage={"duplicates": duplicates})
+        faults = Faults(daemon, folder)
+        for make in SITUATIONS:
+            if make().duplicates != duplicates:
+                continue
+            calls = faults.calls(make())
+            assert {"fdatasync", "fsync", "writev", "linkat"} <= {fault.call for fault in calls}
+            for number, fault in enumerate(calls):
+                for cause in choose(make.__name__, number):
+                    faults.inject(make(), fault, cause)
+                    cases += 1
+        daemon.stop()
+        daemon.start()  # which sweeps what couldn't be removed
+        assert daemon.temporary_files() == []
+        assert not faults.wrong, "\n".join(faults.wrong)
+        counts += Counter({"refused": faults.refused, "unready": faults.unready}) + faults.injected
+    refused, unready = counts.pop("refused"), counts.pop("unready")
+    figures(cases=cases, faults_injected=counts.total(), **{f"of_{call}": n for call, n in sorted(counts.items())})
+    assert counts.total() > 0.9 * cases
+    assert unready > refused / 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_every_call_of_the_store_fails(start_daemon: StartDaemon, tmp_path: Path, figures: Figures) -> None:
+    """A new study's with every cause; the others' with one each, by turns."""
+
+    def choose(situation: str, number: int) -> list[str]:
+        return list(CAUSES) if situation == "new_study" else [list(CAUSES)[(number + len(situation)) % len(CAUSES)]]
+
+    fail_all(start_daemon, tmp_path, figures, choose)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_every_call_of_the_store_fails_with_every_cause(
+    start_daemon: StartDaemon, tmp_path: Path, figures: Figures
+) -> None:
+    fail_all(start_daemon, tmp_path, figures, lambda _situation, _number: list(CAUSES))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("cause", CAUSES)
+def test_a_write_in_the_middle_of_a_large_object_fails(start_daemon: StartDaemon, tmp_path: Path, cause: str) -> None:
+    """The rest of it is drained, and answered once."""
+    faults = Faults(start_daemon(dicomd={"workers": 1}), tmp_path)
+    faults.inject(large(), Fault("writev", 2, "the second"), cause)
+    assert faults.wrong == []
+    assert faults.injected == {"writev": 1}
