@@ -23,7 +23,7 @@ from tests.support.daemon import STOP_DEADLINE, Daemon
 from tests.support.soak import soak_seconds
 
 SEED = 1494
-CI_SECONDS = 80
+CI_SECONDS = 60
 VICTIMS = {"worker": 5, "all workers": 1, "supervisor": 2, "everything": 3}
 """How often each is among the kills, in an order that chance makes anew whenever all have been had."""
 VICTIMS_A_ROUND = sum(VICTIMS.values())
