@@ -377,6 +377,14 @@ def _process() -> list[timeseries.Panel]:
             Query(f"sum(rate(dicomd_log_records_lost_total{{{CHOSEN}}}[$__rate_interval]))", "lost"),
         ),
         graph(
+            "Audit messages",
+            "A minute: kept in the spool, sent to the syslog server, lost. Normal: none is lost.",
+            "short",
+            Query(
+                f"60 * sum by (result) (rate(dicomd_audit_messages_total{{{CHOSEN}}}[$__rate_interval]))", "{{result}}"
+            ),
+        ),
+        graph(
             "Internal errors",
             "Unexpected exceptions in the last hour; each is a bug to report. Normal: none.",
             "short",

@@ -32,6 +32,7 @@ ALERTS_OF_CONTRACT = (
     "DicomdReloadFailed",
     "DicomdCertificateExpiring",
     "DicomdInternalError",
+    "DicomdAuditMessagesLost",
     "DicomdSaturated",
     "DicomdStoreSlow",
     "DicomdWorkerCrashing",
