@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -271,9 +272,14 @@ def test_refused_contexts_are_named_with_what_to_change(start_daemon: StartDaemo
         assert any(told in line for line in lines), told
 
 
-def test_nothing_of_the_patient_comes_out_anywhere(start_daemon: StartDaemon, connect: Connect) -> None:
+def test_nothing_of_the_patient_comes_out_anywhere(start_daemon: StartDaemon, connect: Connect, tmp_path: Path) -> None:
     """In what is stored, refused, cut off and not understood; at the most talkative level."""
-    daemon = start_daemon(log={"level": "debug"}, storage={"duplicates": "reject", "max_object_size": "64KiB"})
+    runtime_dir = tmp_path / "run"
+    daemon = start_daemon(
+        dicomd={"runtime_dir": str(runtime_dir)},
+        log={"level": "debug"},
+        storage={"duplicates": "reject", "max_object_size": "64KiB"},
+    )
     secrets = [*PATIENT_NAME.split("^"), PATIENT_ID, "GEHEIM", "19700101"]
     uid = new_uid()
     full = data_set(uid, size=100)
@@ -315,6 +321,11 @@ def test_nothing_of_the_patient_comes_out_anywhere(start_daemon: StartDaemon, co
     stranger.read_abort()
     daemon.wait_logged("instance incomplete")
     pages = [daemon.get(path)[1] for path in ("/metrics", "/-/ready", "/-/healthy", "/status", "/")]
+    for options in ((), ("--json",)):
+        asked = senders.run(sys.executable, "-m", "dicomd", "status", "--config", daemon.config_path, *options)
+        assert asked.exit_status == 0
+        assert "A900" in asked.output
+        pages.append(asked.output)
     daemon.check_health()
     daemon.stop()
     comments = [answer.error_comment for answer in answers]

@@ -91,10 +91,6 @@ def test_nothing_outside_changes_what_the_program_imports(tree: Tree) -> None:
     assert "dicomd" in tree.shell("cd /root && PYTHONPATH=/root PYTHONHOME=/nowhere dicomd --version")
 
 
-def test_journald_can_be_written_to(tree: Tree) -> None:
-    tree.run("/usr/lib/dicomd/bin/python3", "-Ic", "import systemd.journal, systemd.daemon")
-
-
 def test_the_folder_of_the_configuration_is_closed_to_others(tree: Tree, package: Path) -> None:
     modes = "stat -c '%a %U %G %n' /etc/dicomd /etc/dicomd/tls /etc/dicomd/dicomd.toml"
     expected = [

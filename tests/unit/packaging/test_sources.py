@@ -63,7 +63,7 @@ def test_the_version_of_the_package_is_the_programs() -> None:
 
 
 def test_the_copyright_names_every_library_of_the_lock() -> None:
-    lock = (ROOT / "requirements" / "journald.txt").read_text()
+    lock = (ROOT / "requirements" / "run.txt").read_text()
     names = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE)) - {
         "flit-core"
     }  # builds dicomd, isn't in the package
