@@ -6,7 +6,6 @@ entry; the generated documents and `check-config` follow.
 """
 
 WITHOUT_EFFECT = {
-    "listen.proxy_protocol": "no PROXY protocol header is read by this version",
     "storage.checksums": "",
 }
 

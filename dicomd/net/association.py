@@ -15,6 +15,7 @@ from dicomd.net.access import Source, Verdict
 from dicomd.net.admission import Admission, judge_application_context
 from dicomd.net.buffers import SMALL, BufferPool
 from dicomd.net.deadlines import Deadline, TimedOutError, TimeLimits
+from dicomd.net.proxy import peer_behind
 from dicomd.net.rejection import Rejection
 from dicomd.net.report import AssociationReport, Outcome
 from dicomd.net.tls import TlsTransport, secure
@@ -117,6 +118,9 @@ class Association:
         """Take events until the connection has ended, or one of them was out of the ordinary."""
         reader, machine = self._reader, self._machine
         try:
+            if self._transport.header_due:
+                rules, report = self._settings.admission.rules, self._report
+                self._source = Source(peer_behind(self._transport, self._source, self._settings.limits, rules, report))
             if isinstance(self._transport, TlsTransport) and not self._transport.secured:
                 secure(self._transport, self._deadline, self._own_buffer, self._report)
             while machine.state is not State.IDLE:

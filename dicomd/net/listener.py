@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dicomd.net.access import normal_address
+from dicomd.net.access import Network, in_networks, normal_address
 from dicomd.net.association import AcceptorSettings, Association
 from dicomd.net.connections import ConnectionReport
 from dicomd.net.report import AssociationReport
@@ -32,11 +32,15 @@ _COURTESY = 5  # milliseconds for a less busy process to take a connection
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening socket, its name in metrics and logs, and whether it speaks TLS."""
+    """A listening socket, its name in metrics and logs, and whether it speaks TLS.
+
+    With `balancers` it takes connections from these networks only, and each begins with a PROXY header.
+    """
 
     name: str
     sock: socket.socket
     tls: bool = False
+    balancers: tuple[Network, ...] = ()
 
 
 def bind(name: str, address: str, port: int) -> Listener:
@@ -137,8 +141,9 @@ class ConnectionAcceptor:
         self._failing = 0
         self._report.connected(listener.name)
         address = normal_address(source[0])
-        if reason := self._settings.admission.rules.refuses_address(address):
-            self._report.refused(listener.name, address, reason, rule="peers.addresses")
+        rule = "listen.proxy_protocol" if listener.balancers else "peers.addresses"
+        if reason := self._refuses(listener, address):
+            self._report.refused(listener.name, address, reason, rule=rule)
             sock.close()
             return
         if not self._settings.admission.connect():
@@ -148,7 +153,9 @@ class ConnectionAcceptor:
         association: Association | None = None
         try:
             transport = self._transport(listener, sock)
-            association = Association(transport, address, self._settings, self._new_report(listener.name, address))
+            report = self._new_report(listener.name, address)
+            transport.header_due = bool(listener.balancers)
+            association = Association(transport, address, self._settings, report)
             with self._changing:
                 self._live.add(association)
             thread = threading.Thread(target=self._serve, args=(association,), name="association", daemon=True)
@@ -158,6 +165,14 @@ class ConnectionAcceptor:
             self._report.refused(listener.name, address, str(error))
             sock.close()
             self._ended(association)
+
+    def _refuses(self, listener: Listener, address: str) -> str:
+        """Why nothing from this address is read. Who is behind a balancer is judged when its header has come."""
+        if not listener.balancers:
+            return self._settings.admission.rules.refuses_address(address)
+        if in_networks(address, listener.balancers):
+            return ""
+        return f"not one of the balancers that {listener.name} takes connections from: its proxy_protocol names them"
 
     def _transport(self, listener: Listener, sock: socket.socket) -> PlainTransport:
         send_timeout, context = self._settings.limits.request, self._contexts.get(listener.name)

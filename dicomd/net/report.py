@@ -91,6 +91,18 @@ class AssociationReport:
         self._overstepped: set[str] = set()
         self._stored = self._failed = self._bytes = 0
 
+    # -- before TLS and DICOM ------------------------------------------------------------------------------------
+
+    def forwarded(self, address: str) -> None:
+        """The connection is a balancer's, and the peer is at `address`."""
+        self._bound |= {"balancer": self._bound["dicom_peer_address"], "dicom_peer_address": address}
+
+    def refused(self, reason: str, *, rule: str) -> None:
+        """The connection is closed without a word, by a rule of access."""
+        self._refusal_told = True
+        self._metrics.count_access_refusal(rule, audited=False)
+        self._log.warning("connection refused", error=reason, rule=rule, **self._bound)
+
     # -- TLS -------------------------------------------------------------------------------------------------------
 
     def secured(self, session: Session) -> None:

@@ -34,7 +34,7 @@ class Session:
 class PlainTransport:
     """TCP without TLS. Reads and writes belong to one thread; `wake` may be called from another."""
 
-    __slots__ = ("_receive_timeout", "_send_timeout", "_sock")
+    __slots__ = ("_receive_timeout", "_send_timeout", "_sock", "header_due")
 
     def __init__(self, sock: socket.socket, *, send_timeout: float) -> None:
         """Prepare an accepted socket. `send_timeout` is in seconds a write may block. Raises OSError if it is gone."""
@@ -45,6 +45,8 @@ class PlainTransport:
         self._sock = sock
         self._receive_timeout = 0.0
         self._send_timeout = send_timeout
+        self.header_due = False
+        """Whether a balancer's PROXY header has to come first."""
 
     @property
     def certificate_names(self) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ def open_sockets(config: Config, inherited: dict[str, list[socket.socket]]) -> S
         socks = usable.pop(entry.name, [])
         if not socks:
             socks = [_bind(f"listen.{entry.name}", entry.name, entry.address.host, entry.address.port)]
-        listeners += [Listener(entry.name, sock, tls=entry.tls) for sock in socks]
+        listeners += [Listener(entry.name, sock, tls=entry.tls, balancers=entry.proxy_protocol) for sock in socks]
     for name, socks in usable.items():
         for sock in socks:
             where = written(sock.getsockname())

@@ -28,7 +28,7 @@ FIELDS: Final = _CONTRACT | frozenset({
     "command", "implementation_class_uid", "implementation_version_name", "application_context", "protocol_version",
     "message_number", "associations", "connections", "limit", "destination", "lost",
     # of TLS and of who may do what
-    "tls_version", "tls_cipher", "certificate_names", "rule",
+    "tls_version", "tls_cipher", "certificate_names", "rule", "balancer",
     # of the store
     "operation", "errno", "error", "error_comment", "duplicate", "sync_usec", "element", "root", "durability", "layout",
     "avail_bytes", "size_bytes", "reserve_bytes", "files_avail", "accepting", "removed",

@@ -32,6 +32,7 @@ _DEBIAN_PACKAGES = {
     "npm": "npm",
     "promtool": "prometheus",
     "chromium": "chromium",
+    "haproxy": "haproxy",
 }
 
 

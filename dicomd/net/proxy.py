@@ -1,0 +1,121 @@
+"""The PROXY protocol, version 2: who is behind a balancer (haproxy's doc/proxy-protocol.txt, §2.2).
+
+The rule it keeps: exactly the header is read, 16 bytes and as many as they announce, so that what follows it, TLS or
+not, is as it was; within a span that no trickle extends; and at most `_LONGEST_ADDRESSES` bytes of it are kept. Whether
+the sender of the header is to be believed is the listener's business.
+"""
+
+from __future__ import annotations
+
+import time
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+from dicomd.net.access import AccessRules, Source, normal_address
+from dicomd.net.deadlines import TimedOutError, TimeLimits
+from dicomd.net.report import AssociationReport
+from dicomd.net.transport import ConnectionLostError, PlainTransport
+
+SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
+HEAD: Final = 16
+"""Bytes before those whose number they announce."""
+WITHIN: Final = 5.0
+"""Seconds for a balancer to send the header: it does so with its first packet."""
+
+_VERSION_2: Final = 0x20
+_LOCAL, _PROXY = 0, 1
+_TCP_OVER_IPV4, _TCP_OVER_IPV6 = 0x11, 0x21
+_ADDRESSES: Final = {_TCP_OVER_IPV4: 12, _TCP_OVER_IPV6: 36}
+"""Bytes that the addresses and ports of a family take; what follows them are extensions that nothing here needs."""
+_LONGEST_ADDRESSES: Final = max(_ADDRESSES.values())
+
+
+class ProxyHeaderError(Exception):
+    """What came is no header to go by; the message says what is wrong, and what would be right."""
+
+
+def announced(head: bytes) -> int:
+    """How many bytes follow the first 16 ones of a header. Raises `ProxyHeaderError`."""
+    if len(head) != HEAD or not head.startswith(SIGNATURE):
+        if head.startswith(b"PROXY "):
+            raise ProxyHeaderError("a PROXY header of version 1: have the balancer send version 2 (send-proxy-v2)")
+        raise ProxyHeaderError("no PROXY header: have the balancer send one (send-proxy-v2)")
+    if head[12] & 0xF0 != _VERSION_2:
+        raise ProxyHeaderError(f"a PROXY header of version {head[12] >> 4}, not 2")
+    return int.from_bytes(head[14:16], "big")
+
+
+def source(head: bytes, addresses: bytes) -> str | None:
+    """The address behind the balancer; None where the balancer itself is at the other end (LOCAL).
+
+    `head` is what `announced` has taken, `addresses` the beginning of what follows. Raises `ProxyHeaderError`, also for
+    an address that isn't told: who can't be told apart can't be judged.
+    """
+    command, family = head[12] & 0x0F, head[13]
+    if command == _LOCAL:
+        return None
+    if command != _PROXY:
+        raise ProxyHeaderError(f"a PROXY header with the unknown command {command}")
+    size = _ADDRESSES.get(family)
+    if size is None:
+        raise ProxyHeaderError(f"a PROXY header for something else than TCP over IPv4 or IPv6 ({family:02X}H)")
+    if len(addresses) < size:
+        raise ProxyHeaderError("a PROXY header that is shorter than its addresses")
+    if family == _TCP_OVER_IPV4:
+        return str(IPv4Address(addresses[:4]))
+    return normal_address(str(IPv6Address(addresses[:16])))
+
+
+def peer_behind(
+    transport: PlainTransport, balancer: Source, limits: TimeLimits, rules: AccessRules, report: AssociationReport
+) -> str:
+    """Read the header; return the address that the peer has by it, judged as if it had connected itself.
+
+    The balancer's own address where it looks whether anybody is here. Raises what `receive_header` does, and
+    `ConnectionLostError` for a connection that is to be closed without a word; why has been told.
+    """
+    transport.header_due = False
+    try:
+        address = receive_header(transport, min(WITHIN, limits.request))
+    except ProxyHeaderError as error:
+        report.refused(str(error), rule="listen.proxy_protocol")
+        raise ConnectionLostError(str(error)) from error
+    if address is None:
+        return balancer.address
+    report.forwarded(address)
+    if reason := rules.refuses_address(address):
+        report.refused(reason, rule="peers.addresses")
+        raise ConnectionLostError(reason)
+    return address
+
+
+def receive_header(transport: PlainTransport, within: float) -> str | None:
+    """Read a header from a new connection, before TLS; return what `source` does.
+
+    Raises `ProxyHeaderError`, `ConnectionLostError`, and `TimedOutError` where it isn't whole after `within` seconds.
+    """
+    ends = time.monotonic() + within
+    head = _receive(transport, HEAD, ends, within)
+    length = announced(head)
+    addresses = _receive(transport, min(length, _LONGEST_ADDRESSES), ends, within)
+    left = length - len(addresses)
+    while left:
+        left -= len(_receive(transport, min(left, 4096), ends, within))
+    return source(head, addresses)
+
+
+def _receive(transport: PlainTransport, count: int, ends: float, within: float) -> bytes:
+    """Exactly so many bytes."""
+    space = memoryview(bytearray(count))
+    got = 0
+    while got < count:
+        left = ends - time.monotonic()
+        if left <= 0:
+            raise TimedOutError(f"no whole PROXY header within {within:g} s")
+        transport.limit_receive(left)
+        try:
+            # Of the connection itself, whatever is spoken on it afterwards.
+            got += PlainTransport.receive_into(transport, space[got:], acknowledge=True)
+        except TimeoutError:
+            continue
+    return bytes(space)
