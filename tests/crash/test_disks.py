@@ -25,7 +25,7 @@ from tests.support.daemon import Daemon
 from tests.support.objects import instance
 from tests.support.raw_peer import RawPeer, associate_rq
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 MIB = 1 << 20
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -87,6 +87,7 @@ def assert_takes_one(daemon: Daemon) -> None:
 
 def test_a_disk_is_filled_but_for_the_reserve(start_daemon: StartDaemon, disk: Path) -> None:
     """By the instances themselves; and emptied again by somebody who deletes what was stored."""
+    (disk / "ballast").write_bytes(bytes(10 * MIB))  # small instances, for the look at the space is one a second
     daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk / "store"), "reserve_free": "4MiB"})
     with Senders(lambda: daemon.address, seed=1, count=2, sizes=(3000,)) as senders:
         wait_until(lambda: senders.ledger.refusals, "it never refuses")
