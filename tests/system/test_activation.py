@@ -1,0 +1,73 @@
+"""The sockets that systemd holds: back with the service after a failure, and changed by the documented drop-ins."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.objects import instance
+from tests.support.raw_peer import RawPeer
+from tests.support.service import UNIT, Service, wait_until
+from tests.system.test_service import SOCKETS
+
+pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def listener(name: str, address: str) -> str:
+    """A [[listen]]."""
+    return f'[[listen]]\nname = "{name}"\naddress = "{address}"\n'
+
+
+def test_a_start_brings_every_socket_back_after_systemd_has_given_up(service: Service) -> None:
+    both = listener("dicom", "0.0.0.0:11112") + listener("dicom-tls", "0.0.0.0:2762")
+    service.configure(both)
+    service.machine.run("systemctl", "enable", "dicomd-tls.socket")
+    try:
+        service.systemctl("restart")
+        assert service.machine.properties("dicomd-tls.socket", "ActiveState") == {"ActiveState": "active"}
+        service.configure(listener("nobody", "0.0.0.0:4000"))
+        assert service.systemctl("restart", check=False).returncode != 0
+        all_sockets = (*SOCKETS, "dicomd-tls.socket")
+
+        def states() -> set[str]:
+            return {service.machine.properties(unit, "ActiveState")["ActiveState"] for unit in all_sockets}
+
+        wait_until(lambda: states() == {"failed"}, 120)
+        assert any(
+            "enable a socket unit with FileDescriptorName=nobody" in str(e["MESSAGE"]) for e in service.journal()
+        )
+        service.configure(both)
+        # which it allows again when half a minute has passed since the first of five failures
+        wait_until(lambda: service.systemctl("start", check=False).returncode == 0, 120)
+        assert states() == {"active"}
+        for port in (11112, 2762):
+            with service.machine.network(), RawPeer(("127.0.0.1", port)) as peer:
+                peer.associate()
+                assert peer.store(instance()).status == 0
+                peer.release()
+    finally:
+        service.machine.run("systemctl", "disable", "--now", "dicomd-tls.socket")
+
+
+def test_the_documented_drop_ins_do_what_they_say(service: Service) -> None:
+    examples = service.machine.tree / "usr/share/doc/dicomd/examples"
+    service.drop_in((examples / "port-104.conf").read_text(), "dicomd.socket")
+    service.drop_in((examples / "store-path.conf").read_text())
+    service.machine.run("install", "-d", "-o", "dicomd", "-g", "dicomd", "-m", "0750", "/srv/dicom")
+    service.configure('[storage]\nroot = "/srv/dicom"\n')
+    service.machine.run("systemctl", "stop", "dicomd.socket", UNIT)
+    service.systemctl("start")
+    for port in (104, 11112):
+        with service.machine.network(), RawPeer(("127.0.0.1", port)) as peer:
+            peer.associate()
+            assert peer.store(instance()).status == 0
+            peer.release()
+    assert len(list((service.machine.tree / "srv/dicom").rglob("*.dcm"))) == 2
+    assert service.stored() == []
+
+    service.drop_in((examples / "network.conf").read_text())
+    service.configure(listener("own", "127.0.0.1:4000"))
+    service.systemctl("restart")
+    with service.machine.network(), RawPeer(("127.0.0.1", 4000)) as peer:
+        peer.associate()
+        assert peer.store(instance()).status == 0
+        peer.release()
