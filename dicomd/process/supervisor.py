@@ -203,6 +203,7 @@ class Supervisor:
     def _stop(self, name: str) -> None:
         self._stopping = self._board.stopping = True
         self._given.notifier.stopping("Open Associations may end")
+        self._given.notifier.extend(_EXTENSION)  # at once: TimeoutStopSec= may be shorter than a turn of the status
         get_logger().info(
             Message.STOPPING,
             signal=name,
