@@ -132,16 +132,16 @@ class Association:
                 else:
                     self._take_pdu(event)
         except PDUError as error:
-            self._report.outcome(Outcome.ABORTED_LOCALLY, str(error))
+            self._report.outcome(Outcome.ABORTED_LOCALLY, error)
             self._react(self._machine.happened(Event.INVALID_PDU), error.reason)
         except TimedOutError as error:
-            self._time_is_up(str(error))
+            self._time_is_up(error)
         except StoppedError:
             self._report.outcome(Outcome.ABORTED_LOCALLY, "dicomd stops")
             self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
             self._deadline.start_artim(_FAREWELL)
         except ConnectionLostError as error:
-            self._report.outcome(Outcome.CONNECTION_LOST, str(error))
+            self._report.outcome(Outcome.CONNECTION_LOST, error)
             self._connection_ended()
 
     def _connection_ended(self) -> None:
@@ -228,13 +228,13 @@ class Association:
         else:
             self._report.aborted("sent", source, reason)
 
-    def _time_is_up(self, why: str) -> None:
+    def _time_is_up(self, why: TimedOutError) -> None:
         if self._machine.state is State.ESTABLISHED:
             self._report.outcome(Outcome.TIMED_OUT, why)
             self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
         else:
             if self._machine.state is State.AWAITING_ASSOCIATE_RQ:
-                self._report.outcome(Outcome.TIMED_OUT, f"no A-ASSOCIATE-RQ: {why}")
+                self._report.outcome(Outcome.TIMED_OUT, TimedOutError(f"no A-ASSOCIATE-RQ: {why}", why.limit))
             self._machine.happened(Event.ARTIM_EXPIRED)
 
     def _abort_after_defect(self) -> None:
@@ -253,7 +253,7 @@ class Association:
             report.requested(request)
             answer = self._judge(request)
         except MalformedRequestError as error:
-            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, str(error)) from error
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, str(error), error.limit) from error
         self._machine.happened(Event.ASSOCIATE_RQ_RECEIVED)
         if isinstance(answer, Rejection):
             self._reject(request, answer)
@@ -335,7 +335,8 @@ class Association:
         if self._command and context_id != self._context_id:
             raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "the Presentation Context changes inside a Command Set")
         if len(self._command) + len(data) > MAX_COMMAND_SET:
-            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, f"a Command Set of over {MAX_COMMAND_SET} bytes")
+            message = f"a Command Set of over {MAX_COMMAND_SET} bytes"
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, message, "command_set")
         self._context_id = context_id
         self._command += data
         if not is_last:

@@ -28,7 +28,11 @@ class TimeLimits:
 
 
 class TimedOutError(Exception):
-    """The peer took too long."""
+    """The peer took too long, by this `limit`."""
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class _Phase(Enum):
@@ -74,7 +78,7 @@ class Deadline:
         if self._phase is _Phase.ARTIM:
             left = self._expires - time.monotonic()
             if left <= 0:
-                raise TimedOutError(f"nothing complete within {self._limits.request:g} s")
+                raise TimedOutError(f"nothing complete within {self._limits.request:g} s", "request_timeout")
             self._transport.limit_receive(left)
         elif self._phase is _Phase.IN_MESSAGE:
             self._asked = time.monotonic()
@@ -88,7 +92,7 @@ class Deadline:
     def elapsed(self) -> None:
         """A read came to its limit. Raises `TimedOutError` unless the peer still has time."""
         if self._phase is _Phase.BETWEEN_MESSAGES:
-            raise TimedOutError(f"idle for {self._limits.idle:g} s")
+            raise TimedOutError(f"idle for {self._limits.idle:g} s", "association_idle")
         if self._phase is _Phase.IN_MESSAGE:
             self._check_rate()
 
@@ -97,7 +101,8 @@ class Deadline:
         if self._waited < self._limits.window:
             return
         if self._bytes < self._limits.minimum_rate * self._waited:
-            raise TimedOutError(f"only {self._bytes} bytes in {self._waited:.0f} s in the middle of a message")
+            message = f"only {self._bytes} bytes in {self._waited:.0f} s in the middle of a message"
+            raise TimedOutError(message, "minimum_rate")
         self._start_window()
 
     def _start_window(self) -> None:

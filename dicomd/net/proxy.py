@@ -111,7 +111,7 @@ def _receive(transport: PlainTransport, count: int, ends: float, within: float) 
     while got < count:
         left = ends - time.monotonic()
         if left <= 0:
-            raise TimedOutError(f"no whole PROXY header within {within:g} s")
+            raise TimedOutError(f"no whole PROXY header within {within:g} s", "proxy_header")
         transport.limit_receive(left)
         try:
             # Of the connection itself, whatever is spoken on it afterwards.

@@ -200,10 +200,11 @@ class AssociationReport:
         if not self._abort:
             self._abort = {"direction": direction, "source": int(source), "reason": int(reason)}
 
-    def outcome(self, outcome: Outcome, error: str = "") -> None:
+    def outcome(self, outcome: Outcome, error: Exception | str = "") -> None:
         """How it ends; what is said first counts, since all later trouble follows from it."""
         if self._outcome is None:
-            self._outcome, self._error = outcome, error
+            self._outcome, self._error = outcome, str(error)
+            self._metrics.count_limit(getattr(error, "limit", ""))
 
     def ended(self) -> None:
         """The connection is closed: count the Association and write its line."""
@@ -334,6 +335,8 @@ class AssociationReport:
             )
             self._row.answered(stored=response.status is Status.SUCCESS, size=operation.size)
         duplicate: str = stored.duplicate if stored is not None else ""
+        if response.status is Status.OBJECT_TOO_LARGE:
+            self._metrics.count_limit("max_object_size")
         if response.status is Status.DUPLICATE_REJECTED:
             duplicate = "rejected"
         if duplicate:

@@ -19,7 +19,11 @@ _SHORTEST: Final = 0.001  # seconds: a timeval of zero would mean no limit
 
 
 class ConnectionLostError(Exception):
-    """The connection ended: closed or reset by the peer, or unusable."""
+    """The connection ended: closed or reset by the peer, or unusable. `limit` is the one that ended it, "" for none."""
+
+    def __init__(self, message: str, limit: str = "") -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class PlainTransport:
         except BlockingIOError:
             with contextlib.suppress(OSError):  # what the peer doesn't read must not linger in the kernel
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            raise ConnectionLostError("the peer does not read") from None
+            raise ConnectionLostError("the peer does not read", "send_timeout") from None
         except OSError as error:
             raise ConnectionLostError(error.strerror or str(error)) from error
 

@@ -35,7 +35,11 @@ PEER_FAILURE_REASONS: Final = (
 # Keys of the configuration by which somebody is refused, or would be in audit mode.
 ACCESS_RULES: Final = ("dicomd.ae_titles", "listen.proxy_protocol", "peers", "peers.addresses", "peers.allow")
 ACCESS_MODES: Final = ("enforce", "audit")
-LIMITS: Final = ("associations", "associations_per_peer", "connections")
+LIMITS: Final = (
+    "associate_rq", "association_idle", "associations", "associations_per_peer", "command_set", "connections",
+    "max_object_size", "max_pdu", "minimum_rate", "presentation_contexts", "proxy_header", "request_timeout",
+    "send_timeout", "transfer_syntaxes", "uid_length", "user_information",
+)  # fmt: skip
 """docs/limits.md has the value and the reason of each."""
 AUDIT_RESULTS: Final = ("spooled", "sent", "lost")
 MODULES: Final = ("audit", "cli", "config", "dimse", "net", "process", "services", "store", "telemetry", "upperlayer")

@@ -13,7 +13,14 @@ ABSTRACT_SYNTAX, TRANSFER_SYNTAX = 0x30, 0x40
 
 
 class MalformedRequestError(Exception):
-    """The A-ASSOCIATE-RQ can't be understood: to be answered as an invalid PDU (Evt19)."""
+    """The A-ASSOCIATE-RQ can't be understood: to be answered as an invalid PDU (Evt19).
+
+    `limit` is the one that it exceeds, "" for none.
+    """
+
+    def __init__(self, message: str, limit: str = "") -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 def walk(data: bytes) -> Iterator[tuple[int, bytes]]:

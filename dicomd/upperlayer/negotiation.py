@@ -313,7 +313,7 @@ def _recognised_items(items: bytes) -> tuple[bytes, bool]:
         elif item_type == PRESENTATION_CONTEXT:
             contexts += 1
             if contexts > MAX_CONTEXTS:
-                raise MalformedRequestError(f"more than {MAX_CONTEXTS} Presentation Contexts")
+                raise MalformedRequestError(f"more than {MAX_CONTEXTS} Presentation Contexts", "presentation_contexts")
             _check_presentation_context(item)
             kept += item
         elif item_type == APPLICATION_CONTEXT:
@@ -331,14 +331,15 @@ def _check_presentation_context(item: bytes) -> None:
         _check_uid_length(len(sub_item) - 4)
         transfer_syntaxes += item_type == TRANSFER_SYNTAX
     if transfer_syntaxes > MAX_TRANSFER_SYNTAXES:
-        raise MalformedRequestError(f"more than {MAX_TRANSFER_SYNTAXES} transfer syntaxes in a Presentation Context")
+        message = f"more than {MAX_TRANSFER_SYNTAXES} transfer syntaxes in a Presentation Context"
+        raise MalformedRequestError(message, "transfer_syntaxes")
 
 
 def _recognised_sub_items(items: bytes) -> tuple[bytes, bool]:
     kept, cacheable = bytearray(), True
     for count, (item_type, item) in enumerate(walk(items)):
         if count >= MAX_SUB_ITEMS:
-            raise MalformedRequestError(f"more than {MAX_SUB_ITEMS} User Information sub-items")
+            raise MalformedRequestError(f"more than {MAX_SUB_ITEMS} User Information sub-items", "user_information")
         cacheable = cacheable and item_type not in _UNCACHEABLE
         if item_type == _IMPLEMENTATION_CLASS_UID:
             _check_uid_length(len(item) - 4)
@@ -353,4 +354,4 @@ def _recognised_sub_items(items: bytes) -> tuple[bytes, bool]:
 
 def _check_uid_length(length: int) -> None:
     if length > MAX_UID_LENGTH + 1:  # and one byte of padding, which has no place here but is sent
-        raise MalformedRequestError(f"a UID of {length} bytes, {MAX_UID_LENGTH} at most")
+        raise MalformedRequestError(f"a UID of {length} bytes, {MAX_UID_LENGTH} at most", "uid_length")

@@ -45,11 +45,14 @@ class Fragment(NamedTuple):
 
 
 class PDUError(Exception):
-    """The bytes are no valid PDU: to be answered with an A-ABORT of this `reason` (PS3.8 Table 9-26)."""
+    """The bytes are no valid PDU: to be answered with an A-ABORT of this `reason` (PS3.8 Table 9-26).
 
-    def __init__(self, reason: AbortReason, message: str) -> None:
+    `limit` is the one that they exceed, "" for none.
+    """
+
+    def __init__(self, reason: AbortReason, message: str, limit: str = "") -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason, self.limit = reason, limit
 
 
 P_DATA_STARTED = PDU(PDUType.P_DATA_TF, b"")
@@ -189,7 +192,9 @@ class PDUReader:
             if length > self._max_pdu:
                 self._skip = length
                 raise PDUError(
-                    AbortReason.INVALID_PDU_PARAMETER, f"P-DATA-TF of {length} bytes, {self._max_pdu} at most"
+                    AbortReason.INVALID_PDU_PARAMETER,
+                    f"P-DATA-TF of {length} bytes, {self._max_pdu} at most",
+                    "max_pdu",
                 )
             if length < PDV_HEADER.size:
                 self._skip = length
@@ -207,7 +212,9 @@ class PDUReader:
         if not valid:
             self._skip = length
             raise PDUError(
-                AbortReason.INVALID_PDU_PARAMETER, f"{PDUType(pdu_type).name.replace('_', '-')} of {length} bytes"
+                AbortReason.INVALID_PDU_PARAMETER,
+                f"{PDUType(pdu_type).name.replace('_', '-')} of {length} bytes",
+                "associate_rq" if fixed is None and length > MAX_ASSOCIATE_RQ else "",
             )
         self._pdu_type, self._body, self._body_length = pdu_type, bytearray(), length
         return None

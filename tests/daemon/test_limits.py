@@ -1,0 +1,106 @@
+"""Each limit holds, and is counted under its name (docs/limits.md)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from tests.daemon.conftest import Connect, StartDaemon
+from tests.support import wire
+from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, instance
+from tests.support.raw_peer import Abort, RawPeer, associate_rq, p_data, pdu, pdv
+
+BEFORE, INVALID = Abort(0, 0), Abort(2, 6)
+
+
+def item(kind: int, value: bytes) -> bytes:
+    return struct.pack(">BBH", kind, 0, len(value)) + value
+
+
+def context(context_id: int, *, syntaxes: int = 1, uid: bytes = EXPLICIT_LITTLE.encode()) -> bytes:
+    abstract = item(0x30, CT_IMAGE_STORAGE.encode())
+    return item(0x20, bytes((context_id, 0, 0, 0)) + abstract + item(0x40, uid) * syntaxes)
+
+
+def request(*items: bytes) -> bytes:
+    """An A-ASSOCIATE-RQ with these items behind those of a usual one."""
+    return pdu(wire.A_ASSOCIATE_RQ, associate_rq()[6:] + b"".join(items))
+
+
+REQUESTS = {
+    "associate_rq": struct.pack(">BBI", wire.A_ASSOCIATE_RQ, 0, 256 * 1024 + 1),
+    "presentation_contexts": request(*(context(number % 256) for number in range(129))),
+    "transfer_syntaxes": request(context(9, syntaxes=129)),
+    "user_information": request(item(0x50, item(0x99, b"") * 1025)),
+    "uid_length": request(context(9, uid=b"1." + b"2" * 70)),
+}
+
+
+def too_long(peer: RawPeer) -> None:
+    peer.send(struct.pack(">BBI", wire.P_DATA_TF, 0, 256 * 1024 + 1))
+    assert peer.read_abort() == INVALID
+
+
+def too_long_a_command(peer: RawPeer) -> None:
+    peer.send(p_data(pdv(1, 1, bytes(60_000))) + p_data(pdv(1, 1, bytes(60_000))))
+    assert peer.read_abort() == INVALID
+
+
+def too_long_an_object(peer: RawPeer) -> None:
+    assert f"{peer.store(instance(size=200_000)).status:04X}" == "A710"
+    peer.release()
+
+
+def idle(peer: RawPeer) -> None:
+    assert peer.read_abort(30) == BEFORE
+
+
+IN_AN_ASSOCIATION: dict[str, Callable[[RawPeer], None]] = {
+    "max_pdu": too_long,
+    "command_set": too_long_a_command,
+    "max_object_size": too_long_an_object,
+    "association_idle": idle,
+}
+
+
+@pytest.mark.timeout(180)
+def test_each_limit_holds_and_is_counted(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon(
+        dicomd={"workers": 1},
+        storage={"max_object_size": "100KiB"},
+        limits={"connections": 2, "associations_per_peer": 1, "association_idle": "6s", "request_timeout": "6s"},
+    )
+
+    def none_open() -> None:
+        while any(worker["connections"] for worker in daemon.status()["workers"]):
+            continue
+
+    expected = dict.fromkeys((*REQUESTS, *IN_AN_ASSOCIATION, "connections", "associations_per_peer"), 1.0)
+    for limit, sent in REQUESTS.items():
+        peer = connect(daemon)
+        peer.send(sent)
+        assert peer.read_abort() == BEFORE, limit
+        none_open()
+    for happens in IN_AN_ASSOCIATION.values():
+        peer = connect(daemon)
+        peer.associate()
+        happens(peer)
+        none_open()
+    first, second = connect(daemon), connect(daemon)
+    first.associate()
+    second.send(associate_rq())
+    assert second.read_rejection() == (2, 3, 2)
+    assert connect(daemon).read_to_the_end() == []
+    first.release()
+    second.sock.close()
+    none_open()
+    connect(daemon).read_end(30)
+    expected["request_timeout"] = 1.0
+    for limit, count in expected.items():
+        daemon.wait_metric("dicomd_limit_hits_total", count, limit=limit)
+    hits = {
+        dict(labels)["limit"] for (name, labels), hit in daemon.metrics().items() if "limit_hits_total" in name and hit
+    }
+    assert hits == expected.keys()

@@ -1,0 +1,10 @@
+"""docs/limits.md names every limit that is counted, and no other."""
+
+from dicomd.telemetry.labels import LIMITS
+from tests.unit.docs.markdown import ROOT, rows
+
+
+def test_every_limit_is_explained_once() -> None:
+    table = rows((ROOT / "docs/limits.md").read_text(encoding="utf-8"))
+    assert sorted(row[0].strip("`") for row in table) == sorted(LIMITS)
+    assert [row for row in table if not all(row)] == []
