@@ -43,10 +43,10 @@ def _examined(config_path: Path) -> "Examination":
     from dicomd.process.correction import await_correction, has_inherited_sockets
 
     def corrected() -> "Examination | None":
-        found = examine(config_path)
+        found = examine(config_path, starting=True)
         return found if found.config is not None else None
 
-    found = examine(config_path)
+    found = examine(config_path, starting=True)
     if found.config is None:
         click.echo("\n".join(str(problem) for problem in found.errors), err=True)
         if has_inherited_sockets():

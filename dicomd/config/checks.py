@@ -4,20 +4,20 @@ The rule: nothing is created or changed by looking. Errors are what would stop t
 what an administrator should know.
 """
 
-import contextlib
 import os
-import ssl
-import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicomd.config import peers
-from dicomd.config.effect import has_effect, warning
+from dicomd.config.certificates import holds_certificate
+from dicomd.config.effect import warning
 from dicomd.config.keys import without_effect
 from dicomd.config.load import outcome, read
 from dicomd.config.problems import ConfigError, Problem
-from dicomd.config.schema import Config, Tls
+from dicomd.config.schema import Config
+from dicomd.config.tls import Findings, look, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,32 +30,43 @@ class Examination:
     without_effect: tuple[str, ...]
 
 
-def examine(path: str | os.PathLike[str]) -> Examination:
-    """All findings about a file at once, those of its text and those of the machine. Raises nothing for a bad file."""
+def examine(path: str | os.PathLike[str], *, starting: bool = False) -> Examination:
+    """All findings about a file at once, those of its text and those of the machine. Raises nothing for a bad file.
+
+    `starting`: a certificate whose time is over doesn't keep the daemon from starting. It is only warned about then,
+    since peers that don't look at it, and listeners without TLS, are still served.
+    """
     file = os.fspath(path)
     try:
         found = outcome(read(path), file)
     except ConfigError as error:
         return Examination(None, error.problems, (), ())
+    tls = _tls(found.config, file)
+    of_machine = [*_folders(found.config, file), *tls.errors, *([] if starting else tls.lapsed)]
     errors = [*found.problems]
-    errors.extend(problem for problem in check(found.config, file) if problem.key.split(".")[0] not in found.broken)
-    errors.extend(_dangerous_without_effect(found.config, file))
+    errors.extend(problem for problem in of_machine if problem.key.split(".")[0] not in found.broken)
+    warnings = [*_warnings(found.config, file), *(tls.lapsed if starting else []), *tls.warnings]
     ineffective = () if errors else tuple(without_effect(found.config))
-    return Examination(
-        None if errors else found.config, tuple(errors), tuple(_warnings(found.config, file)), ineffective
-    )
+    return Examination(None if errors else found.config, tuple(errors), tuple(warnings), ineffective)
 
 
 def check(config: Config, file: str = "configuration") -> list[Problem]:
-    """What would keep the daemon from starting with this configuration on this machine, as the user who asks."""
-    problems = list(_folder(file, "storage.root", config.storage.root))
+    """What speaks against putting this configuration into force on this machine, as the user who asks."""
+    tls = _tls(config, file)
+    return [*_folders(config, file), *tls.errors, *tls.lapsed]
+
+
+def _tls(config: Config, file: str) -> Findings:
+    """Of the files of [tls], which nobody reads without a TLS listener."""
+    return look(file, config.tls, time.time()) if any(listener.tls for listener in config.listen) else Findings()
+
+
+def _folders(config: Config, file: str) -> Iterator[Problem]:
+    yield from _folder(file, "storage.root", config.storage.root)
     for key, folder in (("dicomd.runtime_dir", config.dicomd.runtime_dir), ("audit.spool", config.audit.spool)):
         if folder is not None:
-            problems.extend(_folder(file, key, folder))
-    if any(listener.tls for listener in config.listen):
-        problems.extend(_tls(file, config.tls))
-    problems.extend(_audit(file, config))
-    return problems
+            yield from _folder(file, key, folder)
+    yield from _audit(file, config)
 
 
 def _audit(file: str, config: Config) -> Iterator[Problem]:
@@ -64,9 +75,9 @@ def _audit(file: str, config: Config) -> Iterator[Problem]:
         yield Problem(file, "audit.spool", f"{spool} is inside the store", "a folder outside of storage.root")
     if config.audit.syslog is None or ca is None:
         return
-    if problem := _unreadable(file, "audit.syslog_ca", ca):
+    if problem := unreadable(file, "audit.syslog_ca", ca):
         yield problem
-    elif not _holds_certificate(ca):
+    elif not holds_certificate(ca):
         yield Problem(file, "audit.syslog_ca", f"{ca} holds nothing that can be used", "a PEM file of certificates")
 
 
@@ -87,88 +98,9 @@ def _folder(file: str, key: str, folder: Path) -> Iterator[Problem]:
         yield Problem(file, key, wrong, "a folder that dicomd may write to")
 
 
-def _tls(file: str, tls: Tls) -> Iterator[Problem]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    readable = [
-        (key, path)
-        for key, path in (
-            ("tls.certificate", tls.certificate),
-            ("tls.key", tls.key),
-            ("tls.client_ca", tls.client_ca),
-            ("tls.crl", tls.crl),
-        )
-        if path is not None
-    ]
-    unread = {key: problem for key, path in readable if (problem := _unreadable(file, key, path))}
-    yield from unread.values()
-    if not unread.keys() & {"tls.certificate", "tls.key"}:
-        yield from _pair(file, context, tls)
-    for key, path, right in (
-        ("tls.client_ca", tls.client_ca, "a PEM file of certificates"),
-        ("tls.crl", tls.crl, "a PEM file of certificate revocation lists"),
-    ):
-        if path is not None and key not in unread:
-            try:
-                context.load_verify_locations(cafile=path)
-            except (ssl.SSLError, OSError):
-                yield Problem(file, key, f"{path} holds nothing that can be used", right)
-
-
-def _unreadable(file: str, key: str, path: Path) -> Problem | None:
-    try:
-        with path.open("rb") as opened:
-            opened.read(1)
-    except OSError as error:
-        return Problem(file, key, f"{path} can't be read: {error.strerror}", "a PEM file that dicomd may read")
-    return None
-
-
-class _EncryptedKeyError(Exception):
-    pass
-
-
-def _refuse_passphrase() -> str:
-    raise _EncryptedKeyError
-
-
-def _pair(file: str, context: ssl.SSLContext, tls: Tls) -> Iterator[Problem]:
-    """The certificate and its key, each for itself and then together."""
-    try:
-        context.load_cert_chain(tls.certificate, tls.key, password=_refuse_passphrase)
-    except _EncryptedKeyError:
-        yield Problem(file, "tls.key", f"{tls.key} has a passphrase", "a key without one: a daemon has nobody to ask")
-    except (ssl.SSLError, OSError, ValueError) as error:
-        if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
-            yield Problem(file, "tls.key", f"{tls.key} doesn't fit {tls.certificate}", "the key of this certificate")
-        elif _holds_certificate(tls.certificate):
-            yield Problem(file, "tls.key", f"{tls.key} holds no private key", "a PEM file with the private key")
-        else:
-            yield Problem(
-                file, "tls.certificate", f"{tls.certificate} holds no certificate", "a PEM file, the server's first"
-            )
-
-
-def _holds_certificate(path: Path) -> bool:
-    with contextlib.suppress(ssl.SSLError, OSError, ValueError):
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
-        return True
-    return False
-
-
-def _dangerous_without_effect(config: Config, file: str) -> Iterator[Problem]:
-    """What must not be passed over in silence, since somebody relies on it."""
-    for index, listener in enumerate(config.listen):
-        if listener.tls and not has_effect("listen.tls"):
-            yield Problem(file, f"listen[{index}].tls", "this version speaks no TLS", "a listener without it")
-
-
 def _warnings(config: Config, file: str) -> Iterator[Problem]:
     if config.storage.durability == "none":
         yield Problem(file, "storage.durability", "a power cut can lose instances answered with success", '"fsync"')
-    if any(listener.tls for listener in config.listen):
-        with contextlib.suppress(OSError):
-            if config.tls.key.stat().st_mode & stat.S_IRWXO:
-                yield Problem(file, "tls.key", f"{config.tls.key} is open to every user", "mode 0640, group dicomd")
     yield from peers.warnings(config, file)
     told: set[str] = set()
     for path in without_effect(config):

@@ -6,13 +6,12 @@ daemon runs keep their value, and are named.
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicomd.config import Config, examine, unreloadable_changes
 from dicomd.config.keys import tables
-from dicomd.process.secure import UnusableTlsError, listeners_context
+from dicomd.process.secure import ListenersTls, UnusableTlsError, prepare
 
 MAX_ERRORS = 20
 """Of those that are logged and answered: `dicomd check-config` tells them all."""
@@ -26,7 +25,7 @@ class Reading:
     """
 
     config: Config | None
-    tls: ssl.SSLContext | None = None
+    tls: ListenersTls | None = None
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
@@ -39,7 +38,7 @@ def read(path: Path, running: Config) -> Reading:
         return Reading(None, errors=tuple(str(problem) for problem in found.errors))
     config = keep_unreloadable(running, found.config)
     try:
-        tls = listeners_context(config)
+        tls = prepare(config)
     except UnusableTlsError as error:
         return Reading(None, errors=(str(error),))
     return Reading(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from dicomd.process.errors import StartError
 from dicomd.process.metric_files import close_files, use_files
 from dicomd.process.notify import Notifier
 from dicomd.process.runtime_dir import RuntimeDir
-from dicomd.process.secure import UnusableTlsError, listeners_context
+from dicomd.process.secure import ListenersTls, UnusableTlsError, prepare
 from dicomd.process.signals import SignalPipe
 from dicomd.process.sockets import open_sockets, take_inherited
 from dicomd.process.supervisor import Equipment, Supervisor
@@ -94,9 +93,9 @@ def _supervisor(equipment: Equipment) -> Supervisor:
         raise StartError(f"dicomd.runtime_dir: no control socket in {folder}: {error.strerror}") from error
 
 
-def _tls(config: Config) -> ssl.SSLContext | None:
+def _tls(config: Config) -> ListenersTls | None:
     try:
-        return listeners_context(config)
+        return prepare(config)
     except UnusableTlsError as error:
         raise StartError(str(error)) from error
 

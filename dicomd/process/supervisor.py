@@ -11,7 +11,6 @@ import os
 import platform
 import select
 import signal
-import ssl
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from dicomd.process.exporter import Exporter
 from dicomd.process.fleet import Fleet, Generation
 from dicomd.process.notify import Notifier
 from dicomd.process.runtime_dir import RuntimeDir
+from dicomd.process.secure import ExpiryWatch, ListenersTls
 from dicomd.process.signals import SignalPipe
 from dicomd.process.sockets import Sockets, written
 from dicomd.process.status import status
@@ -54,7 +54,7 @@ class Equipment:
 
     config: Config
     config_path: Path
-    tls: ssl.SSLContext | None
+    tls: ListenersTls | None
     store: FileStore
     sockets: Sockets
     runtime: RuntimeDir
@@ -98,6 +98,7 @@ class Supervisor:
         self._reload_callers: list[Any] = []
         self._waiting_told = False
         self._pending: tuple[str, ...] = ()
+        self._expiry = ExpiryWatch(equipment.metrics)
         self._stopping = False
         self._failure = ""
         self._aborted = 0
@@ -146,6 +147,7 @@ class Supervisor:
         else:
             self._look_at_start()
             self._look_at_reload(now)
+            self._expiry.tend(now)
         self._control.tend(now)
         if self._reload_wanted and not self._stopping:
             self._begin_reload()
@@ -162,9 +164,10 @@ class Supervisor:
 
     # -- start and stop --------------------------------------------------------------------------------------------
 
-    def _begin(self, config: Config, store: FileStore, tls: ssl.SSLContext | None) -> Generation:
+    def _begin(self, config: Config, store: FileStore, tls: ListenersTls | None) -> Generation:
         self._number += 1
-        duty = Duty(config, self._given.sockets.listeners, store, self._given.runtime.metrics, tls)
+        context = tls.context if tls is not None else None
+        duty = Duty(config, self._given.sockets.listeners, store, self._given.runtime.metrics, context)
         return self._fleet.begin(self._number, duty, config.dicomd.workers or len(os.sched_getaffinity(0)))
 
     def _look_at_start(self) -> None:
@@ -174,7 +177,7 @@ class Supervisor:
         if generation.ready:
             self._starting = None
             self._fleet.serve(generation)
-            self._in_force(self._config, ())
+            self._in_force(self._config, self._given.tls, ())
             self._log_started(generation)
             self._given.notifier.ready(self._status())
         elif generation.hopeless:
@@ -270,19 +273,20 @@ class Supervisor:
         elif self._fleet.handed_over or now >= under_way.handed_over_by:
             self._reload = None
             self._config = under_way.config
-            self._in_force(self._config, reading.pending)
+            self._in_force(self._config, reading.tls, reading.pending)
             self._log_applied(generation, reading)
             self._given.notifier.ready(self._status())
             for answer in under_way.callers:
                 answer({"ok": True, "generation": generation.number, "restart_pending": reading.pending})
 
-    def _in_force(self, config: Config, pending: tuple[str, ...]) -> None:
+    def _in_force(self, config: Config, tls: ListenersTls | None, pending: tuple[str, ...]) -> None:
         metrics, self._pending = self._given.metrics, pending
         metrics.associations_limit.set(config.limits.associations)
         metrics.access_open.set(not config.peers)
         if not config.peers:
             get_logger().warning("no [[peers]] are configured: every peer that can connect may store")
         metrics.reload_finished(successful=True, restart_pending=bool(pending))
+        self._expiry.in_force(tls)
         self._publish(successful=True)
 
     def _log_applied(self, generation: Generation, reading: reload.Reading) -> None:

@@ -237,6 +237,10 @@ def test_a_required_certificate_opens_the_door_and_a_revoked_one_does_not(start_
 def test_tls_and_plain_listeners_serve_side_by_side(start_daemon: StartDaemon, pki: Pki) -> None:
     listen = [TLS_LISTENER, {"name": "plain", "address": "127.0.0.1:0"}, TLS_LISTENER | {"name": "tls2"}]
     daemon = start_daemon(listen=listen, tls=pki.tls(profile="modern"))
+    shown = {
+        dict(labels)["listener"] for name, labels in daemon.metrics() if name.startswith("dicomd_tls_certificate_")
+    }
+    assert shown == {"tls", "tls2"}
     modern = requestor_context(pki.trusted, version=ssl.TLSVersion.TLSv1_3)
     for name, context in (("tls", modern), ("plain", None), ("tls2", modern)):
         store_one(daemon.listener(name), context)
@@ -289,8 +293,10 @@ def test_certificates_are_rotated_by_a_reload_without_a_dropped_association(
     context = requestor_context(pki.trusted)
     with RawPeer(daemon.address, tls=context) as peer:
         peer.associate()
-        pki.root.issue("new", ["dicomd.test"]).write(tmp_path, "served")
+        new = pki.root.issue("new", ["dicomd.test"], ends=9 * DAY)
+        new.write(tmp_path, "served")
         assert daemon.reload()["event"] == "config applied"
+        assert daemon.metric("dicomd_tls_certificate_not_after_timestamp_seconds", listener="tls") == new.not_after
         with RawPeer(daemon.address, tls=context) as another:
             assert common_name(another) == "new"
             another.associate()
@@ -318,3 +324,18 @@ def common_name(peer: RawPeer) -> str:
     assert isinstance(peer.sock, ssl.SSLSocket)
     certificate: Any = peer.sock.getpeercert()
     return dict(part[0] for part in certificate["subject"])["commonName"]
+
+
+def test_an_expired_certificate_is_served_after_a_start_and_refused_by_a_reload(
+    start_daemon: StartDaemon, pki: Pki, tmp_path: Path
+) -> None:
+    served = pki.root.issue("late", ["dicomd.test"], begins=-3 * DAY, ends=-DAY).write(tmp_path, "served")
+    daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(certificate=served[0], key=served[1]))
+    warned = [record["detail"] for record in daemon.logged("configuration warning")]
+    assert any("has expired" in detail for detail in warned), warned
+    careless = requestor_context(pki.trusted)
+    careless.verify_mode = ssl.CERT_NONE
+    store_one(daemon.address, careless)
+    rejected = daemon.reload()
+    assert rejected["event"] == "config rejected"
+    assert "has expired" in rejected["config_errors"][0]

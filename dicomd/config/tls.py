@@ -1,0 +1,152 @@
+"""Whether the files of [tls] can serve, and what an administrator should know of them.
+
+The rule: what keeps TLS from working is an error, what keeps some peers out is a warning. A certificate or a revocation
+list whose time is over is both: nothing new may come into force with it, but a restart must not make things worse than
+they are, since peers that don't look at dates are still served.
+"""
+
+import ssl
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dicomd.config.certificates import (
+    EncryptedKeyError,
+    ServerCertificate,
+    authorities,
+    day,
+    holds_certificate,
+    revocation_due,
+    server_certificate,
+)
+from dicomd.config.problems import Problem
+from dicomd.config.schema import Tls
+
+SOON = 30 * 86400.0
+"""Seconds before its end from which a certificate or a revocation list is warned about."""
+_TOO_WEAK = frozenset(("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"))
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was found: `lapsed` are errors, but to a start, which they only warn."""
+
+    errors: list[Problem] = field(default_factory=list)
+    lapsed: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+
+def look(file: str, tls: Tls, now: float) -> Findings:
+    """Look at all files at the time `now`, in seconds since the epoch; `file` is what problems call the configuration.
+
+    Raises nothing for bad files.
+    """
+    found = Findings()
+    named = {"tls.certificate": tls.certificate, "tls.key": tls.key, "tls.client_ca": tls.client_ca, "tls.crl": tls.crl}
+    unread = {key: problem for key, path in named.items() if path and (problem := unreadable(file, key, path))}
+    found.errors.extend(unread.values())
+    if not unread.keys() & {"tls.certificate", "tls.key"}:
+        _server(file, tls, now, found)
+    if tls.client_ca is not None and "tls.client_ca" not in unread:
+        _authorities(file, tls.client_ca, now, found)
+    if tls.crl is not None and "tls.crl" not in unread:
+        _revocation(file, tls.crl, now, found)
+    return found
+
+
+def unreadable(file: str, key: str, path: Path) -> Problem | None:
+    """Why nobody can read a PEM file that the configuration names under `key`; None if that is possible."""
+    try:
+        with path.open("rb") as opened:
+            opened.read(1)
+    except OSError as error:
+        return Problem(file, key, f"{path} can't be read: {error.strerror}", "a PEM file that dicomd may read")
+    return None
+
+
+def _server(file: str, tls: Tls, now: float, found: Findings) -> None:
+    """The certificate and its key, each for itself and then together."""
+    try:
+        if tls.key.stat().st_mode & stat.S_IRWXO:
+            found.warnings.append(
+                Problem(file, "tls.key", f"{tls.key} is open to every user", "mode 0640, group dicomd")
+            )
+        certificate = server_certificate(tls.certificate, tls.key)
+    except EncryptedKeyError:
+        wrong, right = f"{tls.key} has a passphrase", "a key without one: a daemon has nobody to ask"
+        found.errors.append(Problem(file, "tls.key", wrong, right))
+    except ssl.SSLCertVerificationError as error:
+        wrong = f"{tls.certificate} is none that a server may show: {error.verify_message}"
+        found.errors.append(Problem(file, "tls.certificate", wrong, "one that is meant for TLS servers"))
+    except (ssl.SSLError, OSError, ValueError) as error:
+        found.errors.append(_no_pair(file, tls, getattr(error, "reason", "")))
+    else:
+        _dates(file, tls.certificate, certificate, now, found)
+        found.warnings.extend(_trust(file, tls.certificate, certificate))
+
+
+def _no_pair(file: str, tls: Tls, reason: str) -> Problem:
+    if reason == "KEY_VALUES_MISMATCH":
+        wrong = f"{tls.key} doesn't fit {tls.certificate}"
+        return Problem(file, "tls.key", wrong, "the key of this certificate, which has to be the first in its file")
+    if reason in _TOO_WEAK:
+        wrong = f"{tls.certificate} is too weak: {reason.lower().replace('_', ' ')}"
+        return Problem(file, "tls.certificate", wrong, "RSA of 2048 bits or an elliptic curve, with SHA-256")
+    if not holds_certificate(tls.certificate):
+        wrong = f"{tls.certificate} holds no certificate"
+        return Problem(file, "tls.certificate", wrong, "a PEM file, the server's first")
+    return Problem(file, "tls.key", f"{tls.key} holds no private key", "a PEM file with the private key")
+
+
+def _dates(file: str, path: Path, certificate: ServerCertificate, now: float, found: Findings) -> None:
+    key, renewed = "tls.certificate", "a certificate that is valid now"
+    if now < certificate.not_before:
+        wrong = f"{path} is not valid before {day(certificate.not_before)}"
+        found.lapsed.append(Problem(file, key, wrong, f"{renewed}, and a clock that is right"))
+    elif now > certificate.not_after:
+        found.lapsed.append(Problem(file, key, f"{path} has expired on {day(certificate.not_after)}", renewed))
+    elif now > certificate.not_after - SOON:
+        found.warnings.append(Problem(file, key, f"{path} expires on {day(certificate.not_after)}", "renew it in time"))
+
+
+def _trust(file: str, path: Path, certificate: ServerCertificate) -> Iterator[Problem]:
+    key = "tls.certificate"
+    if certificate.self_signed:
+        wrong = f"{path} is self-signed: peers that check certificates have to be given this one"
+        yield Problem(file, key, wrong, "one from an authority that they trust")
+    elif not certificate.issuer_present:
+        wrong = f"{path} holds nothing from {certificate.issuer}, which has issued it: the chain may be incomplete"
+        yield Problem(
+            file, key, wrong, "the certificates of the authorities on the way to the root behind the server's"
+        )
+
+
+def _authorities(file: str, path: Path, now: float, found: Findings) -> None:
+    try:
+        present = authorities(path)
+    except (ssl.SSLError, OSError, ValueError):
+        present = []
+    if not present:
+        wrong = f"{path} holds nothing that can be used"
+        found.errors.append(Problem(file, "tls.client_ca", wrong, "a PEM file of the certificates of authorities"))
+    for one in present:
+        if now > one.not_after:
+            wrong = f"{path}: {one.subject} has expired on {day(one.not_after)}: none of its certificates is accepted"
+            found.warnings.append(Problem(file, "tls.client_ca", wrong, "the renewed certificate of the authority"))
+
+
+def _revocation(file: str, path: Path, now: float, found: Findings) -> None:
+    key, right = "tls.crl", "a PEM file of certificate revocation lists"
+    try:
+        due = revocation_due(path)
+    except (ssl.SSLError, OSError, ValueError):
+        found.errors.append(Problem(file, key, f"{path} holds nothing that can be used", right))
+        return
+    if due is None:
+        return
+    if now > due:
+        wrong = f"{path} was due for renewal on {day(due)}: no peer that shows a certificate is let in"
+        found.lapsed.append(Problem(file, key, wrong, "the authority's present revocation list"))
+    elif now > due - SOON:
+        found.warnings.append(Problem(file, key, f"{path} is due for renewal on {day(due)}", "then no peer is let in"))
