@@ -5,12 +5,14 @@ import time
 import click
 
 from dicomd.cli.options import fail, peer_options, version_option
+from dicomd.cli.secure import TlsOptions, tls_options
 
 
 @click.command("echo")
 @peer_options(timeout="10s")
+@tls_options
 @version_option
-def echo(host: str, port: int, called: str, calling: str, timeout: float) -> None:
+def echo(host: str, port: int, called: str, calling: str, timeout: float, tls: TlsOptions | None) -> None:
     """Ask a DICOM peer for an echo (C-ECHO).
 
     Exit status: 0 only if the peer answers with status 0x0000, else 1 with the reason on stderr.
@@ -19,7 +21,7 @@ def echo(host: str, port: int, called: str, calling: str, timeout: float) -> Non
 
     from dicomd.cli.requestor import AssociationFailedError, Peer, Requestor, status_in_words
 
-    peer = Peer(host, port, called, calling, timeout)
+    peer = Peer(host, port, called, calling, timeout, (tls.context(), tls.name or host) if tls else None)
     began = time.monotonic()
     try:
         with Requestor(peer, [build_context("1.2.840.10008.1.1")]) as requestor:

@@ -5,6 +5,7 @@ rejected, aborted, closed or silent.
 """
 
 import socket
+import ssl
 import time
 from dataclasses import dataclass
 from typing import Self
@@ -53,13 +54,17 @@ class AssociationFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Whom to call, as whom, and how long to wait for the connection and for each answer (seconds)."""
+    """Whom to call, as whom, and how long to wait for the connection and for each answer (seconds).
+
+    `tls` is what to speak with it, and the name its certificate should have; None is no TLS.
+    """
 
     host: str
     port: int
     called: str
     calling: str
     timeout: float
+    tls: tuple[ssl.SSLContext, str] | None = None
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -103,6 +108,7 @@ class Requestor:
             peer.port,
             contexts=contexts,
             ae_title=peer.called,
+            tls_args=peer.tls,
             evt_handlers=[(evt.EVT_CONN_OPEN, self._attempt.note), (evt.EVT_PDU_RECV, self._attempt.note)],
         )
         if not self.association.is_established:
@@ -137,6 +143,10 @@ class Requestor:
             return f"{peer}: the peer accepts no Presentation Context: {', '.join(sorted(results))}"
         if seconds >= peer.timeout:
             return f"{peer}: connected, but no answer to the A-ASSOCIATE-RQ within {peer.timeout:g} s"
+        if peer.tls is not None:
+            return (
+                f"{peer}: TLS is agreed on, then the peer closed the connection; it may want a certificate, or another"
+            )
         return f"{peer}: the peer closed the connection without an answer; it may not speak DICOM, or want TLS"
 
 
@@ -174,9 +184,17 @@ def _abort_in_words(abort: A_ABORT_RQ) -> str:
 def _connection_trouble(peer: Peer) -> str:
     """Why there is no connection. pynetdicom only logs that, so a second try tells."""
     try:
-        socket.create_connection((peer.host, peer.port), timeout=peer.timeout).close()
+        with socket.create_connection((peer.host, peer.port), timeout=peer.timeout) as connection:
+            if peer.tls is not None:
+                context, name = peer.tls
+                context.wrap_socket(connection, server_hostname=name).close()
     except TimeoutError:
         return f"no connection within {peer.timeout:g} s"
+    except ssl.SSLCertVerificationError as error:
+        return f"the peer's certificate is not accepted: {error.verify_message}"
+    except ssl.SSLError as error:
+        reason = (error.reason or str(error)).replace("_", " ").lower()
+        return f"no TLS with the peer: {reason}"
     except OSError as error:
         return (error.strerror or str(error)).lower()
     return "the connection failed, but works now"

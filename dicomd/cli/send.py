@@ -8,13 +8,23 @@ from pathlib import Path
 import click
 
 from dicomd.cli.options import fail, peer_options, version_option
+from dicomd.cli.secure import TlsOptions, tls_options
 
 
 @click.command("send")
 @peer_options(timeout="60s")
+@tls_options
 @click.argument("paths", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @version_option
-def send(host: str, port: int, called: str, calling: str, timeout: float, paths: tuple[Path, ...]) -> None:
+def send(
+    host: str,
+    port: int,
+    called: str,
+    calling: str,
+    timeout: float,
+    paths: tuple[Path, ...],
+    tls: TlsOptions | None,
+) -> None:
     """Send DICOM files to a peer (C-STORE).
 
     FILE may be a folder: everything below it is sent. What isn't DICOM is skipped with a note. Data sets go out byte
@@ -24,6 +34,7 @@ def send(host: str, port: int, called: str, calling: str, timeout: float, paths:
     from dicomd.cli.requestor import Peer
     from dicomd.cli.storing import Result, store_all
 
+    secured = (tls.context(), tls.name or host) if tls else None  # a wrong option is told before the files are read
     files: list[Part10File] = []
     failed = 0
     for found in find(paths):
@@ -35,7 +46,7 @@ def send(host: str, port: int, called: str, calling: str, timeout: float, paths:
     if not files:
         fail("nothing to send")
 
-    peer = Peer(host, port, called, calling, timeout)
+    peer = Peer(host, port, called, calling, timeout, secured)
     stored = stored_bytes = warned = 0
     problems: list[Result] = []
     began = time.monotonic()

@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from tests.support.certificates import Pki
 from tests.support.daemon import Daemon
 from tests.support.raw_peer import RawPeer
 from tests.support.relay import Relay
 
 StartDaemon = Callable[..., Daemon]
 Connect = Callable[..., RawPeer]
+
+TLS_LISTENER = {"name": "tls", "address": "127.0.0.1:0", "tls": True}
 
 
 @pytest.fixture
@@ -88,3 +91,24 @@ def _look_over_and_stop(daemons: list[Daemon]) -> None:
             failures.append(AssertionError("dicomd logged:\n" + "\n".join(complaints[:10])))
     if failures:
         raise failures[0]
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return Pki.make(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="module")
+def secure(pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon that asks peers for a certificate but takes them without one, too."""
+    overrides = {
+        "listen": [TLS_LISTENER],
+        "tls": pki.tls(client_ca=pki.trusted, client_certificate="optional"),
+        "limits": {"request_timeout": "20s"},
+    }
+    daemon = Daemon(tmp_path_factory.mktemp("dicomd"), overrides)
+    try:
+        daemon.start()
+        yield daemon
+    finally:
+        _look_over_and_stop([daemon])

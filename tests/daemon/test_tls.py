@@ -5,78 +5,21 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.daemon.conftest import StartDaemon
-from tests.support.certificates import DAY, Authority, requestor_context
-from tests.support.daemon import Daemon
+from tests.daemon.conftest import TLS_LISTENER, StartDaemon
+from tests.support.certificates import DAY, Authority, Pki, requestor_context
+from tests.support.daemon import Daemon, Record
 from tests.support.objects import instance
 from tests.support.raw_peer import Abort, RawPeer, store_message
 
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
 
-@dataclass(frozen=True)
-class Pki:
-    """An authority, and the files of a server and of peers that it has certified."""
-
-    folder: Path
-    root: Authority
-    server: tuple[Path, Path]
-    peer: tuple[Path, Path]
-
-    @property
-    def trusted(self) -> Path:
-        """The authority's certificate."""
-        return self.folder / "root.pem"
-
-    def tls(self, **more: Any) -> dict[str, Any]:
-        """The configuration's [tls], with these keys beside the server's files."""
-        files = {"certificate": self.server[0], "key": self.server[1]}
-        return {key: str(value) for key, value in (files | more).items()}
-
-    def show(self, names: list[str], *, root: Authority | None = None, **options: Any) -> tuple[Path, Path]:
-        """A new certificate for these names, from this authority or another; its files."""
-        return (root or self.root).issue("", names, **options).write(self.folder, names[0])
-
-
-TLS_LISTENER = {"name": "tls", "address": "127.0.0.1:0", "tls": True}
 NO_CERTIFICATE = r"peer did not return a certificate"
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    folder = tmp_path_factory.mktemp("pki")
-    root = Authority()
-    root.write(folder / "root.pem")
-    issuing = root.below()
-    server = issuing.issue("dicomd", ["dicomd.test", "127.0.0.1"]).write(folder, "server")
-    peer = issuing.issue("CT1", ["ct1.example.org", "10.1.2.3", "2001:db8::1"]).write(folder, "peer")
-    return Pki(folder, root, server, peer)
-
-
-@pytest.fixture(scope="module")
-def secure(pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon that asks peers for a certificate but takes them without one, too."""
-    overrides = {
-        "listen": [TLS_LISTENER],
-        "tls": pki.tls(client_ca=pki.trusted, client_certificate="optional"),
-        "limits": {"request_timeout": "20s"},
-    }
-    daemon = Daemon(tmp_path_factory.mktemp("dicomd"), overrides)
-    try:
-        daemon.start()
-        yield daemon
-        daemon.check_health()
-        daemon.stop()
-    finally:
-        if daemon.running:
-            daemon.kill()
 
 
 @pytest.fixture
@@ -84,14 +27,17 @@ def context(pki: Pki) -> ssl.SSLContext:
     return requestor_context(pki.trusted)
 
 
-def store_one(address: tuple[str, int], context: ssl.SSLContext | None) -> str:
-    """One Association with one instance; its UID."""
-    sent = instance(size=300_000)
-    with RawPeer(address, tls=context) as peer:
+def store_one(address: tuple[str, int], context: ssl.SSLContext | None, *, calling: str = "RAWPEER") -> None:
+    """One Association with one instance."""
+    with RawPeer(address, tls=context, calling=calling) as peer:
         peer.associate()
-        assert peer.store(sent).status == 0x0000
+        assert peer.store(instance(size=300_000)).status == 0x0000
         peer.release()
-    return sent.sop_instance_uid
+
+
+def ended(daemon: Daemon, calling: str) -> Record:
+    """The line of the Association with this Calling AE Title; each test has its own, for lines come behind answers."""
+    return daemon.wait_logged("association ended", dicom_calling_aet=calling)
 
 
 def refused(daemon: Daemon, context: ssl.SSLContext, why: str) -> None:
@@ -114,20 +60,20 @@ def handshakes(daemon: Daemon, result: str) -> float:
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
 def test_instances_arrive_whole(secure: Daemon, pki: Pki, version: ssl.TLSVersion) -> None:
-    before, seen = handshakes(secure, "ok"), len(secure.records)
+    before = handshakes(secure, "ok")
     sent = [instance(size=size) for size in (10, 16_384, 700_000)]
-    with RawPeer(secure.address, tls=requestor_context(pki.trusted, version=version)) as peer:
+    with RawPeer(secure.address, tls=requestor_context(pki.trusted, version=version), calling=version.name) as peer:
         peer.associate()
         for one in sent:
             assert peer.store(one).status == 0x0000
         peer.release()
     for one in sent:
         assert [file.data_set for file in secure.stored(one.sop_instance_uid)] == [one.data_set]
-    ended = secure.wait_for(lambda r: r["event"] == "association ended", since=seen)
-    assert ended["outcome"] == "released"
-    assert ended["tls_version"] == {"TLSv1_2": "TLSv1.2", "TLSv1_3": "TLSv1.3"}[version.name]
-    assert "AES" in ended["tls_cipher"]
-    assert "certificate_names" not in ended
+    line = ended(secure, version.name)
+    assert line["outcome"] == "released"
+    assert line["tls_version"] == {"TLSv1_2": "TLSv1.2", "TLSv1_3": "TLSv1.3"}[version.name]
+    assert "AES" in line["tls_cipher"]
+    assert "certificate_names" not in line
     secure.wait_metric("dicomd_tls_handshakes_total", before + 1, listener="tls", result="ok")
 
 
@@ -143,18 +89,14 @@ def test_records_of_any_size_are_put_together(secure: Daemon, context: ssl.SSLCo
 
 
 def test_the_names_of_a_peer_are_logged(secure: Daemon, pki: Pki) -> None:
-    seen = len(secure.records)
-    store_one(secure.address, requestor_context(pki.trusted, pki.peer))
-    ended = secure.wait_for(lambda r: r["event"] == "association ended", since=seen)
-    assert ended["certificate_names"] == ["ct1.example.org", "10.1.2.3", "2001:db8::1"]
+    store_one(secure.address, requestor_context(pki.trusted, pki.peer), calling="NAMES")
+    assert ended(secure, "NAMES")["certificate_names"] == ["ct1.example.org", "10.1.2.3", "2001:db8::1"]
 
 
 def test_a_common_name_counts_where_there_is_no_other(secure: Daemon, pki: Pki) -> None:
-    seen = len(secure.records)
     shown = pki.root.issue("MR 7").write(pki.folder, "mr7")
-    store_one(secure.address, requestor_context(pki.trusted, shown))
-    ended = secure.wait_for(lambda r: r["event"] == "association ended", since=seen)
-    assert ended["certificate_names"] == ["MR 7"]
+    store_one(secure.address, requestor_context(pki.trusted, shown), calling="COMMON")
+    assert ended(secure, "COMMON")["certificate_names"] == ["MR 7"]
 
 
 def test_an_optional_certificate_still_has_to_be_good(secure: Daemon, pki: Pki) -> None:
@@ -201,22 +143,20 @@ def test_a_probe_of_the_port_is_no_handshake(secure: Daemon) -> None:
 
 def test_a_connection_that_breaks_off_leaves_nothing(secure: Daemon, context: ssl.SSLContext) -> None:
     """Without close_notify, in the middle of an object."""
-    sent, seen = instance(size=100_000), len(secure.records)
-    with RawPeer(secure.address, tls=context) as peer:
+    sent = instance(size=100_000)
+    with RawPeer(secure.address, tls=context, calling="BREAKS") as peer:
         peer.associate()
         peer.send(store_message(sent)[:60_000])
-    record = secure.wait_for(lambda r: r["event"] == "association ended", since=seen)
-    assert record["outcome"] == "connection_lost"
+    assert ended(secure, "BREAKS")["outcome"] == "connection_lost"
     assert not secure.stored(sent.sop_instance_uid)
     secure.wait_no_temporary_files()
 
 
 def test_a_broken_record_ends_the_connection(secure: Daemon, context: ssl.SSLContext) -> None:
-    seen = len(secure.records)
-    with RawPeer(secure.address, tls=context) as peer:
+    with RawPeer(secure.address, tls=context, calling="DAMAGES") as peer:
         peer.associate()
         socket.socket.sendall(peer.sock, b"\x17\x03\x03\x00\x40" + bytes(64))  # past the encryption
-        record = secure.wait_for(lambda r: r["event"] == "association ended", since=seen)
+        record = ended(secure, "DAMAGES")
     assert record["outcome"] == "connection_lost"
     assert record["error"].startswith("TLS: ")
 

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -196,3 +196,37 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
+
+
+@dataclass(frozen=True)
+class Pki:
+    """An authority, and the files of a server and of peers that it has certified."""
+
+    folder: Path
+    root: Authority
+    server: tuple[Path, Path]
+    peer: tuple[Path, Path]
+
+    @property
+    def trusted(self) -> Path:
+        """The authority's certificate."""
+        return self.folder / "root.pem"
+
+    def tls(self, **more: Any) -> dict[str, Any]:
+        """The configuration's [tls], with these keys beside the server's files."""
+        files = {"certificate": self.server[0], "key": self.server[1]}
+        return {key: str(value) for key, value in (files | more).items()}
+
+    def show(self, names: list[str], *, root: Authority | None = None, **options: Any) -> tuple[Path, Path]:
+        """A new certificate for these names, from this authority or another; its files."""
+        return (root or self.root).issue("", names, **options).write(self.folder, names[0])
+
+    @classmethod
+    def make(cls, folder: Path) -> Self:
+        """New ones: the server is dicomd.test and 127.0.0.1, the peer ct1.example.org."""
+        root = Authority()
+        root.write(folder / "root.pem")
+        issuing = root.below()
+        server = issuing.issue("dicomd", ["dicomd.test", "127.0.0.1"]).write(folder, "server")
+        peer = issuing.issue("CT1", ["ct1.example.org", "10.1.2.3", "2001:db8::1"]).write(folder, "peer")
+        return cls(folder, root, server, peer)
