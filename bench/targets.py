@@ -16,7 +16,10 @@ from bench.turns import Outcome, Step
 
 @dataclass(frozen=True)
 class Target:
-    """A figure of a workload for a receiver: `bound` times as good as `against`, or without that at most `bound`."""
+    """A figure of a workload for a receiver: `bound` times as good as `against`, or without that at most `bound`.
+
+    `against_workload` is what the other is given, where that is another workload with the same figure.
+    """
 
     text: str
     workload: str
@@ -24,6 +27,7 @@ class Target:
     receiver: str
     bound: float
     against: str = ""
+    against_workload: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,32 @@ TARGETS = (
     Target("1 GB object, time", "one-1GB", "seconds", "dicomd-none", 1 / 1.2, "dcmtk"),
     Target("1 GB object, peak memory MB", "one-1GB", "peak_memory_mb", "dicomd-none", 16),
     Target("1 GB object, peak memory MB", "one-1GB", "peak_memory_mb", "dicomd-fsync", 16),
+    Target("TLS: 512 KiB, 4 Associations", "tls-512K-c4", "per_s", "dicomd-none", 0.95, "dcmtk"),
+    Target(
+        "TLS: 512 KiB, 4 Associations, against plain",
+        "tls-512K-c4",
+        "per_s",
+        "dicomd-none",
+        3,
+        "pynetdicom",
+        against_workload="blast-512K-c4",
+    ),
     Target("200 idle Associations, % of a core", "idle-200", "cpu_percent", "dicomd-fsync", 1),
     Target("200 idle Associations, memory MB", "idle-200", "memory_mb", "dicomd-fsync", 100),
 )
+
+
+def _other(target: Target) -> str:
+    """The workload of the receiver that a target compares with."""
+    return target.against_workload or target.workload
 
 
 def plan() -> list[Step]:
     """The least that has to be run to judge every target."""
     steps = []
     for workload in workloads.WORKLOADS:
-        concerned = [target for target in TARGETS if target.workload == workload.name]
-        names = {name for target in concerned for name in (target.receiver, target.against) if name}
+        names = {target.receiver for target in TARGETS if target.workload == workload.name}
+        names |= {target.against for target in TARGETS if _other(target) == workload.name and target.against}
         if names:
             steps.append(Step(workload, tuple(r for r in receivers.RECEIVERS if r.name in names)))
     return steps
@@ -81,7 +100,7 @@ def judge(outcomes: Mapping[str, Outcome]) -> list[Verdict]:
         figure = next(f for f in workloads.BY_NAME[target.workload].figures if f.key == target.figure)
         measured = comparison.median(outcomes, target.workload, target.receiver, target.figure)
         if target.against:
-            other = comparison.median(outcomes, target.workload, target.against, target.figure)
+            other = comparison.median(outcomes, _other(target), target.against, target.figure)
             measured = comparison.ratio(figure, measured, other)
         verdicts.append(Verdict(target, measured))
     return verdicts

@@ -211,6 +211,7 @@ WORKLOADS: tuple[Workload, ...] = (
     Blast("one-1GB", "one object of 1 GB", (SECONDS, PEAK), order=blast.Order("store", 1, 1_000_000_000)),
     Idle("idle-200", "200 idle Associations", (IDLE_CPU, IDLE_MEMORY)),
     _blast("tls-512K-c1", "TLS: 512 KiB, 1 Association", 400, 524288, 1, tls=True),
+    _blast("tls-512K-c4", "TLS: 512 KiB, 4 Associations", 200, 524288, 4, tls=True),
     _blast("tls-512K-c8", "TLS: 512 KiB, 8 Associations", 100, 524288, 8, tls=True),
     _associations("tls-associations", "TLS: Associations, opened and released", "nothing", 500, tls=True),
 )

@@ -1,0 +1,145 @@
+"""The TLS transport on a real socket, and what is told of certificates and errors."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dicomd.net.tls import TlsFailedError, TlsSettings, TlsTransport, names, server_context
+from dicomd.net.transport import ConnectionLostError
+from tests.support.certificates import Pki, requestor_context
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return Pki.make(tmp_path_factory.mktemp("pki"))
+
+
+class Requestor:
+    """The other side: TLS in memory, so that a test decides which bytes go out when."""
+
+    def __init__(self, address: tuple[str, int], trusted: Path) -> None:
+        self.sock = socket.create_connection(address, timeout=20)
+        self._arrived, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = requestor_context(trusted)
+        self.tls = context.wrap_bio(self._arrived, self._leaving, server_hostname="dicomd.test")
+
+    def encrypted(self, data: bytes) -> bytes:
+        self.tls.write(data)
+        return self._leaving.read()
+
+    def shake_hands(self, piece: int) -> None:
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.send(self._leaving.read(), piece)
+                self._arrived.write(self.sock.recv(65536))
+            else:
+                self.send(self._leaving.read(), piece)
+                return
+
+    def send(self, data: bytes, piece: int) -> None:
+        for at in range(0, len(data), piece):
+            self.sock.sendall(data[at : at + piece])
+
+    def read(self) -> bytes:
+        while True:
+            try:
+                return self.tls.read(65536)
+            except ssl.SSLWantReadError:
+                data = self.sock.recv(65536)
+                assert data, "the connection ended without close_notify"
+                self._arrived.write(data)
+
+
+@pytest.fixture
+def pair(pki: Pki) -> Iterator[tuple[TlsTransport, Requestor]]:
+    context = server_context(TlsSettings(*pki.server))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        requestor = Requestor(server.getsockname(), pki.trusted)
+        accepted, _ = server.accept()
+    transport = TlsTransport(accepted, context, send_timeout=5)
+    transport.limit_receive(20)
+    yield transport, requestor
+    transport.close()
+    requestor.sock.close()
+
+
+def secured(pair: tuple[TlsTransport, Requestor], piece: int = 1 << 20) -> tuple[TlsTransport, Requestor]:
+    transport, requestor = pair
+    other = threading.Thread(target=requestor.shake_hands, args=(piece,))
+    other.start()
+    while not transport.secured:
+        transport.shake_hands(memoryview(bytearray(16384)))
+    other.join()
+    return pair
+
+
+def received(transport: TlsTransport, count: int, space: int) -> bytes:
+    buffer, data = memoryview(bytearray(space)), b""
+    while len(data) < count:
+        data += bytes(buffer[: transport.receive_into(buffer, acknowledge=True)])
+    return data
+
+
+@pytest.mark.parametrize("space", [1, 100, 16384, 300_000])
+def test_records_come_through_buffers_of_any_size(pair: tuple[TlsTransport, Requestor], space: int) -> None:
+    transport, requestor = secured(pair)
+    data = bytes(range(256)) * (2 if space == 1 else 400)
+    requestor.send(requestor.encrypted(data), 1 << 20)
+    assert received(transport, len(data), space) == data
+
+
+def test_a_handshake_and_records_come_byte_by_byte(pair: tuple[TlsTransport, Requestor]) -> None:
+    transport, requestor = secured(pair, piece=1)
+    assert transport.session is not None
+    assert transport.session.version == "TLSv1.3"
+    requestor.send(requestor.encrypted(b"one") + requestor.encrypted(b"two"), 1)
+    assert received(transport, 6, 100) == b"onetwo"
+
+
+def test_part_of_a_record_is_nothing_yet(pair: tuple[TlsTransport, Requestor]) -> None:
+    transport, requestor = secured(pair)
+    record = requestor.encrypted(b"data")
+    requestor.send(record[:7], 7)
+    buffer = memoryview(bytearray(100))
+    assert transport.receive_into(buffer, acknowledge=True) == 0
+    requestor.send(record[7:], 100)
+    assert transport.receive_into(buffer, acknowledge=True) == 4
+
+
+def test_nothing_is_sent_before_the_handshake(pair: tuple[TlsTransport, Requestor]) -> None:
+    with pytest.raises(ConnectionLostError, match="handshake is not done"):
+        pair[0].send(b"in the clear")
+
+
+def test_a_woken_transport_can_still_send(pair: tuple[TlsTransport, Requestor]) -> None:
+    transport, requestor = secured(pair)
+    transport.wake()
+    with pytest.raises(ConnectionLostError):
+        transport.receive_into(memoryview(bytearray(100)), acknowledge=True)
+    transport.send(b"farewell")
+    assert requestor.read() == b"farewell"
+    transport.close()
+    assert requestor.read() == b"", "close_notify, not only the end of the connection"
+
+
+def test_what_is_no_tls_fails(pair: tuple[TlsTransport, Requestor]) -> None:
+    transport, requestor = pair
+    requestor.sock.sendall(b"\x01\x00\x00\x00\x00\xcd" + bytes(205))  # an A-ASSOCIATE-RQ
+    requestor.sock.shutdown(socket.SHUT_WR)
+    with pytest.raises(TlsFailedError, match="may not speak TLS"):
+        transport.shake_hands(memoryview(bytearray(16384)))
+
+
+def test_a_common_name_counts_only_without_other_names() -> None:
+    subject = ((("organizationName", "Hospital"),), (("commonName", "ct1"),))
+    assert names({"subject": subject}) == ("ct1",)
+    assert names({"subject": subject, "subjectAltName": (("email", "a@b"),)}) == ("ct1",)
+    listed = (("DNS", "ct.example.org"), ("IP Address", "2001:DB8:0:0:0:0:0:1"), ("URI", "urn:ct"), ("DNS", "x"))
+    assert names({"subject": subject, "subjectAltName": listed}) == ("ct.example.org", "2001:db8::1", "urn:ct", "x")
+    assert names({}) == ()
