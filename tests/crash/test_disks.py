@@ -85,6 +85,13 @@ def assert_takes_one(daemon: Daemon) -> None:
     assert [file.data_set for file in daemon.stored(sent.sop_instance_uid)] == [sent.data_set]
 
 
+def assert_restart_sweeps(daemon: Daemon) -> None:
+    """What could not be removed while its disk was read-only or gone is removed by the next start."""
+    daemon.stop()
+    daemon.start()
+    assert temporary_files(daemon.root) == set()
+
+
 def test_a_disk_is_filled_but_for_the_reserve(start_daemon: StartDaemon, disk: Path) -> None:
     """By the instances themselves; and emptied again by somebody who deletes what was stored."""
     (disk / "ballast").write_bytes(bytes(10 * MIB))  # small instances, for the look at the space is one a second
@@ -112,20 +119,25 @@ def test_a_disk_is_filled_to_its_last_byte(start_daemon: StartDaemon, disk: Path
     assert_takes_one(daemon)
 
 
-def test_a_store_made_read_only_while_running(start_daemon: StartDaemon, disk: Path) -> None:
+def test_a_store_made_read_only_while_running(start_daemon: StartDaemon, disk: Path, tmp_path: Path) -> None:
     """By a read-only mount over it: a plain remount is refused while files are open for writing."""
+    read_only = tmp_path / "read-only"
+    read_only.mkdir()
     daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk)})
-    with Senders(lambda: daemon.address, seed=3, count=4, sizes=(3000,)) as senders:
+    with (
+        mounted("--bind", disk, on=read_only),
+        Senders(lambda: daemon.address, seed=3, count=4, sizes=(3000,)) as senders,
+    ):
+        command("mount", "-o", "remount,bind,ro", read_only)  # here, where nobody has anything open for writing
         wait_until(lambda: senders.ledger.total > 40, "nothing is stored")
-        with mounted("--bind", disk, on=disk):
-            command("mount", "-o", "remount,bind,ro", disk)
+        with mounted("--bind", read_only, on=disk):
             assert_takes_none(daemon)
             wait_until(lambda: senders.ledger.refusals, "it never refuses")
             assert set(senders.ledger.refusals) == {"A701"}
             senders.stop()
-    daemon.wait_no_temporary_files()
     assert_nothing_lost(daemon, senders.ledger)
     assert_takes_one(daemon)
+    assert_restart_sweeps(daemon)
 
 
 def test_a_file_system_that_finds_itself_damaged_turns_read_only(start_daemon: StartDaemon, tmp_path: Path) -> None:
@@ -178,9 +190,7 @@ def test_a_mount_goes_away_under_load_and_comes_back(start_daemon: StartDaemon, 
         command("mount", "--bind", disk, point)
         assert_nothing_lost(daemon, senders.ledger)
         assert_takes_one(daemon)
-        daemon.stop()
-        daemon.start()  # sweeps what could not be removed while its disk was gone
-        assert temporary_files(daemon.root) == set()
+        assert_restart_sweeps(daemon)
         daemon.stop()
 
 
