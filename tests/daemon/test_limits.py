@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 
 import pytest
@@ -74,8 +75,10 @@ def test_each_limit_holds_and_is_counted(start_daemon: StartDaemon, connect: Con
     )
 
     def none_open() -> None:
+        deadline = time.monotonic() + 30
         while any(worker["connections"] for worker in daemon.status()["workers"]):
-            continue
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     expected = dict.fromkeys((*REQUESTS, *IN_AN_ASSOCIATION, "connections", "associations_per_peer"), 1.0)
     for limit, sent in REQUESTS.items():
