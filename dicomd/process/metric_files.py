@@ -8,22 +8,54 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Metric, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 _PATIENCE = 2.0  # seconds for a process to fill a file that it has just made; a busy machine may keep it waiting
 _PAUSE = 0.005  # seconds
+_VALUE_AND_TIME: Final = struct.Struct("@dd")
 
 
 def use_files(folder: Path, owner: str) -> None:
     """Keep the metrics that are made from now on in `folder`, as `owner`'s; those made before are given up."""
     close_files()
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: owner)  # type: ignore[no-untyped-call]
+    values.ValueClass = _quick(values.MultiProcessValue(process_identifier=lambda: owner))  # type: ignore[no-untyped-call]
+
+
+def _quick(value_class: type[Any]) -> type[Any]:
+    """An owner's value class whose `inc` and `set` cost a third: ten of them come with each instance.
+
+    prometheus_client's asks each time whether there was a fork and where the value is kept. Here an owner is no
+    process, and a value keeps its place in a file, which grows by being mapped once more.
+    """
+    lock = threading.Lock()
+
+    class QuickValue(value_class):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._value: float
+            # Not documented; the versions are locked, and tests/unit/process/test_metric_files.py reads the files.
+            at = self._file._positions[self._key]  # noqa: SLF001
+            self._map, self._place = self._file._m, slice(at, at + _VALUE_AND_TIME.size)  # noqa: SLF001
+
+        def inc(self, amount: float) -> None:
+            with lock:
+                self._value = value = self._value + amount
+                self._map[self._place] = _VALUE_AND_TIME.pack(value, 0.0)
+
+        def set(self, value: float, timestamp: float | None = None) -> None:
+            with lock:
+                self._value = value
+                self._map[self._place] = _VALUE_AND_TIME.pack(value, timestamp or 0.0)
+
+    return QuickValue
 
 
 def close_files() -> None:

@@ -3,7 +3,7 @@
 The rule: configured once a process, after the fork, before a thread starts. Use::
 
     log = get_logger()                                  # at module level
-    log = get_logger().bind(dicom_calling_aet="CT1")    # once an Association: a bound logger costs least a line
+    log = bound_logger({"dicom_calling_aet": "CT1"})    # once an Association: costs least a line
     log.info(Message.INSTANCE_STORED, dicom_status="0000")
 
 Keys are those of `dicomd.telemetry.fields`; an event is a `Message` or a constant text, never built from data.
@@ -18,8 +18,16 @@ from structlog.typing import FilteringBoundLogger
 
 from dicomd.telemetry import journal
 from dicomd.telemetry.journal import JournalWriter
-from dicomd.telemetry.metrics import Metrics
-from dicomd.telemetry.render import LEVELS, ConsoleRenderer, JournalRenderer, JsonRenderer, Renderer
+from dicomd.telemetry.metrics import Metrics, increment
+from dicomd.telemetry.render import (
+    BOUND,
+    LEVELS,
+    ConsoleRenderer,
+    JournalRenderer,
+    JsonRenderer,
+    Renderer,
+    made_safe,
+)
 from dicomd.telemetry.stdlib import route_stdlib
 from dicomd.telemetry.writer import DescriptorWriter, LineWriter, StreamWriter
 
@@ -95,8 +103,13 @@ def configure_logging(
 
 
 def get_logger() -> FilteringBoundLogger:
-    """A logger that takes up the configuration at each line; `bind` gives the fast one."""
+    """A logger that takes up the configuration at each line; `bound_logger` gives the fast one."""
     return cast("FilteringBoundLogger", structlog.get_logger())
+
+
+def bound_logger(fields: Mapping[str, Any]) -> FilteringBoundLogger:
+    """A logger whose lines all begin with ``fields``, which are made safe here and not once a line."""
+    return cast("FilteringBoundLogger", structlog.get_logger().bind(**{BOUND: made_safe(fields)}))
 
 
 def _descriptor(stream: TextIO) -> int | None:
@@ -122,5 +135,5 @@ def _lost(count: int) -> dict[str, Any]:
 def _counters(metrics: Metrics | None) -> tuple[Callable[[str], None], Callable[[], None]]:
     if metrics is None:
         return lambda _level: None, lambda: None
-    increments = {level: metrics.log_records.labels(level).inc for level in LEVELS}
-    return lambda level: increments[level](), metrics.log_records_lost.inc
+    increments = {level: increment(metrics.log_records.labels(level)) for level in LEVELS}
+    return lambda level: increments[level](1), metrics.log_records_lost.inc

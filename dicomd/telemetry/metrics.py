@@ -10,8 +10,9 @@ gauges are therefore set once a second by the process that owns them.
 import os
 import platform
 import time
-from collections.abc import Iterable
-from typing import Any, Final, Literal
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
@@ -78,7 +79,7 @@ class Metrics:
     ) -> None:
         """One C-STORE answered with ``status``: ``received`` bytes of Data Set, ``duration`` seconds from RQ to RSP.
 
-        ``sync`` is the seconds of it spent syncing, None where nothing was synced. Costs some 5 µs.
+        ``sync`` is the seconds of it spent syncing, None where nothing was synced. Costs some 3 µs.
         """
         self.count_response("C-STORE-RSP", status)
         self._inc_received_bytes(received)
@@ -86,7 +87,7 @@ class Metrics:
         if sync is not None:
             self._observe_sync_duration(sync)
         if status == 0:
-            self._inc_instances_stored()
+            self._inc_instances_stored(1)
             self._observe_instance_size(received)
             peer.stored()
         else:
@@ -97,7 +98,7 @@ class Metrics:
         increment = self._inc_response.get((command, status))
         if increment is None:
             increment = self.dimse_responses.labels(*labels.response_labels(command, status)).inc
-        increment()
+        increment(1)
 
     def count_reject(self, source: int, reason: int) -> None:
         """One A-ASSOCIATE-RJ sent, by its codes (PS3.8 Table 9-21)."""
@@ -205,13 +206,13 @@ class Metrics:
         self.store_avail_bytes = self._late("store_avail_bytes", "Space the store may still use.", "livemostrecent")
         self.store_size_bytes = self._late("store_size_bytes", "Size of the store's file system.", "livemostrecent")
         self.store_files_avail = self._late("store_files_avail", "Inodes the store may still use.", "livemostrecent")
-        self._inc_instances_stored = self.instances_stored.inc
-        self._inc_received_bytes = self.store_received_bytes.inc
-        self._observe_store_duration = self.store_duration.observe
-        self._observe_sync_duration = self.store_sync_duration.observe
-        self._observe_instance_size = self.store_instance_size.observe
+        self._inc_instances_stored = increment(self.instances_stored)
+        self._inc_received_bytes = increment(self.store_received_bytes)
+        self._observe_store_duration = _observation(self.store_duration)
+        self._observe_sync_duration = _observation(self.store_sync_duration)
+        self._observe_instance_size = _observation(self.store_instance_size)
         self._inc_response = {
-            (command, status): self.dimse_responses.labels(*labels.response_labels(command, status)).inc
+            (command, status): increment(self.dimse_responses.labels(*labels.response_labels(command, status)))
             for command, statuses in labels.RESPONSE_STATUSES.items()
             for status in statuses
         }
@@ -335,18 +336,39 @@ class PeerSeries:
 
     def __init__(self, metrics: Metrics, name: str) -> None:
         self.name = name
-        self._inc_instances = metrics.peer_instances.labels(name).inc
+        self._inc_instances = increment(metrics.peer_instances.labels(name))
         self._failures = {reason: metrics.peer_failures.labels(name, reason) for reason in labels.PEER_FAILURE_REASONS}
         self._metrics = metrics
-        self._last_store: Gauge | None = None  # a timestamp is absent until it is known
+        self._set_last_store: Callable[[float], None] | None = None  # a timestamp is absent until it is known
 
     def stored(self) -> None:
         """It stored an instance, now."""
-        self._inc_instances()
-        if self._last_store is None:
-            self._last_store = self._metrics.peer_last_store.labels(self.name)
-        self._last_store.set(time.time())
+        self._inc_instances(1)
+        if self._set_last_store is None:
+            self._set_last_store = self._metrics.peer_last_store.labels(self.name)._value.set  # noqa: SLF001 - see `increment`
+        self._set_last_store(time.time())
 
     def failed(self, reason: str) -> None:
         """Its Association or store failed; ``reason`` is one of `labels.PEER_FAILURE_REASONS`, else KeyError."""
         self._failures[reason].inc()
+
+
+# What `Counter.inc` and `Histogram.observe` make sure of at each call is certain here, and was more than half of their
+# time. The attributes aren't documented; the versions are locked, and the tests of the metrics read what they write.
+
+
+def increment(counter: Counter) -> Callable[[float], None]:
+    """Adds to a counter that has its labels; the amount is not negative."""
+    return cast("Callable[[float], None]", counter._value.inc)  # noqa: SLF001 - see above
+
+
+def _observation(histogram: Histogram) -> Callable[[float], None]:
+    """Counts an amount in a histogram without labels."""
+    bounds = histogram._upper_bounds  # noqa: SLF001 - see above, as the next line
+    buckets, add = [bucket.inc for bucket in histogram._buckets], histogram._sum.inc  # noqa: SLF001
+
+    def observe(amount: float) -> None:
+        add(amount)
+        buckets[bisect_left(bounds, amount)](1)
+
+    return observe

@@ -24,6 +24,9 @@ _JSON_OPTIONS: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 _INT64: Final = 2**63
 _JOURNAL_NAMES: Final = {key: journal_field(key) for key in FIELDS}
 
+BOUND: Final = "_bound"
+"""The key under which a logger carries a dictionary that `made_safe` has returned, instead of its keys one by one."""
+
 Line = dict[str, Any]
 Count = Callable[[str], None]
 Renderer = Callable[[Any, str, MutableMapping[str, Any]], Any]
@@ -38,7 +41,7 @@ class Lines:
     def __init__(self, constants: Mapping[str, Any], count: Count) -> None:
         if unknown := constants.keys() - FIELDS:
             raise ValueError(f"no keys of log lines: {', '.join(sorted(unknown))}")
-        self._constants = {key: safe_value(value) for key, value in constants.items()}
+        self._constants = made_safe(constants)
         self._count = count
 
     def line(self, level: str, event_dict: MutableMapping[str, Any]) -> Line:
@@ -47,12 +50,14 @@ class Lines:
         event = event_dict.pop("event", "")
         line: Line = {"timestamp": datetime.now(UTC), "level": level}
         if type(event) is Message:
-            line["event"] = event.value
+            line["event"] = event._value_  # the property `value` is a call
             line["message_id"] = event.message_id
         else:
             line["event"] = safe_text(str(event))
         if self._constants:
             line.update(self._constants)
+        if (bound := event_dict.pop(BOUND, None)) is not None:
+            line.update(bound)
         if not FIELDS.issuperset(event_dict):
             _settle_special(event_dict)
         for key, value in event_dict.items():
@@ -67,6 +72,11 @@ class Lines:
             elif value is not None:
                 line[key] = safe_value(value)
         return line
+
+
+def made_safe(fields: Mapping[str, Any]) -> Line:
+    """What many lines say, made safe once for all of them."""
+    return {key: safe_value(value) for key, value in fields.items() if key in FIELDS and value is not None}
 
 
 class JsonRenderer(Lines):
