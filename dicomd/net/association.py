@@ -10,17 +10,17 @@ import ssl
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from dicomd.dimse.commands import MAX_COMMAND_SET, CommandSet, CommandSetError, encode_response, parse_command_set
 from dicomd.net.access import Source, Verdict
 from dicomd.net.admission import Admission, judge_application_context
 from dicomd.net.buffers import SMALL, BufferPool
 from dicomd.net.deadlines import Deadline, TimedOutError, TimeLimits
+from dicomd.net.messages import Messages
 from dicomd.net.proxy import peer_behind
 from dicomd.net.rejection import Rejection
 from dicomd.net.report import AssociationReport, Outcome
 from dicomd.net.tls import TlsTransport, secure
 from dicomd.net.transport import ConnectionLostError, PlainTransport
-from dicomd.services.operations import NOTHING, Operation, PresentationContext, Services
+from dicomd.services.operations import NOTHING, PresentationContext, Services
 from dicomd.upperlayer.acceptor import RECEIVED, AcceptorStateMachine, Action, Event, State
 from dicomd.upperlayer.items import MalformedRequestError
 from dicomd.upperlayer.negotiation import (
@@ -41,8 +41,8 @@ from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
 
 _FAREWELL = 1.0
 """Seconds for a peer to take the A-ABORT of a daemon that stops."""
-_MOST_VIEWS = 512
-"""Fragments kept for one write; half of what a single writev takes."""
+_ESTABLISHED = State.ESTABLISHED  # in Python 3.11 it costs ten times as much to name it as a member
+_IDLE = State.IDLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,7 @@ class Association:
         self._rights = NOTHING
         self._stopping = False
         self._peer_max_pdu = 0
-        self._contexts: dict[int, PresentationContext] = {}
-        # of the message that is being received
-        self._command = bytearray()
-        self._context_id = 0
-        self._operation: Operation | None = None
-        self._request: CommandSet | None = None
-        self._views: list[memoryview] = []
-        self._views_size = 0
+        self._messages = Messages(settings.services, report, self._respond)
 
     def run(self) -> None:
         """Serve the Association until its connection ends. Never raises."""
@@ -96,7 +89,7 @@ class Association:
             last.callback(self._leave)
             last.callback(self._drop_message)
             try:
-                while self._machine.state is not State.IDLE:
+                while self._machine.state is not _IDLE:
                     self._serve()
             except Exception as error:  # a defect of dicomd's must not end the worker
                 self._report.internal_error("net", error)
@@ -123,10 +116,11 @@ class Association:
                 self._source = Source(peer_behind(self._transport, self._source, self._settings.limits, rules, report))
             if isinstance(self._transport, TlsTransport) and not self._transport.secured:
                 secure(self._transport, self._deadline, self._own_buffer, self._report)
-            while machine.state is not State.IDLE:
+            while machine.state is not _IDLE:
                 event = reader.next_event()
                 if event is None:
                     self._receive()
+                    self._take_whole_messages()
                 elif isinstance(event, Fragment):
                     self._take_fragment(event)
                 else:
@@ -145,16 +139,16 @@ class Association:
             self._connection_ended()
 
     def _connection_ended(self) -> None:
-        if self._machine.state is not State.IDLE:
+        if self._machine.state is not _IDLE:
             self._machine.happened(Event.CLOSED)
 
     def _receive(self) -> None:
         reader, deadline = self._reader, self._deadline
         self._check_stopping()
-        in_message = self._operation is not None or bool(self._command) or not reader.at_boundary
+        in_message = self._messages.under_way or not reader.at_boundary
         if reader.must_rewind or (reader.pdv_left > SMALL and self._large_buffer is None):
             self._make_room()
-        if self._machine.state is State.ESTABLISHED:
+        if self._machine.state is _ESTABLISHED:
             if in_message:
                 deadline.in_message()
             else:
@@ -175,16 +169,16 @@ class Association:
                 deadline.received(count)
                 if not count:  # part of a TLS record: the peer has begun, and now has to keep the minimum rate
                     in_message = True
-                    if self._machine.state is State.ESTABLISHED:
+                    if self._machine.state is _ESTABLISHED:
                         deadline.in_message()
 
     def _check_stopping(self) -> None:
-        if self._stopping and self._machine.state is State.ESTABLISHED:
+        if self._stopping and self._machine.state is _ESTABLISHED:
             raise StoppedError
 
     def _make_room(self) -> None:
-        self._flush()
-        if self._large_buffer is None and self._operation is not None:  # who fills the small one has earned it
+        self._messages.flush()
+        if self._large_buffer is None and self._messages.in_data_set:  # who fills the small one has earned it
             self._large_buffer = self._settings.buffers.borrow()
             self._reader.rewind(self._large_buffer)
         else:
@@ -229,7 +223,7 @@ class Association:
             self._report.aborted("sent", source, reason)
 
     def _time_is_up(self, why: TimedOutError) -> None:
-        if self._machine.state is State.ESTABLISHED:
+        if self._machine.state is _ESTABLISHED:
             self._report.outcome(Outcome.TIMED_OUT, why)
             self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
         else:
@@ -239,7 +233,7 @@ class Association:
 
     def _abort_after_defect(self) -> None:
         self._report.outcome(Outcome.ABORTED_LOCALLY, "internal error")
-        if self._machine.state in (State.ESTABLISHED, State.AWAITING_ASSOCIATE_RESPONSE):
+        if self._machine.state in (_ESTABLISHED, State.AWAITING_ASSOCIATE_RESPONSE):
             with suppress(Exception):  # the defect has been told; its consequences need not be
                 self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
 
@@ -262,10 +256,12 @@ class Association:
         self._machine.happened(Event.ACCEPT)
         self._peer_max_pdu = negotiated.max_pdu
         titles, rights = (request.calling_ae_title, request.called_ae_title), self._rights
-        self._contexts = {
-            context_id: PresentationContext(context.abstract_syntax, context.transfer_syntax, *titles, rights)
-            for context_id, context in negotiated.contexts.items()
-        }
+        self._messages.accept(
+            {
+                context_id: PresentationContext(context.abstract_syntax, context.transfer_syntax, *titles, rights)
+                for context_id, context in negotiated.contexts.items()
+            }
+        )
         report.accepted(negotiated)
         self._transport.send(associate_ac(request, negotiated))
 
@@ -290,7 +286,7 @@ class Association:
 
     def _release(self) -> None:
         """Release is granted at once: every request before it has been answered, since they are served in turn."""
-        if self._operation is not None or self._command:
+        if self._messages.under_way:
             # PS3.8 has no word for a release in the middle of a message; what was begun can't be finished any more.
             self._drop_message()
         self._machine.happened(Event.RELEASE)
@@ -306,88 +302,30 @@ class Association:
 
     # -- messages --------------------------------------------------------------------------------------------------
 
-    def _take_fragment(self, fragment: Fragment) -> None:
-        if self._machine.state is not State.ESTABLISHED:
-            return
-        context_id, is_command, is_last, data = fragment
-        if is_command:
-            self._take_command(context_id, data, is_last=is_last)
-            return
-        operation, request = self._operation, self._request
-        if operation is None or request is None:
-            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "a Data Set fragment without a Command Set before it")
-        if context_id != self._context_id:
-            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "the Presentation Context changes inside a message")
-        self._views.append(data)
-        self._views_size += len(data)
-        if is_last:
-            self._flush()
-            self._finish_message(operation, request)
-        elif len(self._views) >= _MOST_VIEWS:
-            self._flush()
-
-    def _take_command(self, context_id: int, data: memoryview, *, is_last: bool) -> None:
-        if self._operation is not None:
-            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "a Command Set fragment inside a Data Set")
-        context = self._contexts.get(context_id)
-        if context is None:
-            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, f"Presentation Context {context_id} is not accepted")
-        if self._command and context_id != self._context_id:
-            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "the Presentation Context changes inside a Command Set")
-        if len(self._command) + len(data) > MAX_COMMAND_SET:
-            message = f"a Command Set of over {MAX_COMMAND_SET} bytes"
-            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, message, "command_set")
-        self._context_id = context_id
-        self._command += data
-        if not is_last:
-            return
-        try:
-            request = parse_command_set(self._command)
-        except CommandSetError as error:
-            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, f"Command Set: {error}") from error
-        if request.is_response:
-            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "a response to a request that was never sent")
-        self._check_stopping()
-        self._command.clear()
-        self._request = request
-        self._report.message_started()
-        self._operation = self._settings.services.begin(request, context)
-        if not request.has_data_set:
-            self._finish_message(self._operation, request)
-
-    def _flush(self) -> None:
-        """Hand the collected views on, before the buffer they show is used again."""
-        if self._views:
-            views, size = self._views, self._views_size
-            self._views, self._views_size = [], 0
-            if self._operation is not None:
-                self._operation.write(views, size)
-
-    def _finish_message(self, operation: Operation, request: CommandSet) -> None:
-        response = operation.finish()
-        self._operation = self._request = None
-        sent = False
-        try:
-            if response is not None:
-                self._machine.happened(Event.SEND_DATA)
-                command_set = encode_response(request, response)
-                self._transport.send(p_data_tf(self._context_id, command_set, self._peer_max_pdu))
-                sent = True
-        finally:
-            # What nobody waits for comes after the answer, the log line too: the peer sends on meanwhile.
-            operation.release()
+    def _take_whole_messages(self) -> None:
+        """Serve what small messages have been received whole: the short way for what `_take_fragment` does, too."""
+        while self._machine.state is _ESTABLISHED and not self._stopping:
+            message = self._reader.whole_message()
+            if message is None or not self._messages.take_whole(message):
+                break
+            self._reader.take(message)
             self._return_buffer()
-            if response is not None:
-                self._report.answered(operation, request.command_field, response, sent=sent)
+
+    def _take_fragment(self, fragment: Fragment) -> None:
+        if self._machine.state is not _ESTABLISHED:
+            return
+        if fragment.is_command:
+            self._check_stopping()
+        self._messages.take(fragment)
+        if not self._messages.under_way:
+            self._return_buffer()
+
+    def _respond(self, context_id: int, command_set: bytes) -> None:
+        self._machine.happened(Event.SEND_DATA)
+        self._transport.send(p_data_tf(context_id, command_set, self._peer_max_pdu))
 
     def _drop_message(self) -> None:
-        """The message will never be complete: leave nothing of it."""
-        operation, self._operation, self._request = self._operation, None, None
-        self._views, self._views_size = [], 0
-        self._command.clear()
-        if operation is not None:
-            operation.discard()
-            self._report.interrupted(operation)
+        self._messages.drop()
         self._return_buffer()
 
     def _return_buffer(self) -> None:

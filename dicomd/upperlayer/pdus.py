@@ -13,7 +13,8 @@ PDU_HEADER = struct.Struct(">BxI")
 PDV_HEADER = struct.Struct(">IBB")
 """PDV length, Presentation Context ID and message control header (PS3.8 §9.3.5.1 and Annex E.2)."""
 
-_P_DATA_TF = struct.Struct(">BBIIBB")  # a PDU header and the header of its only PDV
+SINGLE_PDV_HEADER = struct.Struct(">BxIIBB")
+"""Both headers of a P-DATA-TF with one PDV."""
 
 A_RELEASE_RP_PDU = bytes.fromhex("06 00 00000004 00000000")
 
@@ -65,12 +66,12 @@ def p_data_tf(context_id: int, command_set: bytes, max_pdu: int) -> bytes:
     """
     length = len(command_set)
     if not max_pdu or length + PDV_HEADER.size <= max_pdu:
-        return _P_DATA_TF.pack(PDUType.P_DATA_TF, 0, length + 6, length + 2, context_id, 3) + command_set
+        return SINGLE_PDV_HEADER.pack(PDUType.P_DATA_TF, length + 6, length + 2, context_id, 3) + command_set
     step = max(2, max_pdu - PDV_HEADER.size) & ~1
     parts = []
     for at in range(0, length, step):
         piece = command_set[at : at + step]
         flags = 3 if at + step >= length else 1
-        parts.append(_P_DATA_TF.pack(PDUType.P_DATA_TF, 0, len(piece) + 6, len(piece) + 2, context_id, flags))
+        parts.append(SINGLE_PDV_HEADER.pack(PDUType.P_DATA_TF, len(piece) + 6, len(piece) + 2, context_id, flags))
         parts.append(piece)
     return b"".join(parts)

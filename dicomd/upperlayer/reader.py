@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dicomd.upperlayer.pdus import PDU_HEADER, PDV_HEADER, AbortReason, PDUType
+from dicomd.upperlayer.pdus import PDU_HEADER, PDV_HEADER, SINGLE_PDV_HEADER, AbortReason, PDUType
 
 SMALLEST_SPACE = 4096
 """Bytes: with less room than this behind the received ones the buffer is rewound, or reads become tiny."""
@@ -42,6 +42,18 @@ class Fragment(NamedTuple):
     is_command: bool
     is_last: bool
     data: memoryview
+
+
+class WholeMessage(NamedTuple):
+    """A message as most senders frame a small one: its Command Set is all of a P-DATA-TF, its Data Set of the next.
+
+    `end` is where it ends in the receive buffer, which `command_set` and `data_set` are views of.
+    """
+
+    context_id: int
+    command_set: memoryview
+    data_set: memoryview
+    end: int
 
 
 class PDUError(Exception):
@@ -179,6 +191,45 @@ class PDUReader:
                 return None
             elif (pdu := self._pdu_header()) is not None:
                 return pdu
+
+    def whole_message(self) -> WholeMessage | None:
+        """Return the next message if it has been received whole and is framed as a `WholeMessage`; take nothing.
+
+        None says nothing about the bytes: `next_event` takes whatever comes, piece by piece. Of two P-DATA-TF it makes
+        four events, and for an instance of 4 KiB those cost as much as the writing of its file.
+        """
+        buffer, start, end = self._buffer, self._start, self._end
+        if end - start < 2 * SINGLE_PDV_HEADER.size or self.inside_pdu:
+            return None
+        pdu_type, length, pdv_length, context_id, flags = SINGLE_PDV_HEADER.unpack_from(buffer, start)
+        command_set = start + SINGLE_PDV_HEADER.size
+        command_end = command_set + pdv_length - 2
+        if (
+            pdu_type != PDUType.P_DATA_TF
+            or flags & 3 != 3
+            or not 6 < length == pdv_length + 4 <= self._max_pdu
+            or command_end + SINGLE_PDV_HEADER.size > end
+        ):
+            return None
+        pdu_type, length, pdv_length, data_context_id, flags = SINGLE_PDV_HEADER.unpack_from(buffer, command_end)
+        data_set = command_end + SINGLE_PDV_HEADER.size
+        data_end = data_set + pdv_length - 2
+        if (
+            pdu_type != PDUType.P_DATA_TF
+            or flags & 3 != 2
+            or not 6 < length == pdv_length + 4 <= self._max_pdu
+            or data_context_id != context_id
+            or data_end > end
+        ):
+            return None
+        return WholeMessage(context_id, buffer[command_set:command_end], buffer[data_set:data_end], data_end)
+
+    def take(self, message: WholeMessage) -> None:
+        """Pass over what `whole_message` has returned. Its views stay valid until the next `received`."""
+        if message.end == self._end:
+            self._start = self._end = 0  # so the next one starts at the front, and never has to be moved there
+        else:
+            self._start = message.end
 
     def skip_pdu(self) -> None:
         """Pass over the rest of the current P-DATA-TF."""

@@ -139,6 +139,33 @@ def test_requests_before_the_first_response_are_answered_in_their_order(receiver
     assert_stored(receiver, *sent)
 
 
+def test_whole_or_in_pieces_a_message_gets_the_same_answer(receiver: Daemon, peer: RawPeer) -> None:
+    """What arrives whole is served in one go; each kind of request must end as it does in pieces."""
+    changes: list[dict[int, bytes | None]] = [
+        {},
+        {wire.MESSAGE_ID: b"\xff\xff"},
+        {wire.AFFECTED_SOP_CLASS_UID: b"1.2.3.4\0"},
+        {wire.AFFECTED_SOP_CLASS_UID: None},
+        {wire.AFFECTED_SOP_INSTANCE_UID: b"1.2.3.4\0"},
+        {wire.AFFECTED_SOP_INSTANCE_UID: b"no UID"},
+        {wire.AFFECTED_SOP_INSTANCE_UID: None},
+        {0x1030: b"MOVER "},
+        {wire.COMMAND_FIELD: b"\x20\0"},
+        {},
+    ]
+    sent = [instance() for _ in changes]
+    answers = []
+    for fragment in (16000, 100):
+        for one, change in zip(sent, changes, strict=True):
+            peer.send(store_message(one, fragment=fragment, changes=change))
+            answers.append(peer.read_message())
+    for whole, pieces in zip(answers[: len(sent)], answers[len(sent) :], strict=True):
+        assert (whole.context_id, whole.command) == (pieces.context_id, pieces.command)
+    assert len({answer.status for answer in answers}) >= 5
+    peer.release()
+    assert_stored(receiver, *(one for one, answer in zip(sent, answers, strict=False) if not answer.status))
+
+
 def test_a_whole_association_written_in_one_go(receiver: Daemon, connect: Connect) -> None:
     """The requestor can't know yet that it was accepted, but TCP lets it talk, and the bytes are in order."""
     sent = instance(size=100_000)

@@ -6,7 +6,14 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomd.dimse.commands import SUCCESS, CommandSetError, encode_response, parse_command_set
+from dicomd.dimse.commands import (
+    SUCCESS,
+    CommandSet,
+    CommandSetError,
+    CommandSetParser,
+    encode_response,
+    parse_command_set,
+)
 from dicomd.upperlayer.negotiation import AssociateRequest, MalformedRequestError, Negotiator, associate_ac
 
 elements = st.lists(
@@ -23,7 +30,39 @@ def test_a_command_set_parses_or_fails_cleanly(data: bytes) -> None:
         assert again.is_response
 
 
-item = st.deferred(
+c_store_rqs = st.builds(
+    lambda uid, message_id, priority, behind: b"".join(
+        struct.pack("<HHI", 0, e, len(v)) + v
+        for e, v in (
+            *((2, b"1.2.840\0"), (0x100, b"\1\0"), (0x110, message_id), (0x700, priority), (0x800, b"\1\0")),
+            *((0x1000, uid), *behind),
+        )
+    ),
+    st.sampled_from([b"1.2.3.4\0", b"1.2.3.5\0", b"1.2.3.10", b"1.2.3.4.", b""]),
+    st.binary(min_size=2, max_size=2),
+    st.sampled_from([b"\0\0", b"\1\0"]),
+    st.sampled_from([[], [(0x1030, b"MOVER ")], [(0x1030, b"OTHER ")]]),
+)
+
+
+def parsed(data: bytes, parser: CommandSetParser | None = None) -> CommandSet | str:
+    try:
+        return parse_command_set(data) if parser is None else parser.parse(data)
+    except CommandSetError as error:
+        return str(error)
+
+
+@given(st.lists(st.one_of(c_store_rqs, c_store_rqs, elements, st.binary(max_size=100)), max_size=8), st.data())
+def test_a_command_set_compared_with_the_last_is_the_one_that_was_sent(sent: list[bytes], data: st.DataObject) -> None:
+    parser = CommandSetParser()
+    for original in sent:
+        command_set = bytearray(original)
+        if command_set and data.draw(st.booleans()):  # one byte of it is another
+            command_set[data.draw(st.integers(0, len(command_set) - 1))] = data.draw(st.integers(0, 255))
+        assert parsed(bytes(command_set), parser) == parsed(bytes(command_set))
+
+
+item: st.SearchStrategy[bytes] = st.deferred(
     lambda: st.tuples(
         st.sampled_from([0x10, 0x20, 0x30, 0x40, 0x50, 0x51, 0x52, 0x53, 0x54, 0x55, 0x56, 0x57, 0x58, 0x99]),
         st.one_of(

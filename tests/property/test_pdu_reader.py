@@ -5,7 +5,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomd.upperlayer.reader import PDU, PDUError, PDUReader
+from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
 
 CAPACITY = 4096 + 64
 
@@ -65,3 +65,45 @@ def test_any_bytes_cut_anywhere_mean_the_same(parts: list[bytes], cuts: list[int
         at += cut
     chunks.append(stream[at:])
     assert events(chunks) == events([stream])
+
+
+def pdv(context_id: int, control: int, data: bytes) -> bytes:
+    return struct.pack(">BxIIBB", 4, len(data) + 6, len(data) + 2, context_id, control) + data
+
+
+# Mostly what `whole_message` takes, and all that is nearly so: other flags, contexts, types, order, nothing in it.
+nearly_whole = st.tuples(
+    st.integers(1, 2), st.sampled_from([3, 3, 3, 1, 7]), st.binary(max_size=40),
+    st.integers(1, 2), st.sampled_from([2, 2, 2, 0, 3, 6]), st.binary(max_size=300),
+).map(lambda t: pdv(*t[:3]) + pdv(*t[3:]))  # fmt: skip
+
+
+def fragments(stream: bytes, *, whole: bool) -> list[tuple[object, ...]]:
+    """What the stream holds, each fragment apart; `whole` asks for messages wherever the reader stands before one."""
+    reader = PDUReader(memoryview(bytearray(16384)), max_pdu=250)
+    reader.space()[: len(stream)] = stream
+    reader.received(len(stream))
+    seen: list[tuple[object, ...]] = []
+    while True:
+        if whole and (message := reader.whole_message()) is not None:
+            seen.append((message.context_id, True, True, bytes(message.command_set)))
+            seen.append((message.context_id, False, True, bytes(message.data_set)))
+            reader.take(message)
+            continue
+        try:
+            event = reader.next_event()
+        except PDUError as error:
+            seen.append((error.reason,))
+            continue
+        if event is None:
+            return seen
+        if isinstance(event, Fragment):
+            seen.append((*event[:3], bytes(event.data)))
+        elif event.pdu_type != 4:
+            seen.append((event,))
+
+
+@given(st.lists(st.one_of(nearly_whole, nearly_whole, pdus), max_size=5).map(b"".join), st.integers(0, 12))
+def test_whole_messages_are_what_the_events_would_have_been(stream: bytes, cut: int) -> None:
+    stream = stream[: len(stream) - cut][:16384]
+    assert fragments(stream, whole=True) == fragments(stream, whole=False)

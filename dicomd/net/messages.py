@@ -1,0 +1,152 @@
+"""The DIMSE messages of one Association: from their fragments to an operation, and from its result to the response.
+
+The rules it keeps: a Data Set is handed on as it arrives and never held; requests are served in turn; and what nobody
+waits for comes after the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from dicomd.dimse.commands import MAX_COMMAND_SET, CommandSet, CommandSetError, CommandSetParser, encode_response
+from dicomd.net.report import AssociationReport
+from dicomd.services.operations import Operation, PresentationContext, Services
+from dicomd.upperlayer.pdus import AbortReason
+from dicomd.upperlayer.reader import Fragment, PDUError, WholeMessage
+
+_MOST_VIEWS = 512
+"""Fragments kept for one write; half of what a single writev takes."""
+
+
+class Messages:
+    """Serves the messages of an Association through `services`; used by its thread alone.
+
+    `respond` sends a Command Set in a Presentation Context. Malformed messages raise `PDUError`.
+    """
+
+    def __init__(self, services: Services, report: AssociationReport, respond: Callable[[int, bytes], None]) -> None:
+        self._services, self._report, self._respond = services, report, respond
+        self._contexts: Mapping[int, PresentationContext] = {}
+        self._command_sets = CommandSetParser()
+        # of the message that is being received
+        self._command = bytearray()
+        self._context_id = 0
+        self._operation: Operation | None = None
+        self._request: CommandSet | None = None
+        self._views: list[memoryview] = []
+        self._views_size = 0
+
+    def accept(self, contexts: Mapping[int, PresentationContext]) -> None:
+        """From now on messages may come, in these Presentation Contexts."""
+        self._contexts = contexts
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the rest of a message is still to come."""
+        return self._operation is not None or bool(self._command)
+
+    @property
+    def in_data_set(self) -> bool:
+        """Whether the rest of a Data Set is still to come."""
+        return self._operation is not None
+
+    def take(self, fragment: Fragment) -> None:
+        """Take the next fragment, which may be the last and then is answered; its view is kept until `flush`."""
+        context_id, is_command, is_last, data = fragment
+        if is_command:
+            self._take_command(context_id, data, is_last=is_last)
+            return
+        operation, request = self._operation, self._request
+        if operation is None or request is None:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "a Data Set fragment without a Command Set before it")
+        if context_id != self._context_id:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "the Presentation Context changes inside a message")
+        self._views.append(data)
+        self._views_size += len(data)
+        if is_last:
+            self.flush()
+            self._finish(operation, request)
+        elif len(self._views) >= _MOST_VIEWS:
+            self.flush()
+
+    def take_whole(self, message: WholeMessage) -> bool:
+        """Serve a C-STORE that has arrived whole, as a small instance does, without an event for each part of it.
+
+        False, and nothing is taken, where anything about it is out of the ordinary: `take` knows all cases, and what
+        is wrong with them. With `PDUReader.whole_message` it saved an eighth of what an instance of 4 KiB costs.
+        """
+        context_id, command_set, data_set, _ = message
+        if self.under_way or len(command_set) > MAX_COMMAND_SET:
+            return False
+        context = self._contexts.get(context_id)
+        try:
+            request = self._command_sets.parse(bytes(command_set))
+        except CommandSetError:
+            return False
+        if context is None or not request.has_data_set or request.is_response:
+            return False
+        self._context_id = context_id
+        self._report.message_started()
+        self._operation = operation = self._services.begin(request, context)
+        operation.write([data_set], len(data_set))
+        self._finish(operation, request)
+        return True
+
+    def flush(self) -> None:
+        """Hand the collected views on, before the buffer they show is used again."""
+        if self._views:
+            views, size = self._views, self._views_size
+            self._views, self._views_size = [], 0
+            if self._operation is not None:
+                self._operation.write(views, size)
+
+    def drop(self) -> None:
+        """The message that has begun will never be complete: leave nothing of it."""
+        operation, self._operation, self._request = self._operation, None, None
+        self._views, self._views_size = [], 0
+        self._command.clear()
+        if operation is not None:
+            operation.discard()
+            self._report.interrupted(operation)
+
+    def _take_command(self, context_id: int, data: memoryview, *, is_last: bool) -> None:
+        if self._operation is not None:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "a Command Set fragment inside a Data Set")
+        context = self._contexts.get(context_id)
+        if context is None:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, f"Presentation Context {context_id} is not accepted")
+        if self._command and context_id != self._context_id:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "the Presentation Context changes inside a Command Set")
+        if len(self._command) + len(data) > MAX_COMMAND_SET:
+            message = f"a Command Set of over {MAX_COMMAND_SET} bytes"
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, message, "command_set")
+        self._context_id = context_id
+        self._command += data
+        if not is_last:
+            return
+        try:
+            request = self._command_sets.parse(bytes(self._command))
+        except CommandSetError as error:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, f"Command Set: {error}") from error
+        if request.is_response:
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "a response to a request that was never sent")
+        self._command.clear()
+        self._request = request
+        self._report.message_started()
+        self._operation = self._services.begin(request, context)
+        if not request.has_data_set:
+            self._finish(self._operation, request)
+
+    def _finish(self, operation: Operation, request: CommandSet) -> None:
+        response = operation.finish()
+        self._operation = self._request = None
+        sent = False
+        try:
+            if response is not None:
+                self._respond(self._context_id, encode_response(request, response))
+                sent = True
+        finally:
+            # What nobody waits for comes after the answer, the log line too: the peer sends on meanwhile.
+            operation.release()
+            if response is not None:
+                self._report.answered(operation, request.command_field, response, sent=sent)
