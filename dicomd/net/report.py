@@ -144,7 +144,7 @@ class AssociationReport:
         self._verdict = verdict
         self._peer = self._metrics.peer(verdict.peer)
         self._bound["dicom_peer"] = self._peer.name
-        self._log = get_logger().bind(**self._bound)
+        self._log = bound_logger(self._bound)
         if verdict.refused_by:
             self._metrics.count_access_refusal(verdict.refused_by, audited=False)
         if (audited := verdict.audited) is not None:
