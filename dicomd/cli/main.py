@@ -29,6 +29,7 @@ COMMANDS = {
     "status": Registered("dicomd.cli.status:status", "Show what the daemon does."),
     "reload": Registered("dicomd.cli.reload:reload", "Put the configuration into force."),
     "maintenance": Registered("dicomd.cli.maintenance:maintenance", "Refuse new Associations, or take them again."),
+    "verify-store": Registered("dicomd.cli.verify_store:verify_store", "Read the store again, and say what is wrong."),
     "echo": Registered("dicomd.cli.echo:echo", "Ask a DICOM peer for an echo (C-ECHO)."),
     "send": Registered("dicomd.cli.send:send", "Send DICOM files to a peer (C-STORE)."),
 }

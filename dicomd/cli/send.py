@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dicomd.cli.options import fail, peer_options, version_option
+from dicomd.cli.options import fail, peer_options, readable_size, version_option
 from dicomd.cli.secure import TlsOptions, tls_options
 
 
@@ -68,12 +68,7 @@ def send(
     for result in problems:
         click.echo(f"{'warning' if result.stored else 'failed'}: {result.file.path}: {result.why}", err=True)
     failed += len(files) - stored
-    summary = f"{peer}: {stored} stored ({_readable(stored_bytes)} in {seconds:.1f} s)"
+    summary = f"{peer}: {stored} stored ({readable_size(stored_bytes)} in {seconds:.1f} s)"
     click.echo(summary + (f", {warned} with a warning" if warned else "") + f", {failed} failed")
     if failed:
         sys.exit(1)
-
-
-def _readable(size: int) -> str:
-    """Bytes as people say them."""
-    return f"{size / 1e3:.1f} kB" if size < 1_000_000 else f"{size / 1e6:.1f} MB"

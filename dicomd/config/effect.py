@@ -5,9 +5,7 @@ The rule: this table is the only place that knows. An entry is a key's path (`di
 entry; the generated documents and `check-config` follow.
 """
 
-WITHOUT_EFFECT = {
-    "storage.checksums": "",
-}
+WITHOUT_EFFECT: dict[str, str] = {}
 
 # What the documents say beside "a reload applies it"; "" once SIGHUP reloads.
 RELOAD_NOTE = ""

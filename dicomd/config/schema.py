@@ -123,7 +123,13 @@ class Storage(Table):
             "new one over the old, or answer 0xC010. The identical instance is a success without a second file."
         ),
     ] = "keep-both"
-    checksums: Annotated[bool, Key("Record a checksum of each instance at its reception.")] = True
+    checksums: Annotated[
+        bool,
+        Key(
+            "Record a checksum of each instance at its reception, in an extended attribute of the file; "
+            "`dicomd verify-store` compares it."
+        ),
+    ] = True
     reserve_free: Annotated[
         Size,
         Key(

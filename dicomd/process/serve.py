@@ -121,6 +121,7 @@ def _start_store(config: Config, metrics: Metrics) -> FileStore:
             reserve_free=storage.reserve_free,
             max_object_size=storage.max_object_size,
             of_patient=config.audit.wanted,
+            checksums=storage.checksums,
         )
         record = _record_of_stores()
         removed = store.start(mounts.recall(record, store.root) if record else b"")
@@ -137,6 +138,10 @@ def _start_store(config: Config, metrics: Metrics) -> FileStore:
             root=str(store.root),
             detail=store.state.reason,
             advice=f"Instances are taken once it is back. To begin a new store here, remove its line from {record}",
+        )
+    if storage.checksums and not store.checksums:
+        get_logger().warning(
+            "no checksums are recorded: the file system keeps no extended attributes", root=str(store.root)
         )
     if removed:
         metrics.store_recovered_files.labels("removed").inc(removed)

@@ -251,6 +251,7 @@ class Supervisor:
             reserve_free=config.storage.reserve_free,
             max_object_size=config.storage.max_object_size,
             of_patient=config.audit.wanted,
+            checksums=config.storage.checksums,
         )
         self._reload = _Reload(reading, config, self._begin(config, store, reading.tls), callers)
         self._fleet.tend(time.monotonic())

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from dicomd.store import mounts, space, temporary
+from dicomd.store import checksum, mounts, space, temporary
 from dicomd.store.directories import DIRECTORY_MODE, Directories
 from dicomd.store.errors import OutOfResources, OutOfSpace, StoreError, StoreUnavailable, from_oserror
 from dicomd.store.layout import Layout
@@ -79,6 +79,7 @@ class FileStore:
         duplicates: DuplicatePolicy,
         reserve_free: int,
         max_object_size: int,
+        checksums: bool,
         of_patient: bool = False,
     ) -> None:
         """`of_patient`: writers tell the Patient ID of what they write."""
@@ -86,6 +87,8 @@ class FileStore:
         self.layout = Layout(layout)
         self.synced = durability == "fsync"
         self.max_object_size = max_object_size
+        self.checksums = self._checksums_wanted = checksums
+        """Whether checksums are recorded: wanted, and kept by the file system."""
         self.of_patient = of_patient
         self._reserve_free = reserve_free
         self._own = self.root / OWN_FOLDER
@@ -157,6 +160,7 @@ class FileStore:
         duplicates: DuplicatePolicy,
         reserve_free: int,
         max_object_size: int,
+        checksums: bool,
         of_patient: bool = False,
     ) -> FileStore:
         """Return this store, which has been started, under other settings. Takes instances from its first ``check`` on.
@@ -170,6 +174,7 @@ class FileStore:
             duplicates=duplicates,
             reserve_free=reserve_free,
             max_object_size=max_object_size,
+            checksums=checksums,
             of_patient=of_patient,
         )
         successor._name = self._name
@@ -312,6 +317,7 @@ class FileStore:
         second = f"{path}-probe"
         try:
             os.write(fd, bytes(4096))
+            self.checksums = self._checksums_wanted and checksum.are_kept(fd)
             if self._quota_used_up:
                 os.posix_fallocate(fd, 0, _QUOTA_PROBE)
             os.fsync(fd)

@@ -109,6 +109,28 @@ def sweep(folder: Path, locks: Path) -> int:
     return removed
 
 
+def remains(folder: Path, locks: Path) -> list[str]:
+    """Return the names in ``folder`` that no living process owns, and change nothing. Raises OSError."""
+    names = sorted(os.listdir(folder))
+    dead = {owner for owner in {name.partition("-")[0] for name in names} if not _is_alive(locks / owner)}
+    return [name for name in names if name.partition("-")[0] in dead and (folder / name).exists()]
+
+
+def _is_alive(lock: Path) -> bool:
+    try:
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
+
+
 def _remove_unless_alive(folder: Path, lock: Path, names: list[str]) -> int:
     try:
         fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)

@@ -11,6 +11,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
+from dicomd.store import checksum
+from dicomd.store.checksum import Checksum
 from dicomd.store.duplicates import Candidate
 from dicomd.store.errors import (
     DataSetMismatch,
@@ -37,11 +39,14 @@ _PADDING: Final = b"\0 "
 class FileWriter:
     """Writes one instance into a ``FileStore``. For one thread."""
 
-    __slots__ = ("_fd", "_header", "_identity", "_over", "_path", "_scanner", "_size", "_store", "_written_back")
+    __slots__ = (
+        "_checksum", "_fd", "_header", "_identity", "_over", "_path", "_scanner", "_size", "_store", "_written_back",
+    )  # fmt: skip
 
     def __init__(self, store: FileStore, identity: InstanceIdentity) -> None:
         self._store = store
         self._identity = identity
+        self._checksum = Checksum() if store.checksums else None
         self._scanner = HeadScanner(identity.transfer_syntax_uid, of_patient=store.of_patient)
         self._fd = -1
         self._over = False
@@ -79,6 +84,7 @@ class FileWriter:
             place = self._place()
             if self._fd < 0:
                 self._begin([], 0)
+            self._record_checksum()
             seconds = self._sync()
             identity = self._identity
             candidate = Candidate(self._fd, self._path, identity.transfer_syntax_uid, len(self._header), self._size)
@@ -155,6 +161,9 @@ class FileWriter:
             written = os.writev(self._fd, fragments) if len(fragments) <= _IOV_MAX else 0
             if written != size:
                 self._append_rest(fragments, written)
+            if self._checksum is not None:
+                for fragment in fragments:
+                    self._checksum.update(fragment)
             if self._size - self._written_back >= _WRITE_BACK and self._store.synced:
                 self._start_write_back()
         except OSError as error:
@@ -180,6 +189,14 @@ class FileWriter:
                 if rest:
                     rest = [rest[0][written:], *rest[1:]]
                     written = os.writev(self._fd, rest)
+
+    def _record_checksum(self) -> None:
+        if self._checksum is None:
+            return
+        try:
+            checksum.record(self._fd, self._checksum)
+        except OSError as error:
+            raise from_oserror(error, "setxattr") from error
 
     def _sync(self) -> float:
         if not self._store.synced:

@@ -140,6 +140,7 @@ def start_and_sweep(root: Path) -> None:
         duplicates="keep-both",
         reserve_free=0,
         max_object_size=1 << 30,
+        checksums=True,
     )
     store.start()
     assert store.state.accepting, store.state.reason

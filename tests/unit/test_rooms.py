@@ -35,7 +35,7 @@ ROOMS = {
     "services": _room("dimse store.errors store.types", "pydicom"),
     "dimse": _room("", "pydicom"),
     "upperlayer": _room("", "pynetdicom pydicom"),
-    "store": _room("", "pydicom"),
+    "store": _room("", "pydicom xxhash"),
     "audit": _room("telemetry"),
     "telemetry": _room("", "structlog prometheus_client orjson"),
 }

@@ -69,6 +69,7 @@ def file_store(root: Path, *, start: bool = True, **overrides: Any) -> FileStore
         "duplicates": "keep-both",
         "reserve_free": 0,
         "max_object_size": 1 << 30,
+        "checksums": True,
     }
     store = FileStore(root, **(settings | overrides))
     if start:

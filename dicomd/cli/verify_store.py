@@ -1,0 +1,66 @@
+"""`dicomd verify-store`: read the whole store again and say what is wrong with it."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dicomd.cli.options import config_option, fail, load_or_exit, readable_size, version_option
+
+if TYPE_CHECKING:
+    from dicomd.store.verification import Finding
+
+
+@click.command("verify-store")
+@config_option
+@version_option
+def verify_store(config_path: Path) -> None:
+    """Read the store again, and say what is wrong.
+
+    Every file below storage.root should be a readable Part 10 file, in the place that storage.layout gives it, and
+    what its checksum of reception says, where it has one; and no temporary file of a crash should be left. Nothing is
+    changed, and dicomd may run meanwhile. Exit status: 0 if all is well, else 1 with a line for each problem.
+    """
+    from dicomd.store.layout import Layout
+    from dicomd.store.verification import survey, verify
+
+    storage = load_or_exit(config_path).storage
+    root = storage.root.absolute()
+    if not root.is_dir():
+        fail(f"{root}: no such folder (storage.root)")
+    instances = compared = size = problems = 0
+    waiting: list[Finding] = []
+    progress = (
+        click.progressbar(length=survey(root), label=f"Reading {root}", file=sys.stderr)
+        if sys.stderr.isatty()
+        else contextlib.nullcontext()
+    )
+    with progress as bar:
+        for finding in verify(root, Layout(storage.layout)):
+            if finding.problem:
+                problems += 1
+                if bar is None:
+                    _tell(finding)
+                else:
+                    waiting.append(finding)
+            else:
+                instances += 1
+                compared += finding.compared
+            size += finding.size
+            if bar is not None:
+                bar.update(finding.size)
+    for finding in waiting:
+        _tell(finding)
+    click.echo(
+        f"{root}: {instances} instances are well, {compared} of them by their checksum; "
+        f"{problems} problem{'' if problems == 1 else 's'} ({readable_size(size)} read)"
+    )
+    if problems:
+        sys.exit(1)
+
+
+def _tell(finding: "Finding") -> None:
+    path = finding.path if finding.path.isprintable() else ascii(finding.path)
+    click.echo(f"{path}: {finding.problem} ({finding.advice})")

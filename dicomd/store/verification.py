@@ -1,0 +1,223 @@
+"""Reading a store again: is every file a readable Part 10 file, in its right place, and what was received?
+
+The rule: it only reads. It says what is wrong and what may be done about it, and does nothing of that itself. It is
+safe beside a running daemon: what comes, goes or is replaced meanwhile is no problem, and temporary files of a living
+process aren't stray.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, NamedTuple
+
+from pydicom.dataelem import RawDataElement
+from pydicom.filereader import data_element_generator
+from pydicom.uid import UID
+
+from dicomd.store import checksum, temporary
+from dicomd.store.errors import DataSetUnreadable
+from dicomd.store.filesystem import OWN_FOLDER
+from dicomd.store.head import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, HeadScanner
+from dicomd.store.layout import SUFFIX, Layout
+from dicomd.store.part10 import Header, read_header
+from dicomd.uids import uid_from_value
+
+_STEP: Final = 1 << 20
+_DEFER: Final = 1 << 16  # bytes; longer values are passed over
+_UNDEFINED: Final = 0xFFFFFFFF
+_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_PADDING: Final = b"\0 "
+
+AGAIN: Final = "ask the sender for it again, or restore it from a backup"
+ASIDE: Final = "move it out of the store"
+
+
+class Finding(NamedTuple):
+    """One file that was looked at: its path below the root, and its size in bytes.
+
+    ``problem`` is what is wrong, "" if nothing, and ``advice`` what may be done about it. ``compared`` says whether
+    there was a checksum to compare with.
+    """
+
+    path: str
+    size: int
+    problem: str = ""
+    advice: str = ""
+    compared: bool = False
+
+
+class _ProblemError(Exception):
+    """What is wrong with a file, and what may be done."""
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.advice = advice
+
+
+def survey(root: Path) -> int:
+    """Return how many bytes there are to read below ``root``. Files that come or go meanwhile change that."""
+    return sum(
+        entry.stat(follow_symlinks=False).st_size for entry, _ in _entries(root, "") if isinstance(entry, os.DirEntry)
+    )
+
+
+def verify(root: Path, layout: Layout) -> Iterator[Finding]:
+    """Look at every file of the store at ``root``, and at what is left of temporary ones."""
+    own = root / OWN_FOLDER
+    if not (own / "store").is_file():
+        yield Finding(f"{OWN_FOLDER}/store", 0, "the store has no sentinel", "is its file system mounted?")
+    try:
+        remains = temporary.remains(own / "tmp", own / "locks")
+    except OSError as error:
+        yield Finding(str(Path(OWN_FOLDER, "tmp")), 0, f"can't be read: {error.strerror}", "look at its permissions")
+        remains = []
+    for name in remains:
+        yield Finding(str(Path(OWN_FOLDER, "tmp", name)), 0, "a crash left it", "the next start of dicomd removes it")
+    for entry, relative in _entries(root, ""):
+        if isinstance(entry, OSError):
+            yield Finding(relative, 0, f"can't be read: {entry.strerror}", "look at its permissions and at the disk")
+        else:
+            try:
+                yield _look(entry, relative, layout)
+            except FileNotFoundError:
+                continue  # deleted or moved meanwhile
+
+
+def _entries(root: Path, relative: str) -> Iterator[tuple[os.DirEntry[str] | OSError, str]]:
+    """Everything below a folder but folders, by name, with its path below ``root``; and folders that can't be read."""
+    try:
+        with os.scandir(root / relative) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        yield error, relative or "."
+        return
+    for entry in entries:
+        path = f"{relative}/{entry.name}" if relative else entry.name
+        if path == OWN_FOLDER:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _entries(root, path)
+        else:
+            yield entry, path
+
+
+def _look(entry: os.DirEntry[str], relative: str, layout: Layout) -> Finding:
+    status = entry.stat(follow_symlinks=False)
+    size = status.st_size
+    if not stat.S_ISREG(status.st_mode) or not relative.endswith(SUFFIX):
+        return Finding(relative, size, "this is no file of dicomd's", ASIDE)
+    try:
+        with os.fdopen(os.open(entry.path, _FLAGS), "rb", buffering=0) as file:
+            try:
+                return Finding(relative, size, compared=_verify_file(file, relative, layout))
+            except _ProblemError as error:
+                return Finding(relative, size, error.problem, error.advice)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        return Finding(relative, size, f"can't be read: {error.strerror}", f"look at the disk; {AGAIN}")
+
+
+def _verify_file(file: BinaryIO, relative: str, layout: Layout) -> bool:
+    """Whether a checksum was compared. Raises ``_ProblemError``; OSError when it can't be read."""
+    header = read_header(file.fileno())
+    recorded = checksum.read(file.fileno())
+    actual = _read_whole(file)
+    if recorded is not None and actual != recorded:
+        raise _ProblemError(
+            "it isn't what was received: the checksum differs",
+            f"{AGAIN}; had somebody to edit it, `setfattr -x {checksum.ATTRIBUTE} FILE` drops the checksum",
+        )
+    if header is None:
+        raise _ProblemError("it is no Part 10 file", AGAIN)
+    _verify_place(file.fileno(), header, relative, layout)
+    if recorded is None and not _is_whole(file, header):
+        raise _ProblemError("its Data Set is cut off or damaged", AGAIN)
+    return recorded is not None
+
+
+def _read_whole(file: BinaryIO) -> bytes:
+    found = checksum.Checksum()
+    while data := file.read(_STEP):
+        found.update(data)
+    return found.digest()
+
+
+def _verify_place(fd: int, header: Header, relative: str, layout: Layout) -> None:
+    scanner = HeadScanner(header.transfer_syntax_uid)
+    at = header.data_set_offset
+    try:
+        while not scanner.complete:
+            data = os.pread(fd, _DEFER, at)
+            if data:
+                scanner.feed(data)
+                at += len(data)
+            else:
+                scanner.finish()
+    except DataSetUnreadable as error:
+        raise _ProblemError(f"its Data Set can't be read: {error.message}", AGAIN) from None
+    values = {tag: value.rstrip(_PADDING) for tag, value in scanner.values.items()}
+    for tag, expected in ((SOP_CLASS_UID, header.sop_class_uid), (SOP_INSTANCE_UID, header.sop_instance_uid)):
+        if values.get(tag) and values[tag] != expected.encode("ascii", "replace"):
+            raise _ProblemError(
+                "its File Meta Information names another SOP Class or Instance than its Data Set", AGAIN
+            )
+    uids = {tag: uid_from_value(values.get(tag, b"")) for tag in (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)}
+    uids[SOP_INSTANCE_UID] = uid_from_value(header.sop_instance_uid.encode("ascii", "replace"))
+    if any(uids[tag] is None for tag in layout.elements):
+        raise _ProblemError("a UID that its path is made of is missing or invalid", ASIDE)
+    place = layout.place(uids[STUDY_INSTANCE_UID] or "", uids[SERIES_INSTANCE_UID] or "", uids[SOP_INSTANCE_UID] or "")
+    folder, _, name = relative.rpartition("/")
+    one_of_several = rf"{re.escape(place.name.removesuffix(SUFFIX))}(_[1-9]\d*)?{re.escape(SUFFIX)}"
+    if folder != place.directory or not re.fullmatch(one_of_several, name):
+        where = f"{place.directory}/{place.name}".removeprefix("/")
+        raise _ProblemError(f"it belongs at {where}", "move it there, if that is free; or was storage.layout changed?")
+
+
+def _is_whole(file: BinaryIO, header: Header) -> bool:
+    """Whether the Data Set can be followed element by element to the very end of the file."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(header.data_set_offset)
+    syntax = UID(header.transfer_syntax_uid)
+    try:
+        if syntax.is_deflated:
+            return _is_whole_stream(file)
+        implicit, little = syntax.is_implicit_VR, syntax.is_little_endian
+    except ValueError:
+        implicit, little = False, True  # a private one: PS3.5 §A.4
+    end = header.data_set_offset
+    try:
+        with os.fdopen(os.dup(file.fileno()), "rb") as buffered:
+            buffered.seek(end)
+            for element in data_element_generator(buffered, implicit, little, defer_size=_DEFER):
+                if isinstance(element, RawDataElement) and element.length != _UNDEFINED:
+                    end = element.value_tell + element.length
+                else:
+                    end = buffered.tell()
+                if end > size:
+                    return False
+    except OSError:
+        raise
+    except Exception:  # whatever pydicom makes of damaged bytes
+        return False
+    return end == size
+
+
+def _is_whole_stream(file: BinaryIO) -> bool:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    while data := file.read(_STEP):
+        try:
+            while data and not inflater.eof:
+                inflater.decompress(data, _STEP)
+                data = inflater.unconsumed_tail
+        except zlib.error:
+            return False
+    return inflater.eof

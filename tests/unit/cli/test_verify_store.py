@@ -1,0 +1,46 @@
+"""`dicomd verify-store`: what it prints, and its exit status."""
+
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from dicomd.cli.main import main
+from tests.unit.store.instances import data_set, file_store, identity, put
+
+
+def run(root: Path) -> tuple[int, str]:
+    config = root.parent / "dicomd.toml"
+    config.write_text(f'[storage]\nroot = "{root}"\n')
+    result = CliRunner().invoke(main, ["verify-store", "--config", str(config)])
+    return result.exit_code, result.output
+
+
+def test_a_sound_store(tmp_path: Path) -> None:
+    store = file_store(tmp_path / "root")
+    put(store, data_set())
+    put(store, data_set("1.1"), identity("1.1"))
+    status, output = run(tmp_path / "root")
+    assert status == 0
+    assert output.startswith(
+        f"{tmp_path}/root: 2 instances are well, {2 * store.checksums} of them by their checksum; 0 "
+    )
+
+
+def test_problems_are_listed_with_advice_and_nothing_is_changed(tmp_path: Path) -> None:
+    store = file_store(tmp_path / "root")
+    path = put(store, data_set()).path
+    path.write_bytes(b"damaged")
+    (tmp_path / "root" / "a\nb").touch()
+    status, output = run(tmp_path / "root")
+    assert status == 1
+    assert "1.2.3/1.2.3.4/1.2.3.4.5.dcm: it is" in output
+    assert "(ask the sender for it again" in output
+    assert "'a\\nb': this is no file of dicomd's (move it out of the store)" in output
+    assert "0 instances are well, 0 of them by their checksum; 2 problems" in output
+    assert path.read_bytes() == b"damaged"
+
+
+def test_no_store_at_all(tmp_path: Path) -> None:
+    status, output = run(tmp_path / "nowhere")
+    assert status == 1
+    assert "no such folder" in output
