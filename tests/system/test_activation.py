@@ -1,6 +1,9 @@
-"""The sockets that systemd holds: back with the service after a failure, and changed by the documented drop-ins."""
+"""The sockets that systemd holds and the time that it gives: after a failure, in a drain, and by the drop-ins."""
 
 from __future__ import annotations
+
+import subprocess
+import time
 
 import pytest
 
@@ -46,6 +49,24 @@ def test_a_start_brings_every_socket_back_after_systemd_has_given_up(service: Se
                 peer.release()
     finally:
         service.machine.run("systemctl", "disable", "--now", "dicomd-tls.socket")
+
+
+def test_a_long_drain_asks_systemd_for_time(service: Service) -> None:
+    service.configure('[dicomd]\ndrain_timeout = "120s"\n')
+    service.drop_in("[Service]\nTimeoutStopSec=3s\n")
+    service.systemctl("restart")
+    with service.peer() as peer:
+        peer.associate()
+        with subprocess.Popen(service.machine.command("systemctl", "stop", UNIT)) as stop:
+            wait_until(lambda: service.show("ActiveState") == "deactivating")
+            over = time.monotonic() + 10  # seconds, three times what the unit allows
+            while time.monotonic() < over:
+                assert peer.store(instance()).status == 0
+                time.sleep(0.5)
+            assert stop.poll() is None
+            peer.release()
+        assert stop.returncode == 0
+    assert service.show("Result") == "success"
 
 
 def test_the_documented_drop_ins_do_what_they_say(service: Service) -> None:
