@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from tests.support import wire
+from tests.support import proxy, wire
 
 CORPUS = Path(__file__).parent / "corpus"
 """One file a connection: what its requestor sent."""
@@ -37,6 +37,9 @@ def seeds(target: str) -> list[bytes]:
 
 
 def _derived(target: str) -> Iterator[bytes]:
+    if target == "proxy_header":
+        yield from _proxy_headers()
+        return
     if target == "configuration":
         yield from _configurations()
         return
@@ -69,6 +72,17 @@ def _of_message(target: str, message: wire.Message) -> Iterator[bytes]:
             yield bytes([0, 7]) + message.data_set[:2048]
             return
         yield bytes([1, 7]) + message.data_set[:2048]
+
+
+def _proxy_headers() -> Iterator[bytes]:
+    """Each command and family, without and with an extension, and one of version 1."""
+    for command in (proxy.LOCAL, proxy.PROXY):
+        for extension in (b"", b"\x04\0\x03abc"):
+            yield proxy.header(extension, command=command, family=0)
+            yield proxy.header(proxy.ipv4("10.1.2.3") + extension, command=command, family=proxy.TCP4)
+            for address in ("2001:db8::3", "::ffff:10.1.2.3"):
+                yield proxy.header(proxy.ipv6(address) + extension, command=command, family=proxy.TCP6)
+    yield b"PROXY TCP4 10.1.2.3 10.0.0.1 50000 11112\r\n"
 
 
 def _configurations() -> Iterator[bytes]:

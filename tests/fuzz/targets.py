@@ -11,6 +11,7 @@ import logging
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import Final
@@ -20,6 +21,7 @@ import pydicom.config
 from dicomd.config import ConfigError, parse_config, to_toml
 from dicomd.dimse.commands import SUCCESS, CommandSetError, encode_response, parse_command_set
 from dicomd.dimse.statuses import Status
+from dicomd.net.proxy import HEAD, SIGNATURE, ProxyHeaderError, announced, source
 from dicomd.services.operations import PresentationContext, Services, Verification
 from dicomd.services.storage import Storage
 from dicomd.store.errors import DataSetUnreadable, StoreUnavailable
@@ -171,6 +173,24 @@ def _negotiate(data: bytes) -> None:
     assert 0x59 not in wire.user_information(pdu.body)
 
 
+# -- balancers -----------------------------------------------------------------------------------------------------
+
+
+def proxy_header(data: bytes) -> None:
+    """What a new connection sends where a PROXY header is due; what is told is an address, or that there is none."""
+    head = data[:HEAD]
+    try:
+        length = announced(head)
+        address = source(head, data[HEAD : HEAD + length])
+    except ProxyHeaderError:
+        return
+    assert head.startswith(SIGNATURE)
+    assert length < 1 << 16
+    if address is not None:
+        assert str(ip_address(address)) == address
+        assert getattr(ip_address(address), "ipv4_mapped", None) is None, "an IPv4 peer by two names"
+
+
 # -- messages ------------------------------------------------------------------------------------------------------
 
 
@@ -272,5 +292,5 @@ def configuration(data: bytes) -> None:
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     target.__name__: target
-    for target in (pdu_reader, negotiation, command_set, uid, data_set_head, deflated_head, configuration)
+    for target in (proxy_header, pdu_reader, negotiation, command_set, uid, data_set_head, deflated_head, configuration)
 }
