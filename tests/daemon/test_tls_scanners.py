@@ -30,7 +30,7 @@ _TLS_1_3 = {"TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_1
 
 def scanned(pki: Pki, start_daemon: StartDaemon, profile: str) -> tuple[str, Any]:
     """HOST:PORT of a listener with this profile, and its daemon."""
-    served, key = pki.root.issue("dicomd", ["localhost"], ends=300 * DAY).write(pki.folder, f"scanned-{profile}")
+    served, key = pki.root.issue("127.0.0.1", ["127.0.0.1"], ends=300 * DAY).write(pki.folder, f"scanned-{profile}")
     daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(certificate=served, key=key, profile=profile))
     return f"{daemon.host}:{daemon.port}", daemon
 
