@@ -16,6 +16,7 @@ import os
 
 from dicomd.store.directories import DIRECTORY_MODE, Directory, open_directory
 from dicomd.store.duplicates import Candidate
+from dicomd.store.errors import from_oserror
 from dicomd.store.layout import Place
 from dicomd.store.temporary import unlink_quietly
 
@@ -24,7 +25,8 @@ def graft(candidate: Candidate, root: str, place: Place, *, synced: bool) -> tup
     """Put the missing folders of ``place`` below ``root``, with the candidate under its name in the last of them.
 
     Returns that folder and the paths that have come to be; None and nothing when no folder is missing, or the store is.
-    What was renamed is durable inside, with ``synced``; its place is not. Raises OSError when nothing can be built.
+    What was renamed is durable inside, with ``synced``; its place is not. Raises OSError when nothing can be
+    built, ``StoreError`` when a sync fails.
     """
     if not place.directory:
         return None, []
@@ -48,10 +50,10 @@ def _build(private: str, candidate: Candidate, place: Place, *, synced: bool) ->
     try:
         os.link(candidate.path, place.name, dst_dir_fd=fd)
         if synced:
-            os.fsync(fd)
+            _sync(fd)
             while path != private:
                 path = os.path.dirname(path)
-                _sync(path)
+                _sync_path(path)
     except BaseException:
         os.close(fd)
         raise
@@ -90,9 +92,16 @@ def _clear(private: str, place: Place) -> None:
         path = os.path.dirname(path)
 
 
-def _sync(path: str) -> None:
+def _sync_path(path: str) -> None:
     fd = open_directory(path)
     try:
-        os.fsync(fd)
+        _sync(fd)
     finally:
         os.close(fd)
+
+
+def _sync(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        raise from_oserror(error, "fsync") from error

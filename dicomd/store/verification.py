@@ -7,6 +7,7 @@ process aren't stray.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -62,9 +63,12 @@ class _ProblemError(Exception):
 
 def survey(root: Path) -> int:
     """Return how many bytes there are to read below ``root``. Files that come or go meanwhile change that."""
-    return sum(
-        entry.stat(follow_symlinks=False).st_size for entry, _ in _entries(root, "") if isinstance(entry, os.DirEntry)
-    )
+    size = 0
+    for entry, _ in _entries(root, ""):
+        if isinstance(entry, os.DirEntry):
+            with contextlib.suppress(OSError):  # gone already; what else is wrong with it, ``verify`` will tell
+                size += entry.stat(follow_symlinks=False).st_size
+    return size
 
 
 def verify(root: Path, layout: Layout) -> Iterator[Finding]:

@@ -202,6 +202,31 @@ def test_a_failure_at_any_step_leaves_nothing(
     assert open_descriptors() <= before
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("at", range(3))
+def test_a_sync_that_fails_inside_speaks_against_the_store_whatever_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, number: int
+) -> None:
+    store = file_store(tmp_path)
+    fsync, calls = os.fsync, 0
+
+    def failing(fd: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == at + 1:
+            raise OSError(number, os.strerror(number))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    OnlyByGraft(monkeypatch)
+    with pytest.raises(StoreUnavailable) as caught:
+        put(store, data_set())
+    assert (caught.value.operation, caught.value.errno) == ("fsync", errno.errorcode[number])
+    assert not store.state.accepting
+    assert files(tmp_path) == []
+    assert folders(tmp_path) == []
+
+
 def test_what_was_grafted_and_then_moved_away_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = file_store(tmp_path / "root")
     OnlyByGraft(monkeypatch)

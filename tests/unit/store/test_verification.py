@@ -3,12 +3,14 @@
 import os
 import shutil
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xxhash
 
-from dicomd.store import checksum
+from dicomd.store import checksum, verification
 from dicomd.store.filesystem import FileStore
 from dicomd.store.layout import Layout
 from dicomd.store.part10 import header
@@ -195,6 +197,21 @@ def test_remains_of_a_crash_are_found_and_files_of_a_living_process_are_not(tmp_
 
 def test_a_missing_sentinel_is_found(tmp_path: Path) -> None:
     assert problems(tmp_path)[".dicomd/store"] == "the store has no sentinel"
+
+
+def test_what_goes_while_it_is_counted_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = file_store(tmp_path)
+    stays = put(store, data_set("1.1"), identity("1.1")).path
+    goes = put(store, data_set("1.2"), identity("1.2")).path
+    entries = verification._entries
+
+    def and_gone(root: Path, relative: str) -> Iterator[Any]:
+        for entry, path in list(entries(root, relative)):
+            goes.unlink(missing_ok=True)
+            yield entry, path
+
+    monkeypatch.setattr(verification, "_entries", and_gone)
+    assert survey(tmp_path) == stays.stat().st_size
 
 
 def test_what_goes_meanwhile_is_no_problem(tmp_path: Path) -> None:
