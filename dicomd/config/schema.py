@@ -127,7 +127,7 @@ class Storage(Table):
         bool,
         Key(
             "Record a checksum of each instance at its reception, in an extended attribute of the file; "
-            "`dicomd verify-store` compares it."
+            "verify-store compares it."
         ),
     ] = True
     reserve_free: Annotated[
