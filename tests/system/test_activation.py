@@ -10,7 +10,7 @@ import pytest
 from tests.support.objects import instance
 from tests.support.raw_peer import RawPeer
 from tests.support.service import UNIT, Service, wait_until
-from tests.system.test_service import SOCKETS
+from tests.system.test_service import SOCKETS, assert_nothing_lost_nor_refused, wait_for_more
 
 pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -18,6 +18,23 @@ pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.slow, pytest.mar
 def listener(name: str, address: str) -> str:
     """A [[listen]]."""
     return f'[[listen]]\nname = "{name}"\naddress = "{address}"\n'
+
+
+def test_a_corrected_configuration_needs_one_start_whatever_senders_did_meanwhile(service: Service) -> None:
+    whole = service.config_path.read_text()
+    with service.load(senders=2) as load:
+        wait_for_more(load)
+        service.configure("[limits]\nassociations = 0\n")
+        assert service.systemctl("restart", check=False).returncode != 0
+        # a sender that waits in the socket has it started once more
+        wait_until(lambda: len([e for e in service.journal() if "limits.associations" in str(e["MESSAGE"])]) >= 2)
+        service.configure(whole)
+        service.systemctl("start")
+        wait_for_more(load)
+    for unit in SOCKETS:
+        assert service.machine.properties(unit, "ActiveState") == {"ActiveState": "active"}
+    assert service.get("/-/ready")[0] == 200
+    assert_nothing_lost_nor_refused(load)
 
 
 def test_a_start_brings_every_socket_back_after_systemd_has_given_up(service: Service) -> None:
