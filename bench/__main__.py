@@ -60,13 +60,16 @@ def machine(scratch: Path) -> dict[str, str]:
 def make_plan(only: str, peers: str) -> list[Step]:
     """The chosen workloads for the chosen receivers."""
     names = chosen(peers, receivers.BY_NAME, "receiver")
-    some = tuple(receivers.BY_NAME[name] for name in names)
-    return [Step(workloads.BY_NAME[name], some) for name in chosen(only, workloads.BY_NAME, "workload")]
+    steps = []
+    for name in chosen(only, workloads.BY_NAME, "workload"):
+        workload = workloads.BY_NAME[name]
+        steps.append(Step(workload, tuple(r for r in workload.receivers if r.name in names)))
+    return [step for step in steps if step.receivers]
 
 
 def describe(plan: list[Step]) -> dict[str, dict[str, str]]:
     """Title and version of each receiver of the plan that is installed."""
-    concerned = [r for r in receivers.RECEIVERS if any(r in step.receivers for step in plan)]
+    concerned = [r for r in receivers.BY_NAME.values() if any(r in step.receivers for step in plan)]
     return {r.name: {"title": r.title, "version": "" if r.missing() else r.version()} for r in concerned}
 
 
@@ -108,7 +111,7 @@ def show_names() -> None:
     for workload in workloads.WORKLOADS:
         click.echo(f"{workload.name:<18} {workload.title}")
     click.echo()
-    for receiver in receivers.RECEIVERS:
+    for receiver in receivers.BY_NAME.values():
         click.echo(f"{receiver.name:<18} {receiver.missing() or f'{receiver.title} {receiver.version()}'}")
 
 

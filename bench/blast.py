@@ -152,11 +152,12 @@ class Order:
 
 @dataclass
 class Tally:
-    """What one sender did: monotonic times of its begin and end, and the seconds each piece took."""
+    """What one sender did: monotonic times of its begin and end, its CPU time between, the seconds each piece took."""
 
     began: float
     maximum_length: int
     ended: float = 0.0
+    cpu: float = 0.0
     failed: int = 0
     associations: int = 1
     taken: list[float] = field(default_factory=list)
@@ -172,6 +173,7 @@ def perform(order: Order, receiver: Receiver, start: Barrier | None = None) -> T
     if start is not None:
         start.wait(receiver.timeout)
     tally = Tally(time.monotonic(), association.maximum_length, associations=int(order.work != "nothing"))
+    cpu = time.process_time()
     for index in range(order.count):
         began = time.monotonic()
         if order.at_most and began - tally.began >= order.at_most:
@@ -196,6 +198,7 @@ def perform(order: Order, receiver: Receiver, start: Barrier | None = None) -> T
         tally.ended = time.monotonic()
         if order.work != "nothing":
             association.release()
+    tally.cpu = time.process_time() - cpu
     return tally
 
 
@@ -264,6 +267,7 @@ def blast(order: Order, receiver: Receiver, side_by_side: int = 1) -> dict[str, 
         "failed": sum(t.failed for t in tallies),
         "seconds": round(seconds, 6),
         "per_s": round(len(taken) / seconds, 2),
+        "senders_cores": round(sum(t.cpu for t in tallies) / seconds, 3),
         "mb_per_s": round(stored_bytes / seconds / 1e6, 2),
         "p50_ms": round(percentile(taken, 0.5) * 1e3, 3),
         "p99_ms": round(percentile(taken, 0.99) * 1e3, 3),

@@ -87,12 +87,14 @@ class Receiver:
 
 
 class Dicomd(Receiver):
-    """dicomd with one of its two durabilities."""
+    """dicomd with one of its two durabilities, and as many workers as there are cores unless told otherwise."""
 
-    def __init__(self, durability: str) -> None:
-        self.durability = durability
-        self.name = f"dicomd-{durability}"
-        self.title = f"dicomd {durability}"
+    def __init__(self, durability: str, workers: int = 0) -> None:
+        self.durability, self.workers = durability, workers
+        self.name, self.title = f"dicomd-{durability}", f"dicomd {durability}"
+        if workers:
+            self.name += f"-w{workers}"
+            self.title += f", {workers} worker{'' if workers == 1 else 's'}"
 
     def version(self) -> str:
         """From the installed distribution."""
@@ -101,6 +103,8 @@ class Dicomd(Receiver):
     def command(self, place: Place) -> list[str]:
         """Defaults throughout, but for one peer's share of the Associations, since all here come from one address."""
         lines = [
+            "[dicomd]" if self.workers else "",
+            f"workers = {self.workers}" if self.workers else "",
             "[[listen]]",
             'name = "dicom"',
             f'address = "127.0.0.1:{place.port}"',
@@ -307,4 +311,6 @@ def running(
 
 
 RECEIVERS: tuple[Receiver, ...] = (Dicomd("none"), Dicomd("fsync"), Dcmtk(), Pynetdicom(), Orthanc())
-BY_NAME = {receiver.name: receiver for receiver in RECEIVERS}
+WORKERS: tuple[Receiver, ...] = tuple(Dicomd(each, count) for each in ("none", "fsync") for count in (1, 2))
+"""dicomd beside itself: what a second worker brings."""
+BY_NAME = {receiver.name: receiver for receiver in (*RECEIVERS, *WORKERS)}

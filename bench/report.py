@@ -22,6 +22,8 @@ BEGIN = "<!-- bench: the part below is written by scripts/bench --write-docs -->
 END = "<!-- bench: the part above is written by scripts/bench --write-docs -->"
 FORMAT = 1
 OURS = "dicomd-"
+DURABILITIES = ("dicomd-none", "dicomd-fsync")
+"""dicomd as it is compared with others."""
 
 
 @dataclass
@@ -93,7 +95,7 @@ def _ratio(results: Results, workload: Workload, figure: Figure, ours: str, peer
 
 def _pairs(results: Results) -> list[tuple[str, str]]:
     peers = [name for name in results.receivers if not name.startswith(OURS)]
-    return [(ours, peer) for ours in results.receivers if ours.startswith(OURS) for peer in peers]
+    return [(ours, peer) for ours in results.receivers if ours in DURABILITIES for peer in peers]
 
 
 def _compared(results: Results) -> list[tuple[Workload, Figure]]:
@@ -131,18 +133,22 @@ def times(value: float | None) -> str:
 
 
 def median_table(results: Results) -> str:
-    """Rows of work, columns of receivers."""
-    rows = []
-    for workload in WORKLOADS:
-        if workload.name not in results.outcomes:
-            continue
-        for figure in workload.figures:
-            if not (medians := _medians(results, workload, figure)):
+    """Rows of work, columns of receivers; a table for each set of receivers that are given the same work."""
+    tables = []
+    for group in dict.fromkeys(workload.receivers for workload in WORKLOADS):
+        names = [receiver.name for receiver in group if receiver.name in results.receivers]
+        rows = []
+        for workload in WORKLOADS:
+            if workload.name not in results.outcomes or workload.receivers != group:
                 continue
-            title = f"{workload.title}, {figure.title}" if figure.title else workload.title
-            cells = [number(medians.get(receiver), figure.digits) for receiver in results.receivers]
-            rows.append([title, figure.unit, *cells])
-    return table(["work", "unit", *(results.title(receiver) for receiver in results.receivers)], rows)
+            for figure in workload.figures:
+                if not (medians := _medians(results, workload, figure)):
+                    continue
+                title = f"{workload.title}, {figure.title}" if figure.title else workload.title
+                rows.append([title, figure.unit, *(number(medians.get(name), figure.digits) for name in names)])
+        if rows:
+            tables.append(table(["work", "unit", *(results.title(name) for name in names)], rows))
+    return "\n\n".join(tables)
 
 
 def ratio_table(results: Results) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from bench import comparison, receivers, workloads
+from bench import comparison, workloads
 from bench.turns import Outcome, Step
 
 
@@ -72,6 +72,7 @@ TARGETS = (
         "pynetdicom",
         against_workload="blast-512K-c4",
     ),
+    Target("4 KiB, 16 Associations", "workers-4K-c16", "per_s", "dicomd-none-w2", 1.5, "dicomd-none-w1"),
     Target("200 idle Associations, % of a core", "idle-200", "cpu_percent", "dicomd-fsync", 1),
     Target("200 idle Associations, memory MB", "idle-200", "memory_mb", "dicomd-fsync", 100),
 )
@@ -89,7 +90,7 @@ def plan() -> list[Step]:
         names = {target.receiver for target in TARGETS if target.workload == workload.name}
         names |= {target.against for target in TARGETS if _other(target) == workload.name and target.against}
         if names:
-            steps.append(Step(workload, tuple(r for r in receivers.RECEIVERS if r.name in names)))
+            steps.append(Step(workload, tuple(r for r in workload.receivers if r.name in names)))
     return steps
 
 

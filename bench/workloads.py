@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import blast, objects, processes
 from bench.errors import BenchError, BlastError
-from bench.receivers import Running, program
+from bench.receivers import RECEIVERS, WORKERS, Receiver, Running, program
 
 MEGABYTE = 1_000_000
 
@@ -45,6 +45,8 @@ class Workload:
     title: str
     figures: tuple[Figure, ...]
     tls: bool = False
+    receivers: tuple[Receiver, ...] = field(default=RECEIVERS, kw_only=True)
+    """Those it is for."""
 
     def missing(self) -> str:
         """Why it can't be done here; "" if it can."""
@@ -105,7 +107,9 @@ class Blast(Workload):
                 numbers = self._blast(running, order, self.side_by_side)
             numbers["peak_memory_mb"] = peak.delta / MEGABYTE
         else:
+            cpu = processes.cpu_seconds(running.pid)
             numbers = self._blast(running, order, self.side_by_side)
+            numbers["receiver_cores"] = (processes.cpu_seconds(running.pid) - cpu) / numbers["seconds"]
         if stores:
             expect_stored(running, round(warm["count"] + numbers["count"]))
         return numbers
@@ -194,6 +198,8 @@ def _associations(name: str, title: str, work: blast.Work, count: int, *, tls: b
 
 
 PEAK = Figure("peak_memory_mb", "peak memory", "MB", more_is_better=False, digits=1, compared=False)
+RECEIVERS_CPU = Figure("receiver_cores", "CPU", "cores", more_is_better=False, digits=2, compared=False)
+SENDERS_CPU = Figure("senders_cores", "CPU of the senders", "cores", more_is_better=False, digits=2, compared=False)
 IDLE_CPU = Figure("cpu_percent", "CPU", "% of a core", more_is_better=False, digits=2, compared=False)
 IDLE_MEMORY = Figure("memory_mb", "memory", "MB", more_is_better=False, digits=1, compared=False)
 
@@ -209,6 +215,14 @@ WORKLOADS: tuple[Workload, ...] = (
     _associations("associations-echo", "Associations with one C-ECHO", "echo", 1000),
     _associations("associations-4K", "Associations with one 4 KiB object", "store", 1000),
     Blast("one-1GB", "one object of 1 GB", (SECONDS, PEAK), order=blast.Order("store", 1, 1_000_000_000)),
+    Blast(
+        "workers-4K-c16",
+        "4 KiB, 16 Associations",
+        (RATE, RECEIVERS_CPU, SENDERS_CPU),
+        order=blast.Order("store", 2000, 4096, at_most=4.0),
+        side_by_side=16,
+        receivers=WORKERS,
+    ),
     Idle("idle-200", "200 idle Associations", (IDLE_CPU, IDLE_MEMORY)),
     _blast("tls-512K-c1", "TLS: 512 KiB, 1 Association", 400, 524288, 1, tls=True),
     _blast("tls-512K-c4", "TLS: 512 KiB, 4 Associations", 200, 524288, 4, tls=True),

@@ -92,4 +92,5 @@ def test_the_plan_of_the_targets_runs_all_they_compare_and_no_more() -> None:
         assert target.receiver in planned[target.workload]
         assert not target.against or target.against in planned[target.against_workload or target.workload]
     assert planned["one-1GB"] == {"dicomd-none", "dicomd-fsync", "dcmtk"}
+    assert planned["workers-4K-c16"] == {"dicomd-none-w1", "dicomd-none-w2"}
     assert "blast-4K-c8" not in planned
