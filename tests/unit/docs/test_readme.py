@@ -48,9 +48,11 @@ def test_the_programs_it_starts_are_there() -> None:
 
 
 def test_the_configuration_it_shows_is_valid() -> None:
-    (text,) = [block.text for block in blocks(README) if block.language == "toml"]
-    config = parse_config(text)
-    assert list(config.dicomd.ae_titles) == ["ARCHIVE"]
+    first, added = [block.text for block in blocks(README) if block.language == "toml"]
+    assert list(parse_config(first).dicomd.ae_titles) == ["ARCHIVE"]
+    config = parse_config(first + added)
+    assert [(listener.name, listener.tls) for listener in config.listen] == [("dicom", False), ("dicom-tls", True)]
+    assert [peer.name for peer in config.peers] == ["ct1"]
 
 
 def test_the_metrics_it_shows_exist() -> None:
