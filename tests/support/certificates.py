@@ -76,7 +76,10 @@ class Authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         builder = builder.add_extension(_usage(authority=True), critical=True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), False)
-        self.x509 = builder.sign(issuer._key if issuer else self._key, hashes.SHA256())
+        signer = issuer._key if issuer else self._key
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+        builder = builder.add_extension(identifier, critical=False)  # Python 3.13 asks for it (RFC 5280 §4.2.1.1)
+        self.x509 = builder.sign(signer, hashes.SHA256())
 
     @property
     def pem(self) -> bytes:
