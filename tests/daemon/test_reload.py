@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,16 +15,10 @@ from tests.support.daemon import Daemon
 from tests.support.load import Load
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, MR_IMAGE_STORAGE, instance
 from tests.support.raw_peer import RawPeer, associate_rq, store_message
+from tests.support.waiting import wait_until
 
 BOTH = ((CT_IMAGE_STORAGE, [EXPLICIT_LITTLE]), (MR_IMAGE_STORAGE, [EXPLICIT_LITTLE]))
 ACCEPTED, ABSTRACT_SYNTAX_NOT_SUPPORTED = 0, 3
-
-
-def wait_until(condition: Callable[[], object], deadline: float = 10.0) -> None:
-    ends = time.monotonic() + deadline
-    while not condition():
-        assert time.monotonic() < ends, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def results(peer: RawPeer) -> list[int]:

@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,15 +17,9 @@ from tests.support.daemon import Daemon
 from tests.support.load import Load
 from tests.support.objects import instance
 from tests.support.raw_peer import RawPeer, associate_rq, c_store_rq, p_data, pdv, store_message
+from tests.support.waiting import wait_until
 
 TWO = {"workers": 2, "drain_timeout": "10s"}
-
-
-def wait_until(condition: Callable[[], object], deadline: float = 10.0) -> None:
-    ends = time.monotonic() + deadline
-    while not condition():
-        assert time.monotonic() < ends, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def exists(pid: int) -> bool:

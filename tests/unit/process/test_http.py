@@ -5,7 +5,6 @@ import http.client
 import json
 import socket
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from dicomd.process import http as http_module
 from dicomd.process.http import MAX_CONNECTIONS, HttpEndpoint
 from dicomd.telemetry.metrics import Metrics
+from tests.support.waiting import wait_until
 
 DEADLINE = 20.0
 
@@ -92,13 +92,6 @@ def get(
         return response.status, response.headers, response.read()
     finally:
         connection.close()
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def silent(endpoint: HttpEndpoint) -> socket.socket:

@@ -6,8 +6,7 @@ import io
 import os
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from dicomd.telemetry.logs import configure_logging, get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
 from tests.support.journal import Journal, decode
+from tests.support.waiting import wait_until
 
 STORED: dict[str, Any] = {
     "dicom_association_id": "a1",
@@ -36,13 +36,6 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal
     with Journal(tmp_path) as found:
         monkeypatch.setattr(module, "SOCKET", found.path)
         yield found
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def journal_stream(stream: io.TextIOBase) -> str:
