@@ -197,6 +197,8 @@ def is_ae_title(text: str) -> bool:
 
 def normal_address(host: str) -> str:
     """The address as people write it: IPv4-mapped IPv6 (RFC 4291 §2.5.5.2) as IPv4, without a scope."""
+    if ":" not in host:  # the kernel writes IPv4 so
+        return host
     ip = _ip(host.partition("%")[0])
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped

@@ -39,8 +39,8 @@ class Places(Protocol):
     def connect(self, limit: int) -> bool:
         """Count a connection in; False, and not counted, when `limit` are open."""
 
-    def disconnect(self) -> None:
-        """Count a connection out."""
+    def disconnect(self, *, admitted: bool) -> None:
+        """Count a connection out; `admitted`: it had an Association, which has left."""
 
     def enter(self, peer: str, *, associations: int, per_peer: int) -> Full | None:
         """Count an Association of `peer` in, or say which of the two limits is reached."""
@@ -69,7 +69,7 @@ class LocalPlaces:
             self._connections += 1
             return True
 
-    def disconnect(self) -> None:
+    def disconnect(self, *, admitted: bool) -> None:  # noqa: ARG002 - the protocol's
         """Count a connection out."""
         with self._lock:
             self._connections -= 1
@@ -126,9 +126,9 @@ class Admission:
         """Count a connection in; False, and not counted, when there are too many."""
         return self._places.connect(self._limits.connections)
 
-    def disconnect(self) -> None:
-        """Count a connection out."""
-        self._places.disconnect()
+    def disconnect(self, *, admitted: bool) -> None:
+        """Count a connection out; `admitted`: it had an Association, which has left."""
+        self._places.disconnect(admitted=admitted)
 
     def admit(self, request: AssociateRequest, source: Source) -> Verdict:
         """Judge `request` from `source`; unless the verdict is a refusal, the Association has been counted in."""

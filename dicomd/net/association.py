@@ -7,7 +7,7 @@ and never held; and whatever happens, the thread ends, its counts are taken back
 from __future__ import annotations
 
 import ssl
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 from dicomd.net.access import Source, Verdict
@@ -76,6 +76,8 @@ class Association:
         self._large_buffer: memoryview | None = None
         self._reader = PDUReader(self._own_buffer, max_pdu=settings.max_pdu)
         self._admitted: Verdict | None = None
+        self.was_admitted = False
+        """Whether there ever was an Association, and not just a connection."""
         self._rights = NOTHING
         self._stopping = False
         self._peer_max_pdu = 0
@@ -83,17 +85,17 @@ class Association:
 
     def run(self) -> None:
         """Serve the Association until its connection ends. Never raises."""
-        with ExitStack() as last:  # each of these runs, whatever becomes of the others
-            last.callback(self._report.ended)
-            last.callback(self._transport.close)
-            last.callback(self._leave)
-            last.callback(self._drop_message)
+        try:
+            while self._machine.state is not _IDLE:
+                self._serve()
+        except Exception as error:  # a defect of dicomd's must not end the worker
+            self._report.internal_error("net", error)
+            self._abort_after_defect()
+        for last in (self._drop_message, self._leave, self._transport.close, self._report.ended):
             try:
-                while self._machine.state is not _IDLE:
-                    self._serve()
-            except Exception as error:  # a defect of dicomd's must not end the worker
+                last()
+            except Exception as error:  # each of these runs, whatever becomes of the others
                 self._report.internal_error("net", error)
-                self._abort_after_defect()
 
     def stop(self) -> None:
         """Abort the Association from another thread, at the end of a drain."""
@@ -272,7 +274,7 @@ class Association:
         self._report.judged(verdict)
         if verdict.refusal is not None:
             return verdict.refusal
-        self._admitted, self._rights = verdict, verdict.rights
+        self._admitted, self._rights, self.was_admitted = verdict, verdict.rights, True
         negotiated = self._settings.negotiator.negotiate(request)
         return judge_application_context(negotiated.application_context_name) or negotiated
 

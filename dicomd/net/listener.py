@@ -1,4 +1,4 @@
-"""The accept loop: connections in, one Association thread for each, and a drained end.
+"""The accept loop: connections in, a thread for each, and a drained end.
 
 The rule it keeps: nothing that a peer sends, or doesn't send, is waited for here; a connection that can't be served
 (too many, no thread, no descriptor) is closed and counted, and the loop goes on.
@@ -14,11 +14,15 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from dicomd.net.access import Network, in_networks, normal_address
 from dicomd.net.association import AcceptorSettings, Association
 from dicomd.net.connections import ConnectionReport
+from dicomd.net.crew import Crew
 from dicomd.net.report import AssociationReport
 from dicomd.net.tls import TlsTransport
 from dicomd.net.transport import PlainTransport
@@ -27,7 +31,7 @@ BACKLOG = 512
 """Connections that wait in the kernel while a burst is accepted."""
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 _PAUSE = 100  # milliseconds; without it a listener that can't accept for want of descriptors would spin
-_COURTESY = 5  # milliseconds for a less busy process to take a connection
+_COURTESIES = 5  # milliseconds for a less busy process to take a connection, looked at after each
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,23 @@ class Listener:
     sock: socket.socket
     tls: bool = False
     balancers: tuple[Network, ...] = ()
+
+
+class Colleagues(Protocol):
+    """The other processes that accept on the same sockets. One of them is woken by a connection, not all."""
+
+    def gives_way(self) -> bool:
+        """Whether another one should have the next connection."""
+
+    def call(self) -> None:
+        """Wake one of them to accept it."""
+
+    @property
+    def calls(self) -> int:
+        """A descriptor that is readable while a call waits for somebody to take it."""
+
+    def take_call(self) -> bool:
+        """Take a call; False where another was quicker."""
 
 
 def bind(name: str, address: str, port: int) -> Listener:
@@ -61,12 +82,12 @@ class ConnectionAcceptor:
         settings: AcceptorSettings,
         report: ConnectionReport,
         new_report: Callable[[str, str], AssociationReport],
-        gives_way: Callable[[], bool] = lambda: False,
+        colleagues: Colleagues | None = None,
     ) -> None:
         """`new_report` makes the report of an Association from the listener's name and the source address.
 
-        `gives_way` says whether another process that accepts on the same sockets should have the next connection.
-        Raises ValueError for a listener that should speak TLS where `settings` say nothing of it.
+        `colleagues` are there where other processes accept on the same sockets. Raises ValueError for a listener that
+        should speak TLS where `settings` say nothing of it.
         """
         self._contexts: dict[str, ssl.SSLContext] = {}
         for listener in listeners:
@@ -75,7 +96,8 @@ class ConnectionAcceptor:
                     raise ValueError(f"{listener.name} should speak TLS, and there are no settings for it")
                 self._contexts[listener.name] = settings.tls
         self._listeners, self._settings, self._report, self._new_report = listeners, settings, report, new_report
-        self._gives_way = gives_way
+        self._colleagues = colleagues
+        self._crew = Crew("association")
         self._live: set[Association] = set()
         self._failing = 0
         self._changing = threading.Lock()
@@ -90,21 +112,45 @@ class ConnectionAcceptor:
         After `close` none is accepted, and the wait also ends with the last connection.
         """
         ends = time.monotonic() + seconds
-        poller = select.poll()
-        poller.register(wakeup, select.POLLIN)
         by_fd = {} if self._closed else {listener.sock.fileno(): listener for listener in self._listeners}
-        for fd in by_fd:
-            poller.register(fd, select.POLLIN)
-        if self._closed:
-            poller.register(self._last_ended, select.POLLIN)
-        while (left := ends - time.monotonic()) > 0:
-            ready = [fd for fd, _ in poller.poll(left * 1000)]
-            if wakeup in ready or self._last_ended in ready:
+        # Made anew each time: to register a socket tells of connections that a colleague was woken for and has left.
+        with select.epoll() as poller:
+            poller.register(wakeup, select.EPOLLIN)
+            for fd in by_fd:
+                poller.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            if self._closed:
+                poller.register(self._last_ended, select.EPOLLIN)
+            elif self._colleagues is not None:
+                poller.register(self._colleagues.calls, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            while (left := ends - time.monotonic()) > 0:
+                ready = {fd for fd, _ in poller.poll(left)}
+                if wakeup in ready or self._last_ended in ready:
+                    return
+                for fd in self._ours(ready, by_fd.keys(), wakeup):
+                    self._accept(by_fd[fd], wakeup)
+
+    def _ours(self, ready: AbstractSet[int], listening: AbstractSet[int], wakeup: int) -> AbstractSet[int]:
+        """On which of the listening sockets to accept: on those that are `ready`, and for a call on all."""
+        colleagues = self._colleagues
+        if colleagues is None:
+            return ready
+        if colleagues.calls in ready and colleagues.take_call():
+            return listening  # the caller was woken by one of them, this process wasn't
+        ready = ready & listening
+        if ready and colleagues.gives_way():
+            colleagues.call()
+            self._wait_for_colleague(ready, wakeup)
+        return ready
+
+    def _wait_for_colleague(self, ready: AbstractSet[int], wakeup: int) -> None:
+        """Until it has accepted what is `ready`, or should have."""
+        waiting = select.poll()
+        for fd in ready:
+            waiting.register(fd, select.POLLIN)
+        for _ in range(_COURTESIES):
+            _wait_for(wakeup, 1)
+            if not waiting.poll(0):
                 return
-            if ready and self._gives_way():
-                _wait_for(wakeup, _COURTESY)
-            for fd in ready:
-                self._accept(by_fd[fd], wakeup)
 
     def close(self) -> None:
         """Stop listening. Open Associations go on; what is over already needn't wait for its peer to close."""
@@ -158,8 +204,7 @@ class ConnectionAcceptor:
             association = Association(transport, address, self._settings, report)
             with self._changing:
                 self._live.add(association)
-            thread = threading.Thread(target=self._serve, args=(association,), name="association", daemon=True)
-            thread.start()
+            self._crew.assign(partial(self._serve, association))
         except (OSError, RuntimeError, MemoryError) as error:
             # The peer is gone already, or there is no thread or memory to be had.
             self._report.refused(listener.name, address, str(error))
@@ -195,7 +240,7 @@ class ConnectionAcceptor:
             self._ended(association)
 
     def _ended(self, association: Association | None) -> None:
-        self._settings.admission.disconnect()
+        self._settings.admission.disconnect(admitted=association is not None and association.was_admitted)
         with self._changing:
             if association is not None:
                 self._live.discard(association)

@@ -35,6 +35,7 @@ _RESULTS = {
     3: "abstract syntax not supported: a Storage SOP Class can be added to contexts.sop_classes",
     4: "transfer syntaxes not supported: add one to contexts.transfer_syntaxes",
 }
+_LOG = get_logger()
 _MOST_NAMED = 16  # Transfer Syntaxes of one Presentation Context in a line; a stranger may propose 128 in each of 128
 _STATUS_TEXTS = {status: str(status) for status in Status}  # made once: formatting an Enum takes a microsecond
 _SUCCESS = Status.SUCCESS
@@ -80,7 +81,7 @@ class AssociationReport:
             "dicom_peer_address": address,
             "listener": listener,
         }
-        self._log = get_logger()
+        self._log = _LOG  # bound when it is known who asks
         self._began = time.monotonic()
         self._message_began = self._began
         self._requested = self._accepted = self._refusal_told = False
@@ -137,7 +138,6 @@ class AssociationReport:
         if self._audit is not None:
             self._audit.requested(request.calling_ae_title, request.called_ae_title)
         self._bound |= {"dicom_calling_aet": request.calling_ae_title, "dicom_called_aet": request.called_ae_title}
-        self._log = bound_logger(self._bound)
 
     def judged(self, verdict: Verdict) -> None:
         """It is known who asks, and what it may do."""
@@ -309,7 +309,7 @@ class AssociationReport:
     def internal_error(self, module: str, error: BaseException) -> None:
         """An exception that nobody expected."""
         self._metrics.count_internal_error(module)
-        self._log.error(Message.INTERNAL_ERROR, module=module, exception=error)
+        bound_logger(self._bound).error(Message.INTERNAL_ERROR, module=module, exception=error)
 
     def _tell_refusal(self, what: Refused, why: str, advice: str = "") -> None:
         who = {

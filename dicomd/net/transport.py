@@ -41,8 +41,10 @@ class PlainTransport:
     __slots__ = ("_receive_timeout", "_send_timeout", "_sock", "header_due")
 
     def __init__(self, sock: socket.socket, *, send_timeout: float) -> None:
-        """Prepare an accepted socket. `send_timeout` is in seconds a write may block. Raises OSError if it is gone."""
-        sock.setblocking(True)
+        """Prepare an accepted socket, which is a blocking one. Raises OSError if it is gone.
+
+        `send_timeout` is in seconds a write may block.
+        """
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(send_timeout))

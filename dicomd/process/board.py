@@ -2,7 +2,8 @@
 
 The rule it keeps: every number has one writer, the supervisor for the head and each worker for its own slot, so a
 process that dies leaves nothing half written that counts. The one decision over all slots, whether another Association
-is let in, is made under a lock that the kernel takes back from a dead holder. The supervisor never waits for it.
+is let in near a limit, is made under a lock that the kernel takes back from a dead holder. The supervisor never waits
+for it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from hashlib import blake2b
 
@@ -33,6 +34,7 @@ ASSOCIATIONS_PER_WORKER = (_SLOT_BYTES - _PEERS_AT) // 8
 _MAINTENANCE, _STOPPING, _USED, _GENERATION, _START_TOLD = 2, 3, 4, 5, 6
 # Of a slot, in units of 4 bytes.
 _STATE, _SLOT_GENERATION, _CONNECTIONS, _ASSOCIATIONS, _ACCEPTING, _ABORTED, _REASON_LENGTH, _PID, _ENDED = range(9)
+_LEFT = 9  # connections that are still open, though their Association is over
 
 _BEAT_LASTS = 10.0  # seconds; the supervisor shows itself every second
 
@@ -57,6 +59,8 @@ class Board:
         self._words = self._bytes.cast("I")
         self._longs = self._bytes.cast("Q")
         self._lock = threading.Lock()  # the kernel's lock is one of processes, not of threads
+        self.calls = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+        """Counts the calls of workers that would leave a connection to another."""
         self.display = Display(SLOTS, self.locked)
 
     # -- the head: written by the supervisor -----------------------------------------------------------------------
@@ -110,7 +114,7 @@ class Board:
     def vacate(self, slot: int) -> None:
         """Take back the slot of a process that is gone, with all it had counted."""
         base = _base(slot)
-        for word in range(_ENDED + 1):
+        for word in range(_LEFT + 1):
             self._words[base + word] = 0
         self.display.roster.clear(slot)
 
@@ -202,7 +206,7 @@ class Board:
         return self._longs[start : start + ASSOCIATIONS_PER_WORKER]
 
     def associations_of_peer(self, digest: int) -> int:
-        """Associations of one peer in all workers; under `locked`."""
+        """Associations of one peer in all workers."""
         found = 0
         for slot in self.slots():
             if count := self._words[_base(slot) + _ASSOCIATIONS]:
@@ -222,11 +226,16 @@ class Board:
         """Whether every living worker has shown that it is through; under `locked`."""
         return all(self._words[_base(slot) + _ENDED] for slot in self.slots() if self._words[_base(slot) + _STATE])
 
-    def least_connections(self, generation: int) -> int:
-        """The fewest connections that a ready worker of the generation has."""
+    def busy(self, slot: int) -> int:
+        """Connections of the worker in the slot, but for those that only wait for their end."""
+        base = _base(slot)
+        return self._words[base + _CONNECTIONS] - self._words[base + _LEFT]
+
+    def least_busy(self, generation: int) -> int:
+        """What the least busy one of the generation's ready workers has to do."""
         return min(
             (
-                self._words[_base(slot) + _CONNECTIONS]
+                self.busy(slot)
                 for slot in self.slots()
                 if self._words[_base(slot) + _STATE] == SlotState.READY
                 and self._words[_base(slot) + _SLOT_GENERATION] == generation
@@ -254,36 +263,81 @@ class Seat:
             self._words[_CONNECTIONS] += 1
             return True
 
-    def disconnect(self) -> None:
-        """Count a connection out."""
+    def disconnect(self, *, admitted: bool) -> None:
+        """Count a connection out; `admitted`: it had an Association, which has left."""
         with self._counting:
             self._words[_CONNECTIONS] -= 1
+            self._words[_LEFT] -= admitted
 
     def enter(self, peer: str, *, associations: int, per_peer: int) -> Full | None:
-        """Count an Association in, or say which limit is reached."""
+        """Count an Association in, or say which limit is reached.
+
+        The lock is for the neighbourhood of a limit: whoever finds one passed, by others that are about to find the
+        same, looks again as the only one, so that as many are let in as may be and no more.
+        """
         digest = _digest(peer)
-        with self._board.locked():
-            count = self._words[_ASSOCIATIONS]
-            if count >= ASSOCIATIONS_PER_WORKER or self._board.total_associations() >= associations:
-                return Full.ASSOCIATIONS
-            if self._board.associations_of_peer(digest) >= per_peer:
-                return Full.PEER
-            self._peers[count] = digest
-            self._words[_ASSOCIATIONS] = count + 1
+        if self._enter(digest, associations, per_peer) is None:
             return None
+        with self._board.locked():
+            return self._enter(digest, associations, per_peer)
 
     def leave(self, peer: str) -> None:
         """Count an Association out."""
-        digest = _digest(peer)
-        with self._board.locked():
-            last = self._words[_ASSOCIATIONS] - 1
-            self._peers[self._peers[: last + 1].tolist().index(digest)] = self._peers[last]
-            self._words[_ASSOCIATIONS] = last
+        with self._counting:
+            self._remove(_digest(peer))
+            self._words[_LEFT] += 1
+
+    def _enter(self, digest: int, associations: int, per_peer: int) -> Full | None:
+        with self._counting:
+            count = self._words[_ASSOCIATIONS]
+            if count >= ASSOCIATIONS_PER_WORKER:
+                return Full.ASSOCIATIONS
+            self._peers[count] = digest
+            self._words[_ASSOCIATIONS] = count + 1
+        # Shown first, looked at second: of two that take the last place at once, at least one sees the other.
+        if self._board.total_associations() > associations:
+            full = Full.ASSOCIATIONS
+        elif self._board.associations_of_peer(digest) > per_peer:
+            full = Full.PEER
+        else:
+            return None
+        with self._counting:
+            self._remove(digest)
+        return full
+
+    def _remove(self, digest: int) -> None:
+        last = self._words[_ASSOCIATIONS] - 1
+        self._peers[self._peers[: last + 1].tolist().index(digest)] = self._peers[last]
+        self._words[_ASSOCIATIONS] = last
 
     @property
     def open_associations(self) -> int:
         """How many Associations this worker has."""
         return self._words[_ASSOCIATIONS]
+
+    # -- Colleagues ------------------------------------------------------------------------------------------------
+
+    def gives_way(self) -> bool:
+        """Whether another ready worker of this generation is less busy, and should take the next connection."""
+        return self._board.busy(self.slot) > self._board.least_busy(self.generation)
+
+    @property
+    def calls(self) -> int:
+        """A descriptor that is readable while a call waits for somebody to take it."""
+        return self._board.calls
+
+    def call(self) -> None:
+        """Wake one of the others, to accept what this worker doesn't."""
+        with suppress(BlockingIOError):  # 2^64 calls that nobody has taken
+            os.eventfd_write(self._board.calls, 1)
+
+    def take_call(self) -> bool:
+        """Take a call; False where another was quicker."""
+        try:
+            os.eventfd_read(self._board.calls)
+        except BlockingIOError:
+            return False
+        return True
 
     # -- what it shows, and sees -----------------------------------------------------------------------------------
 
@@ -296,10 +350,6 @@ class Seat:
     def stopping(self) -> bool:
         """Whether the daemon is about to end: known here before the order to stop comes."""
         return self._board.stopping
-
-    def busier_than_another(self) -> bool:
-        """Whether another ready worker of this generation has fewer connections, and should take the next."""
-        return self._words[_CONNECTIONS] > self._board.least_connections(self.generation)
 
     @property
     def speaks_for_all(self) -> bool:

@@ -95,7 +95,7 @@ class Worker:
             settings,
             ConnectionReport(metrics, seat.display, self._audit.association if self._audit.wanted else None),
             self._new_report,
-            seat.busier_than_another,
+            seat,
         )
 
     def unready(self) -> str:

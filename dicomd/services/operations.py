@@ -7,7 +7,7 @@ the Association stays usable whatever became of this one request.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from dicomd.dimse.commands import SUCCESS, CommandField, CommandSet, Element, Response
 from dicomd.dimse.statuses import Status
@@ -26,8 +26,7 @@ EVERYTHING = Rights(echo=True, store=True)
 NOTHING = Rights(echo=False, store=False)
 
 
-@dataclass(frozen=True, slots=True)
-class PresentationContext:
+class PresentationContext(NamedTuple):
     """Under which agreement a request came (PS3.8 §7.1.1.13), between whom, and what the requestor may ask for."""
 
     abstract_syntax: str

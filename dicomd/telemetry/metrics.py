@@ -302,22 +302,25 @@ class ListenerSeries:
     """What is counted for each connection of one listener."""
 
     def __init__(self, metrics: Metrics, name: str) -> None:
-        self._active = metrics.associations_active.labels(name)
-        self._outcomes = {
-            outcome: metrics.associations.labels(name, outcome) for outcome in labels.ASSOCIATION_OUTCOMES
+        self._add_active = increment(metrics.associations_active.labels(name))
+        self._inc_outcome = {
+            outcome: increment(metrics.associations.labels(name, outcome)) for outcome in labels.ASSOCIATION_OUTCOMES
         }
-        self._duration = metrics.association_duration
-        self.connected = metrics.connections.labels(name).inc
-        """One TCP connection accepted."""
+        self._observe_duration = _observation(metrics.association_duration)
+        self._inc_connections = increment(metrics.connections.labels(name))
         self._handshakes = {result: metrics.tls_handshakes.labels(name, result) for result in labels.TLS_RESULTS}
 
     def handshake(self, result: str) -> None:
         """One TLS handshake ended. Raises KeyError for a result that isn't one of `labels.TLS_RESULTS`."""
         self._handshakes[result].inc()
 
+    def connected(self) -> None:
+        """One TCP connection accepted."""
+        self._inc_connections(1)
+
     def association_opened(self) -> None:
         """An Association was accepted."""
-        self._active.inc()
+        self._add_active(1)
 
     def association_ended(self, outcome: str, *, duration: float, opened: bool) -> None:
         """One ended (rejected ones too), ``duration`` seconds after its request.
@@ -325,10 +328,10 @@ class ListenerSeries:
         ``opened``: it was accepted, and `association_opened` called. Raises KeyError for an outcome that isn't one of
         `labels.ASSOCIATION_OUTCOMES`.
         """
-        self._outcomes[outcome].inc()
-        self._duration.observe(duration)
+        self._inc_outcome[outcome](1)
+        self._observe_duration(duration)
         if opened:
-            self._active.dec()
+            self._add_active(-1)
 
 
 class PeerSeries:
@@ -357,8 +360,8 @@ class PeerSeries:
 # time. The attributes aren't documented; the versions are locked, and the tests of the metrics read what they write.
 
 
-def increment(counter: Counter) -> Callable[[float], None]:
-    """Adds to a counter that has its labels; the amount is not negative."""
+def increment(counter: Counter | Gauge) -> Callable[[float], None]:
+    """Adds to a counter or gauge that has its labels; to a counter no negative amount."""
     return cast("Callable[[float], None]", counter._value.inc)  # noqa: SLF001 - see above
 
 

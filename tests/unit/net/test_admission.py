@@ -97,7 +97,7 @@ def test_a_configured_peer_has_its_own_limit_wherever_it_comes_from() -> None:
 def test_connections_are_counted() -> None:
     gate = admission()
     assert [gate.connect(), gate.connect(), gate.connect()] == [True, True, False]
-    gate.disconnect()
+    gate.disconnect(admitted=False)
     assert gate.connect()
 
 

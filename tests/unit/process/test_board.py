@@ -12,6 +12,7 @@ import pytest
 
 from dicomd.net.admission import Full
 from dicomd.process.board import ASSOCIATIONS_PER_WORKER, SLOTS, Board, Seat, SlotState
+from tests.support.waiting import wait_until
 
 MANY = 1_000_000
 
@@ -51,13 +52,6 @@ def forked() -> Iterator[Callable[[Callable[[], None]], int]]:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_limit_holds_over_all_slots(board: Board) -> None:
@@ -129,6 +123,13 @@ def test_processes_that_race_stay_within_the_limit(board: Board, forked: Callabl
     assert board.total_associations() == 100
 
 
+def test_nobody_waits_for_the_lock_far_from_a_limit(board: Board) -> None:
+    with board.locked():
+        assert enter(seat(board, 0), associations=2) is None
+        assert enter(seat(board, 1), associations=2) is None
+    assert board.total_associations() == 2
+
+
 def test_a_holder_of_the_lock_that_is_killed_gives_it_back(
     board: Board, forked: Callable[[Callable[[], None]], int]
 ) -> None:
@@ -142,7 +143,7 @@ def test_a_holder_of_the_lock_that_is_killed_gives_it_back(
     pid = forked(hold)
     wait_until(lambda: board.aborted(1))
     entered = threading.Event()
-    thread = threading.Thread(target=lambda: (enter(mine), entered.set()))
+    thread = threading.Thread(target=lambda: (enter(mine, associations=0), entered.set()))
     thread.start()
     assert not entered.wait(0.1)
     os.kill(pid, signal.SIGKILL)
@@ -168,16 +169,41 @@ def test_readiness_needs_a_worker_a_store_and_the_operator_s_consent(board: Boar
 
 def test_the_busier_worker_of_a_generation_gives_way(board: Board) -> None:
     first, second, old = seat(board, 0, 2), seat(board, 1, 2), seat(board, 2, 1)
-    assert not first.busier_than_another()
+    assert not first.gives_way()
     first.connect(MANY)
-    assert first.busier_than_another()
-    assert not second.busier_than_another()
+    assert first.gives_way()
+    assert not second.gives_way()
     second.connect(MANY)
-    assert not first.busier_than_another()
-    assert not old.busier_than_another()
-    first.disconnect()
+    assert not first.gives_way()
+    assert not old.gives_way()
+    first.disconnect(admitted=False)
     second.show_state(SlotState.DRAINING)
     assert first.speaks_for_all
+
+
+def test_an_association_that_has_left_keeps_nobody_busy(board: Board) -> None:
+    first, _ = seat(board, 0), seat(board, 1)
+    for _ in range(2):
+        first.connect(MANY)
+        enter(first)
+        assert first.gives_way()
+        first.leave("10.0.0.1")
+        assert not first.gives_way()
+        first.disconnect(admitted=True)
+        assert not first.gives_way()
+    first.connect(MANY)
+    assert first.gives_way()
+    board.occupy(0, 1)
+    first.show_state(SlotState.READY)
+    assert not first.gives_way()
+
+
+def test_a_call_is_taken_once(board: Board) -> None:
+    first, second = seat(board, 0), seat(board, 1)
+    assert not second.take_call()
+    first.call()
+    first.call()
+    assert [second.take_call(), first.take_call(), second.take_call()] == [True, True, False]
 
 
 def test_a_supervisor_that_is_silent_is_not_taken_for_alive(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
