@@ -122,7 +122,14 @@ def test_a_header_has_its_time_and_the_header_comes_before_tls(
     peer.associate()
     assert peer.store(instance()).status == 0
     peer.release()
-    assert daemon.wait_logged("association ended")["dicom_peer_address"] == "10.1.2.3"
+    line = daemon.wait_logged("association ended", dicom_peer="ct1")
+    assert (line["dicom_peer_address"], line["balancer"]) == ("10.1.2.3", "127.0.0.1")
+    with pytest.raises(OSError):  # noqa: PT011 - however its handshake ends, it isn't listened to
+        requestor_context(tmp_path / "root.pem").wrap_socket(
+            dial(daemon, header(ipv4("10.9.9.9"))).sock, server_hostname="dicomd.test"
+        )
+    assert daemon.wait_logged("connection refused", dicom_peer_address="10.9.9.9")["rule"] == "peers.addresses"
+    assert daemon.metric("dicomd_tls_handshakes_total", listener="balanced", result="ok") == 1
     silent, cut_off = dial(daemon), dial(daemon, header(ipv4("10.1.2.3"))[:-1])
     ended(silent)
     ended(cut_off)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
 from pynetdicom import AE
+from pynetdicom.association import Association
 
 from tests.daemon.conftest import TLS_LISTENER, StartDaemon
 from tests.support import senders
@@ -28,6 +31,44 @@ def empty(request: pytest.FixtureRequest) -> Iterator[None]:
         request.getfixturevalue("secure").empty()
 
 
+@dataclass(frozen=True)
+class Stored:
+    """How a sender's Association with one instance went."""
+
+    well: bool
+    output: str
+
+
+Send = Callable[[Daemon, Pki, tuple[Path, Path] | None, str], Stored]
+"""Sends the sample to a daemon, showing a certificate or none, under a Calling AE Title."""
+
+
+def dcmtk(daemon: Daemon, pki: Pki, shown: tuple[Path, Path] | None, calling: str, *options: str) -> Stored:
+    certificate = ("+tls", shown[1], shown[0]) if shown else ("+tla",)
+    done = senders.run(
+        *(senders.program("storescu"), "-aet", calling, *certificate, *options, "+cf", pki.trusted),
+        *(daemon.host, daemon.port, sample("CT_small.dcm")),
+    )
+    return Stored(done.exit_status == 0, done.output)
+
+
+def open_with_pynetdicom(daemon: Daemon, pki: Pki, shown: tuple[Path, Path] | None, calling: str) -> Association:
+    application = AE(ae_title=calling)
+    application.add_requested_context(CT_IMAGE_STORAGE, dcmread(sample("CT_small.dcm")).file_meta.TransferSyntaxUID)
+    context = requestor_context(pki.trusted, shown)
+    return application.associate(daemon.host, daemon.port, tls_args=(context, "dicomd.test"))
+
+
+def pynetdicom(daemon: Daemon, pki: Pki, shown: tuple[Path, Path] | None, calling: str) -> Stored:
+    association = open_with_pynetdicom(daemon, pki, shown, calling)
+    if not association.is_established:
+        rejection: Any = association.acceptor.primitive
+        return Stored(False, f"{rejection.result}/{rejection.result_source}/{rejection.diagnostic}")
+    status: int = association.send_c_store(dcmread(sample("CT_small.dcm"))).Status
+    association.release()
+    return Stored(status == 0x0000, f"{status:04X}")
+
+
 def ended(daemon: Daemon, calling: str) -> Record:
     """The line of the Association with this Calling AE Title; each test has its own, for lines come behind answers."""
     return daemon.wait_logged("association ended", dicom_calling_aet=calling)
@@ -36,44 +77,16 @@ def ended(daemon: Daemon, calling: str) -> Record:
 @pytest.mark.system
 @pytest.mark.parametrize("profile", ["+py", "+px", "+pz"])
 def test_dcmtk_anonymous(secure: Daemon, pki: Pki, profile: str) -> None:
-    done = senders.run(
-        *(
-            senders.program("storescu"),
-            "-aet",
-            f"ANONYMOUS{profile}",
-            "+tla",
-            profile,
-            "+cf",
-            pki.trusted,
-            secure.host,
-            secure.port,
-        ),
-        sample("CT_small.dcm"),
-    )
-    assert done.exit_status == 0, done.output
+    stored = dcmtk(secure, pki, None, f"ANONYMOUS{profile}", profile)
+    assert stored.well, stored.output
     assert len(secure.stored()) == 1
     assert "certificate_names" not in ended(secure, f"ANONYMOUS{profile}")
 
 
 @pytest.mark.system
 def test_dcmtk_with_a_certificate(secure: Daemon, pki: Pki) -> None:
-    certificate, key = pki.peer
-    done = senders.run(
-        *(
-            senders.program("storescu"),
-            "-aet",
-            "DCMTK",
-            "+tls",
-            key,
-            certificate,
-            "+cf",
-            pki.trusted,
-            secure.host,
-            secure.port,
-        ),
-        sample("CT_small.dcm"),
-    )
-    assert done.exit_status == 0, done.output
+    stored = dcmtk(secure, pki, pki.peer, "DCMTK")
+    assert stored.well, stored.output
     assert ended(secure, "DCMTK")["certificate_names"] == PEER_NAMES
 
 
@@ -89,16 +102,59 @@ def test_dcmtk_of_the_retired_aes_profile_is_refused(secure: Daemon, pki: Pki) -
 @pytest.mark.parametrize("certificate", [False, True], ids=["anonymous", "with a certificate"])
 def test_pynetdicom(secure: Daemon, pki: Pki, certificate: bool) -> None:
     calling = f"PYNETDICOM{int(certificate)}"
-    application = AE(ae_title=calling)
-    ds = dcmread(sample("CT_small.dcm"))
-    application.add_requested_context(CT_IMAGE_STORAGE, ds.file_meta.TransferSyntaxUID)
-    context = requestor_context(pki.trusted, pki.peer if certificate else None)
-    association = application.associate(secure.host, secure.port, tls_args=(context, "dicomd.test"))
-    assert association.is_established
-    assert association.send_c_store(ds).Status == 0x0000
-    association.release()
+    stored = pynetdicom(secure, pki, pki.peer if certificate else None, calling)
+    assert stored.well, stored.output
     assert len(secure.stored()) == 1
     assert ended(secure, calling).get("certificate_names") == (PEER_NAMES if certificate else None)
+
+
+@pytest.mark.parametrize(
+    ("send", "refusal"),
+    [
+        pytest.param(dcmtk, "Calling AE Title Not Recognized", marks=pytest.mark.system),
+        pytest.param(pynetdicom, "1/1/3"),
+    ],
+    ids=["DCMTK", "pynetdicom"],
+)
+def test_a_peer_is_known_by_the_name_in_its_certificate(
+    start_daemon: StartDaemon, pki: Pki, send: Send, refusal: str
+) -> None:
+    """One entry, matched by nothing else; after a reload another name, and the open Association goes on."""
+    ct2 = pki.show(["ct2.example.org"])
+
+    def entry(name: str) -> list[dict[str, Any]]:
+        return [{"name": "ct", "certificate_names": [name]}]
+
+    def comes_in(shown: tuple[Path, Path], calling: str) -> None:
+        stored = send(daemon, pki, shown, calling)
+        assert stored.well, stored.output
+        assert ended(daemon, calling)["dicom_peer"] == "ct"
+
+    def stays_out(shown: tuple[Path, Path], calling: str, names: str) -> None:
+        stored = send(daemon, pki, shown, calling)
+        assert not stored.well
+        assert refusal in stored.output
+        line = daemon.wait_logged("association rejected", dicom_calling_aet=calling)
+        assert (line["rule"], line["dicom_peer"]) == ("peers", "unknown")
+        assert line["advice"] == (
+            f"peers.ct asks for another certificate name (the peer's: {names}): add it to its certificate_names, "
+            "or have the peer show that certificate"
+        )
+
+    daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(client_ca=pki.trusted), peers=entry("CT1.example.org"))
+    comes_in(pki.peer, "FIRST")
+    stays_out(ct2, "SECOND", "ct2.example.org")
+    stays_on = open_with_pynetdicom(daemon, pki, pki.peer, "STAYS")
+    assert stays_on.is_established
+    daemon.configure(peers=entry("ct2.example.org"))
+    assert daemon.reload()["event"] == "config applied"
+    comes_in(ct2, "THIRD")
+    stays_out(pki.peer, "FOURTH", ", ".join(PEER_NAMES))
+    assert stays_on.send_c_store(dcmread(sample("CT_small.dcm"))).Status == 0x0000
+    stays_on.release()
+    assert ended(daemon, "STAYS")["outcome"] == "released"
+    daemon.wait_metric("dicomd_peer_instances_total", 3, peer="ct")
+    daemon.wait_metric("dicomd_access_refusals_total", 2, rule="peers", mode="enforce")
 
 
 @pytest.mark.system
