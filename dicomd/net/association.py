@@ -19,7 +19,7 @@ from dicomd.net.proxy import peer_behind
 from dicomd.net.rejection import Rejection
 from dicomd.net.report import AssociationReport, Outcome
 from dicomd.net.tls import TlsTransport, secure
-from dicomd.net.transport import ConnectionLostError, PlainTransport
+from dicomd.net.transport import ConnectionLostError, PlainTransport, WokenError
 from dicomd.services.operations import NOTHING, PresentationContext, Services
 from dicomd.upperlayer.acceptor import RECEIVED, AcceptorStateMachine, Action, Event, State
 from dicomd.upperlayer.items import MalformedRequestError
@@ -41,6 +41,7 @@ from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
 
 _FAREWELL = 1.0
 """Seconds for a peer to take the A-ABORT of a daemon that stops."""
+_STOPS = "dicomd stops"
 _ESTABLISHED = State.ESTABLISHED  # in Python 3.11 it costs ten times as much to name it as a member
 _IDLE = State.IDLE
 
@@ -100,12 +101,12 @@ class Association:
     def stop(self) -> None:
         """Abort the Association from another thread, at the end of a drain."""
         self._stopping = True
-        self._transport.wake()
+        self._transport.wake(_STOPS)
 
     def hasten(self) -> None:
         """At the start of a drain, from another thread: don't wait for the peer to close what is over already."""
         if self._machine.state is State.AWAITING_CLOSE:
-            self._transport.wake()
+            self._transport.wake("it is over")
 
     # -- one event after the other ---------------------------------------------------------------------------------
 
@@ -133,11 +134,12 @@ class Association:
         except TimedOutError as error:
             self._time_is_up(error)
         except StoppedError:
-            self._report.outcome(Outcome.ABORTED_LOCALLY, "dicomd stops")
+            self._report.outcome(Outcome.ABORTED_LOCALLY, _STOPS)
             self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
             self._deadline.start_artim(_FAREWELL)
         except ConnectionLostError as error:
-            self._report.outcome(Outcome.CONNECTION_LOST, error)
+            woken = isinstance(error, WokenError)  # before the Association is open there is nothing to abort
+            self._report.outcome(Outcome.ABORTED_LOCALLY if woken else Outcome.CONNECTION_LOST, error)
             self._connection_ended()
 
     def _connection_ended(self) -> None:

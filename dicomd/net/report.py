@@ -20,7 +20,7 @@ from dicomd.net.access import Verdict
 from dicomd.net.deadlines import TimedOutError
 from dicomd.net.display import Display, Nowhere, Refused, Row
 from dicomd.net.rejection import Rejection
-from dicomd.net.transport import Session
+from dicomd.net.transport import Session, WokenError
 from dicomd.services.operations import Operation
 from dicomd.services.storage import StoreOperation
 from dicomd.telemetry.logs import bound_logger, get_logger
@@ -118,8 +118,10 @@ class AssociationReport:
     def not_secured(self, error: Exception, *, heard: bool) -> None:
         """The TLS handshake failed or took too long. `heard`: the peer had sent something.
 
-        One that leaves without a byte is a probe of the port, and no handshake.
+        One that leaves without a byte is a probe of the port, and no handshake; what dicomd itself ends has not failed.
         """
+        if isinstance(error, WokenError):
+            return
         timed_out = isinstance(error, TimedOutError)
         if timed_out or heard:
             self._series.handshake("timed_out" if timed_out else "failed")

@@ -26,6 +26,10 @@ class ConnectionLostError(Exception):
         self.limit = limit
 
 
+class WokenError(ConnectionLostError):
+    """The wait for the peer was ended from this side, by `PlainTransport.wake`; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """What a TLS handshake has agreed on. `certificate_names` are those of the peer's certificate, if it showed one."""
@@ -38,7 +42,7 @@ class Session:
 class PlainTransport:
     """TCP without TLS. Reads and writes belong to one thread; `wake` may be called from another."""
 
-    __slots__ = ("_receive_timeout", "_send_timeout", "_sock", "header_due")
+    __slots__ = ("_receive_timeout", "_send_timeout", "_sock", "_woken", "header_due")
 
     def __init__(self, sock: socket.socket, *, send_timeout: float) -> None:
         """Prepare an accepted socket, which is a blocking one. Raises OSError if it is gone.
@@ -51,6 +55,7 @@ class PlainTransport:
         self._sock = sock
         self._receive_timeout = 0.0
         self._send_timeout = send_timeout
+        self._woken = ""
         self.header_due = False
         """Whether a balancer's PROXY header has to come first."""
 
@@ -73,7 +78,8 @@ class PlainTransport:
 
         `acknowledge` sends the pending TCP acknowledgement at once: real senders write the header and the body of a PDU
         apart, and with Nagle's algorithm wait for it 40 ms a PDU. The option isn't sticky: it is set for each read.
-        Raises TimeoutError after the limit, `ConnectionLostError` at the end of the connection.
+        Raises TimeoutError after the limit, `ConnectionLostError` at the end of the connection, which is `WokenError`
+        after `wake`.
         """
         try:
             if acknowledge:
@@ -84,7 +90,7 @@ class PlainTransport:
         except OSError as error:
             raise ConnectionLostError(error.strerror or str(error)) from error
         if not count:
-            raise ConnectionLostError("closed by the peer")
+            raise WokenError(self._woken) if self._woken else ConnectionLostError("closed by the peer")
         return count
 
     def send(self, data: bytes) -> None:
@@ -108,11 +114,12 @@ class PlainTransport:
                 raise BlockingIOError
             rest = rest[self._sock.send(rest) :]
 
-    def wake(self) -> None:
+    def wake(self, why: str) -> None:
         """Let a blocked `receive_into` end as if the peer had closed; sending stays possible. From any thread.
 
         What has arrived, or still arrives, can be read on: Linux only ends the waiting.
         """
+        self._woken = why
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RD)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.daemon.conftest import TLS_LISTENER, StartDaemon
 from tests.support.certificates import DAY, Authority, Pki, requestor_context
 from tests.support.daemon import Daemon, Record
 from tests.support.objects import instance
-from tests.support.raw_peer import Abort, RawPeer, store_message
+from tests.support.raw_peer import Abort, RawPeer, associate_rq, store_message
 
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
@@ -223,6 +224,28 @@ def test_a_stop_aborts_over_tls(start_daemon: StartDaemon, pki: Pki) -> None:
         peer.associate()
         daemon.stop()
         assert peer.read_abort() == Abort(0, 0)
+
+
+def test_a_stop_before_there_is_an_association_is_told_as_such(start_daemon: StartDaemon, pki: Pki) -> None:
+    """Nobody failed and nobody left: it is dicomd that ends these."""
+    listen = [
+        TLS_LISTENER,
+        {"name": "plain", "address": "127.0.0.1:0"},
+        TLS_LISTENER | {"name": "balanced", "proxy_protocol": ["127.0.0.1"]},
+    ]
+    limits = {"request_timeout": "60s"}
+    daemon = start_daemon(listen=listen, tls=pki.tls(), dicomd={"drain_timeout": "1s", "workers": 1}, limits=limits)
+    begun = {"tls": bytes.fromhex("16030100c8010000c40303") + bytes(90), "plain": associate_rq()[:50], "balanced": b""}
+    with ExitStack() as open_ones:
+        for name, first in begun.items():
+            peer = open_ones.enter_context(RawPeer(daemon.listener(name)))
+            peer.send(first)
+            daemon.wait_metric("dicomd_connections_total", 1, listener=name)
+        daemon.stop()
+    for name in begun:
+        (line,) = daemon.logged("connection without association", listener=name)
+        assert (line["outcome"], line["error"]) == ("aborted_locally", "dicomd stops")
+    assert not daemon.logged("TLS handshake failed")
 
 
 def test_certificates_are_rotated_by_a_reload_without_a_dropped_association(

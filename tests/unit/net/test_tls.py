@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dicomd.net.tls import TlsFailedError, TlsSettings, TlsTransport, names, server_context
-from dicomd.net.transport import ConnectionLostError
+from dicomd.net.transport import ConnectionLostError, WokenError
 from tests.support.certificates import Pki, requestor_context
 
 
@@ -119,8 +119,8 @@ def test_nothing_is_sent_before_the_handshake(pair: tuple[TlsTransport, Requesto
 
 def test_a_woken_transport_can_still_send(pair: tuple[TlsTransport, Requestor]) -> None:
     transport, requestor = secured(pair)
-    transport.wake()
-    with pytest.raises(ConnectionLostError):
+    transport.wake("enough")
+    with pytest.raises(WokenError, match="enough"):
         transport.receive_into(memoryview(bytearray(100)), acknowledge=True)
     transport.send(b"farewell")
     assert requestor.read() == b"farewell"

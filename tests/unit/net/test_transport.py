@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dicomd.net.deadlines import Deadline, TimedOutError, TimeLimits
-from dicomd.net.transport import ConnectionLostError, PlainTransport
+from dicomd.net.transport import ConnectionLostError, PlainTransport, WokenError
 
 Pair = tuple[PlainTransport, socket.socket]
 
@@ -49,10 +49,10 @@ def test_a_closed_connection_is_lost(pair: Pair) -> None:
         transport.receive_into(buffer(), acknowledge=True)
 
 
-def test_wake_ends_a_read_and_leaves_sending_possible(pair: Pair) -> None:
+def test_wake_ends_a_read_with_its_reason_and_leaves_sending_possible(pair: Pair) -> None:
     transport, peer = pair
-    transport.wake()
-    with pytest.raises(ConnectionLostError):
+    transport.wake("enough")
+    with pytest.raises(WokenError, match="enough"):
         transport.receive_into(buffer(), acknowledge=False)
     transport.send(b"bye")
     assert peer.recv(100) == b"bye"
@@ -68,7 +68,7 @@ def test_a_peer_that_does_not_read_is_lost(pair: Pair) -> None:
 def test_a_closed_transport_is_lost_not_broken(pair: Pair) -> None:
     transport, _ = pair
     transport.close()
-    transport.wake()
+    transport.wake("enough")
     with pytest.raises(ConnectionLostError):
         transport.send(b"x")
     with pytest.raises(ConnectionLostError):
