@@ -37,8 +37,9 @@ from dicomd.upperlayer.negotiation import (
     associate_ac,
     quiet_decoders,
 )
-from dicomd.upperlayer.reader import MAX_ASSOCIATE_RQ, PDU, SMALLEST_SPACE, PDUError, PDUReader
+from dicomd.upperlayer.reader import MAX_ASSOCIATE_RQ, PDU, SMALLEST_SPACE, Fragment, PDUError, PDUReader
 from tests.support import wire
+from tests.support.reading import fed, joined
 
 _PIECES: Final = (1, 2, 3, 7, 8, 50, 500)
 _MAX_PDU: Final = 20_000
@@ -103,43 +104,20 @@ def pdu_reader(data: bytes) -> None:
 
 
 def _events(chunks: Iterator[bytes]) -> list[object]:
-    """What the reader sees, pieces of one PDV joined, and where the state table is led by it."""
+    """What the reader sees, and where the state table is led by it."""
     reader, machine = PDUReader(memoryview(bytearray(_CAPACITY)), max_pdu=_MAX_PDU), AcceptorStateMachine()
-    seen: list[object] = []
+
+    def led(events: Iterator[PDU | Fragment | PDUError]) -> Iterator[object]:
+        for event in events:
+            if isinstance(event, PDU):
+                assert len(event.body) <= MAX_ASSOCIATE_RQ
+                yield event, machine.happened(RECEIVED[event.pdu_type]), machine.state
+            else:
+                yield (event.reason, str(event)) if isinstance(event, PDUError) else event
+
     # A PDV that is cut off by the end is filled up: how much of it has been handed out by then depends on the cutting.
     rest = iter(lambda: bytes(min(max(0, reader.pdv_left - reader.unread), _CAPACITY)), b"")
-    for chunk in chain(chunks, rest):
-        at = 0
-        while True:
-            try:
-                event = reader.next_event()
-            except PDUError as error:
-                seen.append((error.reason, str(error)))
-                continue
-            if event is None:
-                if at == len(chunk):
-                    break
-                if reader.must_rewind:
-                    reader.rewind()
-                count = min(len(reader.space()), len(chunk) - at)
-                assert count > 0, "the reader has no room"
-                reader.space()[:count] = chunk[at : at + count]
-                reader.received(count)
-                at += count
-            elif isinstance(event, PDU):
-                assert len(event.body) <= MAX_ASSOCIATE_RQ
-                seen.append((event, machine.happened(RECEIVED[event.pdu_type]), machine.state))
-            else:
-                _join(seen, event.context_id, event.is_command, event.is_last, bytes(event.data))
-    return seen
-
-
-def _join(seen: list[object], context_id: int, is_command: bool, is_last: bool, piece: bytes) -> None:
-    last = seen[-1] if seen else None
-    if isinstance(last, list) and last[:2] == [context_id, is_command] and not last[2]:
-        last[2], last[3] = is_last, last[3] + piece
-    elif piece or is_last:
-        seen.append([context_id, is_command, is_last, piece])
+    return joined(led(fed(reader, chain(chunks, rest))))
 
 
 _NEGOTIATOR: Final = Negotiator(

@@ -5,43 +5,15 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
+from dicomd.upperlayer.reader import Fragment, PDUError, PDUReader
+from tests.support.reading import fed, joined
 
 CAPACITY = 4096 + 64
 
 
 def events(chunks: list[bytes]) -> list[object]:
     reader = PDUReader(memoryview(bytearray(CAPACITY)), max_pdu=20000)
-    seen: list[object] = []
-    for chunk in chunks:
-        at = 0
-        while True:
-            try:
-                event = reader.next_event()
-            except PDUError as error:
-                seen.append(error.reason)
-                continue
-            if event is None:
-                if at == len(chunk):
-                    break
-                if reader.must_rewind:
-                    reader.rewind()
-                count = min(len(reader.space()), len(chunk) - at)
-                assert count > 0, "the reader must always find room"
-                reader.space()[:count] = chunk[at : at + count]
-                reader.received(count)
-                at += count
-            elif isinstance(event, PDU):
-                seen.append(event)
-            elif len(event.data) or event.is_last:
-                # pieces of one PDV depend on the cutting: join what belongs together
-                piece = bytes(event.data)
-                if seen and isinstance(seen[-1], list) and seen[-1][0] == event.context_id and not seen[-1][2]:
-                    seen[-1][1] += piece
-                    seen[-1][2] = event.is_last
-                else:
-                    seen.append([event.context_id, piece, event.is_last])
-    return seen
+    return joined(event.reason if isinstance(event, PDUError) else event for event in fed(reader, chunks))
 
 
 pdus = st.one_of(

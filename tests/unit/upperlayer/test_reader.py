@@ -6,6 +6,7 @@ import pytest
 
 from dicomd.upperlayer.pdus import AbortReason, PDUType
 from dicomd.upperlayer.reader import MAX_ASSOCIATE_RQ, PDU, Fragment, PDUError, PDUReader
+from tests.support.reading import fed
 
 CAPACITY = 8192
 
@@ -31,32 +32,19 @@ def read(stream: bytes, step: int, *, max_pdu: int = 65536, capacity: int = CAPA
     reader = PDUReader(memoryview(bytearray(capacity)), max_pdu=max_pdu)
     seen: list[Seen] = []
     parts: list[bytes] = []
-    at = 0
-    while True:
-        try:
-            event = reader.next_event()
-        except PDUError as error:
-            seen.append(("error", error.reason))
-            continue
-        if isinstance(event, PDU):
+    for event in fed(reader, (stream[at : at + step] for at in range(0, len(stream), step))):
+        if isinstance(event, PDUError):
+            seen.append(("error", event.reason))
+        elif isinstance(event, PDU):
             seen.append(("pdu", (event.pdu_type, event.body)))
-        elif isinstance(event, Fragment):
+        else:
             parts.append(bytes(event.data))
             if not reader.pdv_left:
                 seen.append(("pdv", (event.context_id, event.is_command, event.is_last, b"".join(parts))))
                 parts = []
             else:
                 assert not event.is_last
-        else:
-            if at == len(stream):
-                return seen
-            if reader.must_rewind:
-                reader.rewind()
-            count = min(step, len(reader.space()), len(stream) - at)
-            assert count > 0
-            reader.space()[:count] = stream[at : at + count]
-            reader.received(count)
-            at += count
+    return seen
 
 
 STREAM = (

@@ -1,0 +1,46 @@
+"""A stream of bytes as the PDU reader takes it, cut in any way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
+
+
+def fed(reader: PDUReader, chunks: Iterable[bytes]) -> Iterator[PDU | Fragment | PDUError]:
+    """What the reader says of the chunks, its errors among it; a fragment's data stand until the next is asked for."""
+    for chunk in chunks:
+        at = 0
+        while True:
+            try:
+                event = reader.next_event()
+            except PDUError as error:
+                yield error
+                continue
+            if event is not None:
+                yield event
+                continue
+            if at == len(chunk):
+                break
+            if reader.must_rewind:
+                reader.rewind()
+            count = min(len(reader.space()), len(chunk) - at)
+            assert count > 0, "the reader must always find room"
+            reader.space()[:count] = chunk[at : at + count]
+            reader.received(count)
+            at += count
+
+
+def joined(events: Iterable[object]) -> list[object]:
+    """The events, fragments of what belongs together as one: how many there are depends on the cutting."""
+    seen: list[object] = []
+    for event in events:
+        if not isinstance(event, Fragment):
+            seen.append(event)
+            continue
+        last, piece = seen[-1] if seen else None, bytes(event.data)
+        if isinstance(last, list) and last[:2] == [event.context_id, event.is_command] and not last[2]:
+            last[2], last[3] = event.is_last, last[3] + piece
+        elif piece or event.is_last:
+            seen.append([event.context_id, event.is_command, event.is_last, piece])
+    return seen
