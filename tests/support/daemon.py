@@ -8,7 +8,6 @@ threads that stayed behind.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from typing import IO, Any
 import tomlkit
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.pages import get
 from tests.support.part10 import StoredFile, read_part10
 
 START_DEADLINE = 30.0
@@ -238,13 +238,7 @@ class Daemon:
 
     def get(self, path: str) -> tuple[int, str]:
         """GET a page of its HTTP endpoint: status and text."""
-        connection = http.client.HTTPConnection(*self.http, timeout=WAIT)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
+        return get(self.http, path, timeout=WAIT)
 
     def ready(self) -> bool:
         """Whether /-/ready says so; False too where nobody answers."""

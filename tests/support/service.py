@@ -18,6 +18,7 @@ from typing import Any
 
 from tests.support.debian import Machine
 from tests.support.load import Load
+from tests.support.pages import get
 from tests.support.part10 import StoredFile, read_part10
 from tests.support.raw_peer import RawPeer
 
@@ -103,13 +104,7 @@ class Service:
     def get(self, path: str) -> tuple[int, str]:
         """GET a page of its HTTP endpoint: status and text. Raises OSError."""
         with self.machine.network():
-            connection = http.client.HTTPConnection("127.0.0.1", 11113, timeout=WAIT)
-            try:
-                connection.request("GET", path)
-                response = connection.getresponse()
-                return response.status, response.read().decode()
-            finally:
-                connection.close()
+            return get(("127.0.0.1", 11113), path, timeout=WAIT)
 
     def ready(self) -> bool:
         """Whether /-/ready says so."""

@@ -1,0 +1,16 @@
+"""The pages of an HTTP endpoint."""
+
+from __future__ import annotations
+
+import http.client
+
+
+def get(address: tuple[str, int], path: str, *, timeout: float) -> tuple[int, str]:
+    """GET a page: status and text; `timeout` in seconds. Raises OSError and http.client.HTTPException."""
+    connection = http.client.HTTPConnection(*address, timeout=timeout)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
