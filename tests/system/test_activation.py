@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,6 +18,8 @@ pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.slow, pytest.mar
 
 START_LIMIT_INTERVAL = 31.0
 """Seconds, one more than the shipped unit has."""
+MANY = 50
+"""Starts, ten times as many as systemd allows a socket in ten seconds unless told otherwise."""
 
 
 def listener(name: str, address: str) -> str:
@@ -41,37 +44,89 @@ def test_a_corrected_configuration_needs_one_start_whatever_senders_did_meanwhil
     assert_nothing_lost_nor_refused(load)
 
 
-def test_a_start_brings_every_socket_back_after_systemd_has_given_up(service: Service) -> None:
-    both = listener("dicom", "0.0.0.0:11112") + listener("dicom-tls", "0.0.0.0:2762")
-    service.configure(both)
-    service.machine.run("systemctl", "enable", "dicomd-tls.socket")
-    try:
-        service.systemctl("restart")
-        assert service.machine.properties("dicomd-tls.socket", "ActiveState") == {"ActiveState": "active"}
-        service.configure(listener("nobody", "0.0.0.0:4000"))
-        assert service.systemctl("restart", check=False).returncode != 0
-        all_sockets = (*SOCKETS, "dicomd-tls.socket")
+class AllSockets:
+    """The service with every socket unit that it has, TLS's too (which needs no TLS here)."""
 
-        def states() -> set[str]:
-            return {service.machine.properties(unit, "ActiveState")["ActiveState"] for unit in all_sockets}
+    units = (*SOCKETS, "dicomd-tls.socket")
+    whole = listener("dicom", "0.0.0.0:11112") + listener("dicom-tls", "0.0.0.0:2762")
+    """A configuration for them."""
+    without_socket = listener("nobody", "0.0.0.0:4000")
+    """One that the service can't start with."""
 
-        wait_until(lambda: states() == {"failed"}, 120)
-        assert any(
-            "enable a socket unit with FileDescriptorName=nobody" in str(e["MESSAGE"]) for e in service.journal()
-        )
-        given_up = time.monotonic()
-        service.configure(both)
-        # StartLimitIntervalSec= has to pass; each start before that is one of the few that the sockets have, too
-        wait_until(lambda: time.monotonic() - given_up > START_LIMIT_INTERVAL, 60)
-        service.systemctl("start")
-        assert states() == {"active"}
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def states(self) -> set[str]:
+        """What systemd says they are."""
+        return {self._service.machine.properties(unit, "ActiveState")["ActiveState"] for unit in self.units}
+
+    def failed_starts(self) -> int:
+        """How often the service could not start for the configuration without socket."""
+        reason = "enable a socket unit with FileDescriptorName=nobody"
+        return sum(1 for entry in self._service.journal() if reason in str(entry["MESSAGE"]))
+
+    def assert_served(self) -> None:
+        """Each is there, and what comes by it is stored."""
+        assert self.states() == {"active"}
         for port in (11112, 2762):
-            with service.machine.network(), RawPeer(("127.0.0.1", port)) as peer:
+            with self._service.machine.network(), RawPeer(("127.0.0.1", port)) as peer:
                 peer.associate()
                 assert peer.store(instance()).status == 0
                 peer.release()
+        assert self._service.get("/-/ready")[0] == 200
+
+
+@pytest.fixture
+def all_sockets(service: Service) -> Iterator[AllSockets]:
+    """The running service with all its sockets."""
+    sockets = AllSockets(service)
+    service.configure(sockets.whole)
+    service.machine.run("systemctl", "enable", "dicomd-tls.socket")
+    try:
+        service.systemctl("restart")
+        assert sockets.states() == {"active"}
+        yield sockets
     finally:
         service.machine.run("systemctl", "disable", "--now", "dicomd-tls.socket")
+
+
+def test_a_start_brings_every_socket_back_after_systemd_has_given_up(service: Service, all_sockets: AllSockets) -> None:
+    service.configure(all_sockets.without_socket)
+    assert service.systemctl("restart", check=False).returncode != 0
+    wait_until(lambda: all_sockets.states() == {"failed"}, 120)
+    assert all_sockets.failed_starts()
+    given_up = time.monotonic()
+    service.configure(all_sockets.whole)
+    # StartLimitIntervalSec= has to pass
+    wait_until(lambda: time.monotonic() - given_up > START_LIMIT_INTERVAL, 60)
+    service.systemctl("start")
+    all_sockets.assert_served()
+
+
+def test_starts_in_a_loop_keep_no_socket_down(service: Service, all_sockets: AllSockets) -> None:
+    """A tool asks for the service ten times a second until it runs, while senders try; then the file is corrected."""
+    loop = "failed=0; until systemctl start dicomd; do failed=$((failed + 1)); sleep 0.1; done; echo $failed"
+    with service.load(senders=2) as load:
+        wait_for_more(load)
+        service.configure(all_sockets.without_socket)
+        service.systemctl("stop")
+        with subprocess.Popen(
+            service.machine.command("timeout", "100", "sh", "-c", loop),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as tool:
+            wait_until(lambda: all_sockets.states() == {"failed"}, 60)
+            wait_until(lambda: any("repeated too quickly" in str(entry["MESSAGE"]) for entry in service.journal()))
+            failed_starts = all_sockets.failed_starts()
+            service.configure(all_sockets.whole)
+            failed_in_the_loop, _ = tool.communicate()
+        assert tool.returncode == 0
+        assert int(failed_in_the_loop) > MANY
+        assert all_sockets.failed_starts() == failed_starts  # the first start after the correction succeeded
+        all_sockets.assert_served()
+        wait_for_more(load)
+    assert load.lost() == []
 
 
 def test_a_long_drain_asks_systemd_for_time(service: Service) -> None:
