@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from dicomd.config.keys import tables
 from tests.daemon.conftest import Connect, StartDaemon
-from tests.support.daemon import Daemon
+from tests.support import wire
+from tests.support.daemon import Daemon, free_port
 from tests.support.load import Load
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, MR_IMAGE_STORAGE, instance
-from tests.support.raw_peer import RawPeer, associate_rq, store_message
+from tests.support.raw_peer import Abort, RawPeer, associate_rq, store_message
 from tests.support.waiting import wait_until
 
 BOTH = ((CT_IMAGE_STORAGE, [EXPLICIT_LITTLE]), (MR_IMAGE_STORAGE, [EXPLICIT_LITTLE]))
@@ -110,17 +112,28 @@ def test_a_file_that_is_gone_changes_nothing(start_daemon: StartDaemon) -> None:
     assert daemon.ready()
 
 
+NEEDS_A_RESTART = ["dicomd.runtime_dir", "listen", "storage.root", "http.address", "log.format"]
+
+
 def test_what_needs_a_restart_keeps_its_value_and_is_named(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    daemon = start_daemon()
+    runtime = tmp_path / "run"
+    daemon = start_daemon(dicomd={"runtime_dir": str(runtime)}, log={"format": "json"})
+    whole = daemon.config_path.read_text()
     daemon.configure(
-        storage={"root": str(tmp_path / "elsewhere")},
+        dicomd={"runtime_dir": str(tmp_path / "another")},
         listen=[{"name": "other", "address": "127.0.0.1:0"}],
+        storage={"root": str(tmp_path / "elsewhere")},
+        http={"address": f"127.0.0.1:{free_port()}"},
+        log={"format": "console"},
         limits={"associations": 7},
     )
-    applied = daemon.reload()
-    assert applied["restart_pending"] == ["listen", "storage.root"]
-    assert daemon.metric("dicomd_config_restart_pending") == 1
+    applied = daemon.reload()  # finds its line as JSON, as before
+    assert applied["restart_pending"] == NEEDS_A_RESTART
+    assert daemon.status()["configuration"]["restart_pending"] == NEEDS_A_RESTART
+    assert daemon.metric("dicomd_config_restart_pending") == 1  # where it was before
     assert daemon.metric("dicomd_associations_limit") == 7
+    assert (runtime / "control").is_socket()
+    assert not (tmp_path / "another").exists()
     with RawPeer(daemon.address) as peer:
         peer.associate()
         assert peer.store(instance()).status == 0
@@ -129,6 +142,60 @@ def test_what_needs_a_restart_keeps_its_value_and_is_named(start_daemon: StartDa
     daemon.config_path.write_text("broken")
     daemon.reload()
     assert daemon.metric("dicomd_config_restart_pending") == 1
+    daemon.config_path.write_text(whole)
+    assert daemon.reload()["restart_pending"] == []
+    assert daemon.metric("dicomd_config_restart_pending") == 0
+
+
+def test_no_other_key_needs_a_restart() -> None:
+    paths = [table.name if table.repeated else key.path for table in tables() for key in table.keys if not key.reload]
+    assert list(dict.fromkeys(paths)) == NEEDS_A_RESTART
+
+
+def longest_pdu(peer: RawPeer) -> int:
+    """What the acceptor has said it takes."""
+    (value,) = wire.user_information(peer.accept.body)[0x51]
+    return int.from_bytes(value)
+
+
+@pytest.mark.timeout(120)
+def test_new_limits_hold_for_new_associations_and_open_ones_keep_theirs(
+    start_daemon: StartDaemon, connect: Connect
+) -> None:
+    daemon = start_daemon(dicomd={"workers": 1})
+    old = connect(daemon)
+    old.associate()
+    assert longest_pdu(old) == 256 * 1024
+    daemon.configure(
+        limits={
+            "connections": 3,
+            "associations_per_peer": 2,
+            "max_pdu": "16KiB",
+            "association_idle": "3s",
+            "request_timeout": "6s",
+        },
+        storage={"max_object_size": "100KiB"},
+    )
+    assert daemon.reload()["event"] == "config applied"
+    new = connect(daemon)
+    new.associate()
+    assert longest_pdu(new) == 16 * 1024
+    too_many = connect(daemon)
+    too_many.send(associate_rq())
+    assert too_many.read_rejection() == (2, 3, 2)
+    too_many.sock.close()
+    wait_until(lambda: sum(worker["connections"] for worker in daemon.status()["workers"]) == 2)
+    silent = connect(daemon)
+    daemon.wait_metric("dicomd_connections_total", 4, listener="dicom")
+    assert connect(daemon).read_to_the_end() == []
+    large = instance(size=200_000)
+    assert f"{new.store(large).status:04X}" == "A710"
+    assert old.store(large, fragment=100_000).status == 0
+    assert new.read_abort(30) == Abort(0, 0)
+    silent.read_end(30)
+    for limit in ("connections", "associations_per_peer", "max_object_size", "association_idle", "request_timeout"):
+        daemon.wait_metric("dicomd_limit_hits_total", 1, limit=limit)
+    old.release()
 
 
 def test_limits_level_and_number_of_workers_come_with_a_reload(start_daemon: StartDaemon, connect: Connect) -> None:
@@ -152,6 +219,12 @@ def test_limits_level_and_number_of_workers_come_with_a_reload(start_daemon: Sta
     wait_until(lambda: len(daemon.worker_pids()) == 1)
     daemon.wait_logged("association ended")
     assert len(daemon.logged("association ended")) == 1  # the old one's: 'info' no longer shows with the new
+    daemon.configure(log={"level": "info"})
+    assert daemon.reload()["event"] == "config applied"
+    talkative = connect(daemon)
+    talkative.associate()
+    talkative.release()
+    daemon.wait_logged("association ended", dicomd_generation=4)
 
 
 def test_a_volley_of_signals_is_merged(start_daemon: StartDaemon) -> None:

@@ -270,6 +270,30 @@ def test_certificates_are_rotated_by_a_reload_without_a_dropped_association(
         peer.release()
 
 
+def test_who_may_come_in_is_changed_by_a_reload_without_a_dropped_association(
+    start_daemon: StartDaemon, pki: Pki, tmp_path: Path
+) -> None:
+    authority, crl = tmp_path / "clients.pem", tmp_path / "clients.crl"
+    authority.write_bytes(pki.root.pem)
+    crl.write_bytes(pki.root.revocation_list())
+    daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(client_ca=authority, crl=crl))
+    certificate = pki.root.issue("", ["ct3.example.org"])
+    known = requestor_context(pki.trusted, certificate.write(tmp_path, "ct3"))
+    with RawPeer(daemon.address, tls=known) as peer:
+        peer.associate()
+        crl.write_bytes(pki.root.revocation_list(certificate))
+        assert daemon.reload()["event"] == "config applied"
+        refused(daemon, known, "certificate verify failed: certificate revoked")
+        another = Authority("Another")
+        authority.write_bytes(another.pem)
+        crl.write_bytes(another.revocation_list())
+        assert daemon.reload()["event"] == "config applied"
+        refused(daemon, known, "certificate verify failed: self-signed certificate in certificate chain")
+        store_one(daemon.address, requestor_context(pki.trusted, pki.show(["ct4.example.org"], root=another)))
+        assert peer.store(instance()).status == 0x0000
+        peer.release()
+
+
 def test_files_that_cannot_serve_leave_the_old_in_force(start_daemon: StartDaemon, pki: Pki, tmp_path: Path) -> None:
     served = pki.root.issue("old", ["dicomd.test"]).write(tmp_path, "served")
     daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(certificate=served[0], key=served[1]))
