@@ -82,7 +82,7 @@ class Association:
         self._rights = NOTHING
         self._stopping = False
         self._peer_max_pdu = 0
-        self._messages = Messages(settings.services, report, self._respond)
+        self._messages = Messages(settings.services, report)
 
     def run(self) -> None:
         """Serve the Association until its connection ends. Never raises."""
@@ -310,7 +310,7 @@ class Association:
         """Serve what small messages have been received whole: the short way for what `_take_fragment` does, too."""
         while self._machine.state is _ESTABLISHED and not self._stopping:
             message = self._reader.whole_message()
-            if message is None or not self._messages.take_whole(message):
+            if message is None or not self._messages.take_whole(message, self._respond):
                 break
             self._reader.take(message)
             self._return_buffer()
@@ -320,7 +320,7 @@ class Association:
             return
         if fragment.is_command:
             self._check_stopping()
-        self._messages.take(fragment)
+        self._messages.take(fragment, self._respond)
         if not self._messages.under_way:
             self._return_buffer()
 

@@ -25,6 +25,10 @@ class BufferPool:
         except IndexError:
             return memoryview(bytearray(LARGE))
 
+    def empty(self) -> None:
+        """Keep none of those that are here."""
+        self._free.clear()
+
     def give_back(self, buffer: memoryview) -> None:
         """Take back a buffer that nobody has views of any more."""
         if len(self._free) < self._keep:

@@ -171,6 +171,11 @@ class ConnectionAcceptor:
         return len(left)
 
     @property
+    def connections(self) -> int:
+        """How many connections are being served."""
+        return len(self._live)
+
+    @property
     def idle(self) -> bool:
         """Whether no connection is being served."""
         with self._changing:

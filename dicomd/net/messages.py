@@ -14,6 +14,9 @@ from dicomd.services.operations import Operation, PresentationContext, Services
 from dicomd.upperlayer.pdus import AbortReason
 from dicomd.upperlayer.reader import Fragment, PDUError, WholeMessage
 
+Respond = Callable[[int, bytes], None]
+"""Sends a Command Set in a Presentation Context."""
+
 _MOST_VIEWS = 512
 """Fragments kept for one write; half of what a single writev takes."""
 
@@ -21,11 +24,12 @@ _MOST_VIEWS = 512
 class Messages:
     """Serves the messages of an Association through `services`; used by its thread alone.
 
-    `respond` sends a Command Set in a Presentation Context. Malformed messages raise `PDUError`.
+    Malformed messages raise `PDUError`. What sends a response is told with each message and not kept: it belongs to the
+    Association, and the two would keep each other, and all buffers, until the garbage collector comes by.
     """
 
-    def __init__(self, services: Services, report: AssociationReport, respond: Callable[[int, bytes], None]) -> None:
-        self._services, self._report, self._respond = services, report, respond
+    def __init__(self, services: Services, report: AssociationReport) -> None:
+        self._services, self._report = services, report
         self._contexts: Mapping[int, PresentationContext] = {}
         self._command_sets = CommandSetParser()
         # of the message that is being received
@@ -50,11 +54,11 @@ class Messages:
         """Whether the rest of a Data Set is still to come."""
         return self._operation is not None
 
-    def take(self, fragment: Fragment) -> None:
+    def take(self, fragment: Fragment, respond: Respond) -> None:
         """Take the next fragment, which may be the last and then is answered; its view is kept until `flush`."""
         context_id, is_command, is_last, data = fragment
         if is_command:
-            self._take_command(context_id, data, is_last=is_last)
+            self._take_command(context_id, data, respond, is_last=is_last)
             return
         operation, request = self._operation, self._request
         if operation is None or request is None:
@@ -65,11 +69,11 @@ class Messages:
         self._views_size += len(data)
         if is_last:
             self.flush()
-            self._finish(operation, request)
+            self._finish(operation, request, respond)
         elif len(self._views) >= _MOST_VIEWS:
             self.flush()
 
-    def take_whole(self, message: WholeMessage) -> bool:
+    def take_whole(self, message: WholeMessage, respond: Respond) -> bool:
         """Serve a C-STORE that has arrived whole, as a small instance does, without an event for each part of it.
 
         False, and nothing is taken, where anything about it is out of the ordinary: `take` knows all cases, and what
@@ -89,7 +93,7 @@ class Messages:
         self._report.message_started()
         self._operation = operation = self._services.begin(request, context)
         operation.write([data_set], len(data_set))
-        self._finish(operation, request)
+        self._finish(operation, request, respond)
         return True
 
     def flush(self) -> None:
@@ -109,7 +113,7 @@ class Messages:
             operation.discard()
             self._report.interrupted(operation)
 
-    def _take_command(self, context_id: int, data: memoryview, *, is_last: bool) -> None:
+    def _take_command(self, context_id: int, data: memoryview, respond: Respond, *, is_last: bool) -> None:
         if self._operation is not None:
             raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "a Command Set fragment inside a Data Set")
         context = self._contexts.get(context_id)
@@ -135,15 +139,15 @@ class Messages:
         self._report.message_started()
         self._operation = self._services.begin(request, context)
         if not request.has_data_set:
-            self._finish(self._operation, request)
+            self._finish(self._operation, request, respond)
 
-    def _finish(self, operation: Operation, request: CommandSet) -> None:
+    def _finish(self, operation: Operation, request: CommandSet, respond: Respond) -> None:
         response = operation.finish()
         self._operation = self._request = None
         sent = False
         try:
             if response is not None:
-                self._respond(self._context_id, encode_response(request, response))
+                respond(self._context_id, encode_response(request, response))
                 sent = True
         finally:
             # What nobody waits for comes after the answer, the log line too: the peer sends on meanwhile.

@@ -24,6 +24,7 @@ from dicomd.net.report import AssociationReport
 from dicomd.process.access import access_rules
 from dicomd.process.auditing import Auditing
 from dicomd.process.board import Seat
+from dicomd.process.memory import Ebb
 from dicomd.services.operations import Services, Verification
 from dicomd.services.storage import Storage
 from dicomd.store.filesystem import FileStore, StoreState
@@ -70,6 +71,8 @@ class Worker:
             unready=self.unready,
             places=seat,
         )
+        buffers = BufferPool()
+        self._ebb = Ebb(buffers.empty)
         settings = AcceptorSettings(
             negotiator=Negotiator(
                 sop_classes=supported.sop_classes,
@@ -86,7 +89,7 @@ class Worker:
                 minimum_rate=config.limits.minimum_rate,
             ),
             max_pdu=config.limits.max_pdu,
-            buffers=BufferPool(),
+            buffers=buffers,
             tls=tls,
         )
         self._audit = Auditing(config, metrics, seat)
@@ -187,6 +190,7 @@ class Worker:
                 self._swept = True
                 self._sweep()
             self._note_last_stores()
+            self._ebb.look(self._acceptor.connections)
             self._metrics.sample_process(str(self._seat.slot))
         except Exception as error:
             self._metrics.count_internal_error("store")

@@ -1,0 +1,110 @@
+"""An Association at its end: nothing of it waits for the garbage collector, which may be long in coming."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from dicomd.net.access import AccessRules
+from dicomd.net.admission import Admission, AdmissionLimits
+from dicomd.net.association import AcceptorSettings, Association
+from dicomd.net.buffers import BufferPool
+from dicomd.net.deadlines import TimeLimits
+from dicomd.net.display import Nowhere
+from dicomd.net.report import AssociationReport
+from dicomd.net.tls import TlsSettings, TlsTransport, server_context
+from dicomd.net.transport import PlainTransport
+from dicomd.services.operations import Services, Verification
+from dicomd.services.storage import Storage
+from dicomd.telemetry.metrics import Metrics
+from dicomd.upperlayer.negotiation import Negotiator
+from tests.support.certificates import Pki
+from tests.support.objects import EXPLICIT_LITTLE, instance
+from tests.support.raw_peer import A_RELEASE_RQ_PDU, associate_rq, store_message
+from tests.unit.store.instances import file_store
+
+MAX_PDU = 1 << 18
+Transport = Callable[[socket.socket], PlainTransport]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> AcceptorSettings:
+    store = file_store(tmp_path / "store")
+    store.check()
+    return AcceptorSettings(
+        negotiator=Negotiator(
+            sop_classes=None,
+            transfer_syntaxes=[EXPLICIT_LITTLE],
+            max_pdu=MAX_PDU,
+            implementation_class_uid="1.2.3",
+            implementation_version_name="TEST",
+        ),
+        services=Services(verification=Verification(), storage=Storage(store)),
+        admission=Admission(
+            AdmissionLimits(), rules=AccessRules(audit=False, associations_per_peer=64), unready=lambda: ""
+        ),
+        limits=TimeLimits(request=0.3),
+        max_pdu=MAX_PDU,
+        buffers=BufferPool(),
+    )
+
+
+@pytest.fixture
+def collected_by_hand() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def plain(sock: socket.socket) -> PlainTransport:
+    return PlainTransport(sock, send_timeout=1.0)
+
+
+def left_behind(settings: AcceptorSettings, sent: bytes, transport: Transport) -> Association | None:
+    """An Association whose peer sends this and then nothing more, after its end."""
+    report = AssociationReport(
+        Metrics(CollectorRegistry(), version="0", listeners=["dicom"], peers=[]),
+        listener="dicom",
+        address="127.0.0.1",
+        instances=True,
+        display=Nowhere(),
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as peer:
+        peer.sendall(sent)
+        peer.shutdown(socket.SHUT_WR)
+        association = Association(transport(server.accept()[0]), "127.0.0.1", settings, report)
+        association.run()
+    watched = weakref.ref(association)
+    del association
+    return watched()
+
+
+@pytest.mark.usefixtures("collected_by_hand")
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        associate_rq()[:50],
+        associate_rq(),
+        associate_rq() + store_message(instance()) + A_RELEASE_RQ_PDU,
+        associate_rq() + store_message(instance(size=300_000))[:100_000],
+    ],
+    ids=["silent", "not DICOM", "half a request", "idle", "released", "cut in an object"],
+)
+def test_nothing_stays(settings: AcceptorSettings, sent: bytes) -> None:
+    assert left_behind(settings, sent, plain) is None
+
+
+@pytest.mark.usefixtures("collected_by_hand")
+@pytest.mark.parametrize("sent", [b"", associate_rq()], ids=["silent", "not TLS"])
+def test_nothing_stays_of_a_handshake_that_failed(settings: AcceptorSettings, sent: bytes, tmp_path: Path) -> None:
+    context = server_context(TlsSettings(*Pki.make(tmp_path).server))
+    assert left_behind(settings, sent, lambda sock: TlsTransport(sock, context, send_timeout=1.0)) is None
