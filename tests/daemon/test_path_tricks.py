@@ -1,0 +1,173 @@
+"""Names that would be paths, in every UID and AE Title: nothing escapes, and each gets its answer (CONTRACT 4, 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.conftest import Connect, StartDaemon
+from tests.support import wire
+from tests.support.daemon import Daemon
+from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, element, instance, new_uid
+from tests.support.part10 import read_part10
+from tests.support.raw_peer import RawPeer, associate_rq
+
+TARGET = Path("/tmp/dicomd-path-trick")
+"""Where the tricks lead, and nothing may ever be."""
+
+TRICKS = {
+    "a bare ..": b"..",
+    "a bare .": b".",
+    "a way up": b"../" * 12 + bytes(TARGET)[1:],
+    "a way up and back": b"1.2/../3",
+    "an absolute path": bytes(TARGET),
+    "a bare /": b"/",
+    "a backslash": b"..\\3",
+    "the store's own folder": b".dicomd",
+    "a NUL inside": b"1.2\x003",
+    "a NUL before a way up": b"1.2\0/../../3",
+    "a line feed": b"1.2\n3",
+    "65 characters": b"1." + b"2" * 63,
+    "300 characters": b"1." + b"2" * 298,
+    "not ASCII": b"1.2.\xe9",
+    "another script's digits": "\N{ARABIC-INDIC DIGIT ONE}.2".encode(),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a UID is sent: the tag, in the Command Set where its group is 0; the status of one that is none."""
+
+    name: str
+    tag: int
+    status: str
+
+
+PLACES = [
+    Place("Affected SOP Class UID", 0x00000002, "0212"),
+    Place("Affected SOP Instance UID", 0x00001000, "0117"),
+    Place("SOP Class UID", 0x00080016, "A900"),
+    Place("SOP Instance UID", 0x00080018, "A900"),
+    Place("Study Instance UID", 0x0020000D, "C001"),
+    Place("Series Instance UID", 0x0020000E, "C001"),
+]
+
+
+def padded(value: bytes) -> bytes:
+    return value + b"\0" * (len(value) % 2)
+
+
+def instance_with(values: dict[int, bytes]) -> Instance:
+    """An instance with these values in its Data Set, which no library would write."""
+    uid = new_uid()
+    usual = {0x00080016: CT_IMAGE_STORAGE, 0x00080018: uid, 0x0020000D: f"{uid}.1"[-64:], 0x0020000E: f"{uid}.2"[-64:]}
+    encoded = {tag: text.encode() for tag, text in usual.items()} | {tag: v for tag, v in values.items() if tag >> 16}
+    data_set = b"".join(element(tag >> 16, tag & 0xFFFF, b"UI", padded(value)) for tag, value in encoded.items())
+    return Instance(CT_IMAGE_STORAGE, uid, EXPLICIT_LITTLE, data_set + element(0x7FE0, 0x10, b"OW", b"\1\2\3\4"))
+
+
+def tree(daemon: Daemon) -> set[Path]:
+    """Everything in and beside the store, but what is in its own folder."""
+    own = daemon.root / ".dicomd"
+    return {path for path in daemon.root.parent.rglob("*") if not path.is_relative_to(own)}
+
+
+def goes_on(daemon: Daemon, peer: RawPeer, before: set[Path]) -> None:
+    """The next instance is stored where it belongs, and there is nothing else than before."""
+    daemon.wait_no_temporary_files()
+    assert tree(daemon) == before
+    one = instance()
+    assert peer.store(one, message_id=2).status == 0
+    peer.release()
+    (file,) = (path for path in tree(daemon) - before if path.is_file())
+    assert tree(daemon) - before <= {file, file.parent, file.parent.parent}
+    assert file.relative_to(daemon.root).parts == (
+        f"{one.sop_instance_uid}.1"[-64:],
+        f"{one.sop_instance_uid}.2"[-64:],
+        f"{one.sop_instance_uid}.dcm",
+    )
+    assert read_part10(file).data_set == one.data_set
+    assert not TARGET.exists()
+
+
+@pytest.mark.parametrize("trick", TRICKS.values(), ids=TRICKS.keys())
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+def test_in_a_uid(receiver: Daemon, connect: Connect, place: Place, trick: bytes) -> None:
+    before = tree(receiver)
+    peer = connect()
+    peer.associate()
+    in_command: dict[int, bytes | None] = {} if place.tag >> 16 else {place.tag: padded(trick)}
+    answer = peer.store(instance_with({place.tag: trick}), changes=in_command)
+    assert (f"{answer.status:04X}", answer.offending_elements) == (place.status, [place.tag])
+    goes_on(receiver, peer, before)
+
+
+def test_64_characters_are_a_uid_everywhere(receiver: Daemon, connect: Connect) -> None:
+    uid, study, series = (new_uid().ljust(64, digit) for digit in "123")
+    values = {0x00080018: uid, 0x0020000D: study, 0x0020000E: series}
+    sent = instance_with({tag: value.encode() for tag, value in values.items()})
+    peer = connect()
+    peer.associate()
+    assert peer.store(sent, changes={wire.AFFECTED_SOP_INSTANCE_UID: uid.encode()}).status == 0
+    peer.release()
+    assert receiver.stored(uid)[0].path == receiver.root / study / series / f"{uid}.dcm"
+
+
+TITLES = {
+    "a bare ..": (b"..", True),
+    "a way up": (b"../../../../tmp/", True),
+    "an absolute path": (bytes(TARGET)[:16], True),
+    "a slash": (b"A/B", True),
+    "16 characters": (b"1.2.840.10008.1.", True),
+    "a backslash": (b"..\\..", False),
+    "a NUL inside": (b"A\0/B", False),
+    "a line feed": (b"A\nB", False),
+    "not ASCII": (b"\xe9\xff", False),
+    "nothing": (b"", False),
+}
+"""Each with whether VR AE allows it (PS3.5 §6.2)."""
+
+
+def request_with(*, called: bytes = b"DICOMD", calling: bytes = b"RAWPEER") -> bytes:
+    """An A-ASSOCIATE-RQ with these fields, longer ones than 16 bytes there can't be."""
+    request = bytearray(associate_rq())
+    request[10:26], request[26:42] = called.ljust(16), calling.ljust(16)
+    return bytes(request)
+
+
+@pytest.mark.parametrize(("title", "valid"), TITLES.values(), ids=TITLES.keys())
+def test_in_a_calling_ae_title(receiver: Daemon, connect: Connect, title: bytes, valid: bool) -> None:
+    """One that is allowed goes into File Meta Information and nowhere else; another is rejected."""
+    before = tree(receiver)
+    peer = connect()
+    peer.send(request_with(calling=title))
+    if valid:
+        assert peer.read_pdu().type == wire.A_ASSOCIATE_AC
+        goes_on(receiver, peer, before)
+    else:
+        assert peer.read_rejection() == (1, 1, 3)
+        assert tree(receiver) == before
+
+
+@pytest.mark.parametrize(("title", "valid"), TITLES.values(), ids=TITLES.keys())
+def test_in_a_called_ae_title(receiver: Daemon, connect: Connect, title: bytes, valid: bool) -> None:
+    """Where any is answered to, this one is, whether or not it is one: it is kept nowhere but in the log."""
+    del valid
+    before = tree(receiver)
+    peer = connect()
+    peer.send(request_with(called=title))
+    assert peer.read_pdu().type == wire.A_ASSOCIATE_AC
+    goes_on(receiver, peer, before)
+
+
+def test_in_a_called_ae_title_where_some_are_configured(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon(dicomd={"ae_titles": ["DICOMD"]})
+    before = tree(daemon)
+    for title, _ in TITLES.values():
+        peer = connect(daemon)
+        peer.send(request_with(called=title))
+        assert peer.read_rejection() == (1, 1, 7)
+        peer.sock.close()
+    assert tree(daemon) == before
