@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from bench import certificates, cost, receivers, report, targets, workloads
+from bench import certificates, cost, crowded, receivers, report, targets, workloads
 from bench.errors import BenchError
 from bench.scratch import Scratch
 from bench.turns import Step, Terms, measure, probe_tls
@@ -132,6 +132,7 @@ def show_names() -> None:
     help="Where receivers store, on a real disk (default /var/tmp).",
 )
 @click.option("--cost", "costs", is_flag=True, help="Only what log lines and metrics cost dicomd, in CPU time.")
+@click.option("--crowd", "besieged", is_flag=True, help="Only what a hostile crowd costs a normal sender of dicomd's.")
 @click.option("--list", "names", is_flag=True, help="List workloads and receivers.")
 def main(
     only: str,
@@ -145,6 +146,7 @@ def main(
     output: Path | None,
     scratch: Path,
     costs: bool,
+    besieged: bool,
     names: bool,
 ) -> None:
     """Compares dicomd with pynetdicom's and DCMTK's storescp and with Orthanc, and prints medians and ratios."""
@@ -162,6 +164,18 @@ def main(
             if output:
                 output.write_text(cost.to_json(found))
             click.echo(cost.page(found))
+            return
+        if besieged:
+            sieges = crowded.run(
+                ("fsync", "none"),
+                turns or (QUICK_TURNS if quick else 5),
+                0.3 if quick else 1.0,
+                scratch,
+                lambda line: click.echo(line, err=True),
+            )
+            if output:
+                output.write_text(crowded.to_json(sieges))
+            click.echo(crowded.page(sieges))
             return
         if source:
             results = report.from_json(source.read_text())

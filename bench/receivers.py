@@ -89,6 +89,9 @@ class Receiver:
 class Dicomd(Receiver):
     """dicomd with one of its two durabilities, and as many workers as there are cores unless told otherwise."""
 
+    limits: tuple[str, ...] = ("[limits]", "associations_per_peer = 256")
+    """Lines of its configuration: one peer's share of the Associations, since all here come from one address."""
+
     def __init__(self, durability: str, workers: int = 0) -> None:
         self.durability, self.workers = durability, workers
         self.name, self.title = f"dicomd-{durability}", f"dicomd {durability}"
@@ -101,7 +104,7 @@ class Dicomd(Receiver):
         return importlib.metadata.version("dicomd")
 
     def command(self, place: Place) -> list[str]:
-        """Defaults throughout, but for one peer's share of the Associations, since all here come from one address."""
+        """Defaults throughout, but for `limits`."""
         lines = [
             "[dicomd]" if self.workers else "",
             f"workers = {self.workers}" if self.workers else "",
@@ -112,8 +115,7 @@ class Dicomd(Receiver):
             "[storage]",
             f"root = {json.dumps(str(place.store))}",
             f'durability = "{self.durability}"',
-            "[limits]",
-            "associations_per_peer = 256",
+            *self.limits,
             "[http]",
             f'address = "127.0.0.1:{place.http_port}"',
         ]

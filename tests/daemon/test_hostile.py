@@ -1,4 +1,4 @@
-"""A hostile network: many that say nothing, stall or drip, and names that would be paths (CONTRACT 3, 4, 5)."""
+"""A hostile network: many that say nothing, stall or drip (CONTRACT 3)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
-from tests.daemon.conftest import Connect, StartDaemon
-from tests.support import wire
+from bench.crowd import REQUEST_TIMEOUT, Crowd
+from bench.crowd import kinds as crowd_kinds
+from tests.daemon.conftest import TLS_LISTENER, StartDaemon
+from tests.support.certificates import Pki
 from tests.support.daemon import Daemon
 from tests.support.objects import instance
-from tests.support.part10 import read_part10
 from tests.support.raw_peer import RawPeer, associate_rq, store_message
 
 SILENT, STALLED, DRIPPING = 500, 100, 100
@@ -81,36 +83,35 @@ def test_a_crowd_that_says_little_keeps_nobody_from_storing_and_is_cut(crowded: 
     crowded.wait_no_temporary_files()
 
 
-TITLES = {
-    b"..": True,
-    b"../../../tmp/x": True,
-    b"/etc/passwd": True,
-    b"A/B": True,
-    b"A\0B": False,
-    b"..\\..": False,
-    b"\xe9\xff": False,
-    b"A\nB": False,
-    b"": False,
-}
-
-
-@pytest.mark.parametrize("title", TITLES, ids=repr)
-def test_a_calling_ae_title_is_no_path(receiver: Daemon, connect: Connect, title: bytes) -> None:
-    """One that VR AE allows goes into File Meta Information and nowhere else; another is rejected (1/1/3)."""
-    request = bytearray(associate_rq())
-    request[26:42] = title.ljust(16)
-    request[10:26] = b"../../called".ljust(16)
-    peer = connect()
-    peer.send(bytes(request))
-    if not TITLES[title]:
-        assert peer.read_rejection() == (1, 1, 3)
-        return
-    assert peer.read_pdu().type == wire.A_ASSOCIATE_AC
-    one = instance()
-    assert peer.store(one).status == 0
-    peer.release()
-    (path,) = [path for path in receiver.paths() if one.sop_instance_uid in path.name]
-    assert path.resolve().is_relative_to(receiver.root.resolve())
-    assert path.name == f"{one.sop_instance_uid}.dcm"
-    assert read_part10(path).data_set == one.data_set
-    assert {entry.name for entry in receiver.root.parent.iterdir()} == {"store", "dicomd.toml"}
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_each_kind_is_cut_at_its_deadline_and_counted(start_daemon: StartDaemon, pki: Pki) -> None:
+    """Handshakes and dripped objects too: a tenth of the crowd of `./scripts/bench --crowd`, with its minimum rate."""
+    request_timeout = 4.0
+    daemon = start_daemon(
+        listen=[{"name": "plain", "address": "127.0.0.1:0"}, TLS_LISTENER],
+        tls=pki.tls(),
+        limits={"request_timeout": f"{request_timeout}s"},
+    )
+    sooner = REQUEST_TIMEOUT - request_timeout
+    kinds = [replace(kind, count=kind.count // 10, deadline=kind.deadline - sooner) for kind in crowd_kinds()]
+    with Crowd(kinds, daemon.listener("plain")[1], daemon.listener("tls")[1]) as silent_and_slow:
+        silent_and_slow.wait_for(silent_and_slow.size, LATE)
+        silent_and_slow.let_go()
+        with RawPeer(daemon.listener("plain"), calling="HEALTHY") as healthy:
+            healthy.associate()
+            for _ in range(20):
+                assert healthy.store(instance(size=100_000)).status == 0
+            healthy.release()
+        tallies = silent_and_slow.wait_for(0, 30 + LATE)
+    for kind in kinds:
+        tally = tallies[kind.name]
+        assert tally.refused == 0, kind.name
+        assert tally.cut == tally.opened >= kind.count, kind.name
+        assert -0.2 <= tally.earliest <= tally.latest <= LATE, kind.name
+    dripped = tallies["drips of an object"].cut
+    rest = sum(tally.cut for tally in tallies.values()) - dripped
+    daemon.wait_metric("dicomd_limit_hits_total", rest, limit="request_timeout")
+    daemon.wait_metric("dicomd_limit_hits_total", dripped, limit="minimum_rate")
+    daemon.check_health()  # its descriptors and threads are those of the start
+    assert len(daemon.paths()) == 20

@@ -1,0 +1,273 @@
+"""What a hostile crowd costs a normal sender, and what it leaves behind: ./scripts/bench --crowd.
+
+Rule: dicomd as it is shipped, with its default limits, a plain and a TLS listener; the sender without the crowd and
+beside it in turns. Beside it, its time is as long as the limit that cuts most of the crowd, so that everyone is cut and
+replaced once in each turn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from bench import blast, certificates, processes
+from bench.certificates import Certificates
+from bench.crowd import REQUEST_TIMEOUT, Crowd, Tally, kinds
+from bench.errors import BenchError, BlastError
+from bench.receivers import Dicomd, Place, Running, free_port, running
+from bench.report import number, table, times
+from bench.scratch import Scratch, empty
+
+SIZE = 1 << 16
+ALONE, BESIDE = 5.0, REQUEST_TIMEOUT  # seconds of a sender's turn
+COMES_WITHIN = 20.0  # seconds for all of the crowd to be connected, and for the workers to see that it has gone
+ALL_CUT_WITHIN = 60.0
+RESTS = 15.0  # seconds after the last has been cut: idle threads have ended by then
+SHARE, GROWTH, LATE = 0.8, 1.1, 2.0
+MEGABYTE = 1_000_000
+
+
+class TwoListeners(Dicomd):
+    """dicomd with a second listener that speaks TLS, and nothing but default limits."""
+
+    limits = ()
+
+    def __init__(self, durability: str, made: Certificates) -> None:
+        super().__init__(durability)
+        self.certificates = made
+        self.tls_port = free_port()
+
+    def command(self, place: Place) -> list[str]:
+        """As dicomd's, with another listener."""
+        words = super().command(place)
+        lines = [
+            "[[listen]]",
+            'name = "tls"',
+            f'address = "127.0.0.1:{self.tls_port}"',
+            "tls = true",
+            "[tls]",
+            f"certificate = {json.dumps(str(self.certificates.certificate))}",
+            f"key = {json.dumps(str(self.certificates.key))}",
+        ]
+        with Path(words[-1]).open("a") as config:
+            config.write("\n".join(lines) + "\n")
+        return words
+
+
+@dataclass(frozen=True)
+class Use:
+    """What the workers hold: resident memory in bytes, descriptors, threads, connections."""
+
+    memory: int
+    descriptors: int
+    threads: int
+    connections: int
+
+
+@dataclass
+class Siege:
+    """One durability's turns: the sender's rates, objects a second, and the workers before, during and after."""
+
+    alone: list[float] = field(default_factory=list)
+    beside: list[float] = field(default_factory=list)
+    before: Use = field(default_factory=lambda: Use(0, 0, 0, 0))
+    during: list[Use] = field(default_factory=list)
+    between: list[Use] = field(default_factory=list)
+    after: Use = field(default_factory=lambda: Use(0, 0, 0, 0))
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    crowd_cores: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """The sender's rate beside the crowd, as a share of that without."""
+        return statistics.median(self.beside) / statistics.median(self.alone)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Something to be shown: at least or at most `bound`."""
+
+    text: str
+    sign: Literal["≥", "≤"]
+    bound: float
+    measured: float
+
+    @property
+    def met(self) -> bool:
+        """Whether it was."""
+        return self.measured >= self.bound if self.sign == "≥" else self.measured <= self.bound
+
+
+def goals(siege: Siege, durability: str) -> list[Goal]:
+    """What a siege has to show."""
+    latest = max(tally.latest for tally in siege.tallies.values())
+    earliest = min(tally.earliest for tally in siege.tallies.values())
+    return [
+        Goal(f"{durability}: rate beside the crowd, of that without", "≥", SHARE, siege.share),
+        Goal(f"{durability}: memory after it, of that before", "≤", GROWTH, siege.after.memory / siege.before.memory),
+        Goal(
+            f"{durability}: descriptors after it, above those before",
+            "≤",
+            0,
+            siege.after.descriptors - siege.before.descriptors,
+        ),
+        Goal(f"{durability}: the last is cut, s after its deadline", "≤", LATE, latest),
+        Goal(f"{durability}: the first is cut, s after its deadline", "≥", -0.5, earliest),
+    ]
+
+
+def use(started: Running) -> Use:
+    """Of the workers as they are now."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{started.place.http_port}/status", timeout=30) as answer:
+        workers = json.load(answer)["workers"]
+    pids = [worker["pid"] for worker in workers]
+    return Use(
+        sum(processes.status_bytes(pid, "VmRSS") for pid in pids),
+        sum(len(list((processes.PROC / str(pid) / "fd").iterdir())) for pid in pids),
+        sum(len(list((processes.PROC / str(pid) / "task").iterdir())) for pid in pids),
+        sum(worker["connections"] for worker in workers),
+    )
+
+
+def _rate(started: Running, seconds: float) -> float:
+    """Objects a second of one sender. What it stores is emptied: the disk is not what is looked at."""
+    try:
+        order = blast.Order("store", 10**9, SIZE, at_most=seconds)
+        figures = blast.blast(order, started.place.address)
+    except (BlastError, OSError) as error:
+        raise BenchError(f"the sender: {error}") from error
+    if figures["failed"]:
+        raise BenchError(f"{figures['failed']} requests of the sender failed")
+    for study in started.place.store.iterdir():
+        if study.name != ".dicomd":  # which is the store's own
+            empty(study)
+    return float(figures["per_s"])
+
+
+def _wait_for(started: Running, connections: int) -> None:
+    """Until the workers have so many; they accept what waits in the kernel one by one."""
+    ends = time.monotonic() + COMES_WITHIN
+    while (found := use(started).connections) != connections:
+        if time.monotonic() > ends:
+            raise BenchError(f"the workers have {found} connections after {COMES_WITHIN:.0f} s, not {connections}")
+        time.sleep(0.1)
+
+
+def _warm_up(started: Running, receiver: TwoListeners, scale: float) -> None:
+    """Both workers have stored and spoken TLS once: what that needs, libraries among it, stays."""
+    plain = started.place.address
+    secure = blast.Receiver(receiver.tls_port, tls=str(receiver.certificates.ca))
+    try:
+        for address in (plain, secure):
+            blast.blast(blast.Order("store", 20, SIZE), address, 2 * len(os.sched_getaffinity(0)))
+    except (BlastError, OSError) as error:
+        raise BenchError(f"the warm-up: {error}") from error
+    _rate(started, ALONE * scale)
+
+
+def _besiege(started: Running, receiver: TwoListeners, turns: int, scale: float, say: Callable[[str], None]) -> Siege:
+    siege = Siege()
+    crowds = kinds()
+    _warm_up(started, receiver, scale)
+    _wait_for(started, 0)
+    siege.before = use(started)
+    for turn in range(turns):
+        siege.alone.append(_rate(started, ALONE * scale))
+        with Crowd(crowds, started.place.port, receiver.tls_port) as crowd:
+            crowd.wait_for(crowd.size, COMES_WITHIN)
+            _wait_for(started, crowd.size)
+            siege.during.append(use(started))
+            cpu, began = processes.cpu_seconds(crowd.pid), time.monotonic()
+            siege.beside.append(_rate(started, BESIDE * scale))
+            siege.crowd_cores += (processes.cpu_seconds(crowd.pid) - cpu) / (time.monotonic() - began) / turns
+            siege.during.append(use(started))
+            if turn == turns - 1:  # now to see all of them cut
+                crowd.let_go()
+                crowd.wait_for(0, ALL_CUT_WITHIN)
+            _merge(siege.tallies, crowd.report()[0])
+        _wait_for(started, 0)
+        siege.between.append(use(started))
+        say(f"turn {turn + 1}/{turns}  alone {siege.alone[-1]:,.0f}, beside {siege.beside[-1]:,.0f} objects/s")
+    time.sleep(RESTS)
+    siege.after = use(started)
+    return siege
+
+
+def _merge(into: dict[str, Tally], more: dict[str, Tally]) -> None:
+    for name, tally in more.items():
+        known = into.setdefault(name, Tally())
+        known.opened, known.cut = known.opened + tally.opened, known.cut + tally.cut
+        known.refused += tally.refused
+        known.earliest, known.latest = min(known.earliest, tally.earliest), max(known.latest, tally.latest)
+
+
+def run(
+    durabilities: Sequence[str], turns: int, scale: float, scratch: Path, say: Callable[[str], None]
+) -> dict[str, Siege]:
+    """The siege of each durability. Raises BenchError."""
+    place = Scratch(scratch)
+    found = {}
+    try:
+        made = certificates.make(place.path / "certificates")
+        for durability in durabilities:
+            receiver = TwoListeners(durability, made)
+            say(f"{durability}:")
+            with running(receiver, place) as started:
+                found[durability] = _besiege(started, receiver, turns, scale, say)
+    finally:
+        place.remove()
+    return found
+
+
+def page(found: dict[str, Siege]) -> str:
+    """The tables: who was cut when, what the workers held, and what had to be shown."""
+    parts = []
+    for durability, siege in found.items():
+        rows = [
+            [
+                name,
+                number(tally.opened, 0),
+                number(tally.cut, 0),
+                number(tally.refused, 0),
+                number(tally.earliest, 2),
+                number(tally.latest, 2),
+            ]
+            for name, tally in siege.tallies.items()
+        ]
+        parts.append(
+            f"{durability}: alone {statistics.median(siege.alone):,.0f}, beside the crowd "
+            f"{statistics.median(siege.beside):,.0f} objects of {SIZE // 1024} KiB a second; "
+            f"the crowd itself takes {siege.crowd_cores:.2f} of a core."
+        )
+        parts.append(table(["kind", "opened", "cut", "refused", "first cut, s late", "last"], rows))
+        during = max(siege.during, key=lambda one: one.memory)
+        uses = [("before", siege.before), ("during (the most)", during)]
+        uses += [(f"after turn {turn}", one) for turn, one in enumerate(siege.between, 1)]
+        uses += [(f"{RESTS:.0f} s after the last", siege.after)]
+        parts.append(
+            table(
+                ["the workers", "memory MB", "descriptors", "threads"],
+                [
+                    [name, number(one.memory / MEGABYTE, 1), str(one.descriptors), str(one.threads)]
+                    for name, one in uses
+                ],
+            )
+        )
+    judged = [goal for durability, siege in found.items() for goal in goals(siege, durability)]
+    rows = [
+        [goal.text, f"{goal.sign} {goal.bound:g}", times(goal.measured), "met" if goal.met else "not met"]
+        for goal in judged
+    ]
+    return "\n\n".join([*parts, table(["target", "bound", "measured", ""], rows)])
+
+
+def to_json(found: dict[str, Siege]) -> str:
+    """Every figure."""
+    return json.dumps({name: asdict(siege) for name, siege in found.items()}, indent=1) + "\n"
