@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dicomd.store.errors import DataSetUnreadable
+from dicomd.store.outline import Header, Memory, Value
 
 if TYPE_CHECKING:
     from zlib import _Decompress as Inflater  # the name that typeshed has for what zlib keeps to itself
@@ -101,12 +102,16 @@ class HeadScanner:
     """
 
     __slots__ = (
-        *("_begun", "_carry", "_encoding", "_inflated", "_inflater", "_nesting", "_of_patient", "_skip"),
+        *("_begun", "_carry", "_encoding", "_found", "_headers", "_inflated", "_inflater", "_memory", "_nesting"),
+        *("_of_patient", "_skip"),
         *("complete", "patient_id", "values"),
     )
 
-    def __init__(self, transfer_syntax_uid: str, *, of_patient: bool = False) -> None:
-        """`of_patient`: `patient_id` is wanted, too: for it alone the scan doesn't go on, nor fail."""
+    def __init__(self, transfer_syntax_uid: str, *, of_patient: bool = False, memory: Memory | None = None) -> None:
+        """`of_patient`: `patient_id` is wanted, too: for it alone the scan doesn't go on, nor fail.
+
+        `memory` is that of Data Sets that are probably alike; a scan with another `of_patient` needs another.
+        """
         self.values: dict[int, bytes] = {}
         self.patient_id = b""
         self._of_patient = of_patient
@@ -119,15 +124,39 @@ class HeadScanner:
         self._skip = 0  # bytes of a value still to pass; never at the same time as _carry
         # What of undefined length is open, each with the encoding inside it: a sequence, its item, a sequence in it...
         self._nesting: list[_Encoding] = []
+        self._memory = memory if self._inflater is None else None
+        self._headers: list[Header] | None = None  # of a head that may be worth remembering
+        self._found: list[Value] = []
 
     def feed(self, fragment: memoryview | bytes) -> bool:
         """Scan the next bytes of the Data Set; return ``complete``."""
         if not self.complete:
-            if self._inflater is None:
+            if self._memory is not None:
+                self._begin(fragment, self._memory)
+            elif self._inflater is None:
                 self._advance(fragment)
             else:
                 self._inflate(fragment)
         return self.complete
+
+    def _begin(self, fragment: memoryview | bytes, memory: Memory) -> None:
+        """Take the first fragment, which mostly has the whole head, in one step if it is built like one before."""
+        self._memory = None
+        outline = memory.outline
+        if outline is not None and outline.fits(fragment):
+            for tag, start, stop in outline.values:
+                if tag == PATIENT_ID:
+                    self.patient_id = bytes(fragment[start:stop])
+                else:
+                    self.values[tag] = bytes(fragment[start:stop])
+            self.complete = True
+            return
+        headers: list[Header] = []
+        self._headers = headers
+        self._advance(fragment)
+        self._headers = None
+        if self.complete:
+            memory.learn(fragment, headers, self._found)
 
     def finish(self) -> None:
         """End the scan with the Data Set, which must not end inside an element."""
@@ -209,6 +238,7 @@ class HeadScanner:
                 # Neither as announced nor with anything of an instance's head: rubbish, not another encoding.
                 raise DataSetUnreadable("Data Set does not begin with an element")
         explicit, header, _, long_length, short_vrs, _ = encoding = self._encoding
+        headers = self._headers
         vr = 0
         while at <= last:
             if explicit:
@@ -219,6 +249,8 @@ class HeadScanner:
                 if group == _ITEM_GROUP:
                     raise DataSetUnreadable("Item or delimiter outside of a sequence")
                 self.complete = True
+                if headers is not None:
+                    headers.append((at, at + 8))
                 return at
             value = at + 8
             if explicit and vr not in short_vrs:
@@ -227,6 +259,8 @@ class HeadScanner:
                 _check_vr(vr)
                 length = long_length(data, value)[0]
                 value += 4
+            if headers is not None:
+                headers.append((at, value))
             if length == _UNDEFINED:
                 self._enter(encoding, vr)
                 return value
@@ -239,6 +273,7 @@ class HeadScanner:
                 if kept > end:
                     return at
                 self.patient_id = self.patient_id or bytes(data[value:kept])
+                self._found.append((PATIENT_ID, value, kept))
                 wanted = False
             elif group:
                 wanted = False
@@ -252,6 +287,7 @@ class HeadScanner:
                 text = bytes(data[value:kept])
                 if self.values.setdefault(tag, text) != text:
                     raise DataSetUnreadable("Element occurs twice, and differs", element=tag)
+                self._found.append((tag, value, kept))
                 if len(self.values) == 4:
                     self.complete = True
                     return kept
@@ -264,6 +300,8 @@ class HeadScanner:
             encoding = nesting[-1]
             group, element, length = encoding.item(data, at)
             if group == _ITEM_GROUP:
+                if self._headers is not None:
+                    self._headers.append((at, at + 8))
                 at += 8
                 in_sequence = len(nesting) % 2
                 if in_sequence and element == _ITEM:
@@ -288,6 +326,8 @@ class HeadScanner:
                     _check_vr(vr)
                     length = encoding.length(data, value)[0]
                     value += 4
+            if self._headers is not None:
+                self._headers.append((at, value))
             if length == _UNDEFINED:
                 self._enter(encoding, vr)
                 at = value

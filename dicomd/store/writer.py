@@ -23,6 +23,7 @@ from dicomd.store.errors import (
 )
 from dicomd.store.head import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, HeadScanner
 from dicomd.store.layout import Place
+from dicomd.store.outline import memory
 from dicomd.store.part10 import header
 from dicomd.store.temporary import unlink_quietly
 from dicomd.store.types import InstanceIdentity, Stored, Subject
@@ -47,7 +48,9 @@ class FileWriter:
         self._store = store
         self._identity = identity
         self._checksum = Checksum() if store.checksums else None
-        self._scanner = HeadScanner(identity.transfer_syntax_uid, of_patient=store.of_patient)
+        syntax, of_patient = identity.transfer_syntax_uid, store.of_patient
+        alike = memory(identity.calling_ae_title, identity.sop_class_uid, syntax, of_patient)
+        self._scanner = HeadScanner(syntax, of_patient=of_patient, memory=alike)
         self._fd = -1
         self._over = False
         self._path = ""

@@ -14,6 +14,7 @@ from pydicom.sequence import Sequence
 
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.head import MAX_VALUE, HeadScanner
+from dicomd.store.outline import Memory
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
@@ -73,8 +74,8 @@ def as_pydicom_reads(data: bytes, syntax: str) -> dict[int, str]:
     return {tag: str(dataset[tag].value or "") for tag in WANTED if tag in dataset}
 
 
-def scan(data: bytes, syntax: str, cuts: list[int]) -> HeadScanner:
-    scanner = HeadScanner(syntax)
+def scan(data: bytes, syntax: str, cuts: list[int], memory: Memory | None = None) -> HeadScanner:
+    scanner = HeadScanner(syntax, of_patient=memory is not None, memory=memory)
     view = memoryview(data)
     edges = [0, *sorted(cuts), len(data)]
     for start, stop in pairwise(edges):
@@ -83,12 +84,12 @@ def scan(data: bytes, syntax: str, cuts: list[int]) -> HeadScanner:
     return scanner
 
 
-def outcome(data: bytes, syntax: str, cuts: list[int]) -> object:
+def outcome(data: bytes, syntax: str, cuts: list[int], memory: Memory | None = None) -> object:
     try:
-        scanner = scan(data, syntax, cuts)
+        scanner = scan(data, syntax, cuts, memory)
     except DataSetUnreadable as error:
         return error.message
-    return scanner.values
+    return scanner.values if memory is None else (scanner.values, scanner.patient_id)
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -123,3 +124,18 @@ def test_bears_data_sets_with_damage(dataset: Dataset, syntax: str, data: st.Dat
     assert bytewise == whole
     for values in (whole, bytewise):
         assert not isinstance(values, dict) or all(len(value) <= MAX_VALUE for value in values.values())
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(datasets(), st.sampled_from(SYNTAXES), st.data())
+def test_what_is_remembered_of_other_heads_changes_nothing(dataset: Dataset, syntax: str, data: st.DataObject) -> None:
+    first = encode(dataset, syntax) or b"\0"
+    memory = Memory()
+    heads = [first, first]
+    for _ in range(4):
+        other = bytearray(first)
+        for _ in range(data.draw(st.integers(0, 3))):
+            other[data.draw(st.integers(0, len(other) - 1))] = data.draw(st.integers(0, 255))
+        heads.append(bytes(other[: data.draw(st.integers(len(other) // 2, len(other)))]))
+    for head in heads:
+        assert outcome(head, syntax, [], memory) == outcome(head, syntax, [], Memory())
