@@ -1,6 +1,7 @@
 """What log lines and metrics cost: dicomd's CPU time for one 4 KiB object, with and without them.
 
-Rule: the same work for each, in turns; CPU time and not the clock, so that what else the machine does counts little.
+Rule: the same work for each, side by side; CPU time and not the clock, so that what else the machine does counts
+little.
 The journal is a socket in journald's place that is read and thrown away: journald's own work is another's, dicomd's
 share of it is not.
 """
@@ -25,9 +26,10 @@ from bench.receivers import Dicomd, Place, Running, running
 from bench.report import table
 from bench.scratch import Scratch
 from bench.turns import rotated
+from bench.workloads import settle
 
 SIZE = 4096
-WARM_UP, OBJECTS = 300, 4000
+WARM_UP, OBJECTS, ROUNDS = 300, 6000, 24
 SCRAPES = 30
 _MOUNT = (
     'mount -t tmpfs none /run && mkdir -p /run/systemd/journal && mount --bind "$0" /run/systemd/journal && exec "$@"'
@@ -107,24 +109,42 @@ def _discard(sock: socket.socket) -> None:
         sock.recv_into(buffer)
 
 
-def _measure(started: Running, scale: float) -> Cost:
-    order = blast.Order("store", WARM_UP, SIZE)
-    count = max(100, round(OBJECTS * scale))
+def _blast(started: Running, count: int) -> None:
+    """Sends objects over one Association. Raises BenchError."""
     try:
-        blast.blast(order, started.place.address, 1)
-        before = processes.cpu_seconds(started.pid)
         figures = blast.blast(blast.Order("store", count, SIZE), started.place.address, 1)
-        used = processes.cpu_seconds(started.pid) - before
     except (BlastError, OSError) as error:
         raise BenchError(str(error)) from error
     if figures["failed"] or figures["count"] != count:
         raise BenchError(f"{started.receiver.title}: {figures}")
+
+
+def _scrape(started: Running) -> float:
+    """CPU milliseconds of one scrape."""
     before = processes.cpu_seconds(started.pid)
     for _ in range(SCRAPES):
         with urllib.request.urlopen(f"http://127.0.0.1:{started.place.http_port}/metrics", timeout=30) as answer:
             answer.read()
-    scraped = processes.cpu_seconds(started.pid) - before
-    return Cost(1e6 * used / count, 1e3 * scraped / SCRAPES)
+    return 1e3 * (processes.cpu_seconds(started.pid) - before) / SCRAPES
+
+
+def _side_by_side(started: dict[str, Running], scale: float) -> dict[str, Cost]:
+    """One turn: every variant runs, and they are given a few objects each in rounds.
+
+    What a machine has to do besides, and what its host takes, changes within seconds; so do caches and frequencies. In
+    rounds of a few tenths of a second each variant has its share of all that.
+    """
+    for one in started.values():
+        _blast(one, WARM_UP)
+    settle(round(OBJECTS * scale) * SIZE * len(started))
+    used = dict.fromkeys(started, 0.0)
+    count, rounds = OBJECTS // ROUNDS, max(1, round(ROUNDS * scale))
+    for number in range(rounds):
+        for name in rotated(list(started), number):
+            before = processes.cpu_seconds(started[name].pid)
+            _blast(started[name], count)
+            used[name] += processes.cpu_seconds(started[name].pid) - before
+    return {name: Cost(1e6 * used[name] / (rounds * count), _scrape(one)) for name, one in started.items()}
 
 
 def run(turns: int, scale: float, scratch: Path, say: Callable[[str], None]) -> dict[str, list[Cost]]:
@@ -134,37 +154,41 @@ def run(turns: int, scale: float, scratch: Path, say: Callable[[str], None]) -> 
     try:
         for turn in range(turns):
             for durability in ("none", "fsync"):
-                for variant in rotated(variants(durability), turn):
-                    if reason := variant.missing():
-                        say(f"{variant.name}: {reason}")
-                        continue
-                    with place.folder("journal") as folder, journal(folder) as socket_folder:
-                        variant.journal = socket_folder
-                        with running(variant, place) as started:
-                            cost = _measure(started, scale)
-                    found.setdefault(variant.name, []).append(cost)
-                    say(f"turn {turn + 1}/{turns}  {variant.name:<18} {cost.object_us:6.1f} µs an object")
+                with contextlib.ExitStack() as stack:
+                    started: dict[str, Running] = {}
+                    for variant in variants(durability):
+                        if reason := variant.missing():
+                            say(f"{variant.name}: {reason}")
+                            continue
+                        variant.journal = stack.enter_context(journal(stack.enter_context(place.folder("journal"))))
+                        started[variant.name] = stack.enter_context(running(variant, place))
+                    for name, cost in _side_by_side(started, scale).items():
+                        found.setdefault(name, []).append(cost)
+                        say(f"turn {turn + 1}/{turns}  {name:<18} {cost.object_us:6.1f} µs an object")
     finally:
         place.remove()
     return found
 
 
 def page(found: dict[str, list[Cost]]) -> str:
-    """The medians, and what each is above its first variant."""
+    """The medians, and those of what each is above its first variant in the same turn."""
     rows = []
     for durability in ("none", "fsync"):
-        base = 0.0
+        base: list[Cost] = []
         for variant in variants(durability):
             if not (costs := found.get(variant.name)):
                 continue
             median = statistics.median(cost.object_us for cost in costs)
-            base = base or median
+            base = base or costs
+            above = statistics.median(
+                cost.object_us / other.object_us - 1 for cost, other in zip(costs, base, strict=False)
+            )
             scrape = statistics.median(cost.scrape_ms for cost in costs)
             rows.append(
                 [
                     f"{durability}: {variant.title}",
                     f"{median:.1f}",
-                    f"{100 * (median / base - 1):+.1f} %",
+                    f"{100 * above:+.1f} %",
                     f"{scrape:.1f}",
                 ]
             )

@@ -7,6 +7,7 @@ replaced once in each turn.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -30,7 +31,7 @@ ALONE, BESIDE = 5.0, REQUEST_TIMEOUT  # seconds of a sender's turn
 COMES_WITHIN = 20.0  # seconds for all of the crowd to be connected, and for the workers to see that it has gone
 ALL_CUT_WITHIN = 60.0
 RESTS = 15.0  # seconds after the last has been cut: idle threads have ended by then
-SHARE, GROWTH, LATE = 0.8, 1.1, 2.0
+SHARE, GROWTH, LATE = 0.8, 1.15, 2.0  # of the growth a part is for what is used for the first time: it comes once
 MEGABYTE = 1_000_000
 
 
@@ -130,10 +131,20 @@ def use(started: Running) -> Use:
     pids = [worker["pid"] for worker in workers]
     return Use(
         sum(processes.status_bytes(pid, "VmRSS") for pid in pids),
-        sum(len(list((processes.PROC / str(pid) / "fd").iterdir())) for pid in pids),
+        sum(_descriptors(pid, started.place.store) for pid in pids),
         sum(len(list((processes.PROC / str(pid) / "task").iterdir())) for pid in pids),
         sum(worker["connections"] for worker in workers),
     )
+
+
+def _descriptors(pid: int, store: Path) -> int:
+    """How many there are, but for the folders of instances: the store keeps the last ones it used open."""
+    count = 0
+    for link in (processes.PROC / str(pid) / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            target = link.readlink()
+            count += not (target.is_relative_to(store) and target.is_dir() and ".dicomd" not in target.parts)
+    return count
 
 
 def _rate(started: Running, seconds: float) -> float:
