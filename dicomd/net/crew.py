@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-_STAYS: Final = 10.0  # seconds that a thread waits for the next connection
+_STAYS: Final = 2.0  # seconds that a thread waits for the next connection; where they are rarer, a new one does no harm
 _MOST_IDLE: Final = 32  # a burst's threads need not all stay
 
 

@@ -101,6 +101,8 @@ class Faults:
         self.daemon = daemon
         self._out = folder / "trace"
         (self._worker,) = daemon.worker_pids()
+        self._others = self._threads()
+        """Threads that serve no connection."""
         self.injected: Counter[str] = Counter()
         self.refused = self.unready = 0
         """How often 0xA701 was answered, and the daemon found not ready after it: it may be again within the second."""
@@ -181,16 +183,15 @@ class Faults:
     @contextlib.contextmanager
     def _association(self) -> Iterator[tuple[RawPeer, str]]:
         self._wait_ready()  # a case that went wrong didn't
-        before = self._threads()
         with RawPeer(self.daemon.address) as peer:
             peer.associate()
-            (thread,) = self._threads() - before
+            deadline = time.monotonic() + PATIENCE
+            while len(serving := self._threads() - self._others) > 1:  # one of the last Association's, which will leave
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            (thread,) = serving
             yield peer, thread
             peer.release()
-        deadline = time.monotonic() + PATIENCE
-        while thread in self._threads():
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
 
     def _threads(self) -> set[str]:
         return {folder.name for folder in Path(f"/proc/{self._worker}/task").iterdir()}
