@@ -273,10 +273,11 @@ class Association:
         """Cheap checks first: a peer that isn't let in costs no negotiation."""
         self._source = self._source._replace(certificate_names=self._transport.certificate_names)
         verdict = self._settings.admission.admit(request, self._source)
+        if verdict.refusal is None:  # it has been counted in, and will be counted out whatever comes now
+            self._admitted, self._rights, self.was_admitted = verdict, verdict.rights, True
         self._report.judged(verdict)
         if verdict.refusal is not None:
             return verdict.refusal
-        self._admitted, self._rights, self.was_admitted = verdict, verdict.rights, True
         negotiated = self._settings.negotiator.negotiate(request)
         return judge_application_context(negotiated.application_context_name) or negotiated
 

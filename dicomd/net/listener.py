@@ -6,6 +6,7 @@ The rule it keeps: nothing that a peer sends, or doesn't send, is waited for her
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -103,6 +104,7 @@ class ConnectionAcceptor:
         self._changing = threading.Lock()
         self._closed = False
         self._last_ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poller = select.epoll()  # kept: when there are no descriptors left, another couldn't be had
         for listener in listeners:
             listener.sock.setblocking(False)  # another process may be quicker at the same socket
 
@@ -113,21 +115,25 @@ class ConnectionAcceptor:
         """
         ends = time.monotonic() + seconds
         by_fd = {} if self._closed else {listener.sock.fileno(): listener for listener in self._listeners}
-        # Made anew each time: to register a socket tells of connections that a colleague was woken for and has left.
-        with select.epoll() as poller:
-            poller.register(wakeup, select.EPOLLIN)
-            for fd in by_fd:
-                poller.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-            if self._closed:
-                poller.register(self._last_ended, select.EPOLLIN)
-            elif self._colleagues is not None:
-                poller.register(self._colleagues.calls, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        watched = {wakeup: select.EPOLLIN} | dict.fromkeys(by_fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        if self._closed:
+            watched[self._last_ended] = select.EPOLLIN
+        elif self._colleagues is not None:
+            watched[self._colleagues.calls] = select.EPOLLIN | select.EPOLLEXCLUSIVE
+        try:
+            # Each time anew: to register a socket tells of connections that a colleague was woken for and has left.
+            for fd, events in watched.items():
+                self._poller.register(fd, events)
             while (left := ends - time.monotonic()) > 0:
-                ready = {fd for fd, _ in poller.poll(left)}
+                ready = {fd for fd, _ in self._poller.poll(left)}
                 if wakeup in ready or self._last_ended in ready:
                     return
                 for fd in self._ours(ready, by_fd.keys(), wakeup):
                     self._accept(by_fd[fd], wakeup)
+        finally:
+            for fd in watched:
+                with contextlib.suppress(FileNotFoundError):  # it couldn't be registered
+                    self._poller.unregister(fd)
 
     def _ours(self, ready: AbstractSet[int], listening: AbstractSet[int], wakeup: int) -> AbstractSet[int]:
         """On which of the listening sockets to accept: on those that are `ready`, and for a call on all."""
@@ -154,6 +160,8 @@ class ConnectionAcceptor:
 
     def close(self) -> None:
         """Stop listening. Open Associations go on; what is over already needn't wait for its peer to close."""
+        if self._colleagues is not None and not self._closed:
+            self._colleagues.call()  # this process may have been woken for a connection that it won't accept any more
         for listener in self._listeners:
             listener.sock.close()
         with self._changing:
@@ -236,6 +244,8 @@ class ConnectionAcceptor:
             self._report.accept_failed(listener.name, error)
         self._failing += 1
         if error.errno in _OUT_OF_RESOURCES:
+            if self._colleagues is not None:
+                self._colleagues.call()  # they haven't been woken for it
             _wait_for(wakeup, _PAUSE)
 
     def _serve(self, association: Association) -> None:
@@ -245,11 +255,13 @@ class ConnectionAcceptor:
             self._ended(association)
 
     def _ended(self, association: Association | None) -> None:
-        self._settings.admission.disconnect(admitted=association is not None and association.was_admitted)
-        with self._changing:
-            if association is not None:
-                self._live.discard(association)
-            self._tell_if_idle()
+        try:
+            self._settings.admission.disconnect(admitted=association is not None and association.was_admitted)
+        finally:
+            with self._changing:
+                if association is not None:
+                    self._live.discard(association)
+                self._tell_if_idle()
 
     def _tell_if_idle(self) -> None:
         if self._closed and not self._live:

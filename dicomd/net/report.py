@@ -225,6 +225,8 @@ class AssociationReport:
             return
         if not self._requested:
             return
+        if self._verdict is None:  # it ended before it was known who asks
+            self._log = bound_logger(self._bound)
         self._series.association_ended(outcome, duration=seconds, opened=self._accepted)
         self._display.count(associations=1, rejected=outcome is Outcome.REJECTED)
         if outcome is not Outcome.RELEASED:

@@ -266,8 +266,9 @@ class Seat:
     def disconnect(self, *, admitted: bool) -> None:
         """Count a connection out; `admitted`: it had an Association, which has left."""
         with self._counting:
+            if admitted:
+                self._words[_LEFT] -= 1
             self._words[_CONNECTIONS] -= 1
-            self._words[_LEFT] -= admitted
 
     def enter(self, peer: str, *, associations: int, per_peer: int) -> Full | None:
         """Count an Association in, or say which limit is reached.
@@ -275,17 +276,19 @@ class Seat:
         The lock is for the neighbourhood of a limit: whoever finds one passed, by others that are about to find the
         same, looks again as the only one, so that as many are let in as may be and no more.
         """
-        digest = _digest(peer)
-        if self._enter(digest, associations, per_peer) is None:
+        digest, board = _digest(peer), self._board
+        # Who is turned away most likely must not show itself first: another could take it for the one before a limit.
+        near = board.total_associations() >= associations or board.associations_of_peer(digest) >= per_peer
+        if not near and self._enter(digest, associations, per_peer) is None:
             return None
-        with self._board.locked():
+        with board.locked():
             return self._enter(digest, associations, per_peer)
 
     def leave(self, peer: str) -> None:
         """Count an Association out."""
         with self._counting:
-            self._remove(_digest(peer))
             self._words[_LEFT] += 1
+            self._remove(_digest(peer))
 
     def _enter(self, digest: int, associations: int, per_peer: int) -> Full | None:
         with self._counting:

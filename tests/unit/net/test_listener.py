@@ -1,0 +1,125 @@
+"""The accept loop, as far as no daemon can be brought to show it at will."""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dicomd.net.listener import ConnectionAcceptor, Listener, bind
+
+
+class Colleagues:
+    """Another process that accepts on the same sockets, and is busier or not."""
+
+    def __init__(self, *, gives_way: bool) -> None:
+        self._gives_way = gives_way
+        self.calls = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+        self.made = 0
+
+    def gives_way(self) -> bool:
+        return self._gives_way
+
+    def call(self) -> None:
+        self.made += 1
+
+    def take_call(self) -> bool:
+        return bool(os.eventfd_read(self.calls))
+
+
+class Accepting(ConnectionAcceptor):
+    """Accepts, and says on which listener it would have."""
+
+    def __init__(self, listeners: list[Listener], colleagues: Colleagues | None = None) -> None:
+        nothing: Any = SimpleNamespace(tls=None)
+        super().__init__(listeners, nothing, nothing, nothing, colleagues)
+        self.accepted: list[str] = []
+
+    def _accept(self, listener: Listener, wakeup: int) -> None:
+        try:
+            listener.sock.accept()[0].close()
+        except OSError:  # taken by another, or no descriptor for it
+            return
+        self.accepted.append(listener.name)
+
+
+@pytest.fixture
+def listeners() -> Iterator[list[Listener]]:
+    found = [bind("one", "127.0.0.1", 0), bind("two", "127.0.0.1", 0)]
+    yield found
+    for listener in found:
+        listener.sock.close()
+
+
+@pytest.fixture
+def wakeup() -> Iterator[int]:
+    fd = os.eventfd(0)
+    yield fd
+    os.close(fd)
+
+
+def connect(listener: Listener) -> socket.socket:
+    return socket.create_connection(listener.sock.getsockname())
+
+
+def test_to_wait_for_connections_takes_no_descriptor(listeners: list[Listener], wakeup: int) -> None:
+    acceptor = Accepting(listeners)
+    taken: list[int] = []
+    with connect(listeners[0]):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    taken.append(os.dup(wakeup))
+            with pytest.raises(OSError, match="Too many open files"):
+                select.epoll()
+            acceptor.serve(wakeup, 0.01)
+            os.close(taken.pop())
+            acceptor.serve(wakeup, 0.01)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in taken:
+                os.close(fd)
+    assert acceptor.accepted == ["one"]
+
+
+def test_a_connection_that_another_was_woken_for_is_found_at_the_next_look(
+    listeners: list[Listener], wakeup: int
+) -> None:
+    with connect(listeners[1]):
+        acceptor = Accepting(listeners)
+        acceptor.serve(wakeup, 0.01)
+    assert acceptor.accepted == ["two"]
+
+
+def test_who_gives_way_calls_and_accepts_what_nobody_has_taken(listeners: list[Listener], wakeup: int) -> None:
+    colleagues = Colleagues(gives_way=True)
+    acceptor = Accepting(listeners, colleagues)
+    with connect(listeners[0]):
+        acceptor.serve(wakeup, 0.01)
+    assert (acceptor.accepted, colleagues.made) == (["one"], 1)
+
+
+def test_a_call_is_answered_on_every_listener(listeners: list[Listener], wakeup: int) -> None:
+    colleagues = Colleagues(gives_way=True)
+    acceptor = Accepting(listeners, colleagues)
+    os.eventfd_write(colleagues.calls, 1)
+    with connect(listeners[0]), connect(listeners[1]):
+        acceptor.serve(wakeup, 0.01)
+    assert (sorted(acceptor.accepted), colleagues.made) == (["one", "two"], 0)
+
+
+def test_who_stops_accepting_calls_the_others(listeners: list[Listener], wakeup: int) -> None:
+    colleagues = Colleagues(gives_way=False)
+    acceptor = Accepting(listeners, colleagues)
+    acceptor.serve(wakeup, 0.01)
+    acceptor.close()
+    acceptor.serve(wakeup, 0.01)
+    assert colleagues.made == 1
