@@ -6,9 +6,11 @@ import fnmatch
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -22,6 +24,7 @@ RESULTS = HERE / "results"
 DOCUMENT = HERE.parent / "docs" / "performance.md"
 FILE = click.Path(dir_okay=False, path_type=Path)
 QUICK_TURNS, QUICK_SCALE = 2, 0.1
+Found = TypeVar("Found")
 
 
 def chosen(patterns: str, names: Iterable[str], what: str) -> list[str]:
@@ -115,6 +118,13 @@ def show_names() -> None:
         click.echo(f"{receiver.name:<18} {receiver.missing() or f'{receiver.title} {receiver.version()}'}")
 
 
+def show(found: Found, to_json: Callable[[Found], str], page: Callable[[Found], str], output: Path | None) -> None:
+    """Print what was found, and write it to `output` where one is asked for."""
+    if output:
+        output.write_text(to_json(found))
+    click.echo(page(found))
+
+
 @click.command()
 @click.option("--only", default="", metavar="NAMES", help="Only these workloads, by name or pattern, with commas.")
 @click.option("--peers", default="", metavar="NAMES", help="Only these receivers (dicomd-none and -fsync are two).")
@@ -154,28 +164,14 @@ def main(
         show_names()
         return
     try:
-        if costs:
-            found = cost.run(
-                turns or (QUICK_TURNS if quick else 5),
-                QUICK_SCALE if quick else 1.0,
-                scratch,
-                lambda line: click.echo(line, err=True),
-            )
-            if output:
-                output.write_text(cost.to_json(found))
-            click.echo(cost.page(found))
-            return
-        if besieged:
-            sieges = crowded.run(
-                ("fsync", "none"),
-                turns or (QUICK_TURNS if quick else 5),
-                0.3 if quick else 1.0,
-                scratch,
-                lambda line: click.echo(line, err=True),
-            )
-            if output:
-                output.write_text(crowded.to_json(sieges))
-            click.echo(crowded.page(sieges))
+        if costs or besieged:
+            count = turns or (QUICK_TURNS if quick else 5)
+            say = partial(click.echo, err=True)
+            if costs:
+                show(cost.run(count, QUICK_SCALE if quick else 1.0, scratch, say), cost.to_json, cost.page, output)
+            else:
+                sieges = crowded.run(("fsync", "none"), count, 0.3 if quick else 1.0, scratch, say)
+                show(sieges, crowded.to_json, crowded.page, output)
             return
         if source:
             results = report.from_json(source.read_text())
