@@ -51,6 +51,12 @@ class Element(IntEnum):
     AFFECTED_SOP_INSTANCE_UID = 0x1000
 
 
+# In Python 3.11 it costs ten times as much to name a member of an Enum as one of these.
+_MESSAGE_ID = Element.MESSAGE_ID
+_SOP_CLASS_UID, _REQUESTED_SOP_CLASS_UID = Element.AFFECTED_SOP_CLASS_UID, Element.REQUESTED_SOP_CLASS_UID
+_SOP_INSTANCE_UID = Element.AFFECTED_SOP_INSTANCE_UID
+
+
 class CommandSetError(ValueError):
     """The bytes are no Command Set that could be answered."""
 
@@ -143,8 +149,8 @@ class CommandSetParser:
             return request
         message_id = data[self._message_id]
         elements = last.elements.copy()
-        elements[Element.MESSAGE_ID] = message_id
-        elements[Element.AFFECTED_SOP_INSTANCE_UID] = data[self._uid]
+        elements[_MESSAGE_ID] = message_id
+        elements[_SOP_INSTANCE_UID] = data[self._uid]
         return CommandSet(last.command_field, message_id[0] | message_id[1] << 8, last.has_data_set, elements)
 
     def _remember(self, request: CommandSet, data: bytes) -> None:
@@ -176,11 +182,11 @@ def encode_response(request: CommandSet, response: Response) -> bytes:
     UIDs are repeated as they came, unless they are too long to be any: no request makes a response long.
     """
     elements = request.elements
-    sop_class = elements.get(Element.AFFECTED_SOP_CLASS_UID) or elements.get(Element.REQUESTED_SOP_CLASS_UID) or b""
-    instance = elements.get(Element.AFFECTED_SOP_INSTANCE_UID, b"")
+    sop_class = elements.get(_SOP_CLASS_UID) or elements.get(_REQUESTED_SOP_CLASS_UID) or b""
+    instance = elements.get(_SOP_INSTANCE_UID, b"")
     if len(sop_class) > _LONGEST_UID:
         sop_class = b""
-    behind = _element(Element.AFFECTED_SOP_INSTANCE_UID, instance) if 0 < len(instance) <= _LONGEST_UID else b""
+    behind = _element(_SOP_INSTANCE_UID, instance) if 0 < len(instance) <= _LONGEST_UID else b""
     if response.offending_elements or response.comment:
         behind = _explanation(response) + behind
     before, between = _constant_parts(sop_class, request.command_field, response.status, len(behind))

@@ -44,6 +44,7 @@ _FAREWELL = 1.0
 _STOPS = "dicomd stops"
 _ESTABLISHED = State.ESTABLISHED  # in Python 3.11 it costs ten times as much to name it as a member
 _IDLE = State.IDLE
+_SEND_DATA = Event.SEND_DATA
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +149,23 @@ class Association:
 
     def _receive(self) -> None:
         reader, deadline = self._reader, self._deadline
-        self._check_stopping()
+        if self._stopping:
+            self._check_stopping()
         in_message = self._messages.under_way or not reader.at_boundary
         if reader.must_rewind or (reader.pdv_left > SMALL and self._large_buffer is None):
             self._make_room()
+        timed = True  # whether it is for `deadline` to judge what comes, and not for one time limit alone
         if self._machine.state is _ESTABLISHED:
             if in_message:
                 deadline.in_message()
             else:
                 deadline.between_messages()
+                timed = False
         space = reader.space()
         count = 0
         while not count:
-            deadline.before_receive()
+            if timed:
+                deadline.before_receive()
             try:
                 count = self._transport.receive_into(space, acknowledge=in_message)
             except TimeoutError:
@@ -170,9 +175,10 @@ class Association:
                 raise
             else:
                 reader.received(count)
-                deadline.received(count)
+                if timed:
+                    deadline.received(count)
                 if not count:  # part of a TLS record: the peer has begun, and now has to keep the minimum rate
-                    in_message = True
+                    in_message = timed = True
                     if self._machine.state is _ESTABLISHED:
                         deadline.in_message()
 
@@ -313,8 +319,11 @@ class Association:
             message = self._reader.whole_message()
             if message is None or not self._messages.take_whole(message, self._respond):
                 break
-            self._reader.take(message)
-            self._return_buffer()
+            more = self._reader.take(message)
+            if self._large_buffer is not None:
+                self._return_buffer()
+            if not more:
+                break
 
     def _take_fragment(self, fragment: Fragment) -> None:
         if self._machine.state is not _ESTABLISHED:
@@ -326,7 +335,7 @@ class Association:
             self._return_buffer()
 
     def _respond(self, context_id: int, command_set: bytes) -> None:
-        self._machine.happened(Event.SEND_DATA)
+        self._machine.happened(_SEND_DATA)
         self._transport.send(p_data_tf(context_id, command_set, self._peer_max_pdu))
 
     def _drop_message(self) -> None:

@@ -21,7 +21,7 @@ from dicomd.net.deadlines import TimedOutError
 from dicomd.net.display import Display, Nowhere, Refused, Row
 from dicomd.net.rejection import Rejection
 from dicomd.net.transport import Session, WokenError
-from dicomd.services.operations import Operation
+from dicomd.services.operations import EVERYTHING, Operation
 from dicomd.services.storage import StoreOperation
 from dicomd.telemetry.logs import bound_logger, get_logger
 from dicomd.telemetry.messages import Message
@@ -91,6 +91,7 @@ class AssociationReport:
         self._negotiated: Negotiated | None = None
         self._tls: dict[str, Any] = {}
         self._verdict: Verdict | None = None
+        self._may_everything = False
         self._overstepped: set[str] = set()
         self._stored = self._failed = self._bytes = 0
 
@@ -144,6 +145,7 @@ class AssociationReport:
     def judged(self, verdict: Verdict) -> None:
         """It is known who asks, and what it may do."""
         self._verdict = verdict
+        self._may_everything = verdict.audited is not None or verdict.configured_rights == EVERYTHING
         self._peer = self._metrics.peer(verdict.peer)
         self._bound["dicom_peer"] = self._peer.name
         self._log = bound_logger(self._bound)
@@ -261,7 +263,8 @@ class AssociationReport:
     def answered(self, operation: Operation, command_field: int, response: Response, *, sent: bool) -> None:
         """A request has been served, and its response sent if it could be."""
         if isinstance(operation, StoreOperation):
-            self._check_right("store")
+            if not self._may_everything:
+                self._check_right("store")
             self._store_answered(operation, response, sent=sent)
             return
         if command_field == CommandField.C_ECHO_RQ:
@@ -272,7 +275,7 @@ class AssociationReport:
     def _check_right(self, right: Literal["echo", "store"]) -> None:
         """Say once an Association, and count, that a request was against the peer's rule: refused, or let pass."""
         verdict = self._verdict
-        if verdict is None or verdict.audited is not None or getattr(verdict.configured_rights, right):
+        if verdict is None or self._may_everything or getattr(verdict.configured_rights, right):
             return
         passed = getattr(verdict.rights, right)
         self._metrics.count_access_refusal("peers.allow", audited=passed)
@@ -330,6 +333,7 @@ class AssociationReport:
     def _store_answered(self, operation: StoreOperation, response: Response, *, sent: bool) -> None:
         seconds = time.monotonic() - self._message_began
         stored, error, identity = operation.stored, operation.error, operation.identity
+        succeeded = response.status is _SUCCESS
         self._bytes += operation.size
         if sent:
             self._metrics.store_finished(
@@ -339,19 +343,20 @@ class AssociationReport:
                 duration=seconds,
                 sync=stored.sync_seconds if stored is not None and stored.sync_seconds else None,
             )
-            self._row.answered(stored=response.status is Status.SUCCESS, size=operation.size)
+            self._row.answered(stored=succeeded, size=operation.size)
         duplicate: str = stored.duplicate if stored is not None else ""
-        if response.status is Status.OBJECT_TOO_LARGE:
-            self._metrics.count_limit("max_object_size")
-        if response.status is Status.DUPLICATE_REJECTED:
-            duplicate = "rejected"
+        if not succeeded:
+            if response.status is Status.OBJECT_TOO_LARGE:
+                self._metrics.count_limit("max_object_size")
+            if response.status is Status.DUPLICATE_REJECTED:
+                duplicate = "rejected"
+            self._count_failure(operation)
         if duplicate:
             self._metrics.store_duplicates.labels(duplicate).inc()
-        self._count_failure(operation)
         if self._audit is not None:
             sop_class_uid, action = identity.sop_class_uid, _ACTIONS.get(duplicate, "C")
             self._audit.instance(*operation.subject, sop_class_uid, action, stored=stored is not None)
-        if response.status is _SUCCESS:
+        if succeeded:
             self._stored += 1
             if not self._instances and sent:
                 return
@@ -371,7 +376,7 @@ class AssociationReport:
             fields["duplicate"] = duplicate
         if not sent:
             fields["detail"] = "the response could not be sent"
-        if response.status is _SUCCESS:
+        if succeeded:
             self._log.info(Message.INSTANCE_STORED, **fields)
             return
         self._tell_refusal(Refused.INSTANCE, f"{response.status} {response.comment}")

@@ -19,7 +19,8 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 _PATIENCE = 2.0  # seconds for a process to fill a file that it has just made; a busy machine may keep it waiting
 _PAUSE = 0.005  # seconds
-_VALUE_AND_TIME: Final = struct.Struct("@dd")
+_VALUE_AND_TIME: Final = struct.calcsize("@dd")
+_cells: list[memoryview[float]] = []  # of the values of this process: a file can be closed only without them
 
 
 def use_files(folder: Path, owner: str) -> None:
@@ -35,31 +36,37 @@ def _quick(value_class: type[Any]) -> type[Any]:
     prometheus_client's asks each time whether there was a fork and where the value is kept. Here an owner is no
     process, and a value keeps its place in a file, which grows by being mapped once more.
     """
-    lock = threading.Lock()
 
     class QuickValue(value_class):  # type: ignore[misc]
+        lock = threading.Lock()
+        """To be held where `cell` is changed."""
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self._value: float
             # Not documented; the versions are locked, and tests/unit/process/test_metric_files.py reads the files.
             at = self._file._positions[self._key]  # noqa: SLF001
-            self._map, self._place = self._file._m, slice(at, at + _VALUE_AND_TIME.size)  # noqa: SLF001
+            self.cell = memoryview(self._file._m)[at : at + _VALUE_AND_TIME].cast("d")  # noqa: SLF001
+            _cells.append(self.cell)
 
         def inc(self, amount: float) -> None:
-            with lock:
-                self._value = value = self._value + amount
-                self._map[self._place] = _VALUE_AND_TIME.pack(value, 0.0)
+            with self.lock:
+                self.cell[0] += amount
 
         def set(self, value: float, timestamp: float | None = None) -> None:
-            with lock:
-                self._value = value
-                self._map[self._place] = _VALUE_AND_TIME.pack(value, timestamp or 0.0)
+            with self.lock:
+                self.cell[0], self.cell[1] = value, timestamp or 0.0
+
+        def get(self) -> float:
+            return self.cell[0]
 
     return QuickValue
 
 
 def close_files() -> None:
     """Give up the metrics of this process; none may be touched any more."""
+    for cell in _cells:
+        cell.release()
+    _cells.clear()
     values.close_all_multiprocess_files()  # type: ignore[no-untyped-call]
 
 

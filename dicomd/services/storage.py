@@ -39,7 +39,7 @@ STATUSES: dict[type[StoreError], Status] = {
 class StoreOperation:
     """One C-STORE. What became of it is readable at its end: `response`, `stored`, `error`, `unexpected`, `subject`."""
 
-    __slots__ = ("_writer", "error", "identity", "response", "size", "stored", "subject", "unexpected")
+    __slots__ = ("_over", "_writer", "error", "identity", "response", "size", "stored", "unexpected")
 
     def __init__(self, identity: InstanceIdentity, response: Response | None = None) -> None:
         self.identity = identity
@@ -48,8 +48,8 @@ class StoreOperation:
         self.stored: Stored | None = None
         self.error: StoreError | None = None
         self.unexpected: Exception | None = None
-        self.subject = Subject()
         self._writer: InstanceWriter | None = None
+        self._over: InstanceWriter | None = None
 
     def open(self, store: InstanceStore) -> None:
         """Begin the instance in `store`."""
@@ -82,17 +82,22 @@ class StoreOperation:
 
     def release(self) -> None:
         """Let the store tidy up."""
-        if self._writer is not None:
-            self.subject = self._writer.subject
-            self._writer.release()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            self._over = writer
+            writer.release()
 
     def discard(self) -> None:
         """Leave nothing of an incomplete instance."""
-        if self._writer is not None:
-            self.subject = self._writer.subject
-            self._writer.discard()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            self._over = writer
+            writer.discard()
+
+    @property
+    def subject(self) -> Subject:
+        """Whose instance it was, as far as it has been read."""
+        return Subject() if self._over is None else self._over.subject
 
     def _failed(self, error: Exception) -> None:
         self.discard()
@@ -111,6 +116,7 @@ class StoreOperation:
             self.response = _INTERNAL_ERROR
 
 
+_SOP_CLASS_UID, _SOP_INSTANCE_UID = Element.AFFECTED_SOP_CLASS_UID, Element.AFFECTED_SOP_INSTANCE_UID
 _INTERNAL_ERROR = Response(Status.INTERNAL_ERROR, "Internal error of the receiver")
 
 
@@ -126,8 +132,8 @@ class Storage:
         A peer that may not store: 0x0124; SOP Class not that of the Presentation Context: 0x0122; a SOP Instance UID
         that is none: 0x0117; no SOP Class UID or no Data Set announced: 0x0212.
         """
-        instance_uid = uid_from_value(request.value(Element.AFFECTED_SOP_INSTANCE_UID))
-        class_uid = recurring_uid_from_value(request.value(Element.AFFECTED_SOP_CLASS_UID))
+        instance_uid = uid_from_value(request.value(_SOP_INSTANCE_UID))
+        class_uid = recurring_uid_from_value(request.value(_SOP_CLASS_UID))
         response = None
         if not context.rights.store:
             response = Response(Status.NOT_AUTHORIZED, "This peer may not store")
@@ -143,13 +149,8 @@ class Storage:
             response = Response(
                 Status.INVALID_SOP_INSTANCE, "Affected SOP Instance UID is missing or no UID", (0x00001000,)
             )
-        identity = InstanceIdentity(
-            sop_class_uid=class_uid or "",
-            sop_instance_uid=instance_uid or "",
-            transfer_syntax_uid=context.transfer_syntax,
-            calling_ae_title=context.calling_ae_title,
-            called_ae_title=context.called_ae_title,
-        )
+        _, transfer_syntax, calling, called, _ = context
+        identity = InstanceIdentity(class_uid or "", instance_uid or "", transfer_syntax, calling, called)
         operation = StoreOperation(identity, response)
         if response is None:
             operation.open(self._store)

@@ -34,32 +34,29 @@ class Header(NamedTuple):
 
 def header(identity: InstanceIdentity) -> bytes:
     """Return preamble and File Meta Information of an instance, in Explicit VR Little Endian."""
-    group = b"".join(
-        (
-            _media_storage_sop_class(identity.sop_class_uid),
-            _element(0x0003, b"UI", identity.sop_instance_uid.encode("ascii", "replace")),
-            _source(identity.transfer_syntax_uid, identity.calling_ae_title),
-        )
-    )
-    return _PREAMBLE + _GROUP_LENGTH.pack(0x0002, 0x0000, b"UL", 4, len(group)) + group
+    uid = identity.sop_instance_uid.encode("ascii", "replace")
+    before, behind = _around(len(uid), identity.sop_class_uid, identity.transfer_syntax_uid, identity.calling_ae_title)
+    return before + uid + behind
 
 
-# Few SOP Classes, and few pairs of transfer syntax and peer, are all a receiver sees; the bound is for the hostile.
+# What an Association brings differs in Media Storage SOP Instance UID (0002,0003) alone. Few SOP Classes, transfer
+# syntaxes and peers are all a receiver sees; the bound is for the hostile.
 @lru_cache(maxsize=512)
-def _media_storage_sop_class(sop_class_uid: str) -> bytes:
-    return _VERSION + _element(0x0002, b"UI", sop_class_uid.encode("ascii", "replace"))
-
-
-@lru_cache(maxsize=512)
-def _source(transfer_syntax_uid: str, calling_ae_title: str) -> bytes:
-    return b"".join(
+def _around(length: int, sop_class_uid: str, transfer_syntax_uid: str, calling_ae_title: str) -> tuple[bytes, bytes]:
+    """What is before and behind the `length` bytes of the SOP Instance UID."""
+    before = _VERSION + _element(0x0002, b"UI", sop_class_uid.encode("ascii", "replace"))
+    instance = _element(0x0003, b"UI", bytes(length))
+    behind = b"".join(
         (
+            instance[_SHORT.size + length :],
             _element(0x0010, b"UI", transfer_syntax_uid.encode("ascii", "replace")),
             _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode()),
             _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode()),
             _element(0x0016, b"AE", legal_ae_title(calling_ae_title).encode()),
         )
     )
+    before += instance[: _SHORT.size]
+    return _PREAMBLE + _GROUP_LENGTH.pack(0x0002, 0x0000, b"UL", 4, len(before) + length + len(behind)) + before, behind
 
 
 def legal_ae_title(ae_title: str) -> str:

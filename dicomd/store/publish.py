@@ -16,7 +16,7 @@ import errno
 import fcntl
 import os
 import time
-from typing import Final, NamedTuple
+from typing import Final
 
 from dicomd.store.directories import Directories, Directory, remove_made
 from dicomd.store.duplicates import Candidate, Verdict, examine, is_file
@@ -24,20 +24,12 @@ from dicomd.store.errors import DuplicateRejected, StoreUnavailable, from_oserro
 from dicomd.store.graft import graft
 from dicomd.store.layout import SUFFIX, Place
 from dicomd.store.temporary import unlink_quietly
-from dicomd.store.types import DuplicateOutcome, DuplicatePolicy
+from dicomd.store.types import DuplicateOutcome, DuplicatePolicy, Stored
 
 _PATIENCE: Final = 10.0  # seconds against somebody who removes what is being made, and not only where it is empty
 _LONGEST_PAUSE: Final = 0.05  # seconds between two tries
 _OF_ANOTHER_MOUNT: Final = frozenset({errno.EXDEV, errno.ESTALE})
 _MAX_DIFFERENT: Final = 1000  # Data Sets kept under one UID
-
-
-class Published(NamedTuple):
-    """Where the instance is, what became of a duplicate, and the seconds spent waiting for the disk."""
-
-    path: str
-    duplicate: DuplicateOutcome
-    sync_seconds: float
 
 
 class Publisher:
@@ -48,7 +40,7 @@ class Publisher:
         self._synced = synced
         self._duplicates = duplicates
 
-    def publish(self, candidate: Candidate, place: Place) -> Published:
+    def publish(self, candidate: Candidate, place: Place) -> Stored:
         """Give the candidate its name, another one beside its temporary name. Raises ``StoreError``; then it has none.
 
         But for one case: a "replace" whose directory sync fails leaves the new file, complete, where the old one was.
@@ -67,7 +59,7 @@ class Publisher:
             fcntl.flock(candidate.fd, fcntl.LOCK_UN)
         return published
 
-    def _publish(self, candidate: Candidate, place: Place, made: list[str]) -> Published:
+    def _publish(self, candidate: Candidate, place: Place, made: list[str]) -> Stored:
         for _ in range(2):  # the first time, the directory we know may be one that was removed long ago
             published = self._attempt(candidate, place, made)
             if published is not None:
@@ -84,7 +76,7 @@ class Publisher:
             time.sleep(pause)  # whoever removes even what isn't empty, or a folder that never is one
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _graft_and_attempt(self, candidate: Candidate, place: Place, made: list[str]) -> Published | None:
+    def _graft_and_attempt(self, candidate: Candidate, place: Place, made: list[str]) -> Stored | None:
         """Publish, the folders having come with the instance in them: whoever removes empty ones lets them be."""
         try:
             grafted, new = graft(candidate, self._directories.root, place, synced=self._synced)
@@ -100,7 +92,7 @@ class Publisher:
                     _withdraw(candidate, place.name, grafted.fd, "")
         return published
 
-    def _attempt(self, candidate: Candidate, place: Place, made: list[str]) -> Published | None:
+    def _attempt(self, candidate: Candidate, place: Place, made: list[str]) -> Stored | None:
         """Publish in the directory that the path leads to now; None when that was removed or moved meanwhile."""
         try:
             directory = self._directories.open(place.directory)
@@ -110,7 +102,10 @@ class Publisher:
             raise from_oserror(error, "mkdir") from error
         made += directory.made
         try:
-            published = self._publish_through(directory, candidate, place.name)
+            if self._synced:
+                published = self._publish_through(directory, candidate, place.name)
+            else:
+                published = self._publish_in(directory, directory.fd, candidate, place.name)
         except OSError as error:
             if not (directory.kept and error.errno in _OF_ANOTHER_MOUNT):
                 raise
@@ -121,16 +116,14 @@ class Publisher:
             self._directories.keep(directory)
         return published
 
-    def _publish_through(self, directory: Directory, candidate: Candidate, name: str) -> Published | None:
-        if not self._synced:
-            return self._publish_in(directory, directory.fd, candidate, name)
+    def _publish_through(self, directory: Directory, candidate: Candidate, name: str) -> Stored | None:
         handle = directory.reopen()
         try:
             return self._publish_in(directory, handle, candidate, name)
         finally:
             os.close(handle)
 
-    def _publish_in(self, directory: Directory, handle: int, candidate: Candidate, name: str) -> Published | None:
+    def _publish_in(self, directory: Directory, handle: int, candidate: Candidate, name: str) -> Stored | None:
         """Publish through ``handle``, the directory's; None as above."""
         number = 0
         outcome: DuplicateOutcome = ""
@@ -148,7 +141,7 @@ class Publisher:
                 if verdict is Verdict.SELF:
                     return self._settle(directory, handle, candidate, name, outcome)
                 if verdict is Verdict.IDENTICAL:
-                    return self._vouch(directory, handle, existing, name)
+                    return self._vouch(directory, handle, existing, name, candidate.size)
                 if verdict is Verdict.GONE:
                     continue
                 if self._duplicates != "keep-both" and not directory.in_place():
@@ -173,10 +166,10 @@ class Publisher:
 
     def _settle(
         self, directory: Directory, handle: int, candidate: Candidate, name: str, outcome: DuplicateOutcome
-    ) -> Published | None:
+    ) -> Stored | None:
         """Make the candidate's new name durable, or take it back."""
         try:
-            seconds = self._sync(directory, handle)
+            seconds = self._sync(directory, handle) if self._synced else 0.0
             in_place = directory.in_place()
         except BaseException:
             self._directories.clear()
@@ -185,9 +178,9 @@ class Publisher:
         if not in_place:
             _withdraw(candidate, name, handle, outcome)
             return None
-        return Published(f"{directory.path}/{name}", outcome, seconds)
+        return Stored(f"{directory.path}/{name}", outcome, candidate.size, seconds)
 
-    def _vouch(self, directory: Directory, handle: int, existing: int, name: str) -> Published | None:
+    def _vouch(self, directory: Directory, handle: int, existing: int, name: str, size: int) -> Stored | None:
         """Make sure of a file that another published, perhaps an instant ago and without having synced it yet."""
         seconds = 0.0
         if self._synced:
@@ -198,18 +191,16 @@ class Publisher:
                 raise from_oserror(error, "fsync") from error
             seconds = time.perf_counter() - began
         try:
-            seconds += self._sync(directory, handle)
+            seconds += self._sync(directory, handle) if self._synced else 0.0
         except BaseException:
             self._directories.clear()
             raise
         if not directory.in_place() or not is_file(name, handle, existing):
             return None
-        return Published(f"{directory.path}/{name}", "identical", seconds)
+        return Stored(f"{directory.path}/{name}", "identical", size, seconds)
 
     def _sync(self, directory: Directory, handle: int) -> float:
         """Sync the directory and, if they aren't yet, its parents up to the root; return the seconds it took."""
-        if not self._synced:
-            return 0.0
         began = time.perf_counter()
         try:
             os.fsync(handle)

@@ -41,7 +41,7 @@ class TemporaryFiles:
 
     def create(self) -> tuple[int, str]:
         """Return a new file, open for reading and writing, and its path. Raises ``StoreError``."""
-        if os.getpid() != self._pid:
+        if self._pid != _this_process:
             self._take_lock()
         path = f"{self._prefix}{next(self._numbers):x}"
         try:
@@ -51,7 +51,7 @@ class TemporaryFiles:
 
     def close(self) -> None:
         """Give up this process's lock; its next temporary file takes another. Nothing may be left in use."""
-        if self._pid == os.getpid():
+        if self._pid == _this_process:
             unlink_quietly(self._lock_path)
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
@@ -60,7 +60,7 @@ class TemporaryFiles:
     def refresh(self) -> None:
         """Take another lock with the next file if the present one can't be found any more, as after a remount."""
         with self._taking:
-            if self._pid != os.getpid():
+            if self._pid != _this_process:
                 return
             try:
                 found = os.path.samestat(os.stat(self._lock_path), os.fstat(self._lock_fd))
@@ -71,8 +71,7 @@ class TemporaryFiles:
 
     def _take_lock(self) -> None:
         with self._taking:
-            pid = os.getpid()
-            if pid == self._pid:
+            if self._pid == _this_process:
                 return
             try:
                 owner, fd = self._new_owner()
@@ -82,7 +81,7 @@ class TemporaryFiles:
                 os.close(self._lock_fd)
             self._lock_fd, self._lock_path = fd, f"{self._locks}/{owner}"
             self._prefix = f"{self._folder}/{owner}-"
-            self._pid = pid
+            self._pid = _this_process
 
     def _new_owner(self) -> tuple[str, int]:
         for _ in range(_ATTEMPTS):
@@ -163,3 +162,14 @@ def unlink_quietly(path: str) -> bool:
     except OSError:
         return False
     return True
+
+
+_this_process = os.getpid()  # asked for once a process, and not once a file
+
+
+def _note_fork() -> None:
+    global _this_process  # noqa: PLW0603 - it is the process that changes
+    _this_process = os.getpid()
+
+
+os.register_at_fork(after_in_child=_note_fork)

@@ -62,7 +62,8 @@ class FileWriter:
         """Append ``fragments``, ``size`` bytes in all. Raises a ``StoreError``, after which nothing is left."""
         try:
             self._size += size
-            self._check_size()
+            if self._size > self._store.max_object_size:
+                self._refuse_size()
             if not self._scanner.complete:
                 self._scan(fragments)
             if self._fd < 0:
@@ -88,14 +89,14 @@ class FileWriter:
             if self._fd < 0:
                 self._begin([], 0)
             self._record_checksum()
-            seconds = self._sync()
+            seconds = self._sync() if self._store.synced else 0.0
             identity = self._identity
             candidate = Candidate(self._fd, self._path, identity.transfer_syntax_uid, len(self._header), self._size)
-            published = self._store.publisher.publish(candidate, place)
+            stored = self._store.publisher.publish(candidate, place)
         except BaseException as error:
             self._failed(error)
             raise
-        return Stored(published.path, published.duplicate, self._size, seconds + published.sync_seconds)
+        return stored._replace(sync_seconds=seconds + stored.sync_seconds) if seconds else stored
 
     def release(self) -> None:
         """Remove the temporary name and close the file."""
@@ -116,9 +117,8 @@ class FileWriter:
         if isinstance(error, StoreError):
             self._store.note(error)
 
-    def _check_size(self) -> None:
-        if self._size > self._store.max_object_size:
-            raise ObjectTooLarge("Object is larger than this receiver accepts", operation="write")
+    def _refuse_size(self) -> None:
+        raise ObjectTooLarge("Object is larger than this receiver accepts", operation="write")
 
     def _scan(self, fragments: list[memoryview]) -> None:
         scanner = self._scanner
@@ -202,8 +202,6 @@ class FileWriter:
             raise from_oserror(error, "setxattr") from error
 
     def _sync(self) -> float:
-        if not self._store.synced:
-            return 0.0
         began = time.perf_counter()
         try:
             os.fdatasync(self._fd)

@@ -17,12 +17,14 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from dicomd.telemetry import journal
+from dicomd.telemetry.cells import adder
 from dicomd.telemetry.journal import JournalWriter
-from dicomd.telemetry.metrics import Metrics, increment
+from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.render import (
     BOUND,
     LEVELS,
     ConsoleRenderer,
+    Count,
     JournalRenderer,
     JsonRenderer,
     Renderer,
@@ -60,11 +62,11 @@ def configure_logging(
     stream = sys.stderr if stream is None else stream
     fd = _descriptor(stream)
     chosen = _choose(format, stream, fd)
-    count, count_lost = _counters(metrics)
+    counts, count_lost = _counters(metrics)
     renderer: Renderer
     writer: LineWriter
     if chosen == "journald":
-        entries = JournalRenderer(constants or {}, count)
+        entries = JournalRenderer(constants or {}, counts)
         renderer = entries
 
         def notice_entry(lost: int) -> tuple[str, ...]:
@@ -74,9 +76,9 @@ def configure_logging(
     else:
         lines: JsonRenderer | ConsoleRenderer
         if chosen == "json":
-            lines = JsonRenderer(constants or {}, count)
+            lines = JsonRenderer(constants or {}, counts)
         else:
-            lines = ConsoleRenderer(constants or {}, count, colors=stream.isatty())
+            lines = ConsoleRenderer(constants or {}, counts, colors=stream.isatty())
         renderer = lines
 
         def notice(lost: int) -> bytes:
@@ -86,7 +88,7 @@ def configure_logging(
 
     structlog.configure(
         processors=[renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=_direct(level, renderer),
         context_class=dict,
         logger_factory=lambda *_: writer,
         # Loggers at module level would keep the set-up of their first use, from before a fork. The lines that count
@@ -132,8 +134,30 @@ def _lost(count: int) -> dict[str, Any]:
     return {"event": "log lines lost", "count": count}
 
 
-def _counters(metrics: Metrics | None) -> tuple[Callable[[str], None], Callable[[], None]]:
+def _direct(level: str, render: Renderer) -> type[Any]:
+    """A filtering logger of structlog's whose way from `info` to the only processor, `render`, is cut short.
+
+    The line of each instance is one: it goes through four calls fewer, which were a quarter of its time. What
+    is filtered out stays so.
+    """
+    filtering: type[Any] = structlog.make_filtering_bound_logger(level)
+    if LEVELS.index(level) > LEVELS.index("info"):
+        return filtering
+
+    class DirectLogger(filtering):  # type: ignore[misc]
+        def info(self, event: str, **fields: Any) -> None:
+            entry = self._context | fields
+            entry["event"] = event
+            line = render(None, "info", entry)
+            if type(line) is bytes:
+                self._logger.info(line)
+            else:
+                self._logger.info(*line[0])
+
+    return DirectLogger
+
+
+def _counters(metrics: Metrics | None) -> tuple[dict[str, Count], Callable[[], None]]:
     if metrics is None:
-        return lambda _level: None, lambda: None
-    increments = {level: increment(metrics.log_records.labels(level)) for level in LEVELS}
-    return lambda level: increments[level](1), metrics.log_records_lost.inc
+        return dict.fromkeys(LEVELS, lambda _amount: None), lambda: None
+    return {level: adder(metrics.log_records.labels(level)) for level in LEVELS}, metrics.log_records_lost.inc

@@ -28,25 +28,26 @@ BOUND: Final = "_bound"
 """The key under which a logger carries a dictionary that `made_safe` has returned, instead of its keys one by one."""
 
 Line = dict[str, Any]
-Count = Callable[[str], None]
+Count = Callable[[float], None]
+"""Counts so many lines of a level."""
 Renderer = Callable[[Any, str, MutableMapping[str, Any]], Any]
 
 
 class Lines:
     """Makes the safe, ordered dictionary of a line out of structlog's event dictionary.
 
-    ``constants`` go into each line (worker, generation), and are keys of `FIELDS`; ``count`` is told each line's level.
+    ``constants`` go into each line (worker, generation), and are keys of `FIELDS`; ``counts`` has a level's count.
     """
 
-    def __init__(self, constants: Mapping[str, Any], count: Count) -> None:
+    def __init__(self, constants: Mapping[str, Any], counts: Mapping[str, Count]) -> None:
         if unknown := constants.keys() - FIELDS:
             raise ValueError(f"no keys of log lines: {', '.join(sorted(unknown))}")
         self._constants = made_safe(constants)
-        self._count = count
+        self._counts = counts
 
     def line(self, level: str, event_dict: MutableMapping[str, Any]) -> Line:
         """timestamp, level, event and message_id first; keys with the value None are left out."""
-        self._count(level)
+        self._counts[level](1)
         event = event_dict.pop("event", "")
         line: Line = {"timestamp": datetime.now(UTC), "level": level}
         if type(event) is Message:
@@ -93,8 +94,8 @@ class JsonRenderer(Lines):
 class ConsoleRenderer(Lines):
     """A line a person reads, coloured on a terminal; the traceback, if any, below it."""
 
-    def __init__(self, constants: Mapping[str, Any], count: Count, *, colors: bool) -> None:
-        super().__init__(constants, count)
+    def __init__(self, constants: Mapping[str, Any], counts: Mapping[str, Count], *, colors: bool) -> None:
+        super().__init__(constants, counts)
         self._render = structlog.dev.ConsoleRenderer(
             colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
         )

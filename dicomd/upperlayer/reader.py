@@ -68,6 +68,7 @@ class PDUError(Exception):
 
 
 P_DATA_STARTED = PDU(PDUType.P_DATA_TF, b"")
+_P_DATA_TF = int(PDUType.P_DATA_TF)  # in Python 3.11 it costs ten times as much to name the member
 
 _FIXED_LENGTHS = {
     PDUType.A_ASSOCIATE_RJ: 4,
@@ -125,7 +126,9 @@ class PDUReader:
     @property
     def at_boundary(self) -> bool:
         """Whether every received byte is handed out and no PDU is under way."""
-        return self._start == self._end and not self.inside_pdu
+        return self._start == self._end and not (
+            self._pdu_left or self._pdv_left or self._skip or self._body is not None
+        )
 
     @property
     def inside_pdu(self) -> bool:
@@ -205,7 +208,7 @@ class PDUReader:
         command_set = start + SINGLE_PDV_HEADER.size
         command_end = command_set + pdv_length - 2
         if (
-            pdu_type != PDUType.P_DATA_TF
+            pdu_type != _P_DATA_TF
             or flags & 3 != 3
             or not 6 < length == pdv_length + 4 <= self._max_pdu
             or command_end + SINGLE_PDV_HEADER.size > end
@@ -215,7 +218,7 @@ class PDUReader:
         data_set = command_end + SINGLE_PDV_HEADER.size
         data_end = data_set + pdv_length - 2
         if (
-            pdu_type != PDUType.P_DATA_TF
+            pdu_type != _P_DATA_TF
             or flags & 3 != 2
             or not 6 < length == pdv_length + 4 <= self._max_pdu
             or data_context_id != context_id
@@ -224,12 +227,16 @@ class PDUReader:
             return None
         return WholeMessage(context_id, buffer[command_set:command_end], buffer[data_set:data_end], data_end)
 
-    def take(self, message: WholeMessage) -> None:
-        """Pass over what `whole_message` has returned. Its views stay valid until the next `received`."""
+    def take(self, message: WholeMessage) -> bool:
+        """Pass over what `whole_message` has returned, and return whether anything has been received behind it.
+
+        Its views stay valid until the next `received`.
+        """
         if message.end == self._end:
             self._start = self._end = 0  # so the next one starts at the front, and never has to be moved there
-        else:
-            self._start = message.end
+            return False
+        self._start = message.end
+        return True
 
     def skip_pdu(self) -> None:
         """Pass over the rest of the current P-DATA-TF."""
@@ -239,7 +246,7 @@ class PDUReader:
     def _pdu_header(self) -> PDU | None:
         pdu_type, length = PDU_HEADER.unpack_from(self._buffer, self._start)
         self._start += PDU_HEADER.size
-        if pdu_type == PDUType.P_DATA_TF:
+        if pdu_type == _P_DATA_TF:
             if length > self._max_pdu:
                 self._skip = length
                 raise PDUError(

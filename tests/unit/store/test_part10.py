@@ -106,3 +106,15 @@ def test_endless_file_meta_is_not_followed(tmp_path: Path) -> None:
     path = tmp_path / "endless"
     path.write_bytes(bytes(128) + b"DICM" + b"\2\0\1\0OB\0\0\0\0\0\0" * 100_000)
     assert read(path) is None
+
+
+@pytest.mark.parametrize("uid", ["1", "1.2", "1.2.3", "1." * 31 + "12"])
+@pytest.mark.parametrize("title", ["A", "AB"])
+def test_uids_of_any_length_are_padded_and_counted(tmp_path: Path, uid: str, title: str) -> None:
+    who = identity(uid)._replace(calling_ae_title=title)
+    for _ in range(2):  # the second time from what is remembered
+        meta = pydicom.dcmread(written(tmp_path, who, data_set(uid))).file_meta
+        assert meta.MediaStorageSOPInstanceUID == uid
+        assert meta.MediaStorageSOPClassUID == who.sop_class_uid
+        assert meta.SourceApplicationEntityTitle == title
+        assert meta.FileMetaInformationGroupLength + 144 == len(header(who))
