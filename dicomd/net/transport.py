@@ -100,9 +100,7 @@ class PlainTransport:
             if sent != len(data):
                 self._send_rest(memoryview(data)[sent:])
         except BlockingIOError:
-            with contextlib.suppress(OSError):  # what the peer doesn't read must not linger in the kernel
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            raise ConnectionLostError("the peer does not read", "send_timeout") from None
+            raise self._not_read() from None
         except OSError as error:
             raise ConnectionLostError(error.strerror or str(error)) from error
 
@@ -113,6 +111,11 @@ class PlainTransport:
             if time.monotonic() > deadline:
                 raise BlockingIOError
             rest = rest[self._sock.send(rest) :]
+
+    def _not_read(self) -> ConnectionLostError:
+        with contextlib.suppress(OSError):  # what the peer doesn't read must not linger in the kernel
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        return ConnectionLostError("the peer does not read", "send_timeout")
 
     def wake(self, why: str) -> None:
         """Let a blocked `receive_into` end as if the peer had closed; sending stays possible. From any thread.

@@ -3,6 +3,7 @@
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +127,54 @@ def test_a_woken_transport_can_still_send(pair: tuple[TlsTransport, Requestor]) 
     assert requestor.read() == b"farewell"
     transport.close()
     assert requestor.read() == b"", "close_notify, not only the end of the connection"
+
+
+def test_a_handshake_can_be_woken(pair: tuple[TlsTransport, Requestor]) -> None:
+    transport, _ = pair
+    threading.Timer(0.1, transport.wake, args=("enough",)).start()
+    with pytest.raises(WokenError, match="enough"):
+        transport.shake_hands(memoryview(bytearray(100)))
+
+
+def test_an_end_without_close_notify_is_the_peers_and_an_answer_can_still_go(
+    pair: tuple[TlsTransport, Requestor],
+) -> None:
+    transport, requestor = secured(pair)
+    requestor.send(requestor.encrypted(b"last"), 100)
+    requestor.sock.shutdown(socket.SHUT_WR)
+    buffer = memoryview(bytearray(100))
+    assert transport.receive_into(buffer, acknowledge=True) == 4
+    with pytest.raises(ConnectionLostError, match="closed by the peer"):
+        transport.receive_into(buffer, acknowledge=True)
+    transport.send(b"answer")
+    assert requestor.read() == b"answer"
+
+
+def test_a_read_ends_at_its_limit_and_the_connection_goes_on(pair: tuple[TlsTransport, Requestor]) -> None:
+    transport, requestor = secured(pair)
+    buffer = memoryview(bytearray(100))
+    transport.limit_receive(0.05)
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            transport.receive_into(buffer, acknowledge=True)
+    requestor.send(requestor.encrypted(b"late"), 100)
+    assert transport.receive_into(buffer, acknowledge=True) == 4
+
+
+def test_a_peer_that_does_not_read_is_lost(pki: Pki) -> None:
+    context = server_context(TlsSettings(*pki.server))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        requestor = Requestor(server.getsockname(), pki.trusted)
+        accepted, _ = server.accept()
+    transport = TlsTransport(accepted, context, send_timeout=0.2)
+    transport.limit_receive(20)
+    secured((transport, requestor))
+    began = time.monotonic()
+    with pytest.raises(ConnectionLostError, match="does not read"):
+        transport.send(bytes(50_000_000))
+    assert time.monotonic() - began < 5
+    transport.close()
+    requestor.sock.close()
 
 
 def test_what_is_no_tls_fails(pair: tuple[TlsTransport, Requestor]) -> None:
