@@ -159,7 +159,9 @@ class Association:
             if in_message:
                 deadline.in_message()
             else:
-                deadline.between_messages()
+                if pausing := self._large_buffer is not None:
+                    reader.rewind()
+                deadline.between_messages(pausing=pausing)
                 timed = False
         space = reader.space()
         count = 0
@@ -170,6 +172,9 @@ class Association:
                 count = self._transport.receive_into(space, acknowledge=in_message)
             except TimeoutError:
                 deadline.elapsed()
+                if not in_message and self._large_buffer is not None:  # it was for the next message, which doesn't come
+                    self._return_buffer()
+                    space = reader.space()
             except ConnectionLostError:
                 self._check_stopping()  # `wake` looks like the peer's end
                 raise
@@ -319,10 +324,7 @@ class Association:
             message = self._reader.whole_message()
             if message is None or not self._messages.take_whole(message, self._respond):
                 break
-            more = self._reader.take(message)
-            if self._large_buffer is not None:
-                self._return_buffer()
-            if not more:
+            if not self._reader.take(message):
                 break
 
     def _take_fragment(self, fragment: Fragment) -> None:
@@ -331,8 +333,6 @@ class Association:
         if fragment.is_command:
             self._check_stopping()
         self._messages.take(fragment, self._respond)
-        if not self._messages.under_way:
-            self._return_buffer()
 
     def _respond(self, context_id: int, command_set: bytes) -> None:
         self._machine.happened(_SEND_DATA)
@@ -343,7 +343,7 @@ class Association:
         self._return_buffer()
 
     def _return_buffer(self) -> None:
-        """Between messages an Association holds only its own small buffer."""
+        """An idle Association holds only its own small buffer."""
         buffer, left = self._large_buffer, self._reader.unread
         if buffer is not None and left < SMALL:
             self._reader.rewind(self._own_buffer)

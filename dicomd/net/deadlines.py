@@ -14,7 +14,9 @@ from enum import Enum, auto
 from dicomd.net.transport import PlainTransport
 
 _TICKS_A_WINDOW = 4
-"""How often a stalled transfer is looked at in one window: a stall is noticed after a window and a quarter."""
+"""How often, at least, a stalled transfer is looked at in one window: it is noticed after a window and a quarter."""
+_LONGEST_TICK = 2.0
+"""Seconds after which it is looked at in any case, and after which an Association that pauses is taken for idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,12 @@ class _Phase(Enum):
 class Deadline:
     """Limits the reads of one transport; starts with ARTIM running."""
 
-    __slots__ = ("_asked", "_bytes", "_expires", "_limits", "_phase", "_transport", "_waited")
+    __slots__ = ("_asked", "_bytes", "_expires", "_limits", "_phase", "_rest", "_tick", "_transport", "_waited")
 
     def __init__(self, transport: PlainTransport, limits: TimeLimits) -> None:
         self._transport, self._limits = transport, limits
+        self._tick = min(limits.window / _TICKS_A_WINDOW, _LONGEST_TICK)
+        self._rest = 0.0  # seconds that a wait between messages may go on after its first part
         self._bytes = 0
         self._asked = self._waited = 0.0
         self.start_artim()
@@ -58,11 +62,18 @@ class Deadline:
         span = self._limits.request if at_most is None else min(at_most, self._limits.request)
         self._expires = time.monotonic() + span
 
-    def between_messages(self) -> None:
-        """Each wait for bytes may now last as long as an Association may be idle."""
+    def between_messages(self, *, pausing: bool = False) -> None:
+        """Each wait for bytes may now last as long as an Association may be idle.
+
+        `pausing`: a first part of it, short and as long as a wait in a message, ends with a call of `elapsed`. So
+        whoever holds something for the next message can let go of it; and where messages follow each other no limit
+        has to be changed.
+        """
         if self._phase is not _Phase.BETWEEN_MESSAGES:
             self._phase = _Phase.BETWEEN_MESSAGES
-            self._transport.limit_receive(self._limits.idle)
+            first = min(self._tick, self._limits.idle) if pausing else self._limits.idle
+            self._rest = self._limits.idle - first
+            self._transport.limit_receive(first)
 
     def in_message(self) -> None:
         """From now on the peer has to keep the minimum rate; with none set, each wait may last as between messages."""
@@ -71,7 +82,7 @@ class Deadline:
         elif self._phase is not _Phase.IN_MESSAGE:
             self._phase = _Phase.IN_MESSAGE
             self._start_window()
-            self._transport.limit_receive(self._limits.window / _TICKS_A_WINDOW)
+            self._transport.limit_receive(self._tick)
 
     def before_receive(self) -> None:
         """Set the limit of the read that follows. Raises `TimedOutError` when there is no time left for it."""
@@ -92,6 +103,10 @@ class Deadline:
     def elapsed(self) -> None:
         """A read came to its limit. Raises `TimedOutError` unless the peer still has time."""
         if self._phase is _Phase.BETWEEN_MESSAGES:
+            if self._rest:
+                self._transport.limit_receive(self._rest)
+                self._rest = 0.0
+                return
             raise TimedOutError(f"idle for {self._limits.idle:g} s", "association_idle")
         if self._phase is _Phase.IN_MESSAGE:
             self._check_rate()

@@ -116,11 +116,13 @@ def test_nothing_answered_is_lost_in_a_crash_and_nothing_unfinished_stays(
     start_daemon: StartDaemon, connect: Connect
 ) -> None:
     daemon = start_daemon()
-    stored, unfinished = instance(size=100_000), instance(size=100_000)
+    stored, unfinished = instance(size=100_000), instance(size=1_000_000)  # more than what is held in memory
     peer = connect(daemon)
     peer.associate()
     assert peer.store(stored).status == 0
-    peer.send(p_data(pdv(1, 3, c_store_rq(unfinished))) + p_data(pdv(1, 0, unfinished.data_set[:50_000])))
+    peer.send(p_data(pdv(1, 3, c_store_rq(unfinished))))
+    for at in (0, 200_000, 400_000):
+        peer.send(p_data(pdv(1, 0, unfinished.data_set[at : at + 200_000])))
     ends = time.monotonic() + 10
     while not daemon.temporary_files():
         assert time.monotonic() < ends, "the object is not written as it comes"

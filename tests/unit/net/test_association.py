@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import socket
+import threading
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,15 +69,19 @@ def plain(sock: socket.socket) -> PlainTransport:
     return PlainTransport(sock, send_timeout=1.0)
 
 
-def left_behind(settings: AcceptorSettings, sent: bytes, transport: Transport) -> Association | None:
-    """An Association whose peer sends this and then nothing more, after its end."""
-    report = AssociationReport(
+def new_report() -> AssociationReport:
+    return AssociationReport(
         Metrics(CollectorRegistry(), version="0", listeners=["dicom"], peers=[]),
         listener="dicom",
         address="127.0.0.1",
         instances=True,
         display=Nowhere(),
     )
+
+
+def left_behind(settings: AcceptorSettings, sent: bytes, transport: Transport) -> Association | None:
+    """An Association whose peer sends this and then nothing more, after its end."""
+    report = new_report()
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as peer:
         peer.sendall(sent)
         peer.shutdown(socket.SHUT_WR)
@@ -108,3 +114,47 @@ def test_nothing_stays(settings: AcceptorSettings, sent: bytes) -> None:
 def test_nothing_stays_of_a_handshake_that_failed(settings: AcceptorSettings, sent: bytes, tmp_path: Path) -> None:
     context = server_context(TlsSettings(*Pki.make(tmp_path).server))
     assert left_behind(settings, sent, lambda sock: TlsTransport(sock, context, send_timeout=1.0)) is None
+
+
+class Watched(BufferPool):
+    """Tells when a buffer has come back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lent = 0
+        self.back = threading.Event()
+
+    def borrow(self) -> memoryview:
+        self.lent += 1
+        return super().borrow()
+
+    def give_back(self, buffer: memoryview) -> None:
+        super().give_back(buffer)
+        self.back.set()
+
+
+def test_the_large_buffer_stays_while_instances_follow_each_other_and_goes_when_they_pause(
+    settings: AcceptorSettings,
+) -> None:
+    pool = Watched()
+    settings = replace(settings, buffers=pool, limits=TimeLimits(window=2.0, idle=20.0))
+    report = new_report()
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as peer:
+        association = Association(plain(server.accept()[0]), "127.0.0.1", settings, report)
+        served = threading.Thread(target=association.run)
+        served.start()
+        peer.settimeout(20)
+        peer.sendall(associate_rq())
+        assert peer.recv(65536)[0] == 2
+        for lent in (1, 2):
+            for size in (600_000, 100, 300_000):
+                peer.sendall(store_message(instance(size=size)))
+                assert peer.recv(65536)[0] == 4
+            assert pool.lent == lent
+            assert pool.back.wait(20)
+            pool.back.clear()
+        peer.sendall(A_RELEASE_RQ_PDU)
+        assert peer.recv(65536)[0] == 6
+        peer.shutdown(socket.SHUT_WR)
+        served.join(20)
+    assert not served.is_alive()

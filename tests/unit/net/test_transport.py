@@ -106,6 +106,23 @@ def test_idle_is_limited(pair: Pair) -> None:
         receive(transport, deadline)
 
 
+def test_a_pause_ends_before_idle_does(pair: Pair) -> None:
+    transport, peer = pair
+    deadline = Deadline(transport, TimeLimits(window=0.2, idle=0.6))
+    deadline.between_messages(pausing=True)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        transport.receive_into(buffer(), acknowledge=False)
+    assert time.monotonic() - began < 0.5
+    deadline.elapsed()
+    with pytest.raises(TimedOutError, match=r"idle for 0\.6 s"):
+        receive(transport, deadline)
+    assert time.monotonic() - began >= 0.55
+    peer.sendall(b"x")
+    deadline.in_message()
+    assert receive(transport, deadline) == 1
+
+
 def test_a_stall_in_a_message_is_noticed(pair: Pair) -> None:
     transport, peer = pair
     deadline = Deadline(transport, TimeLimits(minimum_rate=1.0, window=0.2, idle=60))
