@@ -302,9 +302,8 @@ class Association:
 
     def _release(self) -> None:
         """Release is granted at once: every request before it has been answered, since they are served in turn."""
-        if self._messages.under_way:
-            # PS3.8 has no word for a release in the middle of a message; what was begun can't be finished any more.
-            self._drop_message()
+        # PS3.8 has no word for a release in the middle of a message; what was begun can't be finished any more.
+        self._drop_message()
         self._machine.happened(Event.RELEASE)
         self._leave()
         self._deadline.start_artim()

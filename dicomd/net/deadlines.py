@@ -14,7 +14,7 @@ from enum import Enum, auto
 from dicomd.net.transport import PlainTransport
 
 _TICKS_A_WINDOW = 4
-"""How often, at least, a stalled transfer is looked at in one window: it is noticed after a window and a quarter."""
+"""How often, at least, a stalled transfer is looked at in one window: it is noticed a quarter of it later at most."""
 _LONGEST_TICK = 2.0
 """Seconds after which it is looked at in any case, and after which an Association that pauses is taken for idle."""
 
@@ -46,12 +46,23 @@ class _Phase(Enum):
 class Deadline:
     """Limits the reads of one transport; starts with ARTIM running."""
 
-    __slots__ = ("_asked", "_bytes", "_expires", "_limits", "_phase", "_rest", "_tick", "_transport", "_waited")
+    __slots__ = (
+        "_asked",
+        "_bytes",
+        "_expires",
+        "_limits",
+        "_phase",
+        "_rest",
+        "_tick",
+        "_transport",
+        "_wait",
+        "_waited",
+    )
 
     def __init__(self, transport: PlainTransport, limits: TimeLimits) -> None:
         self._transport, self._limits = transport, limits
         self._tick = min(limits.window / _TICKS_A_WINDOW, _LONGEST_TICK)
-        self._rest = 0.0  # seconds that a wait between messages may go on after its first part
+        self._wait = self._rest = 0.0  # seconds of a wait between messages: as it is limited now, and what may follow
         self._bytes = 0
         self._asked = self._waited = 0.0
         self.start_artim()
@@ -69,10 +80,11 @@ class Deadline:
         whoever holds something for the next message can let go of it; and where messages follow each other no limit
         has to be changed.
         """
-        if self._phase is not _Phase.BETWEEN_MESSAGES:
+        idle = self._limits.idle
+        first = min(self._tick, idle) if pausing else idle
+        if self._phase is not _Phase.BETWEEN_MESSAGES or self._wait != first:
             self._phase = _Phase.BETWEEN_MESSAGES
-            first = min(self._tick, self._limits.idle) if pausing else self._limits.idle
-            self._rest = self._limits.idle - first
+            self._wait, self._rest = first, idle - first
             self._transport.limit_receive(first)
 
     def in_message(self) -> None:
@@ -104,8 +116,8 @@ class Deadline:
         """A read came to its limit. Raises `TimedOutError` unless the peer still has time."""
         if self._phase is _Phase.BETWEEN_MESSAGES:
             if self._rest:
-                self._transport.limit_receive(self._rest)
-                self._rest = 0.0
+                self._wait, self._rest = self._rest, 0.0
+                self._transport.limit_receive(self._wait)
                 return
             raise TimedOutError(f"idle for {self._limits.idle:g} s", "association_idle")
         if self._phase is _Phase.IN_MESSAGE:

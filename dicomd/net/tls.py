@@ -5,6 +5,8 @@ handshake runs in the Association's own thread under its ARTIM timer, so a peer 
 
 OpenSSL reads and writes the socket itself, and never waits for it: what is waited for, and how long, is decided here.
 Measured, two system calls a record cost less than to fetch large pieces and to have them copied through memory.
+One wait isn't ours: while a peer floods us with records that carry nothing (KeyUpdates of TLS 1.3), OpenSSL reads on.
+That keeps one thread busy, without Python's lock, and ends with the process, which waits for no thread at its end.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ _CIPHERS: Final[dict[Profile, str]] = {
     "modified-bcp195": "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM:@SECLEVEL=2",
     "modern": "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2",  # of no effect: there is no TLS 1.2
 }
+_LONGEST_POLL: Final = 2**31 - 1
+"""Milliseconds that poll(2) can wait at once; limits may be longer."""
 _NOT_SECURED: Final = "the TLS handshake is not done"
 _FAREWELL: Final = 2.0
 """Seconds that a peer whose handshake failed has to take the alert that says why."""
@@ -97,7 +101,7 @@ class TlsTransport(PlainTransport):
     Until the handshake begins the connection is a plain one, for what comes before TLS.
     """
 
-    __slots__ = ("_context", "_dry", "_read", "_tls", "_waiting", "heard", "session")
+    __slots__ = ("_broken", "_context", "_dry", "_next_step", "_read", "_tls", "_waiting", "heard", "session")
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, send_timeout: float) -> None:
         """Prepare an accepted socket. Raises OSError if it is gone."""
@@ -107,6 +111,8 @@ class TlsTransport(PlainTransport):
         self._read: Callable[[int, memoryview], int] = _read_nothing
         self._waiting = select.poll()
         self._dry = False  # whether all that had arrived has been read
+        self._broken = ""  # what is wrong behind the last bytes that could be decrypted
+        self._next_step = select.POLLIN  # what the handshake waits for
         self.heard = False
         """Whether the peer has sent anything."""
         self.session: Session | None = None
@@ -136,13 +142,19 @@ class TlsTransport(PlainTransport):
         """
         try:
             tls = self._tls or self._begin()
-            self._await(select.POLLIN, self._receive_timeout)
-            if not socket.socket.recv(tls, 1, socket.MSG_PEEK):
+            self._await(self._next_step, self._receive_timeout)
+            if self._next_step == select.POLLIN and not socket.socket.recv(tls, 1, socket.MSG_PEEK):
                 raise self._ended()
             self.heard = True
             tls.do_handshake()
         except (ssl.SSLWantReadError, BlockingIOError):
+            self._next_step = select.POLLIN
             return
+        except ssl.SSLWantWriteError:
+            self._next_step = select.POLLOUT
+            return
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # between the look at what has come and the reading of it
+            raise self._ended() from None
         except ssl.SSLError as error:
             self._linger(buffer)
             raise TlsFailedError(reason(error)) from error
@@ -175,8 +187,11 @@ class TlsTransport(PlainTransport):
 
     def _decrypt(self, buffer: memoryview) -> int:
         """Fill `buffer` from what has arrived, record by record."""
+        if self._broken:
+            raise ConnectionLostError(self._broken)
         read, size, count = self._read, len(buffer), 0
         self._dry = False
+        broken = ""
         try:
             while count < size:
                 length = read(size - count, buffer[count:])
@@ -187,12 +202,19 @@ class TlsTransport(PlainTransport):
                 count += length
         except ssl.SSLWantReadError:
             self._dry = True
+        except ssl.SSLWantWriteError:  # an answer of the protocol's own, such as to a KeyUpdate
+            self._await_room(time.monotonic() + self._send_timeout)
         except ssl.SSLEOFError:
-            raise self._ended() from None
+            if not count:
+                raise self._ended() from None
         except ssl.SSLError as error:
-            raise ConnectionLostError(f"TLS: {reason(error)}") from error
+            broken = f"TLS: {reason(error)}"
         except OSError as error:
-            raise ConnectionLostError(error.strerror or str(error)) from error
+            broken = error.strerror or str(error)
+        if broken:
+            if not count:
+                raise ConnectionLostError(broken)
+            self._broken = broken  # what came before it counts: it may be the peer's A-ABORT
         return count
 
     def send(self, data: bytes) -> None:
@@ -226,9 +248,12 @@ class TlsTransport(PlainTransport):
     def _begin(self) -> ssl.SSLSocket:
         """From now on the connection is TLS, and never waits by itself: the waiting is done here. Raises OSError."""
         self._sock.setblocking(False)
-        self._sock = self._tls = tls = self._context.wrap_socket(
-            self._sock, server_side=True, do_handshake_on_connect=False
-        )
+        try:
+            tls = self._context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+        except ssl.SSLError:  # it has spoken, and is gone already
+            self.heard = True
+            raise
+        self._sock = self._tls = tls
         if self._woken:  # perhaps in the moment when neither socket was there to be woken
             self.wake(self._woken)
         return tls
@@ -239,7 +264,7 @@ class TlsTransport(PlainTransport):
     def _await(self, event: int, seconds: float) -> None:
         """Wait until reading or writing may be possible. Raises TimeoutError after `seconds`."""
         self._waiting.register(self._sock.fileno(), event)
-        if not self._waiting.poll(max(1.0, seconds * 1000)):
+        if not self._waiting.poll(min(max(1.0, seconds * 1000), _LONGEST_POLL)):
             raise TimeoutError
 
     def _await_room(self, deadline: float) -> None:

@@ -26,7 +26,7 @@ class Cell(Protocol):
 
 
 class _CellOfOneProcess:
-    """Of a value that isn't kept in a file."""
+    """Of a value that isn't kept in a file, as in tests: what others add to it by `inc` meanwhile may be lost."""
 
     def __init__(self, value: Any) -> None:
         self._value = value

@@ -150,6 +150,46 @@ def test_an_end_without_close_notify_is_the_peers_and_an_answer_can_still_go(
     assert requestor.read() == b"answer"
 
 
+def test_what_came_before_a_reset_counts(pair: tuple[TlsTransport, Requestor]) -> None:
+    transport, requestor = secured(pair)
+    transport.send(b"never read")
+    requestor.send(requestor.encrypted(b"abort"), 100)
+    requestor.sock.close()  # with unread bytes: the kernel resets
+    buffer = memoryview(bytearray(100))
+    assert transport.receive_into(buffer, acknowledge=True) == 5
+    with pytest.raises(ConnectionLostError):
+        transport.receive_into(buffer, acknowledge=True)
+
+
+def test_a_record_that_is_damaged_is_told_after_the_good_one_before_it(pair: tuple[TlsTransport, Requestor]) -> None:
+    transport, requestor = secured(pair)
+    good, bad = requestor.encrypted(b"good"), bytearray(requestor.encrypted(b"bad"))
+    bad[-1] ^= 1
+    requestor.send(good + bytes(bad), 1000)
+    buffer = memoryview(bytearray(100))
+    assert transport.receive_into(buffer, acknowledge=True) == 4
+    for _ in range(2):
+        with pytest.raises(ConnectionLostError, match=r"TLS: .*bad record mac"):
+            transport.receive_into(buffer, acknowledge=True)
+
+
+def test_an_end_within_the_handshake_is_the_peers(pair: tuple[TlsTransport, Requestor]) -> None:
+    transport, requestor = pair
+    requestor.sock.sendall(b"\x16\x03\x01\x02\x00\x01")
+    requestor.sock.shutdown(socket.SHUT_WR)
+    with pytest.raises(ConnectionLostError, match="closed by the peer"):
+        for _ in range(3):
+            transport.shake_hands(memoryview(bytearray(100)))
+    assert transport.heard
+
+
+def test_a_limit_may_be_longer_than_poll_can_wait(pair: tuple[TlsTransport, Requestor]) -> None:
+    transport, requestor = secured(pair)
+    transport.limit_receive(365 * 86400.0)
+    threading.Timer(0.1, lambda: requestor.send(requestor.encrypted(b"x"), 100)).start()
+    assert transport.receive_into(memoryview(bytearray(100)), acknowledge=True) == 1
+
+
 def test_a_read_ends_at_its_limit_and_the_connection_goes_on(pair: tuple[TlsTransport, Requestor]) -> None:
     transport, requestor = secured(pair)
     buffer = memoryview(bytearray(100))

@@ -119,8 +119,31 @@ def test_a_pause_ends_before_idle_does(pair: Pair) -> None:
         receive(transport, deadline)
     assert time.monotonic() - began >= 0.55
     peer.sendall(b"x")
-    deadline.in_message()
     assert receive(transport, deadline) == 1
+
+
+def test_after_a_pause_the_whole_of_idle_counts_again(pair: Pair) -> None:
+    transport, _ = pair
+    deadline = Deadline(transport, TimeLimits(window=0.2, idle=0.6))
+    deadline.between_messages(pausing=True)
+    with pytest.raises(TimeoutError):
+        transport.receive_into(buffer(), acknowledge=False)
+    deadline.elapsed()
+    deadline.between_messages()
+    began = time.monotonic()
+    with pytest.raises(TimedOutError, match="idle"):
+        receive(transport, deadline)
+    assert time.monotonic() - began >= 0.59
+
+
+def test_a_pause_is_noticed_without_a_minimum_rate_too(pair: Pair) -> None:
+    transport, _ = pair
+    deadline = Deadline(transport, TimeLimits(minimum_rate=0, window=0.2, idle=20))
+    deadline.in_message()
+    deadline.between_messages(pausing=True)
+    with pytest.raises(TimeoutError):
+        transport.receive_into(buffer(), acknowledge=False)
+    deadline.elapsed()
 
 
 def test_a_stall_in_a_message_is_noticed(pair: Pair) -> None:
