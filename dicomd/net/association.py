@@ -149,12 +149,10 @@ class Association:
 
     def _receive(self) -> None:
         reader, deadline = self._reader, self._deadline
-        if self._stopping:
-            self._check_stopping()
+        self._check_stopping()
         in_message = self._messages.under_way or not reader.at_boundary
         if reader.must_rewind or (reader.pdv_left > SMALL and self._large_buffer is None):
             self._make_room()
-        timed = True  # whether it is for `deadline` to judge what comes, and not for one time limit alone
         if self._machine.state is _ESTABLISHED:
             if in_message:
                 deadline.in_message()
@@ -162,12 +160,10 @@ class Association:
                 if pausing := self._large_buffer is not None:
                     reader.rewind()
                 deadline.between_messages(pausing=pausing)
-                timed = False
         space = reader.space()
         count = 0
         while not count:
-            if timed:
-                deadline.before_receive()
+            deadline.before_receive()
             try:
                 count = self._transport.receive_into(space, acknowledge=in_message)
             except TimeoutError:
@@ -180,10 +176,9 @@ class Association:
                 raise
             else:
                 reader.received(count)
-                if timed:
-                    deadline.received(count)
+                deadline.received(count)
                 if not count:  # part of a TLS record: the peer has begun, and now has to keep the minimum rate
-                    in_message = timed = True
+                    in_message = True
                     if self._machine.state is _ESTABLISHED:
                         deadline.in_message()
 

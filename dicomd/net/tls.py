@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, cast
 
 from dicomd.net.deadlines import Deadline, TimedOutError
 from dicomd.net.report import AssociationReport
-from dicomd.net.transport import ConnectionLostError, PlainTransport, Session, WokenError
+from dicomd.net.transport import ConnectionLostError, PlainTransport, Session
 
 Profile = Literal["bcp195", "modified-bcp195", "modern"]
 ClientCertificate = Literal["required", "optional", "none"]
@@ -232,12 +232,6 @@ class TlsTransport(PlainTransport):
             except OSError as error:
                 raise ConnectionLostError(error.strerror or str(error)) from error
 
-    def wake(self, why: str) -> None:
-        """As `PlainTransport.wake`."""
-        self._woken = why
-        with contextlib.suppress(OSError):  # an SSLSocket's own shutdown would have it speak on without TLS
-            socket.socket.shutdown(self._sock, socket.SHUT_RD)
-
     def close(self) -> None:
         """Say so (close_notify) if that costs no waiting, and close. Never raises."""
         if self._tls is not None and self.secured:
@@ -257,9 +251,6 @@ class TlsTransport(PlainTransport):
         if self._woken:  # perhaps in the moment when neither socket was there to be woken
             self.wake(self._woken)
         return tls
-
-    def _ended(self) -> ConnectionLostError:
-        return WokenError(self._woken) if self._woken else ConnectionLostError("closed by the peer")
 
     def _await(self, event: int, seconds: float) -> None:
         """Wait until reading or writing may be possible. Raises TimeoutError after `seconds`."""

@@ -90,7 +90,7 @@ class PlainTransport:
         except OSError as error:
             raise ConnectionLostError(error.strerror or str(error)) from error
         if not count:
-            raise WokenError(self._woken) if self._woken else ConnectionLostError("closed by the peer")
+            raise self._ended()
         return count
 
     def send(self, data: bytes) -> None:
@@ -112,6 +112,9 @@ class PlainTransport:
                 raise BlockingIOError
             rest = rest[self._sock.send(rest) :]
 
+    def _ended(self) -> ConnectionLostError:
+        return WokenError(self._woken) if self._woken else ConnectionLostError("closed by the peer")
+
     def _not_read(self) -> ConnectionLostError:
         with contextlib.suppress(OSError):  # what the peer doesn't read must not linger in the kernel
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -123,8 +126,8 @@ class PlainTransport:
         What has arrived, or still arrives, can be read on: Linux only ends the waiting.
         """
         self._woken = why
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RD)
+        with contextlib.suppress(OSError):  # an SSLSocket's own shutdown would have it speak on without TLS
+            socket.socket.shutdown(self._sock, socket.SHUT_RD)
 
     def close(self) -> None:
         """Close the connection. Never raises."""

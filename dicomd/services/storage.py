@@ -116,7 +116,6 @@ class StoreOperation:
             self.response = _INTERNAL_ERROR
 
 
-_SOP_CLASS_UID, _SOP_INSTANCE_UID = Element.AFFECTED_SOP_CLASS_UID, Element.AFFECTED_SOP_INSTANCE_UID
 _INTERNAL_ERROR = Response(Status.INTERNAL_ERROR, "Internal error of the receiver")
 
 
@@ -132,8 +131,8 @@ class Storage:
         A peer that may not store: 0x0124; SOP Class not that of the Presentation Context: 0x0122; a SOP Instance UID
         that is none: 0x0117; no SOP Class UID or no Data Set announced: 0x0212.
         """
-        instance_uid = uid_from_value(request.value(_SOP_INSTANCE_UID))
-        class_uid = recurring_uid_from_value(request.value(_SOP_CLASS_UID))
+        instance_uid = uid_from_value(request.value(Element.AFFECTED_SOP_INSTANCE_UID))
+        class_uid = recurring_uid_from_value(request.value(Element.AFFECTED_SOP_CLASS_UID))
         response = None
         if not context.rights.store:
             response = Response(Status.NOT_AUTHORIZED, "This peer may not store")

@@ -102,10 +102,7 @@ class Publisher:
             raise from_oserror(error, "mkdir") from error
         made += directory.made
         try:
-            if self._synced:
-                published = self._publish_through(directory, candidate, place.name)
-            else:
-                published = self._publish_in(directory, directory.fd, candidate, place.name)
+            published = self._publish_through(directory, candidate, place.name)
         except OSError as error:
             if not (directory.kept and error.errno in _OF_ANOTHER_MOUNT):
                 raise
@@ -117,6 +114,8 @@ class Publisher:
         return published
 
     def _publish_through(self, directory: Directory, candidate: Candidate, name: str) -> Stored | None:
+        if not self._synced:
+            return self._publish_in(directory, directory.fd, candidate, name)
         handle = directory.reopen()
         try:
             return self._publish_in(directory, handle, candidate, name)
@@ -169,7 +168,7 @@ class Publisher:
     ) -> Stored | None:
         """Make the candidate's new name durable, or take it back."""
         try:
-            seconds = self._sync(directory, handle) if self._synced else 0.0
+            seconds = self._sync(directory, handle)
             in_place = directory.in_place()
         except BaseException:
             self._directories.clear()
@@ -191,7 +190,7 @@ class Publisher:
                 raise from_oserror(error, "fsync") from error
             seconds = time.perf_counter() - began
         try:
-            seconds += self._sync(directory, handle) if self._synced else 0.0
+            seconds += self._sync(directory, handle)
         except BaseException:
             self._directories.clear()
             raise
@@ -201,6 +200,8 @@ class Publisher:
 
     def _sync(self, directory: Directory, handle: int) -> float:
         """Sync the directory and, if they aren't yet, its parents up to the root; return the seconds it took."""
+        if not self._synced:
+            return 0.0
         began = time.perf_counter()
         try:
             os.fsync(handle)

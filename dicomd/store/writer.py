@@ -89,7 +89,7 @@ class FileWriter:
             if self._fd < 0:
                 self._begin([], 0)
             self._record_checksum()
-            seconds = self._sync() if self._store.synced else 0.0
+            seconds = self._sync()
             identity = self._identity
             candidate = Candidate(self._fd, self._path, identity.transfer_syntax_uid, len(self._header), self._size)
             stored = self._store.publisher.publish(candidate, place)
@@ -202,6 +202,8 @@ class FileWriter:
             raise from_oserror(error, "setxattr") from error
 
     def _sync(self) -> float:
+        if not self._store.synced:
+            return 0.0
         began = time.perf_counter()
         try:
             os.fdatasync(self._fd)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dicomd.upperlayer.pdus import PDU_HEADER, PDV_HEADER, SINGLE_PDV_HEADER, AbortReason, PDUType
+from dicomd.upperlayer.pdus import P_DATA_TF, PDU_HEADER, PDV_HEADER, SINGLE_PDV_HEADER, AbortReason, PDUType
 
 SMALLEST_SPACE = 4096
 """Bytes: with less room than this behind the received ones the buffer is rewound, or reads become tiny."""
@@ -68,7 +68,6 @@ class PDUError(Exception):
 
 
 P_DATA_STARTED = PDU(PDUType.P_DATA_TF, b"")
-_P_DATA_TF = int(PDUType.P_DATA_TF)  # in Python 3.11 it costs ten times as much to name the member
 
 _FIXED_LENGTHS = {
     PDUType.A_ASSOCIATE_RJ: 4,
@@ -126,9 +125,7 @@ class PDUReader:
     @property
     def at_boundary(self) -> bool:
         """Whether every received byte is handed out and no PDU is under way."""
-        return self._start == self._end and not (
-            self._pdu_left or self._pdv_left or self._skip or self._body is not None
-        )
+        return self._start == self._end and not self.inside_pdu
 
     @property
     def inside_pdu(self) -> bool:
@@ -208,7 +205,7 @@ class PDUReader:
         command_set = start + SINGLE_PDV_HEADER.size
         command_end = command_set + pdv_length - 2
         if (
-            pdu_type != _P_DATA_TF
+            pdu_type != P_DATA_TF
             or flags & 3 != 3
             or not 6 < length == pdv_length + 4 <= self._max_pdu
             or command_end + SINGLE_PDV_HEADER.size > end
@@ -218,7 +215,7 @@ class PDUReader:
         data_set = command_end + SINGLE_PDV_HEADER.size
         data_end = data_set + pdv_length - 2
         if (
-            pdu_type != _P_DATA_TF
+            pdu_type != P_DATA_TF
             or flags & 3 != 2
             or not 6 < length == pdv_length + 4 <= self._max_pdu
             or data_context_id != context_id
@@ -246,7 +243,7 @@ class PDUReader:
     def _pdu_header(self) -> PDU | None:
         pdu_type, length = PDU_HEADER.unpack_from(self._buffer, self._start)
         self._start += PDU_HEADER.size
-        if pdu_type == _P_DATA_TF:
+        if pdu_type == P_DATA_TF:
             if length > self._max_pdu:
                 self._skip = length
                 raise PDUError(

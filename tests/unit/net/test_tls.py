@@ -5,6 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,17 +58,23 @@ class Requestor:
                 self._arrived.write(data)
 
 
-@pytest.fixture
-def pair(pki: Pki) -> Iterator[tuple[TlsTransport, Requestor]]:
+@contextmanager
+def connected(pki: Pki, *, send_timeout: float) -> Iterator[tuple[TlsTransport, Requestor]]:
     context = server_context(TlsSettings(*pki.server))
     with socket.create_server(("127.0.0.1", 0)) as server:
         requestor = Requestor(server.getsockname(), pki.trusted)
         accepted, _ = server.accept()
-    transport = TlsTransport(accepted, context, send_timeout=5)
+    transport = TlsTransport(accepted, context, send_timeout=send_timeout)
     transport.limit_receive(20)
     yield transport, requestor
     transport.close()
     requestor.sock.close()
+
+
+@pytest.fixture
+def pair(pki: Pki) -> Iterator[tuple[TlsTransport, Requestor]]:
+    with connected(pki, send_timeout=5) as both:
+        yield both
 
 
 def secured(pair: tuple[TlsTransport, Requestor], piece: int = 1 << 20) -> tuple[TlsTransport, Requestor]:
@@ -202,19 +209,12 @@ def test_a_read_ends_at_its_limit_and_the_connection_goes_on(pair: tuple[TlsTran
 
 
 def test_a_peer_that_does_not_read_is_lost(pki: Pki) -> None:
-    context = server_context(TlsSettings(*pki.server))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        requestor = Requestor(server.getsockname(), pki.trusted)
-        accepted, _ = server.accept()
-    transport = TlsTransport(accepted, context, send_timeout=0.2)
-    transport.limit_receive(20)
-    secured((transport, requestor))
-    began = time.monotonic()
-    with pytest.raises(ConnectionLostError, match="does not read"):
-        transport.send(bytes(50_000_000))
-    assert time.monotonic() - began < 5
-    transport.close()
-    requestor.sock.close()
+    with connected(pki, send_timeout=0.2) as both:
+        transport, _ = secured(both)
+        began = time.monotonic()
+        with pytest.raises(ConnectionLostError, match="does not read"):
+            transport.send(bytes(50_000_000))
+        assert time.monotonic() - began < 5
 
 
 def test_what_is_no_tls_fails(pair: tuple[TlsTransport, Requestor]) -> None:
