@@ -23,6 +23,7 @@ from tests.daemon.conftest import StartDaemon
 from tests.support import wire
 from tests.support.daemon import Daemon
 from tests.support.objects import instance
+from tests.support.processes import descriptors
 from tests.support.raw_peer import RawPeer, associate_rq
 
 PATIENCE = 120.0
@@ -204,7 +205,7 @@ def test_a_worker_runs_out_of_descriptors(start_daemon: StartDaemon) -> None:
         peer.associate()
         assert peer.store(instance()).status == 0
         assert peer.echo().status == 0
-        opened = {int(link.name) for link in Path(f"/proc/{worker}/fd").iterdir()}
+        opened = descriptors(worker)
         free = [number for number in range(max(opened) + 20) if number not in opened]
         for spare in range(12):
             resource.prlimit(worker, resource.RLIMIT_NOFILE, (free[spare], hard[1]))

@@ -20,6 +20,7 @@ from tests.crash.conftest import Figures
 from tests.crash.senders import Ledger, Senders
 from tests.crash.verdict import Verdict, judge, temporary_files
 from tests.support.daemon import STOP_DEADLINE, Daemon
+from tests.support.processes import descriptors
 from tests.support.soak import soak_seconds
 
 SEED = 1494
@@ -113,10 +114,9 @@ class Victims:
         """The processes of the present daemon that have an instance or its lock open, busiest first."""
         found = []
         for pid in members(self.daemon.pid):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                targets = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
-                if opened := sum("/.dicomd/" in target or target.endswith(".dcm") for target in targets):
-                    found.append((opened, pid))
+            targets = descriptors(pid).values()
+            if opened := sum("/.dicomd/" in target or target.endswith(".dcm") for target in targets):
+                found.append((opened, pid))
         return [pid for _opened, pid in sorted(found, reverse=True) if pid != self.daemon.pid]
 
     def _kill_everything(self) -> None:

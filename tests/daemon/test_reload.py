@@ -16,6 +16,7 @@ from tests.support import wire
 from tests.support.daemon import Daemon, free_port
 from tests.support.load import Load
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, MR_IMAGE_STORAGE, instance
+from tests.support.processes import descriptors
 from tests.support.raw_peer import Abort, RawPeer, associate_rq, store_message
 from tests.support.waiting import wait_until
 
@@ -294,9 +295,9 @@ class Counters:
         return found
 
 
-def descriptors(pid: int, root: Path) -> int:
+def counted_descriptors(pid: int, root: Path) -> int:
     """How many a process has open, but for the store's folders, which a worker keeps open the more it has stored."""
-    targets = [path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir()]
+    targets = map(Path, descriptors(pid).values())
     return sum(1 for target in targets if not target.is_relative_to(root) or ".dicomd" in target.parts)
 
 
@@ -310,7 +311,8 @@ def idle_workers(daemon: Daemon, count: int) -> dict[str, int]:
     wait_until(lambda: list(daemon.worker_pids().values()) == ["ready"] * count, 60)
     wait_until(lambda: daemon.metric("dicomd_associations_active", listener="dicom") == 0, 60)
     pids = list(daemon.worker_pids())
-    return {"descriptors": max(descriptors(pid, daemon.root) for pid in pids), "resident": max(map(resident, pids))}
+    most = max(counted_descriptors(pid, daemon.root) for pid in pids)
+    return {"descriptors": most, "resident": max(map(resident, pids))}
 
 
 @pytest.mark.slow
@@ -338,17 +340,17 @@ def test_fifty_reloads_under_load_fail_no_store(start_daemon: StartDaemon) -> No
     with Load(daemon, senders=4, size=5000) as load:
         for number in range(10):  # what is used for the first time may stay
             reload(number)
-        before, resident_before = descriptors(daemon.pid, daemon.root), resident(daemon.pid)
+        before, resident_before = counted_descriptors(daemon.pid, daemon.root), resident(daemon.pid)
         for number in range(10, 60):
             reload(number)
-        after = descriptors(daemon.pid, daemon.root)
+        after = counted_descriptors(daemon.pid, daemon.root)
         serve_more(load)
     assert first.failures + load.failures == []
     assert first.lost() + load.lost() == []
     assert after <= before + 2 * 9  # channels of workers that were still draining
     assert resident(daemon.pid) < resident_before + room
     last_generation = idle_workers(daemon, 2)
-    wait_until(lambda: descriptors(daemon.pid, daemon.root) <= before, 30)
+    wait_until(lambda: counted_descriptors(daemon.pid, daemon.root) <= before, 30)
     wait_until(lambda: idle_workers(daemon, 2)["descriptors"] <= first_generation["descriptors"], 30)
     assert last_generation["resident"] < first_generation["resident"] + room
     daemon.wait_metric("dicomd_instances_stored_total", len(first.acknowledged) + len(load.acknowledged))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support.daemon import Daemon
 from tests.support.objects import instance
+from tests.support.processes import descriptors
 from tests.support.raw_peer import RawPeer, associate_rq, store_message
 
 
@@ -18,7 +18,7 @@ def no_more_descriptors(daemon: Daemon) -> Iterator[None]:
     """The daemon can open nothing meanwhile, but to answer over HTTP."""
     before = {}
     for pid in daemon.worker_pids():
-        used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+        used = descriptors(pid)
         lowest_free = next(number for number in range(len(used) + 1) if number not in used)
         before[pid] = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, before[pid][1]))

@@ -16,6 +16,7 @@ from tests.daemon.conftest import Connect, StartDaemon
 from tests.support.daemon import Daemon
 from tests.support.load import Load
 from tests.support.objects import instance
+from tests.support.processes import descriptors
 from tests.support.raw_peer import RawPeer, associate_rq, c_store_rq, p_data, pdv, store_message
 from tests.support.waiting import wait_until
 
@@ -251,13 +252,12 @@ def test_no_descriptor_of_the_supervisor_reaches_a_child(start_daemon: StartDaem
     daemon.wait_logged("worker died")
     wait_until(lambda: victim not in (found := daemon.worker_pids()) and list(found.values()).count("ready") == 3)
 
-    def descriptors(pid: int, kind: str) -> set[str]:
-        links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
-        return {link for link in links if link.startswith(kind)}
+    def opened(pid: int, kind: str) -> set[str]:
+        return {target for target in descriptors(pid).values() if target.startswith(kind)}
 
-    supervisor = descriptors(daemon.pid, "socket:")
-    shared = [descriptors(pid, "socket:") & supervisor for pid in daemon.pids()[1:]]
+    supervisor = opened(daemon.pid, "socket:")
+    shared = [opened(pid, "socket:") & supervisor for pid in daemon.pids()[1:]]
     listening = 1  # each has the listening socket it serves on, and that alone
     assert [len(each) for each in shared] == [listening] * 4
-    private = [descriptors(pid, "pipe:") & descriptors(daemon.pid, "pipe:") for pid in daemon.pids()[1:]]
+    private = [opened(pid, "pipe:") & opened(daemon.pid, "pipe:") for pid in daemon.pids()[1:]]
     assert all(len(each) <= 2 for each in private)  # stdout and stderr

@@ -26,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.pages import get
 from tests.support.part10 import StoredFile, read_part10
+from tests.support.processes import descriptors
 
 START_DEADLINE = 30.0
 """Seconds: an import of everything on a busy machine with cold caches."""
@@ -335,13 +336,7 @@ class Daemon:
         ]
 
     def _descriptors(self) -> list[str]:
-        targets = []
-        for pid in self.pids():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
-                for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-                    with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                        targets.append(str(descriptor.readlink()))
-        return targets
+        return [target for pid in self.pids() for target in descriptors(pid).values()]
 
     def _open_sockets(self) -> list[str]:
         return [target for target in self._descriptors() if target.startswith("socket:")]
