@@ -108,7 +108,8 @@ class Blast(Workload):
     def run(self, running: Running, scale: float) -> dict[str, float]:
         """Figures of blast.blast, the memory peak in MB, too, where one large object is sent."""
         stores = self.order.work == "store"
-        warm = self._blast(running, replace(self.order, count=5, size=min(self.order.size, 1 << 19)), 1)
+        # over as many Associations as the work itself, so that each of a receiver's processes has had its first one
+        warm = self._blast(running, replace(self.order, count=5, size=min(self.order.size, 1 << 19)), self.side_by_side)
         order = replace(self.order, count=max(1, round(self.order.count * scale)))
         settle(order.count * order.size * self.side_by_side if stores else 0)
         if self.order.count == 1:
