@@ -1,5 +1,7 @@
 """A file store: what it writes, checks and refuses."""
 
+import os
+import random
 import stat
 import threading
 from pathlib import Path
@@ -99,6 +101,35 @@ def test_views_need_be_valid_during_the_write_only(tmp_path: Path) -> None:
     stored = writer.commit()
     writer.release()
     assert stored.path.read_bytes().endswith(data)
+
+
+@pytest.mark.parametrize("sizes", [[65536], [65537], [300_000, 3, 200_000], [40_000] * 5, [0, 65536, 0, 65536]])
+def test_no_write_is_longer_than_what_the_kernel_does_quickly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int]
+) -> None:
+    written: list[int] = []
+
+    def writev(fd: int, fragments: list[memoryview]) -> int:
+        written.append(sum(map(len, fragments)))
+        return original(fd, fragments)
+
+    original = os.writev
+    monkeypatch.setattr("os.writev", writev)
+    store = file_store(tmp_path)
+    data = data_set() + random.Random(3).randbytes(sum(sizes))
+    writer = store.open(identity())
+    writer.write([memoryview(data_set())], len(data_set()))
+    at = len(data_set())
+    fragments: list[memoryview] = []
+    for size in sizes:
+        fragments.append(memoryview(data)[at : at + size])
+        at += size
+    writer.write(fragments, sum(sizes))
+    stored = writer.commit()
+    writer.release()
+    assert max(written) <= 65536
+    assert len(written) <= 2 + sum(sizes) // 65536 + 1
+    assert stored.path.read_bytes() == header(identity()) + data
 
 
 def test_more_fragments_than_the_kernel_takes_at_once(tmp_path: Path) -> None:
