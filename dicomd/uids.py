@@ -5,6 +5,7 @@ The rule it keeps: a text that passes has digits and dots only, no component is 
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Final
 
@@ -14,6 +15,7 @@ APPLICATION_CONTEXT_NAME: Final = "1.2.840.10008.3.1.1.1"
 MAX_UID_LENGTH: Final = 64
 
 _PADDING: Final = b"\0 "
+_is_uid = re.compile(rb"[0-9]++(?:\.[0-9]++)*+").fullmatch
 
 
 def uid_from_value(value: bytes) -> str | None:
@@ -22,15 +24,7 @@ def uid_from_value(value: bytes) -> str | None:
     Leading zeros in a component are against PS3.5 §9.1, but harmless and sent by real devices, so they pass.
     """
     uid = value.rstrip(_PADDING)
-    if (
-        not uid.replace(b".", b"").isdigit()  # of bytes: ASCII digits only
-        or len(uid) > MAX_UID_LENGTH
-        or b".." in uid
-        or uid[0] == 0x2E
-        or uid[-1] == 0x2E
-    ):
-        return None
-    return uid.decode("ascii")
+    return uid.decode("ascii") if len(uid) <= MAX_UID_LENGTH and _is_uid(uid) else None
 
 
 def recurring_uid_from_value(value: bytes) -> str | None:

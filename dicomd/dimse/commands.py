@@ -126,23 +126,24 @@ class CommandSetParser:
     other bytes are those of the last one, lengths included, so are the elements: that takes a third of the time.
     """
 
-    __slots__ = ("_before", "_behind", "_between", "_last", "_length", "_message_id", "_uid")
+    __slots__ = ("_around", "_last", "_length", "_message_id", "_uid")
 
     def __init__(self) -> None:
         self._last: CommandSet | None = None
         self._length = 0
         self._message_id = self._uid = slice(0)  # where the two values are
-        self._before = self._between = self._behind = b""  # what is around them
+        self._around: tuple[slice, bytes, bytes, bytes] = (slice(0), b"", b"", b"")  # and what is around them
 
     def parse(self, data: bytes) -> CommandSet:
         """Parse a whole Command Set. Raises `CommandSetError`."""
         last = self._last
+        place, between, before, behind = self._around
         if (
             last is None
             or len(data) != self._length
-            or not data.startswith(self._before)
-            or data[self._message_id.stop : self._uid.start] != self._between
-            or not data.endswith(self._behind)
+            or data[place] != between
+            or not data.startswith(before)
+            or not data.endswith(behind)
         ):
             request = parse_command_set(data)
             self._remember(request, data)
@@ -164,9 +165,8 @@ class CommandSetParser:
             return  # a C-ECHO-RQ has no instance, and those that don't keep to the order are rare
         self._last, self._length = request, len(data)
         self._message_id, self._uid = message_id, uid
-        self._before = data[: message_id.start]
-        self._between = data[message_id.stop : uid.start]
-        self._behind = data[uid.stop :]
+        between = slice(message_id.stop, uid.start)
+        self._around = between, data[between], data[: message_id.start], data[uid.stop :]
 
 
 def _us(elements: dict[int, bytes], element: int) -> int:

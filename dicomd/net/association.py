@@ -202,8 +202,6 @@ class Association:
             self._take_request(pdu.body)
             return
         action = self._machine.happened(event)
-        if action is Action.DT_2:
-            return  # its fragments follow
         if action is Action.AR_2:
             self._release()
         elif action in (Action.AA_2, Action.AA_3):
@@ -264,6 +262,8 @@ class Association:
             return
         negotiated = answer
         self._machine.happened(Event.ACCEPT)
+        # In Sta6 a P-DATA-TF is but its fragments (DT-2), and in Sta13, the only state that can follow, nothing (AA-6).
+        self._reader.expect_data()
         self._peer_max_pdu = negotiated.max_pdu
         titles, rights = (request.calling_ae_title, request.called_ae_title), self._rights
         self._messages.accept(

@@ -26,6 +26,7 @@ from dicomd.services.storage import StoreOperation
 from dicomd.telemetry.logs import bound_logger, get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
+from dicomd.telemetry.render import SAFE
 from dicomd.upperlayer.negotiation import AssociateRequest, Negotiated, RefusedContext
 from dicomd.upperlayer.proposals import ProposedContext, name_of
 
@@ -332,23 +333,18 @@ class AssociationReport:
 
     def _store_answered(self, operation: StoreOperation, response: Response, *, sent: bool) -> None:
         seconds = time.monotonic() - self._message_began
-        stored, error, identity = operation.stored, operation.error, operation.identity
-        succeeded = response.status is _SUCCESS
-        self._bytes += operation.size
+        stored, error, identity, size = operation.stored, operation.error, operation.identity, operation.size
+        status = response.status
+        succeeded = status is _SUCCESS
+        sync, duplicate = (0.0, "") if stored is None else (stored.sync_seconds, stored.duplicate)
+        self._bytes += size
         if sent:
-            self._metrics.store_finished(
-                self._peer,
-                response.status,
-                received=operation.size,
-                duration=seconds,
-                sync=stored.sync_seconds if stored is not None and stored.sync_seconds else None,
-            )
-            self._row.answered(stored=succeeded, size=operation.size)
-        duplicate: str = stored.duplicate if stored is not None else ""
+            self._metrics.store_finished(self._peer, status, received=size, duration=seconds, sync=sync or None)
+            self._row.answered(stored=succeeded, size=size)
         if not succeeded:
-            if response.status is Status.OBJECT_TOO_LARGE:
+            if status is Status.OBJECT_TOO_LARGE:
                 self._metrics.count_limit("max_object_size")
-            if response.status is Status.DUPLICATE_REJECTED:
+            if status is Status.DUPLICATE_REJECTED:
                 duplicate = "rejected"
             self._count_failure(operation)
         if duplicate:
@@ -366,18 +362,18 @@ class AssociationReport:
             "dicom_sop_class_uid": identity.sop_class_uid,
             "dicom_sop_instance_uid": identity.sop_instance_uid,
             "dicom_transfer_syntax_uid": identity.transfer_syntax_uid,
-            "dicom_status": _STATUS_TEXTS[response.status],
-            "dicom_bytes": operation.size,
+            "dicom_status": _STATUS_TEXTS[status],
+            "dicom_bytes": size,
             "dicom_duration_usec": int(seconds * 1e6),
         }
-        if stored is not None and stored.sync_seconds:
-            fields["sync_usec"] = int(stored.sync_seconds * 1e6)
+        if sync:
+            fields["sync_usec"] = int(sync * 1e6)
         if duplicate:
             fields["duplicate"] = duplicate
         if not sent:
             fields["detail"] = "the response could not be sent"
         if succeeded:
-            self._log.info(Message.INSTANCE_STORED, **fields)
+            self._log.info(Message.INSTANCE_STORED, **{SAFE: fields})
             return
         self._tell_refusal(Refused.INSTANCE, f"{response.status} {response.comment}")
         if error is not None:

@@ -39,6 +39,8 @@ _CIPHERS: Final[dict[Profile, str]] = {
 }
 _LONGEST_POLL: Final = 2**31 - 1
 """Milliseconds that poll(2) can wait at once; limits may be longer."""
+_ALL: Final = 2**31 - 1
+"""More bytes than any buffer has: OpenSSL reads what there is room for, and the loop has nothing to compute."""
 _NOT_SECURED: Final = "the TLS handshake is not done"
 _FAREWELL: Final = 2.0
 """Seconds that a peer whose handshake failed has to take the alert that says why."""
@@ -189,32 +191,33 @@ class TlsTransport(PlainTransport):
         """Fill `buffer` from what has arrived, record by record."""
         if self._broken:
             raise ConnectionLostError(self._broken)
-        read, size, count = self._read, len(buffer), 0
-        self._dry = False
+        read, room = self._read, buffer
+        self._dry = ended = False
         broken = ""
         try:
-            while count < size:
-                length = read(size - count, buffer[count:])
+            while room:
+                length = read(_ALL, room)
                 if not length:  # the peer's close_notify, or its end without one
-                    if not count:
-                        raise self._ended()
+                    ended = True
                     break
-                count += length
+                room = room[length:]
         except ssl.SSLWantReadError:
             self._dry = True
         except ssl.SSLWantWriteError:  # an answer of the protocol's own, such as to a KeyUpdate
             self._await_room(time.monotonic() + self._send_timeout)
         except ssl.SSLEOFError:
-            if not count:
-                raise self._ended() from None
+            ended = True
         except ssl.SSLError as error:
             broken = f"TLS: {reason(error)}"
         except OSError as error:
             broken = error.strerror or str(error)
-        if broken:
-            if not count:
-                raise ConnectionLostError(broken)
-            self._broken = broken  # what came before it counts: it may be the peer's A-ABORT
+        count = len(buffer) - len(room)
+        if count:  # what came before counts: it may be the peer's A-ABORT
+            self._broken = broken
+        elif broken:
+            raise ConnectionLostError(broken)
+        elif ended:
+            raise self._ended()
         return count
 
     def send(self, data: bytes) -> None:

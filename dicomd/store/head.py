@@ -101,11 +101,14 @@ class HeadScanner:
     ``DataSetUnreadable``.
     """
 
-    __slots__ = (
-        *("_begun", "_carry", "_encoding", "_found", "_headers", "_inflated", "_inflater", "_memory", "_nesting"),
-        *("_of_patient", "_skip"),
-        *("complete", "patient_id", "values"),
-    )
+    # As most heads are like one before, little more than this is ever used, and what is constant isn't set each time.
+    complete = False
+    patient_id = b""
+    _inflated = 0
+    _begun = False
+    _carry = b""  # the beginning of an element whose rest has yet to come
+    _skip = 0  # bytes of a value still to pass; never at the same time as _carry
+    _headers: list[Header] | None = None  # of a head that may be worth remembering
 
     def __init__(self, transfer_syntax_uid: str, *, of_patient: bool = False, memory: Memory | None = None) -> None:
         """`of_patient`: `patient_id` is wanted, too: for it alone the scan doesn't go on, nor fail.
@@ -113,19 +116,12 @@ class HeadScanner:
         `memory` is that of Data Sets that are probably alike; a scan with another `of_patient` needs another.
         """
         self.values: dict[int, bytes] = {}
-        self.patient_id = b""
         self._of_patient = of_patient
-        self.complete = False
         self._encoding = _ENCODINGS.get(transfer_syntax_uid, _EXPLICIT_LITTLE)
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in _DEFLATED else None
-        self._inflated = 0
-        self._begun = False
-        self._carry = b""  # the beginning of an element whose rest has yet to come
-        self._skip = 0  # bytes of a value still to pass; never at the same time as _carry
         # What of undefined length is open, each with the encoding inside it: a sequence, its item, a sequence in it...
         self._nesting: list[_Encoding] = []
         self._memory = memory if self._inflater is None else None
-        self._headers: list[Header] | None = None  # of a head that may be worth remembering
         self._found: list[Value] = []
 
     def feed(self, fragment: memoryview | bytes) -> bool:
@@ -142,13 +138,9 @@ class HeadScanner:
     def _begin(self, fragment: memoryview | bytes, memory: Memory) -> None:
         """Take the first fragment, which mostly has the whole head, in one step if it is built like one before."""
         self._memory = None
-        outline = memory.outline
-        if outline is not None and outline.fits(fragment):
-            for tag, start, stop in outline.values:
-                if tag == PATIENT_ID:
-                    self.patient_id = bytes(fragment[start:stop])
-                else:
-                    self.values[tag] = bytes(fragment[start:stop])
+        if (outline := memory.outline) is not None and (values := outline.read(fragment)) is not None:
+            self.patient_id = values.pop(PATIENT_ID, b"")
+            self.values = values
             self.complete = True
             return
         headers: list[Header] = []

@@ -22,16 +22,19 @@ Value = tuple[int, int, int]
 
 
 class Outline(NamedTuple):
-    """How the head of one Data Set was built: `end` bytes of it, with `values` in them."""
+    """How the head of one Data Set was built: in `end` bytes, these `headers`, and values of these `tags`."""
 
-    unpack: Callable[[Any], tuple[bytes, ...]]
+    unpack_headers: Callable[[Any], tuple[bytes, ...]]
     headers: tuple[bytes, ...]
+    unpack_values: Callable[[Any], tuple[bytes, ...]]
+    tags: tuple[int, ...]
     end: int
-    values: tuple[Value, ...]
 
-    def fits(self, data: memoryview | bytes) -> bool:
-        """Whether `data`, the beginning of a Data Set, is built the same way."""
-        return len(data) >= self.end and self.unpack(data) == self.headers
+    def read(self, data: memoryview | bytes) -> dict[int, bytes] | None:
+        """Return the wanted values by tag if `data`, the beginning of a Data Set, is built the same way, else None."""
+        if len(data) < self.end or self.unpack_headers(data) != self.headers:
+            return None
+        return dict(zip(self.tags, self.unpack_values(data), strict=True))
 
 
 class Memory:
@@ -51,13 +54,19 @@ class Memory:
         last, self._last = self._last, headers if len(headers) <= _MOST_HEADERS else []
         if headers != last or len({tag for tag, _, _ in values}) < len(values):
             return  # an element that comes twice is judged by its value
-        words, at = ["="], 0
-        for start, stop in headers:
-            words.append(f"{start - at}x{stop - start}s")
-            at = stop
-        shape = struct.Struct("".join(words))
-        end = max([shape.size, *(stop for _, _, stop in values)])
-        self.outline = Outline(shape.unpack_from, shape.unpack_from(data), end, tuple(values))
+        shape, wanted = _pieces(headers), _pieces([(start, stop) for _, start, stop in values])
+        tags = tuple(tag for tag, _, _ in values)
+        end = max(shape.size, wanted.size)
+        self.outline = Outline(shape.unpack_from, shape.unpack_from(data), wanted.unpack_from, tags, end)
+
+
+def _pieces(places: list[Header]) -> struct.Struct:
+    """What unpacks the bytes at these places, one behind the other."""
+    words, at = ["="], 0
+    for start, stop in places:
+        words.append(f"{start - at}x{stop - start}s")
+        at = stop
+    return struct.Struct("".join(words))
 
 
 @lru_cache(maxsize=_MOST_REMEMBERED)

@@ -25,7 +25,10 @@ MAX_ASSOCIATE_RQ = 256 * 1024
 
 
 class PDU(NamedTuple):
-    """A PDU has arrived: whole with its `body`, except that of a P-DATA-TF, whose fragments follow as events."""
+    """A PDU has arrived: whole with its `body`, except that of a P-DATA-TF, whose fragments follow as events.
+
+    Once data are expected, a P-DATA-TF is no event any more, but its fragments alone.
+    """
 
     pdu_type: int
     body: bytes
@@ -90,6 +93,7 @@ class PDUReader:
         "_body_length",
         "_buffer",
         "_capacity",
+        "_data_expected",
         "_end",
         "_flags",
         "_max_pdu",
@@ -114,6 +118,7 @@ class PDUReader:
         self._body: bytearray | None = None  # of a PDU that has to be whole
         self._body_length = 0
         self._skip = 0  # bytes to pass over
+        self._data_expected = False
 
     # -- the caller's side of the buffer ---------------------------------------------------------------------------
 
@@ -164,6 +169,10 @@ class PDUReader:
 
     # -- what the bytes mean ---------------------------------------------------------------------------------------
 
+    def expect_data(self) -> None:
+        """From now on a P-DATA-TF may come, and is of no interest but for its fragments."""
+        self._data_expected = True
+
     def next_event(self) -> PDU | Fragment | None:
         """Return the next PDU or fragment, or None when more bytes are needed.
 
@@ -189,6 +198,8 @@ class PDUReader:
                 return self._whole_pdu(self._body, available)
             elif available < PDU_HEADER.size:
                 return None
+            elif self._data_expected and available >= SINGLE_PDV_HEADER.size and self._single_pdv_header():
+                return self._fragment(available - SINGLE_PDV_HEADER.size)
             elif (pdu := self._pdu_header()) is not None:
                 return pdu
 
@@ -255,7 +266,7 @@ class PDUReader:
                 self._skip = length
                 raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "P-DATA-TF without a whole PDV")
             self._pdu_left = length
-            return P_DATA_STARTED
+            return None if self._data_expected else P_DATA_STARTED
         fixed = _FIXED_LENGTHS.get(pdu_type)
         if fixed is not None:
             valid = length == fixed
@@ -282,6 +293,18 @@ class PDUReader:
             return None
         self._body = None
         return PDU(self._pdu_type, bytes(body))
+
+    def _single_pdv_header(self) -> bool:
+        """Take both headers of a P-DATA-TF with one PDV, as nearly all have, at once; False where it is anything else.
+
+        An instance of 512 KiB comes in three or four, and each header would be a step, and an event, of its own.
+        """
+        pdu_type, length, pdv_length, context_id, flags = SINGLE_PDV_HEADER.unpack_from(self._buffer, self._start)
+        if pdu_type != P_DATA_TF or not 6 < length == pdv_length + 4 <= self._max_pdu:
+            return False
+        self._start += SINGLE_PDV_HEADER.size
+        self._pdv_left, self._pdv_context_id, self._flags = pdv_length - 2, context_id, flags
+        return True
 
     def _pdv_header(self) -> Fragment | None:
         if self._pdu_left < PDV_HEADER.size:

@@ -5,15 +5,19 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomd.upperlayer.reader import Fragment, PDUError, PDUReader
+from dicomd.upperlayer.reader import P_DATA_STARTED, Fragment, PDUError, PDUReader
 from tests.support.reading import fed, joined
 
 CAPACITY = 4096 + 64
 
 
-def events(chunks: list[bytes]) -> list[object]:
+def events(chunks: list[bytes], *, p_data: bool = True, data_expected: bool = False) -> list[object]:
+    """What the reader says of the chunks; without `p_data`, but for the beginnings of P-DATA-TF."""
     reader = PDUReader(memoryview(bytearray(CAPACITY)), max_pdu=20000)
-    return joined(event.reason if isinstance(event, PDUError) else event for event in fed(reader, chunks))
+    if data_expected:
+        reader.expect_data()
+    told = (event.reason if isinstance(event, PDUError) else event for event in fed(reader, chunks))
+    return joined(event for event in told if p_data or event != P_DATA_STARTED)
 
 
 pdus = st.one_of(
@@ -37,6 +41,7 @@ def test_any_bytes_cut_anywhere_mean_the_same(parts: list[bytes], cuts: list[int
         at += cut
     chunks.append(stream[at:])
     assert events(chunks) == events([stream])
+    assert events(chunks, data_expected=True) == events([stream], p_data=False)
 
 
 def pdv(context_id: int, control: int, data: bytes) -> bytes:

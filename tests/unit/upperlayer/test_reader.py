@@ -27,9 +27,13 @@ def pdu(kind: int, body: bytes) -> bytes:
 Seen = tuple[str, object]
 
 
-def read(stream: bytes, step: int, *, max_pdu: int = 65536, capacity: int = CAPACITY) -> list[Seen]:
+def read(
+    stream: bytes, step: int, *, max_pdu: int = 65536, capacity: int = CAPACITY, data_expected: bool = False
+) -> list[Seen]:
     """Everything the reader says about `stream`, given `step` bytes at a time; fragments of a PDV put together."""
     reader = PDUReader(memoryview(bytearray(capacity)), max_pdu=max_pdu)
+    if data_expected:
+        reader.expect_data()
     seen: list[Seen] = []
     parts: list[bytes] = []
     for event in fed(reader, (stream[at : at + step] for at in range(0, len(stream), step))):
@@ -70,12 +74,14 @@ EXPECTED = [
     ("pdv", (3, False, True, b"")),
     ("pdu", (5, bytes(4))),
 ]
+WITHOUT_P_DATA = [event for event in EXPECTED if event != ("pdu", (4, b""))]
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 7, 11, 64, 4095, 4096, 8192, 10**6])
 @pytest.mark.parametrize("capacity", [4096 + 16, CAPACITY, 262144])
 def test_the_same_events_however_the_bytes_are_cut(step: int, capacity: int) -> None:
     assert read(STREAM, step, capacity=capacity) == EXPECTED
+    assert read(STREAM, step, capacity=capacity, data_expected=True) == WITHOUT_P_DATA
 
 
 @pytest.mark.parametrize("step", [1, 4, 10**6])
@@ -99,7 +105,8 @@ def test_the_same_events_however_the_bytes_are_cut(step: int, capacity: int) -> 
 )
 def test_a_bad_pdu_is_told_and_passed_over(bad: bytes, reason: AbortReason, step: int) -> None:
     seen = [event for event in read(bad + STREAM, step) if event != ("pdu", (4, b""))]
-    assert seen == [("error", reason), *(event for event in EXPECTED if event != ("pdu", (4, b"")))]
+    assert seen == [("error", reason), *WITHOUT_P_DATA]
+    assert read(bad + STREAM, step, data_expected=True) == seen
 
 
 def test_bytes_behind_the_last_pdv_are_an_error() -> None:
