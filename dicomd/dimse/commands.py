@@ -161,7 +161,9 @@ class CommandSetParser:
             values[element] = slice(at, at + len(value))
             at += len(value)
         message_id, uid = values.get(Element.MESSAGE_ID), values.get(Element.AFFECTED_SOP_INSTANCE_UID)
-        if request.is_response or message_id is None or uid is None or message_id.start > uid.start:
+        if request.is_response or request.command_field == CommandField.C_CANCEL_RQ:
+            return  # they have another Message ID; a (0000,0110) of theirs may be anything
+        if message_id is None or uid is None or message_id.start > uid.start:
             return  # a C-ECHO-RQ has no instance, and those that don't keep to the order are rare
         self._last, self._length = request, len(data)
         self._message_id, self._uid = message_id, uid

@@ -11,6 +11,7 @@ from dicomd.dimse.commands import (
     SUCCESS,
     CommandField,
     CommandSetError,
+    CommandSetParser,
     Element,
     Response,
     encode_response,
@@ -61,6 +62,19 @@ def test_a_request_is_parsed_with_and_without_its_group_length() -> None:
 def test_what_cannot_be_answered_is_an_error(data: bytes) -> None:
     with pytest.raises(CommandSetError):
         parse_command_set(data)
+
+
+def test_a_cancel_request_comes_again_with_a_message_id_that_is_none() -> None:
+    """What it has in (0000,0110) is nobody's business; it isn't to be taken for a request's Message ID either."""
+    cancel = (
+        element(0x0100, US(0x0FFF))
+        + element(0x0110, b"")
+        + element(0x0120, US(1))
+        + element(0x0800, US(0x0101))
+        + element(0x1000, b"1.2\0")
+    )
+    parser = CommandSetParser()
+    assert parser.parse(cancel) == parser.parse(cancel) == parse_command_set(cancel)
 
 
 def test_the_response_is_what_pynetdicom_reads() -> None:
