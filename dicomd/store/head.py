@@ -122,7 +122,7 @@ class HeadScanner:
         # What of undefined length is open, each with the encoding inside it: a sequence, its item, a sequence in it...
         self._nesting: list[_Encoding] = []
         self._memory = memory if self._inflater is None else None
-        self._found: list[Value] = []
+        self._found: list[Value] = []  # in the head that may be worth remembering; no longer than its fragment allows
 
     def feed(self, fragment: memoryview | bytes) -> bool:
         """Scan the next bytes of the Data Set; return ``complete``."""
@@ -265,7 +265,8 @@ class HeadScanner:
                 if kept > end:
                     return at
                 self.patient_id = self.patient_id or bytes(data[value:kept])
-                self._found.append((PATIENT_ID, value, kept))
+                if headers is not None:
+                    self._found.append((PATIENT_ID, value, kept))
                 wanted = False
             elif group:
                 wanted = False
@@ -279,7 +280,8 @@ class HeadScanner:
                 text = bytes(data[value:kept])
                 if self.values.setdefault(tag, text) != text:
                     raise DataSetUnreadable("Element occurs twice, and differs", element=tag)
-                self._found.append((tag, value, kept))
+                if headers is not None:
+                    self._found.append((tag, value, kept))
                 if len(self.values) == 4:
                     self.complete = True
                     return kept

@@ -1,12 +1,14 @@
 """The head scanner against what the standard allows, what senders get wrong, and what an attacker would try."""
 
 import struct
+import tracemalloc
 import zlib
 
 import pytest
 
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.head import MAX_INFLATED, MAX_NESTING, MAX_VALUE, HeadScanner
+from dicomd.store.outline import Memory
 from tests.unit.store.instances import (
     BIG_ENDIAN,
     CT_IMAGE_STORAGE,
@@ -283,3 +285,18 @@ def test_the_patient_id_is_kept_only_where_it_is_wanted(step: int) -> None:
         scanner.finish()
         assert scanner.values == scan(head()).values
         assert scanner.patient_id == expected
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, DEFLATED])
+def test_an_element_that_comes_again_and_again_is_not_hoarded(syntax: str) -> None:
+    scanner = HeadScanner(syntax, memory=Memory())
+    again, compressor = element(0x00080016, "UI", b"") * 1000, zlib.compressobj(wbits=-15)
+    pieces = [compressor.compress(again) + compressor.flush(zlib.Z_SYNC_FLUSH) for _ in range(100)]
+    tracemalloc.start()
+    try:
+        for piece in pieces:
+            scanner.feed(piece if syntax == DEFLATED else again)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000_000  # bytes, of 100,000 elements
