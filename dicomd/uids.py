@@ -15,7 +15,7 @@ APPLICATION_CONTEXT_NAME: Final = "1.2.840.10008.3.1.1.1"
 MAX_UID_LENGTH: Final = 64
 
 _PADDING: Final = b"\0 "
-_is_uid = re.compile(rb"[0-9]++(?:\.[0-9]++)*+").fullmatch
+_is_uid = re.compile(rb"[0-9]+(?:\.[0-9]+)*").fullmatch
 
 
 def uid_from_value(value: bytes) -> str | None:

@@ -262,7 +262,7 @@ class Association:
             return
         negotiated = answer
         self._machine.happened(Event.ACCEPT)
-        # In Sta6 a P-DATA-TF is but its fragments (DT-2), and in Sta13, the only state that can follow, nothing (AA-6).
+        # In Sta6 a P-DATA-TF is but its fragments (DT-2), and in Sta13 nothing (AA-6); nothing is read in Sta8 between.
         self._reader.expect_data()
         self._peer_max_pdu = negotiated.max_pdu
         titles, rights = (request.calling_ae_title, request.called_ae_title), self._rights

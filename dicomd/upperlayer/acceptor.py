@@ -1,7 +1,8 @@
 """What may come next on an Association: the acceptor's part of the state machine of PS3.8 §9.2, whole, in one table.
 
-The rule it keeps: nothing else in dicomd decides whether a PDU is in place. dicomd never asks for an Association nor
-for its release, so the other states (Sta4, Sta5, Sta7, Sta9 to Sta12) can't be reached and have no column.
+The rule it keeps: nothing else in dicomd decides whether a PDU is in place. (It isn't asked about each P-DATA-TF of an
+open Association, of which it would say DT-2.) dicomd never asks for an Association nor for its release, so the other
+states (Sta4, Sta5, Sta7, Sta9 to Sta12) can't be reached and have no column.
 
         Sta1 ── connection ──▶ Sta2 ── A-ASSOCIATE-RQ ──▶ Sta3 ── accept ──▶ Sta6 ── A-RELEASE-RQ ──▶ Sta8
          ▲                      │                          │ reject           │                        │ A-RELEASE-RP
@@ -26,7 +27,7 @@ class State(Enum):
     AWAITING_RELEASE_RESPONSE = "Sta8"
     AWAITING_CLOSE = "Sta13"
 
-    __hash__ = object.__hash__  # the table is looked up for every PDU, and Enum's own hash is written in Python
+    __hash__ = object.__hash__  # the table is looked up for each instance, and Enum's own hash is written in Python
 
 
 class Event(Enum):
