@@ -194,6 +194,33 @@ def test_limits_of_peers_hold_over_all_workers(start_daemon: StartDaemon, dial: 
         peer.release()
 
 
+def test_a_reload_brings_a_peer_s_own_associations_and_the_mode(start_daemon: StartDaemon, dial: Dial) -> None:
+    daemon = start_daemon(peers=[{**CT1, "associations": 1}])
+    first = dial(daemon, calling="CT1")
+    first.associate()
+    for allowed, peers in ((1, None), (2, [{**CT1, "associations": 2}])):
+        if peers:
+            daemon.configure(peers=peers)
+            assert daemon.reload()["event"] == "config applied"
+            dial(daemon, calling="CT1").associate()  # beside the one of the old generation
+        refused = dial(daemon, calling="CT1")
+        refused.send(associate_rq(calling="CT1"))
+        assert refused.read_rejection() == (2, 3, 2)
+        advice = f"peers.ct1.associations = {allowed} are open of this peer"
+        daemon.wait_logged("association rejected", dicom_peer="ct1", advice=advice)
+    for mode, rejection in (("audit", None), ("enforce", (1, 1, 3))):
+        daemon.configure(access={"mode": mode})
+        assert daemon.reload()["event"] == "config applied"
+        stranger = dial(daemon, calling="STRANGER")
+        if rejection is None:
+            stranger.associate()
+            stranger.release()
+        else:
+            stranger.send(associate_rq(calling="STRANGER"))
+            assert stranger.read_rejection() == rejection
+    first.release()
+
+
 def test_a_reload_brings_new_rules_and_open_associations_keep_theirs(start_daemon: StartDaemon, dial: Dial) -> None:
     daemon = start_daemon(peers=[CT1])
     before = dial(daemon, calling="CT1")
