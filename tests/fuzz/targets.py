@@ -38,7 +38,15 @@ from dicomd.upperlayer.negotiation import (
     associate_ac,
     quiet_decoders,
 )
-from dicomd.upperlayer.reader import MAX_ASSOCIATE_RQ, PDU, SMALLEST_SPACE, Fragment, PDUError, PDUReader
+from dicomd.upperlayer.reader import (
+    MAX_ASSOCIATE_RQ,
+    P_DATA_STARTED,
+    PDU,
+    SMALLEST_SPACE,
+    Fragment,
+    PDUError,
+    PDUReader,
+)
 from tests.support import wire
 from tests.support.reading import fed, joined
 
@@ -102,6 +110,7 @@ def pdu_reader(data: bytes) -> None:
         return
     stream = data[1:]
     assert _events(pieces(stream, data[0])) == _events(pieces(stream, 0))
+    assert _data(pieces(stream, data[0]), expected=True) == _data(pieces(stream, 0), expected=False)
 
 
 def _events(chunks: Iterator[bytes]) -> list[object]:
@@ -116,9 +125,25 @@ def _events(chunks: Iterator[bytes]) -> list[object]:
             else:
                 yield (event.reason, str(event)) if isinstance(event, PDUError) else event
 
+    return joined(led(_read(reader, chunks)))
+
+
+def _data(chunks: Iterator[bytes], *, expected: bool) -> list[object]:
+    """What the reader sees but for the beginnings of P-DATA-TF, which are no events once data are expected."""
+    reader = PDUReader(memoryview(bytearray(_CAPACITY)), max_pdu=_MAX_PDU)
+    if expected:
+        reader.expect_data()
+    return joined(
+        (event.reason, str(event)) if isinstance(event, PDUError) else event
+        for event in _read(reader, chunks)
+        if event != P_DATA_STARTED
+    )
+
+
+def _read(reader: PDUReader, chunks: Iterator[bytes]) -> Iterator[PDU | Fragment | PDUError]:
     # A PDV that is cut off by the end is filled up: how much of it has been handed out by then depends on the cutting.
     rest = iter(lambda: bytes(min(max(0, reader.pdv_left - reader.unread), _CAPACITY)), b"")
-    return joined(led(fed(reader, chain(chunks, rest))))
+    return fed(reader, chain(chunks, rest))
 
 
 _NEGOTIATOR: Final = Negotiator(
