@@ -375,7 +375,7 @@ class AssociationReport:
         if succeeded:
             self._log.info(Message.INSTANCE_STORED, **{SAFE: fields})
             return
-        self._tell_refusal(Refused.INSTANCE, f"{response.status} {response.comment}")
+        self._tell_refusal(Refused.INSTANCE, f"{status} {response.comment}")
         if error is not None:
             fields |= {"operation": error.operation, "errno": error.errno}
         self._log.warning(Message.STORE_FAILED, error_comment=response.comment, **fields)
