@@ -34,9 +34,12 @@ if TYPE_CHECKING:
     from dicomd.store.filesystem import FileStore
 
 _IOV_MAX: Final = 1024
-_AT_ONCE: Final = 64 << 10
-"""Bytes written at once. Measured, writes of 256 KiB took up to three times as much of the kernel's time, where the
-memory they went to was fresh, and about as much elsewhere: for a longer write Linux takes a longer piece of memory."""
+_FOLIO: Final = 32 << 10
+"""Bytes of the longest folios that Linux keeps at hand for each processor (PAGE_ALLOC_COSTLY_ORDER). It takes as long
+ones as a write and where that begins allow; where memory was fresh, longer ones made a write take up to three times as
+long, and where a write began anywhere it took five short ones and was a quarter slower."""
+_AT_ONCE: Final = 2 * _FOLIO
+"""Bytes written at once, up to an odd multiple of `_FOLIO` in the file: so they are two of them, and never a longer."""
 _WRITE_BACK: Final = 8 << 20
 _PADDING: Final = b"\0 "
 
@@ -48,7 +51,8 @@ class FileWriter:
     _over = False
     _path = ""
     _header = b""
-    _size = 0
+    _size = 0  # of the Data Set
+    _end = 0  # of the file
     _written_back = 0
 
     def __init__(self, store: FileStore, identity: InstanceIdentity) -> None:
@@ -160,11 +164,16 @@ class FileWriter:
         self._append([memoryview(head), *fragments], len(head) + size)
 
     def _append(self, fragments: list[memoryview], size: int) -> None:
+        if self._checksum is not None:
+            for fragment in fragments:
+                self._checksum.update(fragment)
+        room = _AT_ONCE - (self._end + _FOLIO) % _AT_ONCE
+        self._end += size
         try:
-            if size <= _AT_ONCE and len(fragments) <= _IOV_MAX:
+            if size <= room and len(fragments) <= _IOV_MAX:
                 self._write(fragments, size)
             else:
-                for piece in _cut(fragments):
+                for piece in _cut(fragments, room):
                     self._write(piece, sum(map(len, piece)))
             if self._size - self._written_back >= _WRITE_BACK and self._store.synced:
                 self._start_write_back()
@@ -175,9 +184,6 @@ class FileWriter:
         written = os.writev(self._fd, fragments)
         if written != size:
             self._write_rest(fragments, written)
-        if self._checksum is not None:
-            for fragment in fragments:
-                self._checksum.update(fragment)
 
     def _start_write_back(self) -> None:
         """Have the kernel begin to write what has come so far, so that a large object's sync isn't left with all of it.
@@ -217,16 +223,20 @@ class FileWriter:
         return time.perf_counter() - began
 
 
-def _cut(fragments: list[memoryview]) -> Iterator[list[memoryview]]:
-    """What is written at once, one after the other: neither too many bytes nor more fragments than the kernel takes."""
+def _cut(fragments: list[memoryview], room: int) -> Iterator[list[memoryview]]:
+    """What is written at once, one after the other: no more fragments than the kernel takes, nor more bytes.
+
+    Of these there may be `room` in the first piece, and `_AT_ONCE` in the others.
+    """
     piece: list[memoryview] = []
-    room = _AT_ONCE
-    for whole in fragments:
-        rest = whole
-        while len(rest) > room or len(piece) == _IOV_MAX:
-            if len(piece) < _IOV_MAX:
-                piece.append(rest[:room])
-                rest = rest[room:]
+    for fragment in fragments:
+        if len(piece) == _IOV_MAX:
+            yield piece
+            piece = []
+        rest = fragment
+        while len(rest) > room:
+            piece.append(rest[:room])
+            rest = rest[room:]
             yield piece
             piece, room = [], _AT_ONCE
         piece.append(rest)
