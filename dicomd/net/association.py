@@ -31,6 +31,7 @@ from dicomd.upperlayer.negotiation import (
 )
 from dicomd.upperlayer.pdus import (
     A_RELEASE_RP_PDU,
+    COMMAND,
     AbortReason,
     AbortSource,
     a_abort,
@@ -124,9 +125,10 @@ class Association:
                 event = reader.next_event()
                 if event is None:
                     self._receive()
-                    self._take_whole_messages()
+                    self._take_whole_fragments()
                 elif isinstance(event, Fragment):
                     self._take_fragment(event)
+                    self._take_whole_fragments()
                 else:
                     self._take_pdu(event)
         except PDUError as error:
@@ -157,9 +159,8 @@ class Association:
             if in_message:
                 deadline.in_message()
             else:
-                if pausing := self._large_buffer is not None:
-                    reader.rewind()
-                deadline.between_messages(pausing=pausing)
+                reader.start_over()
+                deadline.between_messages(pausing=self._large_buffer is not None)
         space = reader.space()
         count = 0
         while not count:
@@ -312,21 +313,20 @@ class Association:
 
     # -- messages --------------------------------------------------------------------------------------------------
 
-    def _take_whole_messages(self) -> None:
-        """Serve what small messages have been received whole: the short way for what `_take_fragment` does, too."""
+    def _take_whole_fragments(self) -> None:
+        """Take what is whole as most of it is: the short way for what `_take_fragment` does, too."""
         while self._machine.state is _ESTABLISHED and not self._stopping:
-            message = self._reader.whole_message()
-            if message is None or not self._messages.take_whole(message, self._respond):
+            fragments = self._reader.whole_fragments()
+            if not fragments:
                 break
-            if not self._reader.take(message):
-                break
+            self._messages.take(fragments, self._respond)
 
     def _take_fragment(self, fragment: Fragment) -> None:
         if self._machine.state is not _ESTABLISHED:
             return
-        if fragment.is_command:
+        if fragment.control & COMMAND:
             self._check_stopping()
-        self._messages.take(fragment, self._respond)
+        self._messages.take((fragment,), self._respond)
 
     def _respond(self, context_id: int, command_set: bytes) -> None:
         self._machine.happened(_SEND_DATA)

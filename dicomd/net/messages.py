@@ -6,13 +6,13 @@ waits for comes after the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from dicomd.dimse.commands import MAX_COMMAND_SET, CommandSet, CommandSetError, CommandSetParser, encode_response
 from dicomd.net.report import AssociationReport
 from dicomd.services.operations import Operation, PresentationContext, Services
-from dicomd.upperlayer.pdus import AbortReason
-from dicomd.upperlayer.reader import Fragment, PDUError, WholeMessage
+from dicomd.upperlayer.pdus import COMMAND, LAST, AbortReason
+from dicomd.upperlayer.reader import PDUError
 
 Respond = Callable[[int, bytes], None]
 """Sends a Command Set in a Presentation Context."""
@@ -38,7 +38,6 @@ class Messages:
         self._operation: Operation | None = None
         self._request: CommandSet | None = None
         self._views: list[memoryview] = []
-        self._views_size = 0
 
     def accept(self, contexts: Mapping[int, PresentationContext]) -> None:
         """From now on messages may come, in these Presentation Contexts."""
@@ -54,60 +53,42 @@ class Messages:
         """Whether the rest of a Data Set is still to come."""
         return self._operation is not None
 
-    def take(self, fragment: Fragment, respond: Respond) -> None:
-        """Take the next fragment, which may be the last and then is answered; its view is kept until `flush`."""
-        context_id, is_command, is_last, data = fragment
-        if is_command:
-            self._take_command(context_id, data, respond, is_last=is_last)
-            return
-        operation, request = self._operation, self._request
-        if operation is None or request is None:
-            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "a Data Set fragment without a Command Set before it")
-        if context_id != self._context_id:
-            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "the Presentation Context changes inside a message")
-        self._views.append(data)
-        self._views_size += len(data)
-        if is_last:
-            self.flush()
-            self._finish(operation, request, respond)
-        elif len(self._views) >= _MOST_VIEWS:
-            self.flush()
+    def take(self, fragments: Iterable[tuple[int, int, memoryview]], respond: Respond) -> None:
+        """Take the next fragments, and answer each message that is complete with one of them.
 
-    def take_whole(self, message: WholeMessage, respond: Respond) -> bool:
-        """Serve a C-STORE that has arrived whole, as a small instance does, without an event for each part of it.
-
-        False, and nothing is taken, where anything about it is out of the ordinary: `take` knows all cases, and what
-        is wrong with them. With `PDUReader.whole_message` it saved an eighth of what an instance of 4 KiB costs.
+        What they consist of is described with `Fragment`. Their views are kept until `flush`.
         """
-        context_id, command_set, data_set, _ = message
-        if self.under_way or len(command_set) > MAX_COMMAND_SET:
-            return False
-        context = self._contexts.get(context_id)
-        try:
-            request = self._command_sets.parse(bytes(command_set))
-        except CommandSetError:
-            return False
-        if context is None or not request.has_data_set or request.is_response:
-            return False
-        self._context_id = context_id
-        self._report.message_started()
-        self._operation = operation = self._services.begin(request, context)
-        operation.write([data_set], len(data_set))
-        self._finish(operation, request, respond)
-        return True
+        for context_id, control, data in fragments:
+            if control & COMMAND:
+                self._take_command(context_id, data, respond, is_last=control & LAST != 0)
+                continue
+            operation, request = self._operation, self._request
+            if operation is None or request is None:
+                message = "a Data Set fragment without a Command Set before it"
+                raise PDUError(AbortReason.INVALID_PDU_PARAMETER, message)
+            if context_id != self._context_id:
+                message = "the Presentation Context changes inside a message"
+                raise PDUError(AbortReason.INVALID_PDU_PARAMETER, message)
+            views = self._views
+            views.append(data)
+            if control & LAST:
+                self.flush()
+                self._finish(operation, request, respond)
+            elif len(views) >= _MOST_VIEWS:
+                self.flush()
 
     def flush(self) -> None:
         """Hand the collected views on, before the buffer they show is used again."""
-        if self._views:
-            views, size = self._views, self._views_size
-            self._views, self._views_size = [], 0
+        views = self._views
+        if views:
+            self._views = []
             if self._operation is not None:
-                self._operation.write(views, size)
+                self._operation.write(views, sum(map(len, views)))
 
     def drop(self) -> None:
         """The message that has begun will never be complete: leave nothing of it."""
         operation, self._operation, self._request = self._operation, None, None
-        self._views, self._views_size = [], 0
+        self._views = []
         self._command.clear()
         if operation is not None:
             operation.discard()
@@ -125,16 +106,20 @@ class Messages:
             message = f"a Command Set of over {MAX_COMMAND_SET} bytes"
             raise PDUError(AbortReason.INVALID_PDU_PARAMETER, message, "command_set")
         self._context_id = context_id
-        self._command += data
-        if not is_last:
-            return
+        if self._command or not is_last:
+            self._command += data
+            if not is_last:
+                return
+            command_set = bytes(self._command)
+            self._command.clear()
+        else:
+            command_set = bytes(data)
         try:
-            request = self._command_sets.parse(bytes(self._command))
+            request = self._command_sets.parse(command_set)
         except CommandSetError as error:
             raise PDUError(AbortReason.INVALID_PDU_PARAMETER, f"Command Set: {error}") from error
         if request.is_response:
             raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "a response to a request that was never sent")
-        self._command.clear()
         self._request = request
         self._report.message_started()
         self._operation = self._services.begin(request, context)

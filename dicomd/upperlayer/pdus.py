@@ -16,6 +16,11 @@ PDV_HEADER = struct.Struct(">IBB")
 SINGLE_PDV_HEADER = struct.Struct(">BxIIBB")
 """Both headers of a P-DATA-TF with one PDV."""
 
+COMMAND = 1
+"""In a message control header: the fragment is one of a Command Set, else of a Data Set (PS3.8 Annex E.2)."""
+LAST = 2
+"""In a message control header: it is the last one of them."""
+
 A_RELEASE_RP_PDU = bytes.fromhex("06 00 00000004 00000000")
 
 

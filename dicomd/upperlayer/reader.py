@@ -8,17 +8,30 @@ arrive. The caller asks `next_event()` until it returns None, then receives into
     count = sock.recv_into(reader.space())
     reader.received(count)
 
-Views stay valid until `rewind()`, which is due when `must_rewind` is true.
+Wherever a PDU begins, `whole_fragments()` may be asked first: it knows nothing but the common case, and that quickly.
+Views stay valid until `rewind()`, which is due when `must_rewind` is true, or `start_over()`.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from dicomd.upperlayer.pdus import P_DATA_TF, PDU_HEADER, PDV_HEADER, SINGLE_PDV_HEADER, AbortReason, PDUType
+from dicomd.upperlayer.pdus import (
+    COMMAND,
+    LAST,
+    P_DATA_TF,
+    PDU_HEADER,
+    PDV_HEADER,
+    SINGLE_PDV_HEADER,
+    AbortReason,
+    PDUType,
+)
 
 SMALLEST_SPACE = 4096
 """Bytes: with less room than this behind the received ones the buffer is rewound, or reads become tiny."""
+
+_MOST_AT_ONCE = 64
+"""Fragments taken at once: of one byte each a buffer could hold 40,000, and each costs memory."""
 
 MAX_ASSOCIATE_RQ = 256 * 1024
 """Bytes: 128 Presentation Contexts with all known transfer syntaxes are 120 KiB; nothing honest needs more."""
@@ -37,26 +50,13 @@ class PDU(NamedTuple):
 class Fragment(NamedTuple):
     """A piece of a Presentation Data Value (PS3.8 §9.3.5.1, Annex E.2).
 
-    `data` is a view of the receive buffer. `is_last` is true with the last piece of the PDV that ends the Command Set
-    or Data Set, never before.
+    `control` is the message control header, `COMMAND` and `LAST`; the latter is set with the last piece of the PDV that
+    ends the Command Set or Data Set, never before. `data` is a view of the receive buffer.
     """
 
     context_id: int
-    is_command: bool
-    is_last: bool
+    control: int
     data: memoryview
-
-
-class WholeMessage(NamedTuple):
-    """A message as most senders frame a small one: its Command Set is all of a P-DATA-TF, its Data Set of the next.
-
-    `end` is where it ends in the receive buffer, which `command_set` and `data_set` are views of.
-    """
-
-    context_id: int
-    command_set: memoryview
-    data_set: memoryview
-    end: int
 
 
 class PDUError(Exception):
@@ -69,6 +69,11 @@ class PDUError(Exception):
         super().__init__(message)
         self.reason, self.limit = reason, limit
 
+
+_HEADERS = SINGLE_PDV_HEADER.size  # these four are for what comes with each PDU: a name costs less than an attribute
+_PDU_HEADER = PDU_HEADER.size
+_unpack_headers = SINGLE_PDV_HEADER.unpack_from
+_COMMAND_OR_LAST = COMMAND | LAST
 
 P_DATA_STARTED = PDU(PDUType.P_DATA_TF, b"")
 
@@ -93,9 +98,9 @@ class PDUReader:
         "_body_length",
         "_buffer",
         "_capacity",
+        "_control",
         "_data_expected",
         "_end",
-        "_flags",
         "_max_pdu",
         "_pdu_left",
         "_pdu_type",
@@ -114,7 +119,7 @@ class PDUReader:
         self._pdu_left = 0  # bytes of the current P-DATA-TF beyond the current PDV
         self._pdv_left = 0  # bytes of the current PDV not yet handed out
         self._pdv_context_id = 0
-        self._flags = 0  # the message control header of the current PDV
+        self._control = 0  # the message control header of the current PDV
         self._body: bytearray | None = None  # of a PDU that has to be whole
         self._body_length = 0
         self._skip = 0  # bytes to pass over
@@ -167,6 +172,10 @@ class PDUReader:
         self._buffer, self._capacity = target, len(target)
         self._start, self._end = 0, left
 
+    def start_over(self) -> None:
+        """Let the next received bytes be the buffer's first: for a reader `at_boundary`, no view of which is in use."""
+        self._start = self._end = 0
+
     # -- what the bytes mean ---------------------------------------------------------------------------------------
 
     def expect_data(self) -> None:
@@ -198,53 +207,31 @@ class PDUReader:
                 return self._whole_pdu(self._body, available)
             elif available < PDU_HEADER.size:
                 return None
-            elif self._data_expected and available >= SINGLE_PDV_HEADER.size and self._single_pdv_header():
-                return self._fragment(available - SINGLE_PDV_HEADER.size)
             elif (pdu := self._pdu_header()) is not None:
                 return pdu
 
-    def whole_message(self) -> WholeMessage | None:
-        """Return the next message if it has been received whole and is framed as a `WholeMessage`; take nothing.
+    def whole_fragments(self) -> list[tuple[int, int, memoryview]]:
+        """Take what P-DATA-TF have been received whole, with one PDV each, up to the end of a message.
 
-        None says nothing about the bytes: `next_event` takes whatever comes, piece by piece. Of two P-DATA-TF it makes
-        four events, and for an instance of 4 KiB those cost as much as the writing of its file.
+        Returns what the `Fragment` of each would hold: no more than `_MOST_AT_ONCE`, and none where something else is
+        next or under way, for `next_event` takes whatever comes, and knows what is wrong with it. It does so step by
+        step, at some three times the bytecodes for each PDU, and DCMTK's senders make 33 of them of 512 KiB.
         """
-        buffer, start, end = self._buffer, self._start, self._end
-        if end - start < 2 * SINGLE_PDV_HEADER.size or self.inside_pdu:
-            return None
-        pdu_type, length, pdv_length, context_id, flags = SINGLE_PDV_HEADER.unpack_from(buffer, start)
-        command_set = start + SINGLE_PDV_HEADER.size
-        command_end = command_set + pdv_length - 2
-        if (
-            pdu_type != P_DATA_TF
-            or flags & 3 != 3
-            or not 6 < length == pdv_length + 4 <= self._max_pdu
-            or command_end + SINGLE_PDV_HEADER.size > end
-        ):
-            return None
-        pdu_type, length, pdv_length, data_context_id, flags = SINGLE_PDV_HEADER.unpack_from(buffer, command_end)
-        data_set = command_end + SINGLE_PDV_HEADER.size
-        data_end = data_set + pdv_length - 2
-        if (
-            pdu_type != P_DATA_TF
-            or flags & 3 != 2
-            or not 6 < length == pdv_length + 4 <= self._max_pdu
-            or data_context_id != context_id
-            or data_end > end
-        ):
-            return None
-        return WholeMessage(context_id, buffer[command_set:command_end], buffer[data_set:data_end], data_end)
-
-    def take(self, message: WholeMessage) -> bool:
-        """Pass over what `whole_message` has returned, and return whether anything has been received behind it.
-
-        Its views stay valid until the next `received`.
-        """
-        if message.end == self._end:
-            self._start = self._end = 0  # so the next one starts at the front, and never has to be moved there
-            return False
-        self._start = message.end
-        return True
+        found: list[tuple[int, int, memoryview]] = []
+        start, end = self._start, self._end
+        if end - start < _HEADERS or not self._data_expected or self.inside_pdu:
+            return found
+        buffer, longest = self._buffer, self._max_pdu
+        for _ in range(_MOST_AT_ONCE):
+            pdu_type, length, pdv_length, context_id, control = _unpack_headers(buffer, start)
+            data, start = start + _HEADERS, start + _PDU_HEADER + length
+            if pdu_type != P_DATA_TF or start > end or length != pdv_length + 4 or not 6 < length <= longest:
+                break
+            found.append((context_id, control, buffer[data:start]))
+            self._start = start
+            if control & _COMMAND_OR_LAST == LAST or end - start < _HEADERS:
+                break
+        return found
 
     def skip_pdu(self) -> None:
         """Pass over the rest of the current P-DATA-TF."""
@@ -294,32 +281,20 @@ class PDUReader:
         self._body = None
         return PDU(self._pdu_type, bytes(body))
 
-    def _single_pdv_header(self) -> bool:
-        """Take both headers of a P-DATA-TF with one PDV, as nearly all have, at once; False where it is anything else.
-
-        An instance of 512 KiB comes in three or four, and each header would be a step, and an event, of its own.
-        """
-        pdu_type, length, pdv_length, context_id, flags = SINGLE_PDV_HEADER.unpack_from(self._buffer, self._start)
-        if pdu_type != P_DATA_TF or not 6 < length == pdv_length + 4 <= self._max_pdu:
-            return False
-        self._start += SINGLE_PDV_HEADER.size
-        self._pdv_left, self._pdv_context_id, self._flags = pdv_length - 2, context_id, flags
-        return True
-
     def _pdv_header(self) -> Fragment | None:
         if self._pdu_left < PDV_HEADER.size:
             self.skip_pdu()
             raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "bytes behind the last PDV of a P-DATA-TF")
-        length, context_id, flags = PDV_HEADER.unpack_from(self._buffer, self._start)
+        length, context_id, control = PDV_HEADER.unpack_from(self._buffer, self._start)
         self._start += PDV_HEADER.size
         self._pdu_left -= 4 + length
         if length < 2 or self._pdu_left < 0:  # the context ID and the message control header
             self._pdu_left = max(0, self._pdu_left + 4 + length - PDV_HEADER.size)
             self.skip_pdu()
             raise PDUError(AbortReason.INVALID_PDU_PARAMETER, f"PDV of {length} bytes")
-        self._pdv_left, self._pdv_context_id, self._flags = length - 2, context_id, flags
+        self._pdv_left, self._pdv_context_id, self._control = length - 2, context_id, control
         if not self._pdv_left:  # an empty fragment can still be the last one
-            return Fragment(context_id, bool(flags & 1), bool(flags & 2), self._buffer[:0])
+            return Fragment(context_id, control, self._buffer[:0])
         return None
 
     def _fragment(self, available: int) -> Fragment | None:
@@ -334,7 +309,5 @@ class PDUReader:
         start = self._start
         self._start = start + count
         self._pdv_left = left = left - count
-        flags = self._flags
-        return Fragment(
-            self._pdv_context_id, bool(flags & 1), bool(flags & 2) and not left, self._buffer[start : start + count]
-        )
+        control = self._control & ~LAST if left else self._control
+        return Fragment(self._pdv_context_id, control, self._buffer[start : start + count])

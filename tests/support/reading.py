@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from dicomd.upperlayer.pdus import COMMAND, LAST
 from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
 
 
 def fed(reader: PDUReader, chunks: Iterable[bytes]) -> Iterator[PDU | Fragment | PDUError]:
-    """What the reader says of the chunks, its errors among it; a fragment's data stand until the next is asked for."""
+    """What the reader says of the chunks, its errors among it; a fragment's data stand until the next is asked for.
+
+    Once data are expected, what has been received whole comes by the short way.
+    """
     for chunk in chunks:
         at = 0
         while True:
+            yield from (Fragment(*whole) for whole in reader.whole_fragments())
             try:
                 event = reader.next_event()
             except PDUError as error:
@@ -39,8 +44,9 @@ def joined(events: Iterable[object]) -> list[object]:
             seen.append(event)
             continue
         last, piece = seen[-1] if seen else None, bytes(event.data)
-        if isinstance(last, list) and last[:2] == [event.context_id, event.is_command] and not last[2]:
-            last[2], last[3] = event.is_last, last[3] + piece
-        elif piece or event.is_last:
-            seen.append([event.context_id, event.is_command, event.is_last, piece])
+        is_command, is_last = bool(event.control & COMMAND), bool(event.control & LAST)
+        if isinstance(last, list) and last[:2] == [event.context_id, is_command] and not last[2]:
+            last[2], last[3] = is_last, last[3] + piece
+        elif piece or is_last:
+            seen.append([event.context_id, is_command, is_last, piece])
     return seen

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from dicomd.upperlayer.pdus import AbortReason, PDUType
+from dicomd.upperlayer.pdus import LAST, AbortReason, PDUType
 from dicomd.upperlayer.reader import MAX_ASSOCIATE_RQ, PDU, Fragment, PDUError, PDUReader
 from tests.support.reading import fed
 
@@ -44,10 +44,10 @@ def read(
         else:
             parts.append(bytes(event.data))
             if not reader.pdv_left:
-                seen.append(("pdv", (event.context_id, event.is_command, event.is_last, b"".join(parts))))
+                seen.append(("pdv", (event.context_id, event.control, b"".join(parts))))
                 parts = []
             else:
-                assert not event.is_last
+                assert not event.control & LAST
     return seen
 
 
@@ -62,16 +62,16 @@ STREAM = (
 EXPECTED = [
     ("pdu", (1, bytes(range(200)))),
     ("pdu", (4, b"")),
-    ("pdv", (1, True, True, b"command")),
+    ("pdv", (1, 3, b"command")),
     ("pdu", (4, b"")),
-    ("pdv", (1, False, False, b"a" * 5000)),
-    ("pdv", (1, False, False, b"")),
-    ("pdv", (1, False, True, b"b" * 30000)),
+    ("pdv", (1, 0, b"a" * 5000)),
+    ("pdv", (1, 0, b"")),
+    ("pdv", (1, 2, b"b" * 30000)),
     ("pdu", (4, b"")),
-    ("pdv", (3, True, False, b"c")),
-    ("pdv", (3, True, True, b"d")),
+    ("pdv", (3, 1, b"c")),
+    ("pdv", (3, 3, b"d")),
     ("pdu", (4, b"")),
-    ("pdv", (3, False, True, b"")),
+    ("pdv", (3, 2, b"")),
     ("pdu", (5, bytes(4))),
 ]
 WITHOUT_P_DATA = [event for event in EXPECTED if event != ("pdu", (4, b""))]
@@ -112,7 +112,7 @@ def test_a_bad_pdu_is_told_and_passed_over(bad: bytes, reason: AbortReason, step
 def test_bytes_behind_the_last_pdv_are_an_error() -> None:
     seen = read(p_data(pdv(1, 0, b"x"), b"12345") + pdu(PDUType.A_RELEASE_RQ, bytes(4)), 3)
     assert seen[1:] == [
-        ("pdv", (1, False, False, b"x")),
+        ("pdv", (1, 0, b"x")),
         ("error", AbortReason.INVALID_PDU_PARAMETER),
         ("pdu", (5, bytes(4))),
     ]
@@ -144,3 +144,56 @@ def test_unread_bytes_move_into_another_buffer() -> None:
     assert isinstance(fragment, Fragment)
     assert bytes(fragment.data) == b"y" * 100
     assert reader.at_boundary
+
+
+def whole(stream: bytes) -> tuple[list[tuple[int, int, bytes]], PDUReader]:
+    """What the short way takes of a stream that has been received, and the reader behind it."""
+    reader = PDUReader(memoryview(bytearray(CAPACITY)), max_pdu=65536)
+    reader.expect_data()
+    reader.space()[: len(stream)] = stream
+    reader.received(len(stream))
+    return [(context_id, control, bytes(data)) for context_id, control, data in reader.whole_fragments()], reader
+
+
+def test_what_is_whole_is_taken_up_to_the_end_of_a_message() -> None:
+    message = p_data(pdv(1, 3, b"command")) + p_data(pdv(1, 0, b"a" * 500)) + p_data(pdv(1, 2, b"b"))
+    taken, reader = whole(message + message)
+    assert taken == [(1, 3, b"command"), (1, 0, b"a" * 500), (1, 2, b"b")]
+    assert reader.unread == len(message)
+    assert len(reader.whole_fragments()) == 3
+    assert reader.at_boundary
+    assert reader.whole_fragments() == []
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        p_data(pdv(1, 0, b"x"), pdv(1, 0, b"y")),
+        p_data(pdv(1, 0, b"")),
+        p_data(pdv(1, 0, b"x" * 70000))[:5000],
+        p_data(pdv(1, 0, b"not whole"))[:-1],
+        pdu(PDUType.A_RELEASE_RQ, bytes(4)) + p_data(pdv(1, 0, b"x")),
+        p_data(struct.pack(">IBB", 100, 1, 0) + b"short"),
+    ],
+)
+def test_what_is_anything_else_is_left_to_the_events(odd: bytes) -> None:
+    taken, reader = whole(p_data(pdv(1, 0, b"x")) + odd)
+    assert taken == [(1, 0, b"x")]
+    assert reader.unread == len(odd)
+    assert reader.whole_fragments() == []
+    assert reader.unread == len(odd)
+
+
+def test_no_more_than_some_are_taken_at_once() -> None:
+    taken, reader = whole(p_data(pdv(1, 0, b"x")) * 200)
+    assert 0 < len(taken) < 100
+    assert reader.unread == 13 * (200 - len(taken))
+
+
+def test_before_data_are_expected_nothing_is_taken() -> None:
+    reader = PDUReader(memoryview(bytearray(CAPACITY)), max_pdu=65536)
+    stream = p_data(pdv(1, 3, b"command"))
+    reader.space()[: len(stream)] = stream
+    reader.received(len(stream))
+    assert reader.whole_fragments() == []
+    assert reader.next_event() == PDU(PDUType.P_DATA_TF, b"")
