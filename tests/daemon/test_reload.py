@@ -199,6 +199,31 @@ def test_new_limits_hold_for_new_associations_and_open_ones_keep_theirs(
     old.release()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_the_minimum_rate_comes_with_a_reload_and_an_open_association_keeps_its_own(
+    start_daemon: StartDaemon, connect: Connect
+) -> None:
+    """Averaged over 30 s, so it takes as long."""
+    daemon = start_daemon(dicomd={"workers": 1}, limits={"minimum_rate": "0B/s"})
+    old = connect(daemon)
+    old.associate()
+    daemon.configure(limits={"minimum_rate": "1KiB/s"})
+    assert daemon.reload()["event"] == "config applied"
+    new = connect(daemon)
+    new.associate()
+    kept, lost = instance(), instance()
+    first, second = store_message(kept), store_message(lost)
+    old.send(first[:300])
+    new.send(second[:300])
+    assert new.read_abort(60) == Abort(0, 0)
+    daemon.wait_metric("dicomd_limit_hits_total", 1, limit="minimum_rate")
+    old.send(first[300:])
+    assert old.read_message().status == 0
+    old.release()
+    assert {file.sop_instance_uid for file in daemon.stored()} == {kept.sop_instance_uid}
+
+
 def test_limits_level_and_number_of_workers_come_with_a_reload(start_daemon: StartDaemon, connect: Connect) -> None:
     daemon = start_daemon(dicomd={"workers": 1}, log={"level": "debug"})
     old = connect(daemon)
