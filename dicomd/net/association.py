@@ -125,10 +125,10 @@ class Association:
                 event = reader.next_event()
                 if event is None:
                     self._receive()
-                    self._take_whole_fragments()
+                    self._take_fragments()
                 elif isinstance(event, Fragment):
                     self._take_fragment(event)
-                    self._take_whole_fragments()
+                    self._take_fragments()
                 else:
                     self._take_pdu(event)
         except PDUError as error:
@@ -313,10 +313,10 @@ class Association:
 
     # -- messages --------------------------------------------------------------------------------------------------
 
-    def _take_whole_fragments(self) -> None:
-        """Take what is whole as most of it is: the short way for what `_take_fragment` does, too."""
+    def _take_fragments(self) -> None:
+        """Take what is as most of it is: the short way for what `_take_fragment` does, too."""
         while self._machine.state is _ESTABLISHED and not self._stopping:
-            fragments = self._reader.whole_fragments()
+            fragments = self._reader.fragments()
             if not fragments:
                 break
             self._messages.take(fragments, self._respond)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from dicomd.store import checksum
@@ -173,12 +172,29 @@ class FileWriter:
             if size <= room and len(fragments) <= _IOV_MAX:
                 self._write(fragments, size)
             else:
-                for piece in _cut(fragments, room):
-                    self._write(piece, sum(map(len, piece)))
+                self._write_in_pieces(fragments, room)
             if self._size - self._written_back >= _WRITE_BACK and self._store.synced:
                 self._start_write_back()
         except OSError as error:
             raise from_oserror(error, "write") from error
+
+    def _write_in_pieces(self, fragments: list[memoryview], room: int) -> None:
+        """Write no more fragments at once than the kernel takes, nor more bytes: `room` first, then `_AT_ONCE`."""
+        piece: list[memoryview] = []
+        size = 0  # of the piece
+        for fragment in fragments:
+            if len(piece) == _IOV_MAX:
+                self._write(piece, size)
+                piece, size, room = [], 0, room - size
+            begin, end = 0, len(fragment)
+            while size + end - begin > room:
+                cut = begin + room - size
+                piece.append(fragment[begin:cut])
+                self._write(piece, room)
+                piece, size, room, begin = [], 0, _AT_ONCE, cut
+            piece.append(fragment[begin:])
+            size += end - begin
+        self._write(piece, size)
 
     def _write(self, fragments: list[memoryview], size: int) -> None:
         written = os.writev(self._fd, fragments)
@@ -221,27 +237,6 @@ class FileWriter:
         except OSError as error:
             raise from_oserror(error, "fsync") from error
         return time.perf_counter() - began
-
-
-def _cut(fragments: list[memoryview], room: int) -> Iterator[list[memoryview]]:
-    """What is written at once, one after the other: no more fragments than the kernel takes, nor more bytes.
-
-    Of these there may be `room` in the first piece, and `_AT_ONCE` in the others.
-    """
-    piece: list[memoryview] = []
-    for fragment in fragments:
-        if len(piece) == _IOV_MAX:
-            yield piece
-            piece = []
-        rest = fragment
-        while len(rest) > room:
-            piece.append(rest[:room])
-            rest = rest[room:]
-            yield piece
-            piece, room = [], _AT_ONCE
-        piece.append(rest)
-        room -= len(rest)
-    yield piece
 
 
 def _checked(tag: int, uid: str | None) -> str:

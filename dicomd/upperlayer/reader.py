@@ -8,7 +8,7 @@ arrive. The caller asks `next_event()` until it returns None, then receives into
     count = sock.recv_into(reader.space())
     reader.received(count)
 
-Wherever a PDU begins, `whole_fragments()` may be asked first: it knows nothing but the common case, and that quickly.
+Before each of them `fragments()` may be asked: it knows nothing but the common case, and that quickly.
 Views stay valid until `rewind()`, which is due when `must_rewind` is true, or `start_over()`.
 """
 
@@ -210,26 +210,40 @@ class PDUReader:
             elif (pdu := self._pdu_header()) is not None:
                 return pdu
 
-    def whole_fragments(self) -> list[tuple[int, int, memoryview]]:
-        """Take what P-DATA-TF have been received whole, with one PDV each, up to the end of a message.
+    def fragments(self) -> list[tuple[int, int, memoryview]]:
+        """Take what has been received of P-DATA-TF with one PDV each, up to the end of a message.
 
-        Returns what the `Fragment` of each would hold: no more than `_MOST_AT_ONCE`, and none where something else is
-        next or under way, for `next_event` takes whatever comes, and knows what is wrong with it. It does so step by
-        step, at some three times the bytecodes for each PDU, and DCMTK's senders make 33 of them of 512 KiB.
+        Returns what the `Fragment` of each would hold: no more than `_MOST_AT_ONCE` and one, and none where something
+        else is next or under way, for `next_event` takes whatever comes, and knows what is wrong with it. It does so
+        step by step, at some three times the bytecodes for each PDU, and DCMTK's senders make 33 of them of 512 KiB.
         """
         found: list[tuple[int, int, memoryview]] = []
         start, end = self._start, self._end
-        if end - start < _HEADERS or not self._data_expected or self.inside_pdu:
+        if start == end or self._pdu_left or self._skip or self._body is not None or not self._data_expected:
             return found
+        if self._pdv_left:
+            if (rest := self._fragment(end - start)) is None:
+                return found
+            found.append(rest)
+            if self._pdv_left or rest.control & _COMMAND_OR_LAST == LAST:
+                return found
+            start = self._start
         buffer, longest = self._buffer, self._max_pdu
         for _ in range(_MOST_AT_ONCE):
-            pdu_type, length, pdv_length, context_id, control = _unpack_headers(buffer, start)
-            data, start = start + _HEADERS, start + _PDU_HEADER + length
-            if pdu_type != P_DATA_TF or start > end or length != pdv_length + 4 or not 6 < length <= longest:
+            if end - start < _HEADERS:
                 break
-            found.append((context_id, control, buffer[data:start]))
+            pdu_type, length, pdv_length, context_id, control = _unpack_headers(buffer, start)
+            if pdu_type != P_DATA_TF or length != pdv_length + 4 or not 6 < length <= longest:
+                break
+            data, start = start + _HEADERS, start + _PDU_HEADER + length
+            if start > end:
+                self._start, self._pdv_left, self._pdv_context_id, self._control = data, length - 6, context_id, control
+                if (piece := self._fragment(end - data)) is not None:
+                    found.append(piece)
+                break
             self._start = start
-            if control & _COMMAND_OR_LAST == LAST or end - start < _HEADERS:
+            found.append((context_id, control, buffer[data:start]))
+            if control & _COMMAND_OR_LAST == LAST:
                 break
         return found
 

@@ -16,7 +16,7 @@ def fed(reader: PDUReader, chunks: Iterable[bytes]) -> Iterator[PDU | Fragment |
     for chunk in chunks:
         at = 0
         while True:
-            yield from (Fragment(*whole) for whole in reader.whole_fragments())
+            yield from (Fragment(*whole) for whole in reader.fragments())
             try:
                 event = reader.next_event()
             except PDUError as error:

@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from dicomd.upperlayer.pdus import LAST, AbortReason, PDUType
-from dicomd.upperlayer.reader import MAX_ASSOCIATE_RQ, PDU, Fragment, PDUError, PDUReader
+from dicomd.upperlayer.reader import MAX_ASSOCIATE_RQ, PDU, SMALLEST_SPACE, Fragment, PDUError, PDUReader
 from tests.support.reading import fed
 
 CAPACITY = 8192
@@ -152,7 +152,7 @@ def whole(stream: bytes) -> tuple[list[tuple[int, int, bytes]], PDUReader]:
     reader.expect_data()
     reader.space()[: len(stream)] = stream
     reader.received(len(stream))
-    return [(context_id, control, bytes(data)) for context_id, control, data in reader.whole_fragments()], reader
+    return [(context_id, control, bytes(data)) for context_id, control, data in reader.fragments()], reader
 
 
 def test_what_is_whole_is_taken_up_to_the_end_of_a_message() -> None:
@@ -160,9 +160,9 @@ def test_what_is_whole_is_taken_up_to_the_end_of_a_message() -> None:
     taken, reader = whole(message + message)
     assert taken == [(1, 3, b"command"), (1, 0, b"a" * 500), (1, 2, b"b")]
     assert reader.unread == len(message)
-    assert len(reader.whole_fragments()) == 3
+    assert len(reader.fragments()) == 3
     assert reader.at_boundary
-    assert reader.whole_fragments() == []
+    assert reader.fragments() == []
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,6 @@ def test_what_is_whole_is_taken_up_to_the_end_of_a_message() -> None:
         p_data(pdv(1, 0, b"x"), pdv(1, 0, b"y")),
         p_data(pdv(1, 0, b"")),
         p_data(pdv(1, 0, b"x" * 70000))[:5000],
-        p_data(pdv(1, 0, b"not whole"))[:-1],
         pdu(PDUType.A_RELEASE_RQ, bytes(4)) + p_data(pdv(1, 0, b"x")),
         p_data(struct.pack(">IBB", 100, 1, 0) + b"short"),
     ],
@@ -180,8 +179,45 @@ def test_what_is_anything_else_is_left_to_the_events(odd: bytes) -> None:
     taken, reader = whole(p_data(pdv(1, 0, b"x")) + odd)
     assert taken == [(1, 0, b"x")]
     assert reader.unread == len(odd)
-    assert reader.whole_fragments() == []
+    assert reader.fragments() == []
     assert reader.unread == len(odd)
+
+
+def test_what_has_begun_is_taken_when_it_is_whole() -> None:
+    stream = p_data(pdv(1, 0, b"x")) + p_data(pdv(1, 2, b"not whole"))
+    taken, reader = whole(stream[:-1])
+    assert taken == [(1, 0, b"x")]
+    assert reader.pdv_left == len(b"not whole")
+    assert reader.fragments() == []
+    assert reader.next_event() is None
+    reader.space()[:1] = stream[-1:]
+    reader.received(1)
+    assert [(control, bytes(data)) for _, control, data in reader.fragments()] == [(2, b"not whole")]
+    assert reader.at_boundary
+
+
+@pytest.mark.parametrize("step", [1, 1000, 4096, 100_000])
+def test_what_is_longer_than_the_buffer_is_taken_in_pieces_of_it(step: int) -> None:
+    message = [(1, 3, b"command"), (1, 0, bytes(range(250)) * 200), (1, 2, b"end" * 9000)]
+    stream = b"".join(p_data(pdv(*each)) for each in message) * 2
+    reader = PDUReader(memoryview(bytearray(CAPACITY)), max_pdu=65536)
+    reader.expect_data()
+    taken: list[tuple[int, bytes]] = []
+    pieces = 0
+    while stream or not reader.at_boundary:
+        count = min(step, len(stream), len(reader.space()))
+        reader.space()[:count] = stream[:count]
+        reader.received(count)
+        stream = stream[count:]
+        while fragments := reader.fragments():
+            for _, control, data in fragments:
+                pieces += 1
+                ended = not taken or taken[-1][0] & 2 or control & 1
+                taken.append((control, bytes(data)) if ended else (control, taken.pop()[1] + bytes(data)))
+        if reader.must_rewind:
+            reader.rewind()
+    assert taken == [(3, b"command"), (2, message[1][2] + message[2][2])] * 2
+    assert pieces <= 4 + 2 * 77000 // (CAPACITY - SMALLEST_SPACE) + 4
 
 
 def test_no_more_than_some_are_taken_at_once() -> None:
@@ -195,5 +231,5 @@ def test_before_data_are_expected_nothing_is_taken() -> None:
     stream = p_data(pdv(1, 3, b"command"))
     reader.space()[: len(stream)] = stream
     reader.received(len(stream))
-    assert reader.whole_fragments() == []
+    assert reader.fragments() == []
     assert reader.next_event() == PDU(PDUType.P_DATA_TF, b"")
