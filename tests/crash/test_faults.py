@@ -147,6 +147,7 @@ class Faults:
             injection = f"inject={fault.call}:error={cause}:when={fault.number}"
             with attached([thread], self._out, "-s", "40", "-e", injection):
                 answer = peer.store(situation.sent)
+                ready = self.daemon.ready()  # at once: whatever takes time here may see the store recovered
                 peer.echo()
             if "(INJECTED)" not in self._out.read_text():
                 expected = "0000"
@@ -163,7 +164,7 @@ class Faults:
                 assert self._folders() == folders, "folders stay"
             if status == "A701":
                 self.refused += 1
-                self.unready += not self.daemon.ready()
+                self.unready += not ready
             self._wait_ready()
             self._store(peer, [situation.sent, instance_of(new_uid()[:60])])  # on the same Association
             self._look(situation, stored=True)
