@@ -125,10 +125,10 @@ class Association:
                 event = reader.next_event()
                 if event is None:
                     self._receive()
-                    self._take_fragments()
+                    self._take_next_fragments()
                 elif isinstance(event, Fragment):
                     self._take_fragment(event)
-                    self._take_fragments()
+                    self._take_next_fragments()
                 else:
                     self._take_pdu(event)
         except PDUError as error:
@@ -189,7 +189,7 @@ class Association:
 
     def _make_room(self) -> None:
         self._messages.flush()
-        if self._large_buffer is None and self._messages.in_data_set:  # who fills the small one has earned it
+        if self._large_buffer is None and self._messages.in_data_set:  # for more than the small one holds
             self._large_buffer = self._settings.buffers.borrow()
             self._reader.rewind(self._large_buffer)
         else:
@@ -313,10 +313,10 @@ class Association:
 
     # -- messages --------------------------------------------------------------------------------------------------
 
-    def _take_fragments(self) -> None:
+    def _take_next_fragments(self) -> None:
         """Take what is as most of it is: the short way for what `_take_fragment` does, too."""
         while self._machine.state is _ESTABLISHED and not self._stopping:
-            fragments = self._reader.fragments()
+            fragments = self._reader.next_fragments()
             if not fragments:
                 break
             self._messages.take(fragments, self._respond)

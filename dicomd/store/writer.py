@@ -38,7 +38,7 @@ _FOLIO: Final = 32 << 10
 ones as a write and where that begins allow; where memory was fresh, longer ones made a write take up to three times as
 long, and where a write began anywhere it took five short ones and was a quarter slower."""
 _AT_ONCE: Final = 2 * _FOLIO
-"""Bytes written at once, up to an odd multiple of `_FOLIO` in the file: so they are two of them, and never a longer."""
+"""Bytes written at once, up to an odd multiple of `_FOLIO` in the file: so each write is two folios of that length."""
 _WRITE_BACK: Final = 8 << 20
 _PADDING: Final = b"\0 "
 
@@ -173,7 +173,7 @@ class FileWriter:
                 self._write(fragments, size)
             else:
                 self._write_in_pieces(fragments, room)
-            if self._size - self._written_back >= _WRITE_BACK and self._store.synced:
+            if self._end - self._written_back >= _WRITE_BACK and self._store.synced:
                 self._start_write_back()
         except OSError as error:
             raise from_oserror(error, "write") from error
@@ -185,7 +185,7 @@ class FileWriter:
         for fragment in fragments:
             if len(piece) == _IOV_MAX:
                 self._write(piece, size)
-                piece, size, room = [], 0, room - size
+                piece, size, room = [], 0, room - size or _AT_ONCE
             begin, end = 0, len(fragment)
             while size + end - begin > room:
                 cut = begin + room - size
@@ -207,8 +207,8 @@ class FileWriter:
         This is what POSIX_FADV_DONTNEED does to dirty pages; being dirty, they stay readable from memory. For 512 MiB
         it halved the time until the commit.
         """
-        os.posix_fadvise(self._fd, self._written_back, self._size - self._written_back, os.POSIX_FADV_DONTNEED)
-        self._written_back = self._size
+        os.posix_fadvise(self._fd, self._written_back, self._end - self._written_back, os.POSIX_FADV_DONTNEED)
+        self._written_back = self._end
 
     def _write_rest(self, rest: list[memoryview], written: int) -> None:
         """Write what a short write left over."""

@@ -75,12 +75,12 @@ def p_data_tf(context_id: int, command_set: bytes, max_pdu: int) -> bytes:
     """
     length = len(command_set)
     if not max_pdu or length + PDV_HEADER.size <= max_pdu:
-        return SINGLE_PDV_HEADER.pack(P_DATA_TF, length + 6, length + 2, context_id, 3) + command_set
+        return SINGLE_PDV_HEADER.pack(P_DATA_TF, length + 6, length + 2, context_id, COMMAND | LAST) + command_set
     step = max(2, max_pdu - PDV_HEADER.size) & ~1
     parts = []
     for at in range(0, length, step):
         piece = command_set[at : at + step]
-        flags = 3 if at + step >= length else 1
-        parts.append(SINGLE_PDV_HEADER.pack(P_DATA_TF, len(piece) + 6, len(piece) + 2, context_id, flags))
+        control = COMMAND | LAST if at + step >= length else COMMAND
+        parts.append(SINGLE_PDV_HEADER.pack(P_DATA_TF, len(piece) + 6, len(piece) + 2, context_id, control))
         parts.append(piece)
     return b"".join(parts)

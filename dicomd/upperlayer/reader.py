@@ -8,8 +8,8 @@ arrive. The caller asks `next_event()` until it returns None, then receives into
     count = sock.recv_into(reader.space())
     reader.received(count)
 
-Before each of them `fragments()` may be asked: it knows nothing but the common case, and that quickly.
-Views stay valid until `rewind()`, which is due when `must_rewind` is true, or `start_over()`.
+Before each of them `next_fragments()` may be asked: it knows nothing but the common case, and that quickly.
+Views stay valid until `rewind()` (due when `must_rewind` is true) or `start_over()`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SMALLEST_SPACE = 4096
 """Bytes: with less room than this behind the received ones the buffer is rewound, or reads become tiny."""
 
 _MOST_AT_ONCE = 64
-"""Fragments taken at once: of one byte each a buffer could hold 40,000, and each costs memory."""
+"""PDUs taken at once: with one byte each a buffer holds 12,000, and the view of each costs memory."""
 
 MAX_ASSOCIATE_RQ = 256 * 1024
 """Bytes: 128 Presentation Contexts with all known transfer syntaxes are 120 KiB; nothing honest needs more."""
@@ -70,10 +70,9 @@ class PDUError(Exception):
         self.reason, self.limit = reason, limit
 
 
-_HEADERS = SINGLE_PDV_HEADER.size  # these four are for what comes with each PDU: a name costs less than an attribute
-_PDU_HEADER = PDU_HEADER.size
+_HEADERS_SIZE = SINGLE_PDV_HEADER.size  # what each PDU takes is named: a name costs less than an attribute
+_PDU_HEADER_SIZE = PDU_HEADER.size
 _unpack_headers = SINGLE_PDV_HEADER.unpack_from
-_COMMAND_OR_LAST = COMMAND | LAST
 
 P_DATA_STARTED = PDU(PDUType.P_DATA_TF, b"")
 
@@ -210,12 +209,13 @@ class PDUReader:
             elif (pdu := self._pdu_header()) is not None:
                 return pdu
 
-    def fragments(self) -> list[tuple[int, int, memoryview]]:
-        """Take what has been received of P-DATA-TF with one PDV each, up to the end of a message.
+    def next_fragments(self) -> list[tuple[int, int, memoryview]]:
+        """Return what the next `Fragment`s would hold, as long as each is all there is, or the last, of its P-DATA-TF.
 
-        Returns what the `Fragment` of each would hold: no more than `_MOST_AT_ONCE` and one, and none where something
-        else is next or under way, for `next_event` takes whatever comes, and knows what is wrong with it. It does so
-        step by step, at some three times the bytecodes for each PDU, and DCMTK's senders make 33 of them of 512 KiB.
+        They are those of one message, as a Command Set is only ever the first, and `_MOST_AT_ONCE` and one at most.
+        An empty list says that more bytes are needed or that something else is next: `next_event` tells, takes whatever
+        comes, and knows what is wrong with it. It does so step by step, at some three times the bytecodes for each PDU,
+        and DCMTK's senders make 33 of them of 512 KiB.
         """
         found: list[tuple[int, int, memoryview]] = []
         start, end = self._start, self._end
@@ -225,17 +225,19 @@ class PDUReader:
             if (rest := self._fragment(end - start)) is None:
                 return found
             found.append(rest)
-            if self._pdv_left or rest.control & _COMMAND_OR_LAST == LAST:
+            if self._pdv_left:
                 return found
             start = self._start
         buffer, longest = self._buffer, self._max_pdu
         for _ in range(_MOST_AT_ONCE):
-            if end - start < _HEADERS:
+            if end - start < _HEADERS_SIZE:
                 break
             pdu_type, length, pdv_length, context_id, control = _unpack_headers(buffer, start)
             if pdu_type != P_DATA_TF or length != pdv_length + 4 or not 6 < length <= longest:
                 break
-            data, start = start + _HEADERS, start + _PDU_HEADER + length
+            if control & COMMAND and found:
+                break
+            data, start = start + _HEADERS_SIZE, start + _PDU_HEADER_SIZE + length
             if start > end:
                 self._start, self._pdv_left, self._pdv_context_id, self._control = data, length - 6, context_id, control
                 if (piece := self._fragment(end - data)) is not None:
@@ -243,8 +245,6 @@ class PDUReader:
                 break
             self._start = start
             found.append((context_id, control, buffer[data:start]))
-            if control & _COMMAND_OR_LAST == LAST:
-                break
         return found
 
     def skip_pdu(self) -> None:

@@ -139,8 +139,20 @@ def test_requests_before_the_first_response_are_answered_in_their_order(receiver
     assert_stored(receiver, *sent)
 
 
-def test_whole_or_in_pieces_a_message_gets_the_same_answer(receiver: Daemon, peer: RawPeer) -> None:
-    """What arrives whole is served in one go; each kind of request must end as it does in pieces."""
+def in_two_pdus(one: Instance, changes: dict[int, bytes | None]) -> bytes:
+    return store_message(one, changes=changes)
+
+
+def in_fragments(one: Instance, changes: dict[int, bytes | None]) -> bytes:
+    return store_message(one, fragment=100, changes=changes)
+
+
+def in_one_pdu(one: Instance, changes: dict[int, bytes | None]) -> bytes:
+    return p_data(pdv(1, 3, c_store_rq(one, 1, changes)), pdv(1, 2, one.data_set))
+
+
+def test_however_it_is_cut_a_message_gets_the_same_answer(receiver: Daemon, peer: RawPeer) -> None:
+    """What is usual goes a short way: each kind of request must end as it does in fragments, and in one PDU."""
     changes: list[dict[int, bytes | None]] = [
         {},
         {wire.MESSAGE_ID: b"\xff\xff"},
@@ -155,12 +167,12 @@ def test_whole_or_in_pieces_a_message_gets_the_same_answer(receiver: Daemon, pee
     ]
     sent = [instance() for _ in changes]
     answers = []
-    for fragment in (16000, 100):
+    for cut in (in_two_pdus, in_fragments, in_one_pdu):
         for one, change in zip(sent, changes, strict=True):
-            peer.send(store_message(one, fragment=fragment, changes=change))
+            peer.send(cut(one, change))
             answers.append(peer.read_message())
-    for whole, pieces in zip(answers[: len(sent)], answers[len(sent) :], strict=True):
-        assert (whole.context_id, whole.command) == (pieces.context_id, pieces.command)
+    told = [(answer.context_id, answer.command) for answer in answers]
+    assert told[: len(sent)] == told[len(sent) : 2 * len(sent)] == told[2 * len(sent) :]
     assert len({answer.status for answer in answers}) >= 5
     peer.release()
     assert_stored(receiver, *(one for one, answer in zip(sent, answers, strict=False) if not answer.status))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from dicomd.dimse.commands import CommandSet
 from dicomd.net.access import AccessRules
 from dicomd.net.admission import Admission, AdmissionLimits
 from dicomd.net.association import AcceptorSettings, Association
@@ -22,13 +23,14 @@ from dicomd.net.display import Nowhere
 from dicomd.net.report import AssociationReport
 from dicomd.net.tls import TlsSettings, TlsTransport, server_context
 from dicomd.net.transport import PlainTransport
-from dicomd.services.operations import Services, Verification
-from dicomd.services.storage import Storage
+from dicomd.services.operations import PresentationContext, Services, Verification
+from dicomd.services.storage import Storage, StoreOperation
 from dicomd.telemetry.metrics import Metrics
 from dicomd.upperlayer.negotiation import Negotiator
+from tests.support import wire
 from tests.support.certificates import Pki
 from tests.support.objects import EXPLICIT_LITTLE, instance
-from tests.support.raw_peer import A_RELEASE_RQ_PDU, associate_rq, store_message
+from tests.support.raw_peer import A_RELEASE_RQ_PDU, RawPeer, associate_rq, store_message
 from tests.unit.store.instances import file_store
 
 MAX_PDU = 1 << 18
@@ -114,6 +116,38 @@ def test_nothing_stays(settings: AcceptorSettings, sent: bytes) -> None:
 def test_nothing_stays_of_a_handshake_that_failed(settings: AcceptorSettings, sent: bytes, tmp_path: Path) -> None:
     context = server_context(TlsSettings(*Pki.make(tmp_path).server))
     assert left_behind(settings, sent, lambda sock: TlsTransport(sock, context, send_timeout=1.0)) is None
+
+
+class Stopping(Storage):
+    """Stops its Association when the second instance begins."""
+
+    association: Association
+    begun = 0
+
+    def begin(self, request: CommandSet, context: PresentationContext) -> StoreOperation:
+        self.begun += 1
+        if self.begun == 2:
+            self.association.stop()
+        return super().begin(request, context)
+
+
+def test_a_stop_comes_between_two_messages_that_have_arrived_already(
+    settings: AcceptorSettings, tmp_path: Path
+) -> None:
+    store = file_store(tmp_path / "store")
+    storage = Stopping(store)
+    settings = replace(settings, services=Services(verification=Verification(), storage=storage))
+    sent = [instance() for _ in range(5)]
+    with socket.create_server(("127.0.0.1", 0)) as server, RawPeer(server.getsockname()) as peer:
+        peer.send(associate_rq() + b"".join(map(store_message, sent)))
+        report = new_report()
+        storage.association = Association(plain(server.accept()[0]), "127.0.0.1", settings, report)
+        storage.association.run()
+        assert peer.read_pdu().type == wire.A_ASSOCIATE_AC
+        assert [peer.read_message().status for _ in range(2)] == [0, 0]
+        assert peer.read_pdu().type == wire.A_ABORT
+    assert storage.begun == 2
+    assert len(list((tmp_path / "store").rglob("*.dcm"))) == 2
 
 
 class Watched(BufferPool):

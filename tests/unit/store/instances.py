@@ -7,6 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
+from dicomd.store import checksum
 from dicomd.store.filesystem import FileStore
 from dicomd.store.types import InstanceIdentity, Stored
 
@@ -88,6 +91,18 @@ def put(store: FileStore, data: bytes, who: InstanceIdentity | None = None, cuts
         return writer.commit()
     finally:
         writer.release()
+
+
+def recorded(path: Path) -> bytes | None:
+    """The checksum that the file has."""
+    with path.open("rb") as file:
+        return checksum.read(file.fileno())
+
+
+def assert_summed(store: FileStore, stored: Stored) -> None:
+    """The checksum is that of the file's bytes, where the file system keeps any."""
+    if store.checksums:
+        assert recorded(stored.path) == xxhash.xxh128_digest(stored.path.read_bytes())
 
 
 def files(root: Path) -> list[str]:

@@ -25,6 +25,7 @@ from tests.unit.store.instances import (
     INSTANCE,
     SERIES,
     STUDY,
+    assert_summed,
     data_set,
     file_store,
     files,
@@ -415,7 +416,9 @@ def test_short_writes_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(os, "writev", short)
     data = data_set(pixels=bytes(range(256)))
-    assert put(store, data, cuts=(3, 3, 20, 21)).path.read_bytes().endswith(data)
+    stored = put(store, data, cuts=(3, 3, 20, 21))
+    assert stored.path.read_bytes().endswith(data)
+    assert_summed(store, stored)
 
 
 def test_a_lock_that_can_not_be_given_up_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,12 +486,15 @@ WATCHED = ("open", "writev", "fdatasync", "mkdir", "link", "rename", "fsync", "s
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EPERM])
-@pytest.mark.parametrize("case", ["new", "identical", "kept-both", "replaced"])
+@pytest.mark.parametrize("case", ["new", "new-in-pieces", "identical", "kept-both", "replaced"])
 def test_whichever_call_fails_the_store_holds_complete_instances_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, number: int
 ) -> None:
     """Fail the first call of one store, then the second, and so on, until one goes through."""
-    pixels = b"\1\2\3\4" if case in ("new", "identical") else b"\5\6\7\10"
+    pixels = {"kept-both": b"\5\6\7\10", "replaced": b"\5\6\7\10"}.get(case, b"\1\2\3\4")
+    case, _, pieces = case.partition("-in-")
+    if pieces:
+        pixels *= 50_000
     originals = {name: getattr(os, name) for name in WATCHED}
     calls = 0
     failing_call = 0

@@ -28,6 +28,7 @@ from tests.unit.store.instances import (
     INSTANCE,
     SERIES,
     STUDY,
+    assert_summed,
     data_set,
     element,
     file_store,
@@ -133,6 +134,7 @@ def test_no_write_is_longer_or_goes_further_than_what_the_kernel_does_quickly(
     assert all(end % 65536 == 32768 for end in ends[1:-1])
     assert all((start + 32768) // 65536 == (end - 1 + 32768) // 65536 for start, end in pairwise([0, *ends]))
     assert stored.path.read_bytes() == header(identity()) + data
+    assert_summed(store, stored)
 
 
 def test_more_fragments_than_the_kernel_takes_at_once(tmp_path: Path) -> None:
@@ -147,6 +149,7 @@ def test_more_fragments_than_the_kernel_takes_at_once(tmp_path: Path) -> None:
     stored = writer.commit()
     writer.release()
     assert stored.path.read_bytes() == header(identity()) + data
+    assert_summed(store, stored)
 
 
 def test_a_large_object_is_written_whole(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import xxhash
 
-from dicomd.store import checksum, verification
+from dicomd.store import verification
 from dicomd.store.filesystem import FileStore
 from dicomd.store.layout import Layout
 from dicomd.store.part10 import header
@@ -27,6 +27,7 @@ from tests.unit.store.instances import (
     head,
     identity,
     put,
+    recorded,
 )
 from tests.unit.store.processes import Process
 
@@ -47,11 +48,6 @@ def findings(root: Path, layout: str = LAYOUT) -> list[Finding]:
 
 def problems(root: Path, layout: str = LAYOUT) -> dict[str, str]:
     return {finding.path: finding.problem for finding in findings(root, layout) if finding.problem}
-
-
-def recorded(path: Path) -> bytes | None:
-    with path.open("rb") as file:
-        return checksum.read(file.fileno())
 
 
 @pytest.mark.parametrize("cuts", [(), (1, 2, 200), tuple(range(3, 3000, 7))])

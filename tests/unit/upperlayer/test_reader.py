@@ -4,9 +4,9 @@ import struct
 
 import pytest
 
-from dicomd.upperlayer.pdus import LAST, AbortReason, PDUType
+from dicomd.upperlayer.pdus import AbortReason, PDUType
 from dicomd.upperlayer.reader import MAX_ASSOCIATE_RQ, PDU, SMALLEST_SPACE, Fragment, PDUError, PDUReader
-from tests.support.reading import fed
+from tests.support.reading import fed, joined
 
 CAPACITY = 8192
 
@@ -30,24 +30,18 @@ Seen = tuple[str, object]
 def read(
     stream: bytes, step: int, *, max_pdu: int = 65536, capacity: int = CAPACITY, data_expected: bool = False
 ) -> list[Seen]:
-    """Everything the reader says about `stream`, given `step` bytes at a time; fragments of a PDV put together."""
+    """Everything the reader says about `stream`, given `step` bytes at a time; what belongs together put together."""
     reader = PDUReader(memoryview(bytearray(capacity)), max_pdu=max_pdu)
     if data_expected:
         reader.expect_data()
     seen: list[Seen] = []
-    parts: list[bytes] = []
-    for event in fed(reader, (stream[at : at + step] for at in range(0, len(stream), step))):
+    for event in joined(fed(reader, (stream[at : at + step] for at in range(0, len(stream), step)))):
         if isinstance(event, PDUError):
             seen.append(("error", event.reason))
         elif isinstance(event, PDU):
             seen.append(("pdu", (event.pdu_type, event.body)))
         else:
-            parts.append(bytes(event.data))
-            if not reader.pdv_left:
-                seen.append(("pdv", (event.context_id, event.control, b"".join(parts))))
-                parts = []
-            else:
-                assert not event.control & LAST
+            seen.append(("data", event))
     return seen
 
 
@@ -57,31 +51,59 @@ STREAM = (
     + p_data(pdv(1, 0, b"a" * 5000), pdv(1, 0, b""), pdv(1, 2, b"b" * 30000))
     + p_data(pdv(3, 1, b"c"), pdv(3, 3, b"d"))
     + p_data(pdv(3, 2, b""))
+    + p_data(pdv(3, 3, b"e"))
+    + p_data(pdv(3, 0, b"f" * 9000))
+    + p_data(pdv(3, 0, b"g" * 500))
+    + p_data(pdv(3, 2, b"h" * 60000))
+    + p_data(pdv(1, 3, b"i"))
+    + p_data(pdv(1, 3, b"j"))
     + pdu(PDUType.A_RELEASE_RQ, bytes(4))
 )
-EXPECTED = [
+P_DATA = ("pdu", (4, b""))
+EXPECTED: list[Seen] = [
     ("pdu", (1, bytes(range(200)))),
-    ("pdu", (4, b"")),
-    ("pdv", (1, 3, b"command")),
-    ("pdu", (4, b"")),
-    ("pdv", (1, 0, b"a" * 5000)),
-    ("pdv", (1, 0, b"")),
-    ("pdv", (1, 2, b"b" * 30000)),
-    ("pdu", (4, b"")),
-    ("pdv", (3, 1, b"c")),
-    ("pdv", (3, 3, b"d")),
-    ("pdu", (4, b"")),
-    ("pdv", (3, 2, b"")),
+    P_DATA,
+    ("data", [1, True, True, b"command"]),
+    P_DATA,
+    ("data", [1, False, True, b"a" * 5000 + b"b" * 30000]),
+    P_DATA,
+    ("data", [3, True, True, b"cd"]),
+    P_DATA,
+    ("data", [3, False, True, b""]),
+    P_DATA,
+    ("data", [3, True, True, b"e"]),
+    P_DATA,
+    ("data", [3, False, False, b"f" * 9000]),
+    P_DATA,
+    ("data", [3, False, False, b"g" * 500]),
+    P_DATA,
+    ("data", [3, False, True, b"h" * 60000]),
+    P_DATA,
+    ("data", [1, True, True, b"i"]),
+    P_DATA,
+    ("data", [1, True, True, b"j"]),
     ("pdu", (5, bytes(4))),
 ]
-WITHOUT_P_DATA = [event for event in EXPECTED if event != ("pdu", (4, b""))]
+"""Each P-DATA-TF is an event, as long as data are not expected."""
+DATA_EXPECTED: list[Seen] = [
+    ("pdu", (1, bytes(range(200)))),
+    ("data", [1, True, True, b"command"]),
+    ("data", [1, False, True, b"a" * 5000 + b"b" * 30000]),
+    ("data", [3, True, True, b"cd"]),
+    ("data", [3, False, True, b""]),
+    ("data", [3, True, True, b"e"]),
+    ("data", [3, False, True, b"f" * 9000 + b"g" * 500 + b"h" * 60000]),
+    ("data", [1, True, True, b"i"]),
+    ("data", [1, True, True, b"j"]),
+    ("pdu", (5, bytes(4))),
+]
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 7, 11, 64, 4095, 4096, 8192, 10**6])
 @pytest.mark.parametrize("capacity", [4096 + 16, CAPACITY, 262144])
 def test_the_same_events_however_the_bytes_are_cut(step: int, capacity: int) -> None:
     assert read(STREAM, step, capacity=capacity) == EXPECTED
-    assert read(STREAM, step, capacity=capacity, data_expected=True) == WITHOUT_P_DATA
+    assert read(STREAM, step, capacity=capacity, data_expected=True) == DATA_EXPECTED
 
 
 @pytest.mark.parametrize("step", [1, 4, 10**6])
@@ -104,15 +126,15 @@ def test_the_same_events_however_the_bytes_are_cut(step: int, capacity: int) -> 
     ],
 )
 def test_a_bad_pdu_is_told_and_passed_over(bad: bytes, reason: AbortReason, step: int) -> None:
-    seen = [event for event in read(bad + STREAM, step) if event != ("pdu", (4, b""))]
-    assert seen == [("error", reason), *WITHOUT_P_DATA]
-    assert read(bad + STREAM, step, data_expected=True) == seen
+    begun = [P_DATA] if bad.startswith(b"\4") and read(bad, step)[0] == P_DATA else []  # its own header was right
+    assert read(bad + STREAM, step) == [*begun, ("error", reason), *EXPECTED]
+    assert read(bad + STREAM, step, data_expected=True) == [("error", reason), *DATA_EXPECTED]
 
 
 def test_bytes_behind_the_last_pdv_are_an_error() -> None:
     seen = read(p_data(pdv(1, 0, b"x"), b"12345") + pdu(PDUType.A_RELEASE_RQ, bytes(4)), 3)
     assert seen[1:] == [
-        ("pdv", (1, 0, b"x")),
+        ("data", [1, False, False, b"x"]),
         ("error", AbortReason.INVALID_PDU_PARAMETER),
         ("pdu", (5, bytes(4))),
     ]
@@ -152,7 +174,7 @@ def whole(stream: bytes) -> tuple[list[tuple[int, int, bytes]], PDUReader]:
     reader.expect_data()
     reader.space()[: len(stream)] = stream
     reader.received(len(stream))
-    return [(context_id, control, bytes(data)) for context_id, control, data in reader.fragments()], reader
+    return [(context_id, control, bytes(data)) for context_id, control, data in reader.next_fragments()], reader
 
 
 def test_what_is_whole_is_taken_up_to_the_end_of_a_message() -> None:
@@ -160,9 +182,9 @@ def test_what_is_whole_is_taken_up_to_the_end_of_a_message() -> None:
     taken, reader = whole(message + message)
     assert taken == [(1, 3, b"command"), (1, 0, b"a" * 500), (1, 2, b"b")]
     assert reader.unread == len(message)
-    assert len(reader.fragments()) == 3
+    assert len(reader.next_fragments()) == 3
     assert reader.at_boundary
-    assert reader.fragments() == []
+    assert reader.next_fragments() == []
 
 
 @pytest.mark.parametrize(
@@ -179,7 +201,7 @@ def test_what_is_anything_else_is_left_to_the_events(odd: bytes) -> None:
     taken, reader = whole(p_data(pdv(1, 0, b"x")) + odd)
     assert taken == [(1, 0, b"x")]
     assert reader.unread == len(odd)
-    assert reader.fragments() == []
+    assert reader.next_fragments() == []
     assert reader.unread == len(odd)
 
 
@@ -188,11 +210,11 @@ def test_what_has_begun_is_taken_when_it_is_whole() -> None:
     taken, reader = whole(stream[:-1])
     assert taken == [(1, 0, b"x")]
     assert reader.pdv_left == len(b"not whole")
-    assert reader.fragments() == []
+    assert reader.next_fragments() == []
     assert reader.next_event() is None
     reader.space()[:1] = stream[-1:]
     reader.received(1)
-    assert [(control, bytes(data)) for _, control, data in reader.fragments()] == [(2, b"not whole")]
+    assert [(control, bytes(data)) for _, control, data in reader.next_fragments()] == [(2, b"not whole")]
     assert reader.at_boundary
 
 
@@ -209,7 +231,7 @@ def test_what_is_longer_than_the_buffer_is_taken_in_pieces_of_it(step: int) -> N
         reader.space()[:count] = stream[:count]
         reader.received(count)
         stream = stream[count:]
-        while fragments := reader.fragments():
+        while fragments := reader.next_fragments():
             for _, control, data in fragments:
                 pieces += 1
                 ended = not taken or taken[-1][0] & 2 or control & 1
@@ -218,6 +240,17 @@ def test_what_is_longer_than_the_buffer_is_taken_in_pieces_of_it(step: int) -> N
             reader.rewind()
     assert taken == [(3, b"command"), (2, message[1][2] + message[2][2])] * 2
     assert pieces <= 4 + 2 * 77000 // (CAPACITY - SMALLEST_SPACE) + 4
+
+
+def test_a_command_set_begins_a_list_of_its_own() -> None:
+    """So that who takes the lists can stop between any two messages."""
+    echo, store = p_data(pdv(3, 3, b"echo")), p_data(pdv(1, 3, b"store")) + p_data(pdv(1, 2, b"data set"))
+    taken, reader = whole(echo + echo + store + echo)
+    lists = [taken]
+    while fragments := reader.next_fragments():
+        lists.append([(context_id, control, bytes(data)) for context_id, control, data in fragments])
+    of_echo, of_store = [(3, 3, b"echo")], [(1, 3, b"store"), (1, 2, b"data set")]
+    assert lists == [of_echo, of_echo, of_store, of_echo]
 
 
 def test_no_more_than_some_are_taken_at_once() -> None:
@@ -231,5 +264,5 @@ def test_before_data_are_expected_nothing_is_taken() -> None:
     stream = p_data(pdv(1, 3, b"command"))
     reader.space()[: len(stream)] = stream
     reader.received(len(stream))
-    assert reader.fragments() == []
+    assert reader.next_fragments() == []
     assert reader.next_event() == PDU(PDUType.P_DATA_TF, b"")
