@@ -10,8 +10,7 @@ import contextlib
 import resource
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from tests.support.daemon import Daemon
 from tests.support.objects import instance
 from tests.support.processes import descriptors
 from tests.support.raw_peer import RawPeer, associate_rq
+from tests.support.waiting import wait_until
 
 PATIENCE = 120.0
 MIB = 1 << 20
@@ -45,13 +45,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
 def assert_nothing_lost(daemon: Daemon, ledger: Ledger) -> None:
     """Nothing acknowledged, and no file that isn't what was sent."""
     verdict = judge(daemon.root, ledger.sent, ledger.acknowledged)
@@ -64,7 +57,7 @@ def assert_takes_none(daemon: Daemon) -> None:
 
     Each worker looks at the store for itself, so one may take an Association after another has refused.
     """
-    wait_until(lambda: not daemon.ready(), "it stays ready")
+    wait_until(lambda: not daemon.ready(), PATIENCE, what="it stays ready")
 
     def rejects() -> bool:
         with RawPeer(daemon.address) as late:
@@ -72,12 +65,12 @@ def assert_takes_none(daemon: Daemon) -> None:
             pdu = late.read_pdu(PATIENCE)
             return pdu.type == wire.A_ASSOCIATE_RJ and tuple(pdu.body[1:4]) == (2, 3, 1)
 
-    wait_until(rejects, "it takes Associations")
+    wait_until(rejects, PATIENCE, what="it takes Associations")
 
 
 def assert_takes_one(daemon: Daemon) -> None:
     """Ready again by itself, and it stores."""
-    wait_until(daemon.ready, "it does not become ready again")
+    wait_until(daemon.ready, PATIENCE, what="it does not become ready again")
     with RawPeer(daemon.address) as peer:
         peer.associate()
         sent = instance()
@@ -98,7 +91,7 @@ def test_a_disk_is_filled_but_for_the_reserve(start_daemon: StartDaemon, disk: P
     (disk / "ballast").write_bytes(bytes(10 * MIB))  # small instances, for the look at the space is one a second
     daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk / "store"), "reserve_free": "4MiB"})
     with Senders(lambda: daemon.address, seed=1, count=2, sizes=(3000,)) as senders:
-        wait_until(lambda: senders.ledger.refusals, "it never refuses")
+        wait_until(lambda: senders.ledger.refusals, PATIENCE, what="it never refuses")
         assert set(senders.ledger.refusals) == {"A700"}
     assert shutil.disk_usage(disk).free > 0
     assert_takes_none(daemon)
@@ -112,7 +105,7 @@ def test_a_disk_is_filled_to_its_last_byte(start_daemon: StartDaemon, disk: Path
     """By eight Associations at once; writes come short before they fail."""
     daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk / "store")})
     with Senders(lambda: daemon.address, seed=2, sizes=(3000, 100_000, 900_000)) as senders:
-        wait_until(lambda: len(senders.ledger.refusals) > 50, "it never refuses")
+        wait_until(lambda: len(senders.ledger.refusals) > 50, PATIENCE, what="it never refuses")
     assert set(senders.ledger.refusals) == {"A700"}
     daemon.wait_no_temporary_files()
     assert_nothing_lost(daemon, senders.ledger)
@@ -130,10 +123,10 @@ def test_a_store_made_read_only_while_running(start_daemon: StartDaemon, disk: P
         Senders(lambda: daemon.address, seed=3, count=4, sizes=(3000,)) as senders,
     ):
         command("mount", "-o", "remount,bind,ro", read_only)  # here, where nobody has anything open for writing
-        wait_until(lambda: senders.ledger.total > 40, "nothing is stored")
+        wait_until(lambda: senders.ledger.total > 40, PATIENCE, what="nothing is stored")
         with mounted("--bind", read_only, on=disk):
             assert_takes_none(daemon)
-            wait_until(lambda: senders.ledger.refusals, "it never refuses")
+            wait_until(lambda: senders.ledger.refusals, PATIENCE, what="it never refuses")
             assert set(senders.ledger.refusals) == {"A701"}
             senders.stop()
     assert_nothing_lost(daemon, senders.ledger)
@@ -155,10 +148,10 @@ def test_a_file_system_that_finds_itself_damaged_turns_read_only(start_daemon: S
             pytest.skip(f"{trigger} is not in this kernel")
         daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(folder / "store")})
         with Senders(lambda: daemon.address, seed=4, count=4, sizes=(3000, 100_000)) as senders:
-            wait_until(lambda: senders.ledger.total > 40, "nothing is stored")
+            wait_until(lambda: senders.ledger.total > 40, PATIENCE, what="nothing is stored")
             trigger.write_text("1")
             assert_takes_none(daemon)
-            wait_until(lambda: senders.ledger.refusals, "it never refuses")
+            wait_until(lambda: senders.ledger.refusals, PATIENCE, what="it never refuses")
             senders.stop()
         assert set(senders.ledger.refusals) == {"A701"}
         assert_nothing_lost(daemon, senders.ledger)
@@ -181,10 +174,10 @@ def test_a_mount_goes_away_under_load_and_comes_back(start_daemon: StartDaemon, 
     with mounted("--bind", disk, on=point):
         daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(point)})
         with Senders(lambda: daemon.address, seed=5, count=4, sizes=(3000,)) as senders:
-            wait_until(lambda: senders.ledger.total > 40, "nothing is stored")
+            wait_until(lambda: senders.ledger.total > 40, PATIENCE, what="nothing is stored")
             command("umount", "--lazy", point)
             assert_takes_none(daemon)
-            wait_until(lambda: senders.ledger.refusals, "it never refuses")
+            wait_until(lambda: senders.ledger.refusals, PATIENCE, what="it never refuses")
             senders.stop()
         assert set(senders.ledger.refusals) == {"A701"}
         assert list(point.iterdir()) == []

@@ -10,12 +10,12 @@ import http.client
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support import waiting
 from tests.support.debian import Machine
 from tests.support.load import Load
 from tests.support.pages import get
@@ -29,11 +29,8 @@ _DROP_INS = "/run/systemd/system"  # gone with the machine
 
 
 def wait_until(condition: Callable[[], object], deadline: float = WAIT) -> None:
-    """Wait for a condition. Raises AssertionError at the deadline, in seconds."""
-    ends = time.monotonic() + deadline
-    while not condition():
-        assert time.monotonic() < ends, "it did not happen in time"
-        time.sleep(0.1)
+    """Wait for a condition that a program is started to look at. Raises AssertionError at the deadline, in seconds."""
+    waiting.wait_until(condition, deadline, pause=0.1)
 
 
 class Service:

@@ -6,9 +6,15 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], deadline: float = 20.0) -> None:
-    """Wait for a condition. Raises AssertionError at the deadline, in seconds."""
+def wait_until(
+    condition: Callable[[], object],
+    deadline: float = 20.0,
+    *,
+    what: str = "it did not happen in time",
+    pause: float = 0.01,
+) -> None:
+    """Wait for a condition. Raises AssertionError at the deadline, in seconds, which says `what` is wrong."""
     ends = time.monotonic() + deadline
     while not condition():
-        assert time.monotonic() < ends, "it did not happen in time"
-        time.sleep(0.01)
+        assert time.monotonic() < ends, what
+        time.sleep(pause)
