@@ -9,7 +9,7 @@ SMALL = 16 * 1024
 """Bytes: a request and a small instance fit into it, and a thousand idle Associations take 16 MiB."""
 LARGE = 160 * 1024
 """Bytes: ten records of TLS, and little enough to stay in a processor's own cache (512 KiB on small ones) from the read
-to the checksum and the write. With room for a slice of 512 KiB these two cost the kernel up to twice the time."""
+to the checksum and the write. With room for a slice of 512 KiB the kernel took up to twice as long for both."""
 
 
 class BufferPool:

@@ -8,15 +8,16 @@ from dicomd.upperlayer.pdus import COMMAND, LAST
 from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
 
 
-def fed(reader: PDUReader, chunks: Iterable[bytes]) -> Iterator[PDU | Fragment | PDUError]:
+def fed(reader: PDUReader, chunks: Iterable[bytes], *, short_way: bool = True) -> Iterator[PDU | Fragment | PDUError]:
     """What the reader says of the chunks, its errors among it; a fragment's data stand until the next is asked for.
 
-    Once data are expected, what is ordinary comes by the short way.
+    Once data are expected, what is ordinary comes by the short way, if wanted.
     """
     for chunk in chunks:
         at = 0
         while True:
-            yield from (Fragment(*each) for each in reader.next_fragments())
+            if short_way:
+                yield from (Fragment(*each) for each in reader.next_fragments())
             try:
                 event = reader.next_event()
             except PDUError as error:

@@ -491,8 +491,8 @@ def test_whichever_call_fails_the_store_holds_complete_instances_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, number: int
 ) -> None:
     """Fail the first call of one store, then the second, and so on, until one goes through."""
-    pixels = {"kept-both": b"\5\6\7\10", "replaced": b"\5\6\7\10"}.get(case, b"\1\2\3\4")
     case, _, pieces = case.partition("-in-")
+    pixels = b"\1\2\3\4" if case in ("new", "identical") else b"\5\6\7\10"
     if pieces:
         pixels *= 50_000
     originals = {name: getattr(os, name) for name in WATCHED}

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from dicomd.upperlayer.pdus import AbortReason, PDUType
+from dicomd.upperlayer.pdus import LAST, AbortReason, PDUType
 from dicomd.upperlayer.reader import MAX_ASSOCIATE_RQ, PDU, SMALLEST_SPACE, Fragment, PDUError, PDUReader
 from tests.support.reading import fed, joined
 
@@ -27,21 +27,31 @@ def pdu(kind: int, body: bytes) -> bytes:
 Seen = tuple[str, object]
 
 
+def cut(stream: bytes, step: int) -> list[bytes]:
+    return [stream[at : at + step] for at in range(0, len(stream), step)]
+
+
 def read(
     stream: bytes, step: int, *, max_pdu: int = 65536, capacity: int = CAPACITY, data_expected: bool = False
 ) -> list[Seen]:
-    """Everything the reader says about `stream`, given `step` bytes at a time; what belongs together put together."""
+    """The events of `stream`, given `step` bytes at a time; fragments of a PDV put together."""
     reader = PDUReader(memoryview(bytearray(capacity)), max_pdu=max_pdu)
     if data_expected:
         reader.expect_data()
     seen: list[Seen] = []
-    for event in joined(fed(reader, (stream[at : at + step] for at in range(0, len(stream), step)))):
+    parts: list[bytes] = []
+    for event in fed(reader, cut(stream, step), short_way=False):
         if isinstance(event, PDUError):
             seen.append(("error", event.reason))
         elif isinstance(event, PDU):
             seen.append(("pdu", (event.pdu_type, event.body)))
         else:
-            seen.append(("data", event))
+            parts.append(bytes(event.data))
+            if not reader.pdv_left:
+                seen.append(("pdv", (event.context_id, event.control, b"".join(parts))))
+                parts = []
+            else:
+                assert not event.control & LAST
     return seen
 
 
@@ -59,51 +69,53 @@ STREAM = (
     + p_data(pdv(1, 3, b"j"))
     + pdu(PDUType.A_RELEASE_RQ, bytes(4))
 )
-P_DATA = ("pdu", (4, b""))
-EXPECTED: list[Seen] = [
+EXPECTED = [
     ("pdu", (1, bytes(range(200)))),
-    P_DATA,
-    ("data", [1, True, True, b"command"]),
-    P_DATA,
-    ("data", [1, False, True, b"a" * 5000 + b"b" * 30000]),
-    P_DATA,
-    ("data", [3, True, True, b"cd"]),
-    P_DATA,
-    ("data", [3, False, True, b""]),
-    P_DATA,
-    ("data", [3, True, True, b"e"]),
-    P_DATA,
-    ("data", [3, False, False, b"f" * 9000]),
-    P_DATA,
-    ("data", [3, False, False, b"g" * 500]),
-    P_DATA,
-    ("data", [3, False, True, b"h" * 60000]),
-    P_DATA,
-    ("data", [1, True, True, b"i"]),
-    P_DATA,
-    ("data", [1, True, True, b"j"]),
+    ("pdu", (4, b"")),
+    ("pdv", (1, 3, b"command")),
+    ("pdu", (4, b"")),
+    ("pdv", (1, 0, b"a" * 5000)),
+    ("pdv", (1, 0, b"")),
+    ("pdv", (1, 2, b"b" * 30000)),
+    ("pdu", (4, b"")),
+    ("pdv", (3, 1, b"c")),
+    ("pdv", (3, 3, b"d")),
+    ("pdu", (4, b"")),
+    ("pdv", (3, 2, b"")),
+    ("pdu", (4, b"")),
+    ("pdv", (3, 3, b"e")),
+    ("pdu", (4, b"")),
+    ("pdv", (3, 0, b"f" * 9000)),
+    ("pdu", (4, b"")),
+    ("pdv", (3, 0, b"g" * 500)),
+    ("pdu", (4, b"")),
+    ("pdv", (3, 2, b"h" * 60000)),
+    ("pdu", (4, b"")),
+    ("pdv", (1, 3, b"i")),
+    ("pdu", (4, b"")),
+    ("pdv", (1, 3, b"j")),
     ("pdu", (5, bytes(4))),
 ]
-"""Each P-DATA-TF is an event, as long as data are not expected."""
-DATA_EXPECTED: list[Seen] = [
-    ("pdu", (1, bytes(range(200)))),
-    ("data", [1, True, True, b"command"]),
-    ("data", [1, False, True, b"a" * 5000 + b"b" * 30000]),
-    ("data", [3, True, True, b"cd"]),
-    ("data", [3, False, True, b""]),
-    ("data", [3, True, True, b"e"]),
-    ("data", [3, False, True, b"f" * 9000 + b"g" * 500 + b"h" * 60000]),
-    ("data", [1, True, True, b"i"]),
-    ("data", [1, True, True, b"j"]),
-    ("pdu", (5, bytes(4))),
-]
+WITHOUT_P_DATA = [event for event in EXPECTED if event != ("pdu", (4, b""))]
+
+
+def assert_the_short_way_leads_to_the_same(stream: bytes, step: int, *, capacity: int = CAPACITY) -> None:
+    """It may cut differently, and nothing else."""
+    told = []
+    for short_way in (False, True):
+        reader = PDUReader(memoryview(bytearray(capacity)), max_pdu=65536)
+        reader.expect_data()
+        events = joined(fed(reader, cut(stream, step), short_way=short_way))
+        told.append([("error", event.reason) if isinstance(event, PDUError) else event for event in events])
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 7, 11, 64, 4095, 4096, 8192, 10**6])
 @pytest.mark.parametrize("capacity", [4096 + 16, CAPACITY, 262144])
 def test_the_same_events_however_the_bytes_are_cut(step: int, capacity: int) -> None:
     assert read(STREAM, step, capacity=capacity) == EXPECTED
-    assert read(STREAM, step, capacity=capacity, data_expected=True) == DATA_EXPECTED
+    assert read(STREAM, step, capacity=capacity, data_expected=True) == WITHOUT_P_DATA
+    assert_the_short_way_leads_to_the_same(STREAM, step, capacity=capacity)
 
 
 @pytest.mark.parametrize("step", [1, 4, 10**6])
@@ -126,15 +138,16 @@ def test_the_same_events_however_the_bytes_are_cut(step: int, capacity: int) -> 
     ],
 )
 def test_a_bad_pdu_is_told_and_passed_over(bad: bytes, reason: AbortReason, step: int) -> None:
-    begun = [P_DATA] if bad.startswith(b"\4") and read(bad, step)[0] == P_DATA else []  # its own header was right
-    assert read(bad + STREAM, step) == [*begun, ("error", reason), *EXPECTED]
-    assert read(bad + STREAM, step, data_expected=True) == [("error", reason), *DATA_EXPECTED]
+    seen = [event for event in read(bad + STREAM, step) if event != ("pdu", (4, b""))]
+    assert seen == [("error", reason), *WITHOUT_P_DATA]
+    assert read(bad + STREAM, step, data_expected=True) == seen
+    assert_the_short_way_leads_to_the_same(bad + STREAM, step)
 
 
 def test_bytes_behind_the_last_pdv_are_an_error() -> None:
     seen = read(p_data(pdv(1, 0, b"x"), b"12345") + pdu(PDUType.A_RELEASE_RQ, bytes(4)), 3)
     assert seen[1:] == [
-        ("data", [1, False, False, b"x"]),
+        ("pdv", (1, 0, b"x")),
         ("error", AbortReason.INVALID_PDU_PARAMETER),
         ("pdu", (5, bytes(4))),
     ]
