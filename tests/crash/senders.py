@@ -7,9 +7,10 @@ response with 0x0000 has been read, so that whatever the daemon did in between c
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -53,7 +54,9 @@ class Ledger:
 class Senders:
     """A context manager: `count` threads, each with one Association at a time, to `address()` as it is at the moment.
 
-    `told`, if any, is called in a sender's thread with each SOP Instance UID that has been acknowledged.
+    The first `lasting` of them never release theirs, so that a daemon that begins to refuse has somebody to tell it to:
+    those that come anew are rejected, and at any moment all others may be between two Associations. `told`, if any, is
+    called in a sender's thread with each SOP Instance UID that has been acknowledged.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Senders:
         *,
         seed: int,
         count: int = 8,
+        lasting: int = 0,
         sizes: tuple[int, ...] = _SIZES,
         told: Callable[[str], None] = lambda _uid: None,
         ledger: Ledger | None = None,
@@ -72,7 +76,7 @@ class Senders:
         self._recording = threading.Lock()
         self._failures: list[BaseException] = []
         self._threads = [
-            threading.Thread(target=self._run, args=(random.Random(seed + number),), name="sender")
+            threading.Thread(target=self._run, args=(random.Random(seed + number), number < lasting), name="sender")
             for number in range(count)
         ]
 
@@ -94,17 +98,20 @@ class Senders:
         if self._failures:
             raise self._failures[0]
 
-    def _run(self, chance: random.Random) -> None:
+    def _run(self, chance: random.Random, lasting: bool) -> None:
         try:
             unanswered: Instance | None = None
             while not self._over.is_set():
-                unanswered = self._one_association(chance, unanswered)
+                numbers = itertools.count() if lasting else range(chance.randint(1, 12))
+                unanswered = self._one_association(chance, unanswered, numbers)
         except BaseException as failure:
             self._failures.append(failure)
             raise
 
-    def _one_association(self, chance: random.Random, unanswered: Instance | None) -> Instance | None:
-        """Send some instances of a study; return the one that may or may not have been stored when it broke."""
+    def _one_association(
+        self, chance: random.Random, unanswered: Instance | None, numbers: Iterable[int]
+    ) -> Instance | None:
+        """Send an instance of a study a number; return the one that may or may not have been stored when it broke."""
         study = new_uid()[:_ROOM]
         try:
             with RawPeer(self._address()) as peer:
@@ -112,7 +119,7 @@ class Senders:
                 if peer.read_pdu(_PATIENCE).type != wire.A_ASSOCIATE_AC:
                     self._over.wait(PAUSE)
                     return unanswered
-                for _ in range(chance.randint(1, 12)):
+                for _ in numbers:
                     if unanswered is None:
                         unanswered = self._new(study, chance)
                     else:
@@ -122,6 +129,8 @@ class Senders:
                     status = peer.read_message(_PATIENCE).status
                     self._take(unanswered, status)
                     unanswered = None
+                    if status:
+                        self._over.wait(PAUSE)
                     if self._over.is_set():
                         break
                 peer.release()

@@ -90,7 +90,7 @@ def test_a_disk_is_filled_but_for_the_reserve(start_daemon: StartDaemon, disk: P
     """By the instances themselves; and emptied again by somebody who deletes what was stored."""
     (disk / "ballast").write_bytes(bytes(10 * MIB))  # small instances, for the look at the space is one a second
     daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk / "store"), "reserve_free": "4MiB"})
-    with Senders(lambda: daemon.address, seed=1, count=2, sizes=(3000,)) as senders:
+    with Senders(lambda: daemon.address, seed=1, count=2, lasting=1, sizes=(3000,)) as senders:
         wait_until(lambda: senders.ledger.refusals, PATIENCE, what="it never refuses")
         assert set(senders.ledger.refusals) == {"A700"}
     assert shutil.disk_usage(disk).free > 0
@@ -104,7 +104,7 @@ def test_a_disk_is_filled_but_for_the_reserve(start_daemon: StartDaemon, disk: P
 def test_a_disk_is_filled_to_its_last_byte(start_daemon: StartDaemon, disk: Path) -> None:
     """By eight Associations at once; writes come short before they fail."""
     daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk / "store")})
-    with Senders(lambda: daemon.address, seed=2, sizes=(3000, 100_000, 900_000)) as senders:
+    with Senders(lambda: daemon.address, seed=2, lasting=1, sizes=(3000, 100_000, 900_000)) as senders:
         wait_until(lambda: len(senders.ledger.refusals) > 50, PATIENCE, what="it never refuses")
     assert set(senders.ledger.refusals) == {"A700"}
     daemon.wait_no_temporary_files()
@@ -120,7 +120,7 @@ def test_a_store_made_read_only_while_running(start_daemon: StartDaemon, disk: P
     daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk)})
     with (
         mounted("--bind", disk, on=read_only),
-        Senders(lambda: daemon.address, seed=3, count=4, sizes=(3000,)) as senders,
+        Senders(lambda: daemon.address, seed=3, count=4, lasting=1, sizes=(3000,)) as senders,
     ):
         command("mount", "-o", "remount,bind,ro", read_only)  # here, where nobody has anything open for writing
         wait_until(lambda: senders.ledger.total > 40, PATIENCE, what="nothing is stored")
@@ -147,7 +147,7 @@ def test_a_file_system_that_finds_itself_damaged_turns_read_only(start_daemon: S
         if not trigger.exists():
             pytest.skip(f"{trigger} is not in this kernel")
         daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(folder / "store")})
-        with Senders(lambda: daemon.address, seed=4, count=4, sizes=(3000, 100_000)) as senders:
+        with Senders(lambda: daemon.address, seed=4, count=4, lasting=1, sizes=(3000, 100_000)) as senders:
             wait_until(lambda: senders.ledger.total > 40, PATIENCE, what="nothing is stored")
             trigger.write_text("1")
             assert_takes_none(daemon)
@@ -173,7 +173,7 @@ def test_a_mount_goes_away_under_load_and_comes_back(start_daemon: StartDaemon, 
     point.mkdir()
     with mounted("--bind", disk, on=point):
         daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(point)})
-        with Senders(lambda: daemon.address, seed=5, count=4, sizes=(3000,)) as senders:
+        with Senders(lambda: daemon.address, seed=5, count=4, lasting=1, sizes=(3000,)) as senders:
             wait_until(lambda: senders.ledger.total > 40, PATIENCE, what="nothing is stored")
             command("umount", "--lazy", point)
             assert_takes_none(daemon)
