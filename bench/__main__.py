@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -160,6 +161,7 @@ def main(
     names: bool,
 ) -> None:
     """Compares dicomd with pynetdicom's and DCMTK's storescp and with Orthanc, and prints medians and ratios."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends its receivers, as Ctrl-C does
     if names:
         show_names()
         return

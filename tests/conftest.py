@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -10,6 +11,11 @@ from hypothesis import HealthCheck, settings
 # Seeds are fixed, so that a failure here is a failure everywhere; a deadline an example would measure the machine.
 settings.register_profile("dicomd", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dicomd")
+
+
+def pytest_configure() -> None:
+    """A run that is ended by SIGTERM, by `timeout` say, ends its daemons and unmounts its disks, as after Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
