@@ -31,6 +31,7 @@ from tests.support.raw_peer import (
     ui,
     us,
 )
+from tests.support.waiting import wait_until
 
 SERVICE_USER = Abort(0, 0)
 UNRECOGNIZED, UNEXPECTED, INVALID = Abort(2, 1), Abort(2, 2), Abort(2, 6)
@@ -252,7 +253,7 @@ def assert_nothing_left(receiver: Daemon, unfinished: Instance) -> None:
     record = receiver.wait_logged("instance incomplete", dicom_sop_instance_uid=unfinished.sop_instance_uid)
     receiver.wait_logged("association ended", dicom_association_id=record["dicom_association_id"])
     assert receiver.stored(unfinished.sop_instance_uid) == []
-    assert len(receiver.temporary_files()) <= 1
+    wait_until(lambda: len(receiver.temporary_files()) <= 1)  # each worker makes one of its own now and then, as a try
 
 
 def test_a_reset_in_the_middle_of_an_object(receiver: Daemon, connect: Connect) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from tests.daemon.conftest import Connect, StartDaemon
 from tests.support.daemon import Daemon
 from tests.support.objects import Instance, instance
 from tests.support.raw_peer import DEADLINE, RawPeer, store_message
+from tests.support.workers import one_association_each
 
 SENDERS = 6
 ROUNDS = 8
@@ -58,10 +58,10 @@ def test_equal_uids_at_once_over_two_workers(
     start_daemon: StartDaemon, connect: Connect, policy: str, different: int
 ) -> None:
     daemon = start_daemon(storage={"duplicates": policy}, dicomd={"workers": 2})
-    peers = [connect(daemon) for _ in range(SENDERS)]
-    for peer in peers:
-        peer.associate()
-    assert all(worker["associations"] for worker in daemon.status()["workers"]), json.dumps(daemon.status())
+    peers = list(one_association_each(daemon, connect).values())
+    for _ in range(SENDERS - len(peers)):
+        peers.append(connect(daemon))
+        peers[-1].associate()
     files = 0
     for _ in range(ROUNDS):
         first = instance(size=20_000)

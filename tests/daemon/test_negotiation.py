@@ -232,6 +232,10 @@ class TestRejecting:
         assert record["dicom_called_aet"] == "DICOMD"
         assert record["dicom_peer_address"] == "127.0.0.1"
         assert record["advice"]
+        later = connect()
+        later.associate(calling="LATER")
+        later.release()
+        receiver.wait_logged("association ended", dicom_calling_aet="LATER")
         assert receiver.logged("association ended", dicom_calling_aet="STRANGER") == []
 
     def test_a_called_ae_title_that_is_not_ours(self, start_daemon: StartDaemon, connect: Connect) -> None:

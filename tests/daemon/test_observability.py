@@ -28,6 +28,7 @@ from tests.support.objects import (
 )
 from tests.support.raw_peer import A_ABORT_PDU, associate_rq, c_store_rq, p_data, pdu, pdv, store_message
 from tests.support.relay import Relay
+from tests.support.waiting import wait_until
 
 ASSOCIATION_KEYS = {
     "dicom_association_id",
@@ -153,7 +154,8 @@ def test_counts_equal_what_real_senders_counted(start_daemon: StartDaemon, tmp_p
         talks = relay.conversations()
     stores = [message for talk in talks for message in talk.stores]
     assert len(stores) == 75
-    daemon.wait_metric("dicomd_associations_total", len(talks), listener="dicom", outcome="released")
+    wait_until(lambda: len(daemon.logged("association ended", outcome="released")) >= len(talks))
+    assert daemon.metric("dicomd_associations_total", listener="dicom", outcome="released") == len(talks)
     daemon.wait_metric("dicomd_dimse_responses_total", 75, command="C-STORE-RSP", status="0000")
     assert daemon.metric("dicomd_store_received_bytes_total") == sum(len(message.data_set or b"") for message in stores)
     assert daemon.metric("dicomd_store_duration_seconds_count") == 75
@@ -258,6 +260,7 @@ def test_a_rejection_is_one_line(start_daemon: StartDaemon, connect: Connect) ->
     assert "contexts.transfer_syntaxes" in contexts[1]["advice"]
     assert "contexts.sop_classes" in contexts[2]["advice"]
     assert contexts[4]["transfer_syntaxes"][-1] == "and 84 more"
+    daemon.stop()
     assert daemon.logged("association ended") == []
 
 
@@ -350,6 +353,7 @@ def test_a_strangers_bytes_cannot_forge_a_line(start_daemon: StartDaemon, connec
         assert peer.read_pdu().type in (wire.A_ASSOCIATE_RJ, wire.A_ASSOCIATE_AC)
         peer.sock.close()
     daemon.wait_metric("dicomd_associations_active", 0, listener="dicom")
+    daemon.stop()
     assert daemon.logged("x") == []
     assert all("\x1b" not in line for line in daemon.output)
     assert daemon.complaints() == []

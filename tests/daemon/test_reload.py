@@ -181,6 +181,8 @@ def test_new_limits_hold_for_new_associations_and_open_ones_keep_theirs(
     new = connect(daemon)
     new.associate()
     assert longest_pdu(new) == 16 * 1024
+    large = instance(size=200_000)
+    assert f"{new.store(large).status:04X}" == "A710"
     too_many = connect(daemon)
     too_many.send(associate_rq())
     assert too_many.read_rejection() == (2, 3, 2)
@@ -189,8 +191,6 @@ def test_new_limits_hold_for_new_associations_and_open_ones_keep_theirs(
     silent = connect(daemon)
     daemon.wait_metric("dicomd_connections_total", 4, listener="dicom")
     assert connect(daemon).read_to_the_end() == []
-    large = instance(size=200_000)
-    assert f"{new.store(large).status:04X}" == "A710"
     assert old.store(large, fragment=100_000).status == 0
     assert new.read_abort(30) == Abort(0, 0)
     silent.read_end(30)

@@ -155,6 +155,7 @@ def test_a_killed_worker_s_associations_go_and_counts_stay(start_daemon: StartDa
     peer = connect(daemon)
     peer.associate()
     peer.store(instance())
+    wait_status(daemon, lambda status: status["counters"]["instances"] == 1)  # counted after the answer
     (pid,) = daemon.worker_pids()
     os.kill(pid, signal.SIGKILL)
     status = wait_status(daemon, lambda status: status["ready"] and pid not in {w["pid"] for w in status["workers"]})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import pytest
 
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support import wire
-from tests.support.daemon import WAIT, Daemon
+from tests.support.daemon import START_DEADLINE, WAIT, Daemon
 from tests.support.objects import (
     CT_IMAGE_STORAGE,
     DEFLATED,
@@ -44,6 +43,7 @@ from tests.support.raw_peer import (
     store_message,
     ui,
 )
+from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
 
@@ -449,7 +449,8 @@ def test_a_full_disk_refuses_and_recovers(start_daemon: StartDaemon, connect: Co
 def test_below_the_reserve_nothing_is_taken_until_there_is_room_again(
     start_daemon: StartDaemon, connect: Connect, small_disk: Path
 ) -> None:
-    daemon = start_daemon(storage={"root": str(small_disk / "store"), "reserve_free": "2MiB"})
+    # One worker: two look at the space each for itself, and the gauge is 0 once one of them has.
+    daemon = start_daemon(dicomd={"workers": 1}, storage={"root": str(small_disk / "store"), "reserve_free": "2MiB"})
     peer = connect(daemon)
     peer.associate()
     assert status(peer.store(instance())) == "0000"
@@ -469,6 +470,7 @@ def test_below_the_reserve_nothing_is_taken_until_there_is_room_again(
     assert daemon.get("/-/ready")[0] == 200
     assert status(peer.store(instance())) == "0000"
     peer.release()
+    daemon.wait_logged("space recovered")
     assert len(daemon.logged("space low")) == 1
     assert len(daemon.logged("space recovered")) == 1
 
@@ -523,7 +525,7 @@ def test_a_start_without_the_mount_makes_no_new_store_and_waits_for_the_known_on
         seen: list[tuple[int, tuple[int, int, int], list[Path]]] = []
 
         def look_and_mount() -> None:
-            eventually(lambda: daemon.http[1] != 0)
+            wait_until(lambda: daemon.http[1] != 0, START_DEADLINE)
             peer = connect(daemon)
             peer.send(associate_rq())
             seen.append((daemon.get("/-/ready")[0], peer.read_rejection(), list(mount_point.iterdir())))
@@ -535,6 +537,7 @@ def test_a_start_without_the_mount_makes_no_new_store_and_waits_for_the_known_on
         daemon.start()  # returns once it is ready
         looking.join()
         assert seen == [(503, (2, 3, 1), [])]
+        daemon.wait_logged("store recovered")
         assert len(daemon.logged("store unavailable")) == 1
         assert len(daemon.logged("store recovered")) == 1
         peer = connect(daemon)
@@ -558,16 +561,6 @@ def test_rubbish_is_never_a_success(start_daemon: StartDaemon, connect: Connect)
     assert daemon.paths() == []
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
-
-
 def wait_ready(daemon: Daemon) -> None:
     """Readiness returns by itself."""
-    ends = time.monotonic() + WAIT
-    while not daemon.ready():
-        assert time.monotonic() < ends, daemon.get("/-/ready")
-        time.sleep(0.02)
+    wait_until(daemon.ready, WAIT, what="it does not become ready again")

@@ -69,7 +69,7 @@ def test_new_associations_are_not_taken_while_it_drains(start_daemon: StartDaemo
         with RawPeer(daemon.address) as late:
             late.send(associate_rq())
             assert late.read_rejection() == (2, 3, 1)
-    except ConnectionRefusedError:
+    except ConnectionError:  # refused, or reset where it came just before the listener was closed
         pass
     code, text = daemon.get("/-/ready")
     assert code == 503

@@ -96,7 +96,7 @@ def test_a_reload_with_a_broken_file_fails_and_changes_nothing(service: Service)
     done = service.systemctl("reload", check=False)
     assert done.returncode != 0
     assert "failed" in done.stderr
-    assert any("limits.associations" in str(entry["MESSAGE"]) for entry in service.journal())
+    wait_until(lambda: any("limits.associations" in str(entry["MESSAGE"]) for entry in service.journal()))
     assert service.show("ActiveState") == "active"
     assert service.workers() == workers
     with service.peer() as peer:

@@ -33,12 +33,17 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "_STAYS", 0.2)
 
 
-def test_an_idle_thread_takes_the_next_work() -> None:
+def test_an_idle_thread_takes_the_next_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "_STAYS", 60)
     team = Crew("again")
     first = done_by(team)
     for _ in range(20):
         wait_until(idle(team, 1))
         assert done_by(team) is first
+    monkeypatch.setattr(crew, "_STAYS", 0)
+    wait_until(idle(team, 1))
+    assert done_by(team) is first
+    wait_until(lambda: not threads("again"))
 
 
 def test_nobody_waits_for_a_busy_thread() -> None:

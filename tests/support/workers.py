@@ -1,0 +1,28 @@
+"""Which of a daemon's workers serves whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.support.daemon import Daemon
+from tests.support.raw_peer import RawPeer
+from tests.support.waiting import wait_until
+
+
+def one_association_each(daemon: Daemon, connect: Callable[..., RawPeer]) -> dict[int, RawPeer]:
+    """An Association with every worker, by its process: on a busy machine they don't take turns."""
+    found: dict[int, RawPeer] = {}
+    for _ in range(50):
+        before = {worker["pid"]: worker["associations"] for worker in daemon.status()["workers"]}
+        if len(found) == len(before):
+            return found
+        peer = connect(daemon)
+        peer.associate()
+        now = {worker["pid"]: worker["associations"] for worker in daemon.status()["workers"]}
+        (pid,) = (pid for pid in now if now[pid] > before[pid])
+        if pid in found:
+            peer.release()
+            wait_until(lambda: sum(worker["connections"] for worker in daemon.status()["workers"]) == len(found))
+        else:
+            found[pid] = peer
+    raise AssertionError("one worker takes no connections")
