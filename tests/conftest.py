@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
@@ -16,6 +17,12 @@ settings.load_profile("dicomd")
 def pytest_configure() -> None:
     """A run that is ended by SIGTERM, by `timeout` say, ends its daemons and unmounts its disks, as after Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """All that the tests are made of stays: to look through it again took most of the time of those that collect."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,7 +29,7 @@ def test_the_unit_and_property_tests_pass_under(version: str) -> None:
             "-n",
             "2",
             "-m",
-            "not (system or root or slow or soak)",
+            "not (system or root or soak)",
             "tests/unit",
             "tests/property",
         ],

@@ -13,6 +13,8 @@ from tests.support.daemon import Daemon
 from tests.support.objects import instance
 from tests.support.raw_peer import Closed, RawPeer, associate_rq
 
+pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+
 Dial = Callable[..., RawPeer]
 
 CT1 = {"name": "ct1", "ae_titles": ["CT1", "CT1-B"], "addresses": ["127.0.0.1", "127.0.1.0/24"]}

@@ -25,6 +25,8 @@ from tests.support.raw_peer import (
     store_message,
 )
 
+pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+
 LIMIT = 1.0
 """Seconds of each limit here."""
 SLACK = 4.0

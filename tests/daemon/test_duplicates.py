@@ -17,6 +17,8 @@ from tests.support.objects import Instance, instance
 from tests.support.raw_peer import DEADLINE, RawPeer, store_message
 from tests.support.workers import one_association_each
 
+pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+
 SENDERS = 6
 ROUNDS = 8
 

@@ -18,6 +18,8 @@ from tests.support.daemon import Daemon
 from tests.support.objects import instance
 from tests.support.raw_peer import RawPeer, associate_rq, store_message
 
+pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+
 SILENT, STALLED, DRIPPING = 500, 100, 100
 LIMIT = 8
 """Seconds of each deadline here."""

@@ -13,6 +13,8 @@ from tests.support import wire
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, instance
 from tests.support.raw_peer import Abort, RawPeer, associate_rq, p_data, pdu, pdv
 
+pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+
 BEFORE, INVALID = Abort(0, 0), Abort(2, 6)
 
 

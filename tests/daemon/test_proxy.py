@@ -18,6 +18,8 @@ from tests.support.objects import instance
 from tests.support.proxy import LOCAL, TCP6, header, ipv4, ipv6
 from tests.support.raw_peer import RawPeer, associate_rq
 
+pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+
 Dial = Callable[..., RawPeer]
 
 CT1 = {"name": "ct1", "ae_titles": ["CT1"], "addresses": ["10.1.2.0/24", "2001:db8::/32"]}

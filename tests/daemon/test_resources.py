@@ -6,11 +6,15 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support.daemon import Daemon
 from tests.support.objects import instance
 from tests.support.processes import descriptors
 from tests.support.raw_peer import RawPeer, associate_rq, store_message
+
+pytestmark = pytest.mark.slow  # together: each starts daemons of its own
 
 
 @contextmanager

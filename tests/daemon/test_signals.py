@@ -16,6 +16,8 @@ from tests.daemon.conftest import Connect, StartDaemon
 from tests.support.daemon import Daemon
 from tests.support.raw_peer import RawPeer
 
+pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+
 
 @contextmanager
 def connections_coming_and_going(daemon: Daemon) -> Iterator[None]:

@@ -20,6 +20,8 @@ from tests.support.daemon import Daemon, DaemonFailed
 from tests.support.objects import instance
 from tests.support.raw_peer import RawPeer, associate_rq
 
+pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+
 # As systemd does it: descriptors 3, 4, … and variables that name the process which replaces this one.
 LAUNCHER = """
 import os, sys

@@ -21,6 +21,8 @@ from tests.support.daemon import WAIT, Daemon
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, data_set, encode, instance, new_uid
 from tests.support.raw_peer import associate_rq
 
+pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+
 
 def ask(daemon: Daemon, *options: str) -> subprocess.CompletedProcess[str]:
     """`dicomd status`."""

@@ -15,6 +15,8 @@ from tests.support.daemon import WAIT, Daemon
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, instance
 from tests.support.raw_peer import Abort, RawPeer, associate_rq, c_store_rq, p_data, pdv, store_message
 
+pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+
 
 def drained(daemon: Daemon, number: signal.Signals = signal.SIGTERM) -> None:
     """Send the signal and wait until the drain has begun."""

@@ -190,6 +190,7 @@ def test_tls_and_plain_listeners_serve_side_by_side(start_daemon: StartDaemon, p
     refused(daemon, requestor_context(pki.trusted, version=ssl.TLSVersion.TLSv1_2), "unsupported protocol")
 
 
+@pytest.mark.slow
 def test_stalled_handshakes_hold_nobody_up_and_end_at_their_deadline(start_daemon: StartDaemon, pki: Pki) -> None:
     daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(), limits={"request_timeout": "3s"}, dicomd={"workers": 2})
     context = requestor_context(pki.trusted)

@@ -20,6 +20,8 @@ from tests.support.daemon import Daemon, Record
 from tests.support.objects import CT_IMAGE_STORAGE
 from tests.support.pydicom_files import sample
 
+pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+
 PEER_NAMES = ["ct1.example.org", "10.1.2.3", "2001:db8::1"]
 
 

@@ -4,6 +4,7 @@ import zlib
 from io import BytesIO
 from itertools import pairwise
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
@@ -126,6 +127,7 @@ def test_bears_data_sets_with_damage(dataset: Dataset, syntax: str, data: st.Dat
         assert not isinstance(values, dict) or all(len(value) <= MAX_VALUE for value in values.values())
 
 
+@pytest.mark.slow
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(datasets(), st.sampled_from(SYNTAXES), st.data())
 def test_what_is_remembered_of_other_heads_changes_nothing(dataset: Dataset, syntax: str, data: st.DataObject) -> None:

@@ -144,6 +144,7 @@ def test_association_lost_in_the_middle_costs_one_file(dicomd: Call, start_peer:
     assert peer.associations == 2
 
 
+@pytest.mark.slow
 def test_more_than_128_contexts_take_several_associations(dicomd: Call, start_peer: Start, tmp_path: Path) -> None:
     sop_classes = [str(context.abstract_syntax) for context in AllStoragePresentationContexts[:130]]
     peer = start_peer([(sop_class, [ExplicitVRLittleEndian]) for sop_class in sop_classes])
