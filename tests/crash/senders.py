@@ -22,7 +22,7 @@ from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, d
 from tests.support.raw_peer import RawPeer, associate_rq, store_message
 
 PAUSE = 0.05
-"""Seconds between two attempts to reach a daemon that isn't there."""
+"""Seconds until a daemon that isn't there, or takes nothing, is tried again."""
 _PATIENCE = 60.0
 """Seconds that a daemon may be silent; a dead one's connections end at once, so longer is a failure of a living one."""
 _ROOM = 60  # characters of a Study Instance UID, so that a Series Instance UID is it and a component more
@@ -111,7 +111,7 @@ class Senders:
     def _one_association(
         self, chance: random.Random, unanswered: Instance | None, numbers: Iterable[int]
     ) -> Instance | None:
-        """Send an instance of a study a number; return the one that may or may not have been stored when it broke."""
+        """Send an instance for each number; return the one that may or may not have been stored when it broke."""
         study = new_uid()[:_ROOM]
         try:
             with RawPeer(self._address()) as peer:

@@ -209,10 +209,7 @@ class Faults:
             assert status == 0, f"{status:04X} for an object before or after"
 
     def _wait_ready(self) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not self.daemon.ready():
-            assert time.monotonic() < deadline, "it does not become ready again"
-            time.sleep(0.02)
+        wait_until(self.daemon.ready, PATIENCE, what="it does not become ready again")
 
 
 def _same(one: Instance, other: Instance) -> bool:

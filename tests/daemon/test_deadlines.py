@@ -149,7 +149,6 @@ def test_a_peer_that_never_reads_is_got_rid_of(daemon: Daemon) -> None:
     daemon.wait_logged("association ended")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_drip_in_the_middle_of_an_object_is_aborted_and_a_slow_peer_is_not(
     start_daemon: StartDaemon, connect: Connect

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,6 +16,7 @@ from tests.support.certificates import Pki
 from tests.support.daemon import Daemon
 from tests.support.objects import instance
 from tests.support.raw_peer import RawPeer, associate_rq, store_message
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow  # together: each starts daemons of its own
 
@@ -76,15 +76,11 @@ def test_a_crowd_that_says_little_keeps_nobody_from_storing_and_is_cut(crowded: 
     finally:
         over.set()
         dripper.join()
-    deadline = time.monotonic() + LATE
-    while any(worker["connections"] for worker in crowded.status()["workers"]):
-        assert time.monotonic() < deadline, "not all have been cut"
-        time.sleep(0.1)
+    wait_until(lambda: not crowded.connections(), LATE, what="not all have been cut", pause=0.1)
     assert len(crowded.paths()) == 20
     crowded.wait_no_temporary_files()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_each_kind_is_cut_at_its_deadline_and_counted(start_daemon: StartDaemon, pki: Pki) -> None:
     """Handshakes and dripped objects too: a tenth of the crowd of `./scripts/bench --crowd`, with its minimum rate."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +11,7 @@ from tests.daemon.conftest import Connect, StartDaemon
 from tests.support import wire
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, instance
 from tests.support.raw_peer import Abort, RawPeer, associate_rq, p_data, pdu, pdv
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow  # together: each starts daemons of its own
 
@@ -77,10 +77,7 @@ def test_each_limit_holds_and_is_counted(start_daemon: StartDaemon, connect: Con
     )
 
     def none_open() -> None:
-        deadline = time.monotonic() + 30
-        while any(worker["connections"] for worker in daemon.status()["workers"]):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: not daemon.connections(), 30)
 
     expected = dict.fromkeys((*REQUESTS, *IN_AN_ASSOCIATION, "connections", "associations_per_peer"), 1.0)
     for limit, sent in REQUESTS.items():

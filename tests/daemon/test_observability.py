@@ -262,6 +262,7 @@ def test_a_rejection_is_one_line(start_daemon: StartDaemon, connect: Connect) ->
     assert "contexts.transfer_syntaxes" in contexts[1]["advice"]
     assert "contexts.sop_classes" in contexts[2]["advice"]
     assert contexts[4]["transfer_syntaxes"][-1] == "and 84 more"
+    daemon.check_health()
     daemon.stop()
     assert daemon.logged("association ended") == []
 
@@ -355,6 +356,7 @@ def test_a_strangers_bytes_cannot_forge_a_line(start_daemon: StartDaemon, connec
         assert peer.read_pdu().type in (wire.A_ASSOCIATE_RJ, wire.A_ASSOCIATE_AC)
         peer.sock.close()
     daemon.wait_metric("dicomd_associations_active", 0, listener="dicom")
+    daemon.check_health()
     daemon.stop()
     assert daemon.logged("x") == []
     assert all("\x1b" not in line for line in daemon.output)

@@ -189,7 +189,7 @@ def test_new_limits_hold_for_new_associations_and_open_ones_keep_theirs(
     too_many.send(associate_rq())
     assert too_many.read_rejection() == (2, 3, 2)
     too_many.sock.close()
-    wait_until(lambda: sum(worker["connections"] for worker in daemon.status()["workers"]) == 2)
+    wait_until(lambda: daemon.connections() == 2)
     silent = connect(daemon)
     daemon.wait_metric("dicomd_connections_total", 4, listener="dicom")
     assert connect(daemon).read_to_the_end() == []
@@ -201,7 +201,6 @@ def test_new_limits_hold_for_new_associations_and_open_ones_keep_theirs(
     old.release()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_minimum_rate_comes_with_a_reload_and_an_open_association_keeps_its_own(
     start_daemon: StartDaemon, connect: Connect
@@ -342,7 +341,6 @@ def idle_workers(daemon: Daemon, count: int) -> dict[str, int]:
     return {"descriptors": most, "resident": max(map(resident, pids))}
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_fifty_reloads_under_load_fail_no_store(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(dicomd={"workers": 2}, log={"instances": False})

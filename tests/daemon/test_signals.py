@@ -40,7 +40,6 @@ def connections_coming_and_going(daemon: Daemon) -> Iterator[None]:
             thread.join()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_sigterm_right_behind_a_connection_is_not_lost(start_daemon: StartDaemon) -> None:
     """A signal between Python's last look at it and the system call that then blocks must still end the wait."""

@@ -20,6 +20,7 @@ from tests.support import senders
 from tests.support.daemon import WAIT, Daemon
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, data_set, encode, instance, new_uid
 from tests.support.raw_peer import associate_rq
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow  # together: each starts daemons of its own
 
@@ -188,10 +189,7 @@ def test_a_peer_s_last_store_survives_a_restart_and_a_crash(start_daemon: StartD
     again = connect(daemon)
     again.associate()
     again.store(instance())
-    deadline = time.monotonic() + WAIT
-    while note.stat().st_mtime <= seconds + 0.001:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: note.stat().st_mtime > seconds + 0.001, WAIT)
     daemon.kill()
     daemon.start()
     assert daemon.metric("dicomd_peer_last_store_timestamp_seconds", peer="unknown") > seconds

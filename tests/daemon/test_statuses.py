@@ -438,7 +438,7 @@ def test_a_full_disk_refuses_and_recovers(start_daemon: StartDaemon, connect: Co
     daemon.wait_no_temporary_files()
     assert len(daemon.paths()) == 1
     filler.unlink()
-    wait_ready(daemon)
+    wait_until(daemon.ready, WAIT)
     assert status(peer.store(instance(size=2 * MIB))) == "0000"
     peer.release()
     assert len(daemon.stored()) == 2
@@ -495,7 +495,7 @@ def test_a_store_whose_mount_is_missing_is_unavailable_and_recovers(
         assert daemon.get("/-/ready")[0] == 503
         assert list(mount_point.iterdir()) == []
         subprocess.run(bind, check=True)
-        wait_ready(daemon)
+        wait_until(daemon.ready, WAIT)
         assert status(peer.store(instance())) == "0000"
         peer.release()
         assert len(daemon.stored()) == 2
@@ -559,8 +559,3 @@ def test_rubbish_is_never_a_success(start_daemon: StartDaemon, connect: Connect)
         assert (rubbish[:10], status(peer.store(sent))) == (rubbish[:10], "C000")
     peer.release()
     assert daemon.paths() == []
-
-
-def wait_ready(daemon: Daemon) -> None:
-    """Readiness returns by itself."""
-    wait_until(daemon.ready, WAIT, what="it does not become ready again")

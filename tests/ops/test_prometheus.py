@@ -54,6 +54,7 @@ class Expression:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     program = Path(senders.program("promtool")).with_name("prometheus")  # one package has both
+    # One worker: of two, one may still take an instance when the other has found the store gone.
     daemon = Daemon(tmp_path_factory.mktemp("dicomd"), {"dicomd": {"ae_titles": ["DICOMD"], "workers": 1}})
     prometheus: Prometheus | None = None
     try:

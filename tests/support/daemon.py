@@ -148,6 +148,10 @@ class Daemon:
         status: Record = json.loads(self.get("/status")[1])
         return status
 
+    def connections(self) -> int:
+        """How many its workers have open."""
+        return sum(worker["connections"] for worker in self.status()["workers"])
+
     def listener(self, name: str) -> tuple[str, int]:
         """Where the listener of this name takes connections."""
         return _address(self._listeners[name])

@@ -15,3 +15,11 @@ def descriptors(pid: int) -> dict[int, str]:
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
                 found[int(link.name)] = str(link.readlink())
     return found
+
+
+def exists(pid: int) -> bool:
+    """Whether the process runs; one that is only waiting to be reaped doesn't."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -22,7 +22,7 @@ def one_association_each(daemon: Daemon, connect: Callable[..., RawPeer]) -> dic
         (pid,) = (pid for pid in now if now[pid] > before[pid])
         if pid in found:
             peer.release()
-            wait_until(lambda: sum(worker["connections"] for worker in daemon.status()["workers"]) == len(found))
+            wait_until(lambda: daemon.connections() == len(found))
         else:
             found[pid] = peer
     raise AssertionError("one worker takes no connections")

@@ -5,8 +5,7 @@ import os
 import subprocess
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,16 +14,11 @@ import pytest
 from dicomd.store import filesystem, space
 from dicomd.store.errors import OutOfSpace, StoreError, StoreUnavailable
 from dicomd.store.filesystem import FileStore
+from tests.support.waiting import wait_until
 from tests.unit.store.instances import data_set, file_store, files, identity, put
 
 NOBODY = 65534
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+PATIENCE = 60.0
 
 
 @contextmanager
@@ -168,7 +162,7 @@ def test_a_look_that_gets_no_answer_makes_the_store_unavailable_until_it_gets_on
     checking.start()
     try:
         store.notice_hanging()
-        eventually(lambda: (store.notice_hanging(), not store.state.accepting)[1])
+        wait_until(lambda: (store.notice_hanging(), not store.state.accepting)[1], PATIENCE)
         assert store.state.reason == "Storage does not answer"
         assert told == ["Storage does not answer"]
         with pytest.raises(StoreUnavailable):
@@ -232,7 +226,7 @@ def test_a_disk_that_hangs_without_an_error_is_noticed_and_comes_back(
     try:
         for thread in threads:
             thread.start()
-        eventually(lambda: (store.notice_hanging(), not store.state.accepting)[1])
+        wait_until(lambda: (store.notice_hanging(), not store.state.accepting)[1], PATIENCE)
         assert outcomes == []
         with pytest.raises(StoreUnavailable, match="answer"):
             store.open(identity())
@@ -241,6 +235,6 @@ def test_a_disk_that_hangs_without_an_error_is_noticed_and_comes_back(
         for thread in threads:
             thread.join()
     assert outcomes == [""]  # late, but true
-    eventually(lambda: (store.check(), store.state.accepting)[1])
+    wait_until(lambda: (store.check(), store.state.accepting)[1], PATIENCE)
     put(store, data_set("1.2"), identity("1.2"))
     store.close()
