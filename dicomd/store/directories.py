@@ -37,7 +37,7 @@ class Directory:
         self._inode = (status.st_ino, status.st_dev)
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        close_quietly(self.fd)
 
     def in_place(self) -> bool:
         """Whether the path still leads to this directory. Raises OSError when that can't be told."""
@@ -123,6 +123,14 @@ class Directories:
 def open_directory(path: str) -> int:
     """Return a descriptor of the directory at ``path``, good for syncing it and as a start. Raises OSError."""
     return os.open(path, _FLAGS)
+
+
+def close_quietly(fd: int) -> None:
+    """Close a descriptor that nothing was written through: whatever that says, it is closed and nothing is lost."""
+    try:
+        os.close(fd)
+    except OSError:
+        return
 
 
 def _open_or_make(name: str, path: str, parent: int, made: list[str]) -> int:

@@ -18,7 +18,7 @@ from dicomd.store.directories import DIRECTORY_MODE, Directory, open_directory
 from dicomd.store.duplicates import Candidate
 from dicomd.store.errors import from_oserror
 from dicomd.store.layout import Place
-from dicomd.store.temporary import unlink_quietly
+from dicomd.store.temporary import GRAFT, unlink_quietly
 
 
 def graft(candidate: Candidate, root: str, place: Place, *, synced: bool) -> tuple[Directory | None, list[str]]:
@@ -30,7 +30,7 @@ def graft(candidate: Candidate, root: str, place: Place, *, synced: bool) -> tup
     """
     if not place.directory:
         return None, []
-    private = f"{candidate.path}-d"  # a name of its owner's, so that a sweep removes what a crash leaves
+    private = f"{candidate.path}{GRAFT}"  # a name of its owner's, so that a sweep removes what a crash leaves
     try:
         return _move(private, root, place.directory, _build(private, candidate, place, synced=synced))
     except FileNotFoundError:

@@ -35,6 +35,11 @@ class Place(NamedTuple):
     name: str
 
 
+def numbered(name: str, number: int) -> str:
+    """Return the name of Data Set ``number`` under one UID, ``name`` itself for the first, number 0."""
+    return f"{name.removesuffix(SUFFIX)}_{number}{SUFFIX}" if number else name
+
+
 class Layout:
     """A layout template, checked and compiled. Raises ValueError, saying what would be right, for one that is none.
 

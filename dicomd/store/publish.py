@@ -1,9 +1,13 @@
 """Publishing: a complete temporary file gets its final name, and the name becomes durable.
 
-The rules: nothing is ever overwritten but under the policy "replace"; success is reported only after the entry is
+Invariants: nothing is ever overwritten but under the policy "replace"; success is reported only after the entry is
 synced in the very directory its path leads to; and whoever decides what a final name means holds the lock (flock) of
 the file it names, from before the name exists until the decision is durable or taken back. So a second sender of the
 same UID, in this process or another, waits until it is certain whether the first one's file stays.
+
+An instance is decided where a ``Stored`` is made, in ``_settle`` and ``_vouch``, after the last look at the store. From
+there it is only handed through: nothing on its way looks again or removes a final name. Names are taken back in
+``store.rollback`` alone, which says why no acknowledgement hangs on them, and before the next attempt begins.
 """
 
 # An instance costs microseconds here, so system calls take text as it is and no Path is made for them.
@@ -18,12 +22,13 @@ import os
 import time
 from typing import Final
 
-from dicomd.store.directories import Directories, Directory, remove_made
+from dicomd.store.directories import Directories, Directory, close_quietly
 from dicomd.store.duplicates import Candidate, Verdict, examine, is_file
 from dicomd.store.errors import DuplicateRejected, StoreUnavailable, from_oserror
 from dicomd.store.graft import graft
-from dicomd.store.layout import SUFFIX, Place
-from dicomd.store.temporary import unlink_quietly
+from dicomd.store.layout import Place, numbered
+from dicomd.store.rollback import Rollback
+from dicomd.store.temporary import REPLACEMENT, unlink_quietly
 from dicomd.store.types import DuplicateOutcome, DuplicatePolicy, Stored
 
 _PATIENCE: Final = 10.0  # seconds against somebody who removes what is being made, and not only where it is empty
@@ -45,30 +50,33 @@ class Publisher:
 
         But for one case: a "replace" whose directory sync fails leaves the new file, complete, where the old one was.
         """
-        made: list[str] = []
+        rollback = Rollback(candidate)
         try:
             fcntl.flock(candidate.fd, fcntl.LOCK_EX)
-            published = self._publish(candidate, place, made)
+            published = self._publish(candidate, place, rollback)
         except OSError as error:
-            remove_made(made)
+            rollback.run()
             raise from_oserror(error, "link") from error
         except BaseException:
-            remove_made(made)
+            rollback.run()
             raise
-        with contextlib.suppress(OSError):  # it is published and durable; the lock goes with the descriptor, too
+        with contextlib.suppress(OSError):  # it is decided; the lock goes with the descriptor, too
             fcntl.flock(candidate.fd, fcntl.LOCK_UN)
         return published
 
-    def _publish(self, candidate: Candidate, place: Place, made: list[str]) -> Stored:
+    def _publish(self, candidate: Candidate, place: Place, rollback: Rollback) -> Stored:
         for _ in range(2):  # the first time, the directory we know may be one that was removed long ago
-            published = self._attempt(candidate, place, made)
+            published = self._attempt(candidate, place, rollback)
             if published is not None:
                 return published
+            rollback.leave_moved_folders()
         deadline, pause = time.monotonic() + _PATIENCE, 0.001
         while True:
-            published = self._graft_and_attempt(candidate, place, made)
+            self._graft(candidate, place, rollback)
+            published = self._attempt(candidate, place, rollback)
             if published is not None:
                 return published
+            rollback.leave_moved_folders()
             if not os.path.exists(candidate.path):
                 raise StoreUnavailable("Store is missing: is it mounted?", operation="open", errno="ENOENT")
             if time.monotonic() > deadline:
@@ -76,23 +84,17 @@ class Publisher:
             time.sleep(pause)  # whoever removes even what isn't empty, or a folder that never is one
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _graft_and_attempt(self, candidate: Candidate, place: Place, made: list[str]) -> Stored | None:
-        """Publish, the folders having come with the instance in them: whoever removes empty ones lets them be."""
+    def _graft(self, candidate: Candidate, place: Place, rollback: Rollback) -> None:
+        """Have missing folders come with the instance in them: whoever removes empty ones lets them be."""
         try:
-            grafted, new = graft(candidate, self._directories.root, place, synced=self._synced)
+            grafted, made = graft(candidate, self._directories.root, place, synced=self._synced)
         except OSError as error:
             raise from_oserror(error, "mkdir") from error
-        made += new
-        published = None
-        try:
-            published = self._attempt(candidate, place, made)
-        finally:
-            with contextlib.suppress(OSError):  # which says nothing about what was published
-                if grafted is not None and (published is None or not grafted.in_place()):
-                    _withdraw(candidate, place.name, grafted.fd, "")
-        return published
+        rollback.made += made
+        if grafted is not None:
+            rollback.name_given(grafted, place.name)
 
-    def _attempt(self, candidate: Candidate, place: Place, made: list[str]) -> Stored | None:
+    def _attempt(self, candidate: Candidate, place: Place, rollback: Rollback) -> Stored | None:
         """Publish in the directory that the path leads to now; None when that was removed or moved meanwhile."""
         try:
             directory = self._directories.open(place.directory)
@@ -100,9 +102,9 @@ class Publisher:
             return None  # removed while it was being made
         except OSError as error:
             raise from_oserror(error, "mkdir") from error
-        made += directory.made
+        rollback.made += directory.made
         try:
-            published = self._publish_through(directory, candidate, place.name)
+            published = self._publish_through(directory, candidate, place.name, rollback)
         except OSError as error:
             if not (directory.kept and error.errno in _OF_ANOTHER_MOUNT):
                 raise
@@ -113,17 +115,22 @@ class Publisher:
             self._directories.keep(directory)
         return published
 
-    def _publish_through(self, directory: Directory, candidate: Candidate, name: str) -> Stored | None:
+    def _publish_through(
+        self, directory: Directory, candidate: Candidate, name: str, rollback: Rollback
+    ) -> Stored | None:
         if not self._synced:
-            return self._publish_in(directory, directory.fd, candidate, name)
+            return self._publish_in(directory, directory.fd, candidate, name, rollback)
         handle = directory.reopen()
         try:
-            return self._publish_in(directory, handle, candidate, name)
+            return self._publish_in(directory, handle, candidate, name, rollback)
         finally:
-            os.close(handle)
+            close_quietly(handle)
 
-    def _publish_in(self, directory: Directory, handle: int, candidate: Candidate, name: str) -> Stored | None:
+    def _publish_in(
+        self, directory: Directory, handle: int, candidate: Candidate, first_name: str, rollback: Rollback
+    ) -> Stored | None:
         """Publish through ``handle``, the directory's; None as above."""
+        name = first_name
         number = 0
         outcome: DuplicateOutcome = ""
         for _ in range(2 * _MAX_DIFFERENT):  # as many may vanish while we look
@@ -134,10 +141,12 @@ class Publisher:
             except FileNotFoundError:
                 return None  # the directory was removed
             else:
+                rollback.name_given(directory, name)
                 return self._settle(directory, handle, candidate, name, outcome)
             verdict, existing = examine(name, handle, candidate)
             try:
                 if verdict is Verdict.SELF:
+                    rollback.name_given(directory, name)
                     return self._settle(directory, handle, candidate, name, outcome)
                 if verdict is Verdict.IDENTICAL:
                     return self._vouch(directory, handle, existing, name, candidate.size)
@@ -155,29 +164,25 @@ class Publisher:
                     return self._settle(directory, handle, candidate, name, "replaced")
             finally:
                 if existing >= 0:
-                    os.close(existing)
+                    close_quietly(existing)
             number += 1
             if number == _MAX_DIFFERENT:
                 break
-            name = f"{name.removesuffix(SUFFIX) if number == 1 else name[: name.rindex('_')]}_{number}{SUFFIX}"
+            name = numbered(first_name, number)
             outcome = "kept-both"
         raise DuplicateRejected("Too many Data Sets are stored under this UID", operation="link")
 
     def _settle(
         self, directory: Directory, handle: int, candidate: Candidate, name: str, outcome: DuplicateOutcome
     ) -> Stored | None:
-        """Make the candidate's new name durable, or take it back."""
+        """Make the candidate's new name durable, and decide; None when its directory was moved away meanwhile."""
         try:
             seconds = self._sync(directory, handle)
             in_place = directory.in_place()
         except BaseException:
             self._directories.clear()
-            _withdraw(candidate, name, handle, outcome)
             raise
-        if not in_place:
-            _withdraw(candidate, name, handle, outcome)
-            return None
-        return Stored(f"{directory.path}/{name}", outcome, candidate.size, seconds)
+        return Stored(f"{directory.path}/{name}", outcome, candidate.size, seconds) if in_place else None
 
     def _vouch(self, directory: Directory, handle: int, existing: int, name: str, size: int) -> Stored | None:
         """Make sure of a file that another published, perhaps an instant ago and without having synced it yet."""
@@ -214,19 +219,9 @@ class Publisher:
 
 def _link_over(path: str, name: str, directory_fd: int) -> None:
     """Put the file at ``path`` in the place of what ``name`` holds, at once and without giving up ``path``."""
-    second = f"{path}-r"
+    second = f"{path}{REPLACEMENT}"
     os.link(path, second)
     try:
         os.rename(second, name, dst_dir_fd=directory_fd)
-    except OSError:
-        unlink_quietly(second)
-        raise
-
-
-def _withdraw(candidate: Candidate, name: str, directory_fd: int, outcome: DuplicateOutcome) -> None:
-    """Take the name back, unless it leads to another file by now. After a replacement the successor stays."""
-    if outcome == "replaced":
-        return
-    with contextlib.suppress(OSError):
-        if is_file(name, directory_fd, candidate.fd):
-            os.unlink(name, dir_fd=directory_fd)
+    finally:
+        unlink_quietly(second)  # which is still there after a failure, and where both names lead to one file already

@@ -3,6 +3,8 @@
 The rule: a temporary file belongs to the process that holds the lock named in its own name. The lock goes with the
 process however that ends, so the sweep at a start removes what a crash left and never touches what a living process,
 of this or an older generation, is still writing.
+
+Beside its first name ``OWNER-NUMBER``, a temporary file may have others, each with an ending that says what for.
 """
 
 # An instance costs microseconds here, so system calls take text as it is and no Path is made for them.
@@ -22,6 +24,13 @@ from typing import Final
 from dicomd.store.errors import from_oserror
 
 FILE_MODE: Final = 0o640
+REPLACEMENT: Final = "-r"
+"""Ends the name that a replacement is renamed from."""
+GRAFT: Final = "-d"
+"""Ends the name of a folder that is to come into the store with the file in it."""
+WITHDRAWN: Final = "-w"
+"""Ends the name that a final one is renamed to when it is taken back: until it has been looked at, what is there may be
+another's instance (``store.rollback``)."""
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # read again where a duplicate has to be compared
 _ATTEMPTS: Final = 16
 
@@ -97,10 +106,11 @@ class TemporaryFiles:
 def sweep(folder: Path, locks: Path) -> int:
     """Remove the temporary files of dead processes and their locks; return how many files. Raises OSError.
 
-    The files are listed before the locks are tried: an owner has its lock before its first file.
+    The files are listed before the locks are tried: an owner has its lock before its first file. What may be an
+    instance stays (``may_be_an_instance``).
     """
     files: dict[str, list[str]] = {entry: [] for entry in os.listdir(locks)}
-    for name in os.listdir(folder):
+    for name in sorted(os.listdir(folder), reverse=True):  # first names last, as others are compared with them
         files.setdefault(name.partition("-")[0], []).append(name)
     removed = 0
     for owner, names in files.items():
@@ -149,10 +159,23 @@ def _remove_unless_alive(folder: Path, lock: Path, names: list[str]) -> int:
 
 def _remove(path: Path) -> bool:
     """Remove a file, or folders that were to become an instance's; return whether a file is gone by this call."""
+    if may_be_an_instance(path):
+        return False
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return False
     return unlink_quietly(str(path))
+
+
+def may_be_an_instance(path: Path) -> bool:
+    """Whether a kill came while a name was taken back, and what was under it is not the file it was taken for."""
+    first, ending = str(path)[: -len(WITHDRAWN)], path.name[-len(WITHDRAWN) :]
+    if ending != WITHDRAWN:
+        return False
+    try:
+        return not os.path.samestat(os.lstat(path), os.lstat(first))
+    except OSError:
+        return True
 
 
 def unlink_quietly(path: str) -> bool:

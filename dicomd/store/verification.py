@@ -82,6 +82,10 @@ def verify(root: Path, layout: Layout) -> Iterator[Finding]:
         yield Finding(str(Path(OWN_FOLDER, "tmp")), 0, f"can't be read: {error.strerror}", "look at its permissions")
         remains = []
     for name in remains:
+        if temporary.may_be_an_instance(own / "tmp" / name):
+            advice = "move it to where it belongs, if nothing is there"
+            yield Finding(str(Path(OWN_FOLDER, "tmp", name)), 0, "a crash left an instance here", advice)
+            continue
         yield Finding(str(Path(OWN_FOLDER, "tmp", name)), 0, "a crash left it", "the next start of dicomd removes it")
     for entry, relative in _entries(root, ""):
         if isinstance(entry, OSError):

@@ -227,7 +227,10 @@ def test_a_sync_that_fails_inside_speaks_against_the_store_whatever_its_cause(
     assert folders(tmp_path) == []
 
 
-def test_what_was_grafted_and_then_moved_away_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_grafted_and_then_moved_away_before_it_is_decided_comes_to_its_place_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy in the archive stays: by the time that it could be removed, the instance may be decided."""
     store = file_store(tmp_path / "root")
     OnlyByGraft(monkeypatch)
     attempt = Publisher._attempt
@@ -238,8 +241,29 @@ def test_what_was_grafted_and_then_moved_away_is_taken_back(tmp_path: Path, monk
         return attempt(*arguments)
 
     monkeypatch.setattr(Publisher, "_attempt", move_and_attempt)
-    assert put(store, data_set()).path.exists()
-    assert [path.name for path in (tmp_path / "archive").rglob("*")] == [SERIES]
+    stored = put(store, data_set())
+    (archived,) = (tmp_path / "archive").rglob("*.dcm")
+    assert stored.path.samefile(archived)
+    assert nothing_temporary(tmp_path / "root")
+
+
+@pytest.mark.parametrize("durability", ["fsync", "none"])
+def test_what_was_grafted_and_is_moved_away_once_it_is_decided_stays_in_the_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
+) -> None:
+    store = file_store(tmp_path / "root", durability=durability)
+    OnlyByGraft(monkeypatch)
+    attempt = Publisher._attempt
+
+    def attempt_and_move(*arguments: Any) -> Any:
+        published = attempt(*arguments)
+        if published is not None:
+            (tmp_path / "root" / STUDY).rename(tmp_path / "archive")
+        return published
+
+    monkeypatch.setattr(Publisher, "_attempt", attempt_and_move)
+    put(store, data_set())
+    assert [path.read_bytes()[-4:] for path in (tmp_path / "archive").rglob("*.dcm")] == [data_set()[-4:]]
 
 
 def test_a_failure_after_the_graft_takes_the_instance_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
