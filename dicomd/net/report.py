@@ -378,6 +378,8 @@ class AssociationReport:
         self._tell_refusal(Refused.INSTANCE, f"{status} {response.comment}")
         if error is not None:
             fields |= {"operation": error.operation, "errno": error.errno}
+            if error.path:
+                fields["path"] = error.path
         self._log.warning(Message.STORE_FAILED, error_comment=response.comment, **fields)
 
 

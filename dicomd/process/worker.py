@@ -25,6 +25,7 @@ from dicomd.process.access import access_rules
 from dicomd.process.auditing import Auditing
 from dicomd.process.board import Seat
 from dicomd.process.memory import Ebb
+from dicomd.process.unreadable import UnreadableFiles
 from dicomd.services.operations import Services, Verification
 from dicomd.services.storage import Storage
 from dicomd.store.filesystem import FileStore, StoreState
@@ -60,7 +61,7 @@ class Worker:
         self._swept = False
         self._over = threading.Event()
         self._last_stores = LastStores(store.root)
-        store.tell(lambda reason: seat.show_store(_refusal(reason)))
+        store.tell(lambda reason: seat.show_store(_refusal(reason)), UnreadableFiles(metrics).tell)
         supported = config.contexts.resolved()
         self._admission = Admission(
             AdmissionLimits(

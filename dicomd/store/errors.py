@@ -17,15 +17,19 @@ class StoreError(Exception):
 
     ``operation`` names the step that failed ("open", "write", "fsync", "link", ...), ``errno`` its symbolic error
     ("ENOSPC") or "" where the operating system was not the cause; both are safe as metric labels. ``element`` is the
-    tag at fault, 0xGGGGEEEE, or None.
+    tag at fault, 0xGGGGEEEE, or None. ``path`` is set where the failure speaks against this one path and not against
+    the store: readiness stays. It is for the log, and never for the peer.
     """
 
-    def __init__(self, message: str, *, operation: str = "", errno: str = "", element: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, operation: str = "", errno: str = "", element: int | None = None, path: str = ""
+    ) -> None:
         super().__init__(message[:_MAX_MESSAGE])
         self.message: str = message[:_MAX_MESSAGE]
         self.operation = operation
         self.errno = errno
         self.element = element
+        self.path = path
 
 
 class OutOfSpace(StoreError):
@@ -33,7 +37,7 @@ class OutOfSpace(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be relied upon: I/O error, read-only, missing mount, failed sync (0xA701, and not ready)."""
+    """I/O error, read-only, missing mount, failed sync (0xA701); without a ``path`` the store is not ready either."""
 
 
 class OutOfResources(StoreError):
@@ -60,14 +64,22 @@ class DuplicateRejected(StoreError):
     """Another Data Set is stored under this SOP Instance UID, and the policy is "reject" (0xC010)."""
 
 
-def from_oserror(error: OSError, operation: str) -> StoreError:
-    """The one place where an errno becomes a ``StoreError``: StoreUnavailable, unless it is known to be less."""
+def from_oserror(error: OSError, operation: str, path: str = "") -> StoreError:
+    """The one place where an errno becomes a ``StoreError``: StoreUnavailable, unless it is known to be less.
+
+    ``path`` is given by a step that touches what is there already: the folders of an instance, a file under its name.
+    One of these may be damaged, closed to us or another mount while the store is well. No errno tells the two apart,
+    so the store stays ready and finds out by itself: see ``FileStore.note``.
+    """
     number = error.errno or 0
     name = errno_names.errorcode.get(number, "")
-    kind, message = _KINDS.get(number, (StoreUnavailable, "Storage failed"))
+    unknown = "The instance's place in the store can't be used" if path else "Storage failed"
+    kind, message = _KINDS.get(number, (StoreUnavailable, unknown))
     if operation == "fsync":  # whatever the cause, what the kernel holds and what is on disk may differ now
         kind, message = StoreUnavailable, "Storage could not be synced"
-    return kind(message, operation=operation, errno=name)
+    if operation == "fsync" or kind is OutOfResources:
+        path = ""
+    return kind(message, operation=operation, errno=name, path=path)
 
 
 _KINDS: Final[dict[int, tuple[type[StoreError], str]]] = {
@@ -80,4 +92,6 @@ _KINDS: Final[dict[int, tuple[type[StoreError], str]]] = {
     errno_names.EACCES: (StoreUnavailable, "No permission to write to the storage"),
     errno_names.EROFS: (StoreUnavailable, "Storage is read-only"),
     errno_names.EIO: (StoreUnavailable, "Storage has an I/O error"),
+    errno_names.EUCLEAN: (StoreUnavailable, "File system of the storage is damaged"),
+    errno_names.ENOLCK: (StoreUnavailable, "Storage has no file locks (flock)"),
 }

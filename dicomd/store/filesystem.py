@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import math
 import os
 import secrets
@@ -38,14 +39,6 @@ _PATIENCE: Final = 5.0  # seconds that a look at the store may take; it is a few
 _PROBE_PATIENCE: Final = 30.0  # seconds that a small write and sync may take on a busy disk
 _PROBE_INTERVAL: Final = 10.0  # seconds between two of them while all is well
 _QUOTA_PROBE: Final = 64 << 20  # bytes that must be free again of a quota that was used up
-# What can be wrong with the one path an instance should get, while the store as a whole is well.
-_STEPS_OF_A_PATH: Final = frozenset({"mkdir", "link", "read", "lock"})
-_WRONG_WITH_A_PATH: Final = frozenset(
-    {
-        "EACCES", "EEXIST", "EISDIR", "ELOOP", "EMLINK", "ENAMETOOLONG", "ENOENT", "ENOTDIR", "ENOTEMPTY", "EPERM",
-        "EWOULDBLOCK", "EXDEV",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +91,9 @@ class FileStore:
         self._name = b""
         self.temporary = TemporaryFiles(self._tmp, self._locks)
         self._directories = Directories(str(self.root))
-        self.publisher = Publisher(self._directories, synced=self.synced, duplicates=duplicates)
+        self.publisher = Publisher(
+            self._directories, synced=self.synced, duplicates=duplicates, on_unreadable=self._note_unreadable
+        )
         self._changing = threading.Lock()
         self._state = StoreState(False, "Store is not started", avail_bytes=0, size_bytes=0, files_avail=0)
         self._refusal: type[StoreError] = StoreUnavailable
@@ -107,11 +102,19 @@ class FileStore:
         self._failures = 0
         self._answer_due = math.inf  # time.monotonic by which the file system should have answered ``check``
         self._next_probe = 0.0
+        self._doubted = False  # a path has failed: is it the store?
         self._told: Callable[[str], None] = lambda _reason: None
+        self._told_unreadable: Callable[[StoreError], None] = lambda _failure: None
 
-    def tell(self, told: Callable[[str], None]) -> None:
-        """Have ``told`` called with the reason whenever a failure suspends the store, in the thread that met it."""
+    def tell(self, told: Callable[[str], None], told_unreadable: Callable[[StoreError], None] | None = None) -> None:
+        """Have ``told`` called with the reason whenever a failure suspends the store, in the thread that met it.
+
+        And ``told_unreadable`` whenever an existing file can't be read and therefore counts as a different one: then
+        the instance is stored, or refused for another reason, and no other error says so.
+        """
         self._told = told
+        if told_unreadable is not None:
+            self._told_unreadable = told_unreadable
 
     def start(self, known: bytes = b"") -> int:
         """Make what is missing, sweep what dead processes left, and begin to accept.
@@ -202,17 +205,25 @@ class FileStore:
         return FileWriter(self, identity)
 
     def note(self, error: StoreError) -> None:
-        """Take notice of a writer's failure: one that speaks against the whole store suspends it until ``check``."""
+        """Take notice of a writer's failure: one that speaks against the whole store suspends it until ``check``.
+
+        One that speaks against a path casts a doubt on the store, which the next ``check`` settles by doing with a
+        small file what a writer does. So what is really the disk's refuses all within a second, and a sender that
+        meets the same bad path again and again costs a small write a second at most, and others nothing.
+        """
+        if error.path:
+            self._doubted = True
+            return
         if isinstance(error, OutOfSpace) and error.errno == "EDQUOT":
             self._quota_used_up = True  # free space doesn't show it
             self._suspend(error)
-            return
-        if not isinstance(error, StoreUnavailable):
-            return
-        if error.operation in _STEPS_OF_A_PATH and error.errno in _WRONG_WITH_A_PATH:
-            return
-        self._directories.clear()
-        self._suspend(error)
+        elif isinstance(error, StoreUnavailable):
+            self._directories.clear()
+            self._suspend(error)
+
+    def _note_unreadable(self, failure: StoreError) -> None:
+        self.note(failure)
+        self._told_unreadable(failure)
 
     def check(self) -> None:
         """Look at sentinel and space, try to write if suspended, and update ``state``. Never raises; once a second.
@@ -229,7 +240,8 @@ class FileStore:
             if self._suspended:
                 self._directories.clear()
                 self.temporary.refresh()
-            if self._suspended or self._probe_is_due(seen):
+            if self._suspended or self._doubted or self._probe_is_due(seen):
+                self._doubted = False
                 self._answer_due = time.monotonic() + _PROBE_PATIENCE
                 self._probe()
                 self._next_probe = time.monotonic() + _PROBE_INTERVAL
@@ -321,8 +333,10 @@ class FileStore:
             if self._quota_used_up:
                 os.posix_fallocate(fd, 0, _QUOTA_PROBE)
             os.fsync(fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
             _link(path, second)
             _sync_folder(self._tmp)
+            _sync_folder(self.root)  # which writers open to reach every other folder
         except OSError as error:
             raise from_oserror(error, "probe") from error
         finally:

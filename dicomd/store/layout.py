@@ -34,6 +34,11 @@ class Place(NamedTuple):
     directory: str
     name: str
 
+    @property
+    def path(self) -> str:
+        """The same as one path, relative to the root."""
+        return f"{self.directory}/{self.name}" if self.directory else self.name
+
 
 def numbered(name: str, number: int) -> str:
     """Return the name of Data Set ``number`` under one UID, ``name`` itself for the first, number 0."""

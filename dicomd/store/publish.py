@@ -20,11 +20,12 @@ import errno
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from typing import Final
 
 from dicomd.store.directories import Directories, Directory, close_quietly
 from dicomd.store.duplicates import Candidate, Verdict, examine, is_file
-from dicomd.store.errors import DuplicateRejected, StoreUnavailable, from_oserror
+from dicomd.store.errors import DuplicateRejected, StoreError, StoreUnavailable, from_oserror
 from dicomd.store.graft import graft
 from dicomd.store.layout import Place, numbered
 from dicomd.store.rollback import Rollback
@@ -40,10 +41,19 @@ _MAX_DIFFERENT: Final = 1000  # Data Sets kept under one UID
 class Publisher:
     """Publishes into ``directories``. With ``synced`` false the syncs are left out, and nothing else."""
 
-    def __init__(self, directories: Directories, *, synced: bool, duplicates: DuplicatePolicy) -> None:
+    def __init__(
+        self,
+        directories: Directories,
+        *,
+        synced: bool,
+        duplicates: DuplicatePolicy,
+        on_unreadable: Callable[[StoreError], None],
+    ) -> None:
+        """``on_unreadable`` hears why an existing file couldn't be read, and so counts as different."""
         self._directories = directories
         self._synced = synced
         self._duplicates = duplicates
+        self._on_unreadable = on_unreadable
 
     def publish(self, candidate: Candidate, place: Place) -> Stored:
         """Give the candidate its name, another one beside its temporary name. Raises ``StoreError``; then it has none.
@@ -53,10 +63,13 @@ class Publisher:
         rollback = Rollback(candidate)
         try:
             fcntl.flock(candidate.fd, fcntl.LOCK_EX)
+        except OSError as error:
+            raise from_oserror(error, "lock") from error
+        try:
             published = self._publish(candidate, place, rollback)
         except OSError as error:
             rollback.run()
-            raise from_oserror(error, "link") from error
+            raise from_oserror(error, "link", self._path(place)) from error
         except BaseException:
             rollback.run()
             raise
@@ -80,7 +93,9 @@ class Publisher:
             if not os.path.exists(candidate.path):
                 raise StoreUnavailable("Store is missing: is it mounted?", operation="open", errno="ENOENT")
             if time.monotonic() > deadline:
-                raise StoreUnavailable("Folder of the instance does not stay", operation="link", errno="ENOENT")
+                raise StoreUnavailable(
+                    "Folder of the instance does not stay", operation="link", errno="ENOENT", path=self._path(place)
+                )
             time.sleep(pause)  # whoever removes even what isn't empty, or a folder that never is one
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -101,11 +116,12 @@ class Publisher:
         except FileNotFoundError:
             return None  # removed while it was being made
         except OSError as error:
-            raise from_oserror(error, "mkdir") from error
+            raise from_oserror(error, "mkdir", self._path(place)) from error
         rollback.made += directory.made
         try:
             published = self._publish_through(directory, candidate, place.name, rollback)
         except OSError as error:
+            self._directories.forget(directory)  # its path may be mended by being made anew
             if not (directory.kept and error.errno in _OF_ANOTHER_MOUNT):
                 raise
             published = None  # remounted behind our back: the path may be as good as ever
@@ -143,7 +159,7 @@ class Publisher:
             else:
                 rollback.name_given(directory, name)
                 return self._settle(directory, handle, candidate, name, outcome)
-            verdict, existing = examine(name, handle, candidate)
+            verdict, existing = examine(name, f"{directory.path}/{name}", handle, candidate, self._on_unreadable)
             try:
                 if verdict is Verdict.SELF:
                     rollback.name_given(directory, name)
@@ -157,6 +173,10 @@ class Publisher:
                 if self._duplicates == "reject":
                     raise DuplicateRejected("Another Data Set is stored under this SOP Instance UID", operation="link")
                 if self._duplicates == "replace":
+                    if verdict is Verdict.UNLOCKED:  # who publishes it may yet take it back, and would take ours
+                        raise StoreUnavailable(
+                            "Existing file can't be locked", operation="lock", path=f"{directory.path}/{name}"
+                        )
                     try:
                         _link_over(candidate.path, name, handle)
                     except FileNotFoundError:
@@ -202,6 +222,9 @@ class Publisher:
         if not directory.in_place() or not is_file(name, handle, existing):
             return None
         return Stored(f"{directory.path}/{name}", "identical", size, seconds)
+
+    def _path(self, place: Place) -> str:
+        return f"{self._directories.root}/{place.path}"
 
     def _sync(self, directory: Directory, handle: int) -> float:
         """Sync the directory and, if they aren't yet, its parents up to the root; return the seconds it took."""

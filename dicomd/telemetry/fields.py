@@ -20,7 +20,8 @@ _CONTRACT: Final = frozenset({
     "dicom_duration_usec", "dicomd_worker", "dicomd_generation",
 })  # fmt: skip
 
-# No key for a patient's name or ID, a study's attributes, or a stored file's path: a layout may be built of them.
+# No key for a patient's name or ID, or a study's attributes. `path` is a place in the store that fails, which nobody
+# could mend unnamed. A layout is built of nothing but UIDs; `tests/unit/store/test_layout.py` makes sure of that.
 FIELDS: Final = _CONTRACT | frozenset({
     # of an Association
     "listener", "outcome", "result", "source", "reason", "direction", "instances", "failures", "bytes_per_second",
@@ -30,8 +31,8 @@ FIELDS: Final = _CONTRACT | frozenset({
     # of TLS and of who may do what
     "tls_version", "tls_cipher", "certificate_names", "rule", "balancer",
     # of the store
-    "operation", "errno", "error", "error_comment", "duplicate", "sync_usec", "element", "root", "durability", "layout",
-    "avail_bytes", "size_bytes", "reserve_bytes", "files_avail", "accepting", "removed",
+    "operation", "errno", "path", "error", "error_comment", "duplicate", "sync_usec", "element", "root", "durability",
+    "layout", "avail_bytes", "size_bytes", "reserve_bytes", "files_avail", "accepting", "removed",
     # of the process
     "version", "python", "pid", "listeners", "http", "config_path", "config_error_count", "config_errors", "peers",
     "restart_pending", "signal", "exit_status", "workers", "worker_pid", "drain_seconds", "uptime_seconds", "days",

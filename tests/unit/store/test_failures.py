@@ -297,6 +297,8 @@ CALLS = [
     ("fsync", "fsync"),
     ("stat", "link"),
 ]
+OF_A_PATH = ("mkdir", "link")
+"""Operations on what an instance's path leads to, which may fail while the store is well."""
 CAUSES = [
     (errno.ENOSPC, OutOfSpace),
     (errno.EDQUOT, OutOfSpace),
@@ -327,7 +329,10 @@ def test_every_call_may_fail_with_every_cause(
         assert (error.operation, error.errno) == (operation, errno.errorcode[number])
         assert [Path(path).name for path in files(tmp_path)] == ["1.1.dcm"]
         assert folders(tmp_path) == ["9", "9/8"]
-        assert store.state.accepting == (expected is not StoreUnavailable and error.errno != "EDQUOT")
+        of_a_path = operation in OF_A_PATH and expected is not OutOfResources
+        assert error.path == (str(tmp_path / PLACE) if of_a_path else "")
+        harmless = of_a_path or (expected is not StoreUnavailable and error.errno != "EDQUOT")
+        assert store.state.accepting == harmless
     store.check()
     assert store.state.accepting
     assert put(store, data_set()).path == tmp_path / PLACE

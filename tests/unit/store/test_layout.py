@@ -1,8 +1,9 @@
 """Layout templates and the UIDs that may become part of a path."""
 
 import pytest
+from pydicom.datadict import dictionary_VR
 
-from dicomd.store.layout import SERIES_INSTANCE_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, Layout
+from dicomd.store.layout import PLACEHOLDERS, SERIES_INSTANCE_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, Layout
 from dicomd.uids import uid_from_value
 
 DEFAULT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
@@ -114,3 +115,9 @@ def test_uids_lose_their_padding_and_nothing_else(value: bytes, uid: str) -> Non
 )
 def test_what_is_no_uid_is_none(value: bytes) -> None:
     assert uid_from_value(value) is None
+
+
+def test_a_path_is_built_of_uids_alone() -> None:
+    """Log lines name paths of the store that fail (`dicomd.telemetry.fields`): they must tell nothing of a patient."""
+    for tag in PLACEHOLDERS.values():
+        assert dictionary_VR(tag) == "UI"

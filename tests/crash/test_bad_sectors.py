@@ -1,0 +1,155 @@
+"""One stored file or folder fails, as one over a bad sector does, and its sender sends again and again.
+
+The rule it keeps: what others send is judged as strictly as ever; each of their instances has to be stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom.uid import UID
+
+from tests.crash.conftest import Figures
+from tests.crash.senders import digest
+from tests.crash.strace import attached
+from tests.daemon.conftest import StartDaemon
+from tests.support.daemon import Daemon
+from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, data_set, encode, new_uid
+from tests.support.raw_peer import RawPeer
+from tests.support.waiting import wait_until
+
+OTHERS = 12
+"""Instances that another sender sends meanwhile, each on an Association of its own."""
+AGAIN = 5
+"""Times at least that the instance comes again meanwhile."""
+LOG_LINES = 1
+"""Of one worker, about one file."""
+
+pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+def instance_of(study: str, series: str = "1") -> Instance:
+    ds = data_set(new_uid(), size=600)
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = UID(study), UID(f"{study}.{series}")
+    return Instance(CT_IMAGE_STORAGE, str(ds.SOPInstanceUID), EXPLICIT_LITTLE, encode(ds))
+
+
+@contextlib.contextmanager
+def failing(daemon: Daemon, path: Path, call: str, cause: str, out: Path) -> Iterator[None]:
+    """Have a call fail in the worker whenever it is about this file or folder."""
+    (worker,) = daemon.worker_pids()
+    with attached([worker], out, "-f", "-P", str(path), "-e", f"trace={call}", "-e", f"inject={call}:error={cause}"):
+        yield
+    assert "(INJECTED)" in out.read_text()
+
+
+def sent_beside(daemon: Daemon, repeated: Instance) -> Counter[str]:
+    """Send an instance again and again, and others beside it, which have to be stored; what became of the one."""
+    answers: Counter[str] = Counter()
+    over = threading.Event()
+
+    def repeat() -> None:
+        with RawPeer(daemon.address) as peer:
+            peer.associate()
+            while not over.is_set():
+                answers[f"{peer.store(repeated).status:04X}"] += 1
+            peer.release()
+
+    sender = threading.Thread(target=repeat)
+    sender.start()
+    try:
+        for number in range(OTHERS):
+            wait_until(
+                lambda least=AGAIN * (number + 1) // OTHERS: answers.total() >= least or not sender.is_alive(),
+                what="the instance does not come again",
+            )
+            with RawPeer(daemon.address) as peer:
+                peer.associate()  # which is not rejected
+                assert peer.store(instance_of(new_uid()[:60])).status == 0
+                assert daemon.ready()
+                peer.release()
+    finally:
+        over.set()
+        sender.join(30)
+    assert answers.total() >= AGAIN
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("call", "cause"),
+    [("pread64", "EIO"), ("pread64", "EUCLEAN"), ("pread64", "ESTALE"), ("flock", "EBADF"), ("flock", "ENOLCK")],
+)
+def test_a_good_copy_of_an_unreadable_file_is_kept_beside_it(
+    start_daemon: StartDaemon, tmp_path: Path, call: str, cause: str, figures: Figures
+) -> None:
+    daemon = start_daemon(dicomd={"workers": 1})
+    instance = instance_of(new_uid()[:60])
+    with RawPeer(daemon.address) as peer:
+        peer.associate()
+        assert peer.store(instance).status == 0
+        (stored,) = daemon.stored()
+        with failing(daemon, stored.path, call, cause, tmp_path / "trace"):
+            answers = sent_beside(daemon, instance)
+        peer.release()
+    assert set(answers) == {"0000"}
+    copies = [file for file in daemon.stored() if file.sop_instance_uid == instance.sop_instance_uid]
+    assert len(copies) == 2
+    assert {digest(file.data_set) for file in copies} == {digest(instance.data_set)}
+    lines = daemon.logged("stored file cannot be read", path=str(stored.path), errno=cause)
+    assert len(lines) == LOG_LINES
+    operation = {"pread64": "read", "flock": "lock"}[call]
+    assert daemon.metric("dicomd_store_errors_total", operation=operation, errno=cause) == answers["0000"]
+    figures(sent_again=answers.total(), log_lines=len(lines))
+
+
+@pytest.mark.parametrize(("duplicates", "status"), [("replace", "0000"), ("reject", "C010")])
+def test_an_unreadable_file_under_the_other_policies(
+    start_daemon: StartDaemon, tmp_path: Path, duplicates: str, status: str
+) -> None:
+    daemon = start_daemon(dicomd={"workers": 1}, storage={"duplicates": duplicates})
+    instance = instance_of(new_uid()[:60])
+    with RawPeer(daemon.address) as peer:
+        peer.associate()
+        assert peer.store(instance).status == 0
+        (stored,) = daemon.stored()
+        with failing(daemon, stored.path, "pread64", "EIO", tmp_path / "trace"):
+            answers = sent_beside(daemon, instance)
+        peer.release()
+    assert set(answers) == {status}
+    (file,) = (file for file in daemon.stored() if file.sop_instance_uid == instance.sop_instance_uid)
+    assert digest(file.data_set) == digest(instance.data_set)
+
+
+@pytest.mark.parametrize(
+    ("call", "cause"),
+    [
+        ("openat", "EIO"),
+        ("openat", "EUCLEAN"),
+        ("mkdirat", "EIO"),
+        ("mkdirat", "EMLINK"),
+        ("linkat", "EXDEV"),
+    ],
+)
+def test_a_folder_that_fails_refuses_its_own_instances(
+    start_daemon: StartDaemon, tmp_path: Path, call: str, cause: str
+) -> None:
+    """What is opened, made or linked in that folder."""
+    daemon = start_daemon(dicomd={"workers": 1})
+    study = new_uid()[:60]
+    with RawPeer(daemon.address) as peer:
+        peer.associate()
+        assert peer.store(instance_of(study)).status == 0
+        refused = instance_of(study, "1" if call == "linkat" else "2")
+        folder = daemon.root / study / f"{study}.1" if call == "linkat" else daemon.root / study
+        with failing(daemon, folder, call, cause, tmp_path / "trace"):
+            answers = sent_beside(daemon, refused)
+        assert set(answers) == {"A701"}
+        lines = daemon.logged("store failed", errno=cause)
+        assert {Path(line["path"]).name for line in lines} == {f"{refused.sop_instance_uid}.dcm"}
+        assert peer.store(refused).status == 0  # once it is mended
+        peer.release()
