@@ -20,6 +20,7 @@ from hashlib import blake2b
 
 from dicomd.net.admission import Full
 from dicomd.process.display import Display, WorkerDisplay
+from dicomd.process.pending_writes import PendingWrites
 
 SLOTS = 4096
 """Workers of all generations that can live at once."""
@@ -62,6 +63,7 @@ class Board:
         self.calls = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         """Counts the calls of workers that would leave a connection to another."""
         self.display = Display(SLOTS, self.locked)
+        self.pending_writes = PendingWrites(SLOTS, self.slots)
 
     # -- the head: written by the supervisor -----------------------------------------------------------------------
 
@@ -113,10 +115,10 @@ class Board:
 
     def vacate(self, slot: int) -> None:
         """Take back the slot of a process that is gone, with all it had counted."""
-        base = _base(slot)
-        for word in range(_LEFT + 1):
-            self._words[base + word] = 0
+        start = _base(slot) * 4
+        self._bytes[start : start + _REASON_AT] = bytes(_REASON_AT)
         self.display.roster.clear(slot)
+        self.pending_writes.clear(slot)
 
     # -- over all slots --------------------------------------------------------------------------------------------
 
@@ -252,6 +254,7 @@ class Seat:
         self._words, self._reason, self._peers = board.words_of(slot), board.reason_of(slot), board.peers_of(slot)
         self._counting = threading.Lock()
         self.display = WorkerDisplay(board.display.roster.page(slot), board.display.refusals)
+        self.pending_writes = board.pending_writes.of(slot)
 
     # -- Places ----------------------------------------------------------------------------------------------------
 

@@ -28,8 +28,9 @@ from dicomd.process.memory import Ebb
 from dicomd.process.unreadable import UnreadableFiles
 from dicomd.services.operations import Services, Verification
 from dicomd.services.storage import Storage
-from dicomd.store.filesystem import FileStore, StoreState
+from dicomd.store.filesystem import FileStore
 from dicomd.store.last_stores import LastStores
+from dicomd.store.state import StoreState
 from dicomd.telemetry.logs import get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
@@ -61,6 +62,7 @@ class Worker:
         self._swept = False
         self._over = threading.Event()
         self._last_stores = LastStores(store.root)
+        store.share(seat.pending_writes)
         store.tell(lambda reason: seat.show_store(_refusal(reason)), UnreadableFiles(metrics).tell)
         supported = config.contexts.resolved()
         self._admission = Admission(

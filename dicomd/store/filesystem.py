@@ -19,7 +19,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,8 @@ from dicomd.store.directories import DIRECTORY_MODE, Directories
 from dicomd.store.errors import OutOfResources, OutOfSpace, StoreError, StoreUnavailable, from_oserror
 from dicomd.store.layout import Layout
 from dicomd.store.publish import Publisher
+from dicomd.store.room import PendingWrites, Room
+from dicomd.store.state import StoreState
 from dicomd.store.temporary import TemporaryFiles, unlink_quietly
 from dicomd.store.types import DuplicatePolicy, Durability, InstanceIdentity
 from dicomd.store.writer import FileWriter
@@ -39,21 +41,6 @@ _PATIENCE: Final = 5.0  # seconds that a look at the store may take; it is a few
 _PROBE_PATIENCE: Final = 30.0  # seconds that a small write and sync may take on a busy disk
 _PROBE_INTERVAL: Final = 10.0  # seconds between two of them while all is well
 _QUOTA_PROBE: Final = 64 << 20  # bytes that must be free again of a quota that was used up
-
-
-@dataclass(frozen=True, slots=True)
-class StoreState:
-    """Whether the store takes instances, why not ("" if it does), and its space when last looked at.
-
-    ``space_low``: more space is all that it waits for.
-    """
-
-    accepting: bool
-    reason: str
-    avail_bytes: int
-    size_bytes: int
-    files_avail: int
-    space_low: bool = False
 
 
 class FileStore:
@@ -94,6 +81,7 @@ class FileStore:
         self.publisher = Publisher(
             self._directories, synced=self.synced, duplicates=duplicates, on_unreadable=self._note_unreadable
         )
+        self.room = Room(str(self.root), reserve_free, self._reserve_reached)
         self._changing = threading.Lock()
         self._state = StoreState(False, "Store is not started", avail_bytes=0, size_bytes=0, files_avail=0)
         self._refusal: type[StoreError] = StoreUnavailable
@@ -115,6 +103,10 @@ class FileStore:
         self._told = told
         if told_unreadable is not None:
             self._told_unreadable = told_unreadable
+
+    def share(self, pending_writes: PendingWrites) -> None:
+        """Keep the reserve free together with the other processes that show there what they are about to write."""
+        self.room.share(pending_writes)
 
     def start(self, known: bytes = b"") -> int:
         """Make what is missing, sweep what dead processes left, and begin to accept.
@@ -237,6 +229,7 @@ class FileStore:
             self._check_writable()
             seen = space.look(str(self.root))
             self._show_space(seen)
+            self.room.give_back(seen, on_xfs=space.is_on_xfs(str(self.root)))
             if self._suspended:
                 self._directories.clear()
                 self.temporary.refresh()
@@ -258,7 +251,7 @@ class FileStore:
             self._accept(seen, refused=self._state.space_low and not self._suspended)
 
     def _probe_is_due(self, seen: space.Space) -> bool:
-        return time.monotonic() >= self._next_probe and not space.shortage(seen, self._reserve_free, refused=False)
+        return time.monotonic() >= self._next_probe and not space.shortage(seen, self._reserve_free)
 
     def notice_hanging(self) -> None:
         """Refuse while a ``check`` in another thread gets no answer from the file system. Never waits for that."""
@@ -270,13 +263,23 @@ class FileStore:
         reason = space.shortage(seen, self._reserve_free, refused=refused)
         self._suspended = False
         self._refusal = OutOfSpace
-        self._state = _state(not reason, reason, seen, space_low=bool(reason))
+        self._state = StoreState.seen(seen, not reason, reason, space_low=bool(reason))
+
+    def _reserve_reached(self, seen: space.Space, reason: str) -> None:
+        """Take no more instances until a ``check`` finds more space, a writer having found too little."""
+        with self._changing:
+            if self._suspended:
+                return
+            self._failures += 1
+            self._refusal = OutOfSpace
+            self._state = StoreState.seen(seen, False, reason, space_low=True)
+        self._told(reason)
 
     def _show_space(self, seen: space.Space) -> None:
         """Show the space, also while nothing is taken."""
         with self._changing:
             before = self._state
-            self._state = _state(before.accepting, before.reason, seen, space_low=before.space_low)
+            self._state = StoreState.seen(seen, before.accepting, before.reason, space_low=before.space_low)
 
     def _suspend(self, error: StoreError) -> None:
         """Refuse, for the reason that ``error`` gives, until a ``check`` has written and synced."""
@@ -327,10 +330,12 @@ class FileStore:
         """Do with a small file what a writer does. Raises ``StoreError`` if that doesn't work."""
         fd, path = self.temporary.create()
         second = f"{path}-probe"
+        taken = 0
         try:
             os.write(fd, bytes(4096))
             self.checksums = self._checksums_wanted and checksum.are_kept(fd)
             if self._quota_used_up:
+                taken, _ = self.room.take(_QUOTA_PROBE, 0)
                 os.posix_fallocate(fd, 0, _QUOTA_PROBE)
             os.fsync(fd)
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -343,11 +348,8 @@ class FileStore:
             os.close(fd)
             unlink_quietly(second)
             unlink_quietly(path)
+            self.room.settle(taken)
         self._quota_used_up = False
-
-
-def _state(accepting: bool, reason: str, seen: space.Space, *, space_low: bool) -> StoreState:
-    return StoreState(accepting, reason, seen.avail_bytes, seen.size_bytes, seen.files_avail, space_low)
 
 
 def _missing() -> StoreUnavailable:

@@ -25,6 +25,11 @@ class Space:
     files_avail: int
     files: int
 
+    @property
+    def reserve_files(self) -> int:
+        """Inodes to leave free."""
+        return min(_RESERVE_FILES, self.files // _RESERVE_FILES_SHARE)
+
 
 def look(path: str) -> Space:
     """Return the space of the file system at ``path``. Raises OSError."""
@@ -37,12 +42,32 @@ def look(path: str) -> Space:
     )
 
 
-def shortage(space: Space, reserve_free: int, *, refused: bool) -> str:
-    """Return why there is too little space, or ""; ``refused`` says whether there was too little before."""
+def shortage(
+    space: Space, reserve_free: int, *, refused: bool = False, pending_bytes: int = 0, pending_files: int = 0
+) -> str:
+    """Return why there is too little space, or ""; ``refused`` says whether there was too little before.
+
+    What is ``pending`` may be used up already, or will be, though ``space`` doesn't show it.
+    """
     factor = RECOVERY if refused else 1.0
-    if space.avail_bytes < reserve_free * factor:
+    # Without a reserve a file system is filled to its last byte, and says itself when it is full.
+    if reserve_free and space.avail_bytes - pending_bytes < reserve_free * factor:
         return "Free space is below the reserve"
-    reserve_files = min(_RESERVE_FILES, space.files // _RESERVE_FILES_SHARE)
-    if space.files_avail < reserve_files * factor:
+    if space.reserve_files and space.files_avail - pending_files < space.reserve_files * factor:
         return "Free inodes are below the reserve"
     return ""
+
+
+def is_on_xfs(path: str) -> bool:
+    """Return whether ``path`` is on an XFS. Raises OSError."""
+    device = os.stat(path).st_dev  # noqa: PTH116 - as statvfs takes it
+    number = b"%d:%d" % (os.major(device), os.minor(device))
+    try:
+        with open("/proc/self/mountinfo", "rb") as mounts:  # noqa: PTH123 - not a file of the store's
+            for line in mounts:
+                mount, _, kind = line.partition(b" - ")
+                if mount.split()[2] == number:
+                    return kind.split()[0] == b"xfs"
+    except (FileNotFoundError, PermissionError):  # no /proc here
+        pass
+    return False

@@ -25,6 +25,7 @@ from dicomd.store.head import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_U
 from dicomd.store.layout import Place
 from dicomd.store.outline import memory
 from dicomd.store.part10 import header
+from dicomd.store.room import INSTANCE, SMALL
 from dicomd.store.temporary import unlink_quietly
 from dicomd.store.types import InstanceIdentity, Stored, Subject
 from dicomd.uids import recurring_uid_from_value, uid_from_value
@@ -41,6 +42,7 @@ _AT_ONCE: Final = 2 * _FOLIO
 """Bytes written at once, up to an odd multiple of `_FOLIO` in the file: so each write is two folios of that length."""
 _WRITE_BACK: Final = 8 << 20
 _PADDING: Final = b"\0 "
+_STAT_BLOCK: Final = 512  # bytes of a block as stat(2) counts them
 
 
 class FileWriter:
@@ -53,6 +55,8 @@ class FileWriter:
     _size = 0  # of the Data Set
     _end = 0  # of the file
     _written_back = 0
+    _taken = 0  # bytes of room that aren't settled
+    _room = 0  # bytes of the Data Set that there is room for
 
     def __init__(self, store: FileStore, identity: InstanceIdentity) -> None:
         self._store = store
@@ -72,8 +76,10 @@ class FileWriter:
                 self._scan(fragments)
             if self._fd < 0:
                 self._begin(fragments, size)
-            else:
+            elif self._size <= self._room:
                 self._append(fragments, size)
+            else:
+                self._grow(fragments, size)
         except BaseException as error:
             self._failed(error)
             raise
@@ -112,6 +118,9 @@ class FileWriter:
         if fd >= 0:
             with contextlib.suppress(OSError):  # what had to be durable was synced before
                 os.close(fd)
+        if self._taken:
+            self._store.room.settle(self._taken)
+            self._taken = 0
 
     # The temporary name is all there is of an unpublished instance, and all there is left to do of a published one.
     discard = release
@@ -158,9 +167,42 @@ class FileWriter:
     def _begin(self, fragments: list[memoryview], size: int) -> None:
         if self._over:
             raise ValueError("the writer has been released or discarded")
+        if size <= SMALL:
+            try:
+                self._taken = self._store.room.take_piece()
+            except IndexError:
+                self._take_room(size)
+        else:
+            self._take_room(size)
         self._fd, self._path = self._store.temporary.create()
         self._header = head = header(self._identity)
         self._append([memoryview(head), *fragments], len(head) + size)
+
+    def _grow(self, fragments: list[memoryview], size: int) -> None:
+        """Append beyond what there is room for."""
+        self._take_room(size)
+        self._append(fragments, size)
+        if self._size < self._room:
+            return
+        room = self._store.room
+        room.settle(self._taken - INSTANCE)
+        self._taken = INSTANCE
+        if room.preallocates:
+            try:
+                self._room = os.fstat(self._fd).st_blocks * _STAT_BLOCK - len(self._header)
+            except OSError as error:
+                raise from_oserror(error, "write") from error
+
+    def _take_room(self, size: int) -> None:
+        """Take room for the next bytes. What the instance costs besides its bytes stays taken from first to last."""
+        room = self._store.room
+        besides = INSTANCE
+        if self._taken:
+            room.settle(self._taken - INSTANCE)
+            self._taken, besides = INSTANCE, 0
+        taken, granted = room.take(size + besides, self._end)
+        self._taken += taken
+        self._room = self._size - size + granted - besides
 
     def _append(self, fragments: list[memoryview], size: int) -> None:
         if self._checksum is not None:

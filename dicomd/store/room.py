@@ -1,0 +1,203 @@
+"""The reserve of free space, kept at any rate: room is taken before anything is written, by all processes together.
+
+The invariant: the free space, less all that may still be written before somebody looks at it again, is not below the
+reserve. It holds however fast and by however many is written, because
+
+- nothing is written for which no room has been taken, and what has been taken and isn't in the file system yet is
+  pending;
+- a process shows all others what it has pending, and what it is about to take beside that, *before* it adds up what
+  all have shown, and adds up *before* it looks at the free space; it takes no more than leaves the reserve free with
+  all of that gone;
+- so whatever isn't in the sum has shown itself later, and then the later one has the earlier one in its sum; and what
+  has been taken out of the sum was in the file system by then, so that the look has seen it.
+
+Worst case: all look at once, each sees what all others are about to take, and some refuse that need not have. No lock
+is held while the file system is asked: whom a disk keeps waiting there keeps nobody else waiting.
+
+What makes the free space fall beside that isn't known here: what other programs write, and what the file system itself
+needs beyond ``INSTANCE`` (its journal, inodes made in advance).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from dicomd.store import space
+from dicomd.store.errors import OutOfSpace, from_oserror
+from dicomd.store.space import Space
+
+INSTANCE: Final = 32 << 10
+"""Bytes that an instance may cost beside its own: the rest of its last block, folders, the checksum's attribute."""
+SMALL: Final = 32 << 10
+"""Bytes of an instance that a piece has room for."""
+_STRETCH: Final = 512 << 10  # bytes that a long object takes at once where there is plenty
+_PLENTY: Final = 8  # stretches
+_FILES: Final = 8  # inodes that an instance may cost: file, attribute, second name (where that is one, too), folders
+_SHARE: Final = 32  # the part of the reserve that all processes together take in advance at most
+_ROOM_SHARE: Final = 16  # and the part of what is free above it
+_MOST: Final = 64 << 20  # bytes that one process takes in advance: what others write should not go unseen for longer
+_MINIMAL_PREALLOCATION: Final = 64 << 10  # of XFS
+_MAXIMAL_PREALLOCATION: Final = 8 << 30
+
+
+class PendingWrites(Protocol):
+    """Where the processes that write into one store show each other what they have pending."""
+
+    def show(self, size: int) -> None:
+        """Show that this process may write ``size`` bytes yet."""
+
+    def total(self) -> tuple[int, int]:
+        """Return how many processes have anything pending, and how many bytes that are; this process included."""
+
+
+class _Alone:
+    """The pending writes where one process has the store for itself."""
+
+    _size = 0
+
+    def show(self, size: int) -> None:
+        self._size = size
+
+    def total(self) -> tuple[int, int]:
+        return 1, self._size
+
+
+class Room:
+    """The room above the reserve of ``reserve_free`` bytes, and above that of inodes, in the file system at ``root``.
+
+    Shared by the threads of a process. ``reached`` is called, in the thread that met it, when there is no more: with
+    what has been seen and the reason.
+    """
+
+    def __init__(self, root: str, reserve_free: int, reached: Callable[[Space, str], None]) -> None:
+        self._root, self._reserve_free, self._reached = root, reserve_free, reached
+        self._pending_writes: PendingWrites = _Alone()
+        self._changing = threading.Lock()
+        self._pending = 0  # bytes: taken, or about to be taken, and not known to be settled
+        self._left = 0  # bytes: taken in advance
+        self._pieces: list[int] = []  # so too, in parts
+        self._settled: deque[int] = deque()  # no longer pending
+        self._lookers = 0
+        self._advance = 0  # bytes to take in advance with the next look
+        self.preallocates = False
+        """Whether a file that grows gets more at its end than was written."""
+        self._avail, self._size = 0, 1  # bytes, when last looked at
+        # Most instances take one piece and settle it, so these are as short as may be: each is one call of C, and as a
+        # whole it happens or doesn't, whatever other threads do.
+        self.take_piece: Callable[[], int] = self._pieces.pop
+        """Take room for an instance of up to ``SMALL`` bytes, or raise IndexError; returns what is to be settled."""
+        self.settle: Callable[[int], None] = self._settled.append
+        """Be told that what room was taken for is in the file system, seen by whoever looks, or never will be."""
+
+    def share(self, pending_writes: PendingWrites) -> None:
+        """Have the room counted together with other processes. To be called before anything is written."""
+        self._pending_writes = pending_writes
+
+    def take(self, size: int, end: int) -> tuple[int, int]:
+        """Take room for ``size`` bytes, or more if there is plenty, at the ``end`` of a file.
+
+        Returns what is to be settled once they are written, and how many bytes there is room for. Raises ``OutOfSpace``
+        where there is too little, another ``StoreError`` where the file system doesn't say.
+        """
+        with self._changing:
+            if self.preallocates:
+                needed = size + _preallocation(end + size, self._avail, self._size)
+            else:
+                needed = size = max(size, min(_STRETCH, self._left // _PLENTY))
+            if needed <= self._left:
+                self._left -= needed
+                return needed, size
+        self._look(needed)
+        return needed, size
+
+    def give_back(self, seen: Space, *, on_xfs: bool) -> None:
+        """Take what is free as just seen, and keep nothing in advance: others may need it, and may use it meanwhile."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self.settle(self._pieces.pop())
+        with self._changing:
+            self._pending -= self._left
+            self._left = 0
+            self._show()
+            self._avail, self._size, self.preallocates = seen.avail_bytes, seen.size_bytes, on_xfs
+
+    def _look(self, size: int) -> None:
+        """Take room for ``size`` bytes, and in advance if may be, by what the file system says now."""
+        with self._changing:
+            pieces, left = ([], 0) if self._lookers else self._next_advance()  # by one thread is enough
+            advance = sum(pieces) + left
+            self._lookers += 1
+            self._pending += size + advance
+            self._show()
+        unused = size + advance
+        try:
+            processes, pending = self._pending_writes.total()
+            seen = space.look(self._root)
+            reason = self._shortage(seen, pending)
+            if not reason:
+                unused = 0
+            elif advance and not (reason := self._shortage(seen, pending - advance)):
+                unused = advance
+        except OSError as error:
+            raise from_oserror(error, "statvfs") from error
+        finally:
+            with self._changing:
+                self._lookers -= 1
+                self._pending -= unused
+                if not unused:
+                    self._pieces.extend(pieces)
+                    self._left += left
+                self._show()
+        self._avail, self._size = seen.avail_bytes, seen.size_bytes
+        self._advance = self._advance_from(seen, pending, processes)
+        if reason:
+            self._reached(seen, reason)
+            raise OutOfSpace(reason, operation="write")
+
+    def _show(self) -> None:
+        while self._settled:
+            self._pending -= self._settled.popleft()
+        self._pending_writes.show(self._pending)
+
+    def _next_advance(self) -> tuple[list[int], int]:
+        """Return what to take in advance beside what there is: pieces, and as much in one."""
+        piece = INSTANCE + SMALL
+        if self.preallocates:
+            piece += _preallocation(SMALL, self._avail, self._size)
+        half = self._advance // 2
+        return [piece] * (half // piece - len(self._pieces)), max(0, half - self._left)
+
+    def _shortage(self, seen: Space, pending: int) -> str:
+        # Whoever takes room for an instance takes INSTANCE bytes with it, so these can't be more.
+        files = _FILES * (pending // INSTANCE)
+        return space.shortage(seen, self._reserve_free, pending_bytes=pending, pending_files=files)
+
+    def _advance_from(self, seen: Space, pending: int, processes: int) -> int:
+        """The less room there is, the sooner is it looked at again, and the less is kept from others meanwhile."""
+        advance = _MOST
+        if self._reserve_free:
+            above = seen.avail_bytes - self._reserve_free - pending
+            advance = min(advance, self._reserve_free // (_SHARE * processes), above // (_ROOM_SHARE * processes))
+        if seen.reserve_files:
+            above = (seen.files_avail - seen.reserve_files) // _FILES * INSTANCE - pending
+            advance = min(advance, above // (_ROOM_SHARE * processes))
+        return max(0, advance)
+
+
+def _preallocation(end: int, avail: int, size: int) -> int:
+    """Return how many bytes XFS may allot beyond the ``end`` of a file that grows, until it is closed.
+
+    Twice what the file has; less where less than a twentieth of the disk is free, and where there is not so much
+    (xfs_iomap_prealloc_size in the kernel's fs/xfs/xfs_iomap.c).
+    """
+    most = max(_MINIMAL_PREALLOCATION, min(2 * end, _MAXIMAL_PREALLOCATION))
+    percent = avail * 100 // size
+    if percent < 5:
+        most >>= 6 - percent
+    while most > _MINIMAL_PREALLOCATION and most >= avail:
+        most >>= 4
+    return most

@@ -1,0 +1,113 @@
+"""The reserve of free space, kept at any rate: disks of their own are filled as fast as dicomd takes it.
+
+The rule it keeps: the free space is watched from outside, every few milliseconds, and nine tenths of the reserve are
+free at every look; and the room above the reserve was used, so that nobody was refused for nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.conftest import Figures
+from tests.crash.filling import Fillers, FreeSpace
+from tests.crash.power import attached, command, mounted, needs
+from tests.daemon.conftest import StartDaemon
+from tests.support.daemon import Daemon
+from tests.support.objects import instance
+from tests.support.raw_peer import RawPeer
+from tests.support.waiting import wait_until
+
+PATIENCE = 60.0
+KIB, MIB = 1 << 10, 1 << 20
+RESERVE = 32 * MIB
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(240)]
+
+Disk = Callable[..., Path]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """Make a file system, of which some MiB are free, and mount it: ``disk("ext4", free=100)``."""
+    point = tmp_path / "disk"
+    point.mkdir()
+    with contextlib.ExitStack() as stack:
+
+        def make(kind: str, *, free: int, options: str = "mode=0755") -> Path:
+            if kind == "tmpfs":
+                try:
+                    stack.enter_context(mounted("-t", kind, "-o", f"size={free}m,{options}", "dicomd-test", on=point))
+                except subprocess.CalledProcessError:
+                    pytest.skip("no tmpfs can be mounted here")
+                return point
+            needs(f"mkfs.{kind}")
+            memory = tmp_path / "memory"  # what is synced here need not be synced anywhere else
+            memory.mkdir()
+            stack.enter_context(mounted("-t", "tmpfs", "dicomd-test", on=memory))
+            image = memory / "image"
+            with image.open("wb") as file:
+                file.truncate(max(free + 100, 320) * MIB)
+            command(f"mkfs.{kind}", "-q", image)
+            device = stack.enter_context(attached(image))
+            stack.enter_context(mounted("-t", kind, device, on=point))
+            fill(point, leave=free * MIB)
+            return point
+
+        yield make
+
+
+def fill(point: Path, *, leave: int) -> None:
+    """Use up what is free but for so much."""
+    with (point / "ballast").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free_bytes(point) - leave)
+        os.fsync(file.fileno())
+
+
+def free_bytes(point: Path) -> int:
+    seen = os.statvfs(point)
+    return seen.f_bavail * seen.f_frsize
+
+
+def assert_takes_one(daemon: Daemon) -> None:
+    """Ready again by itself, and it stores."""
+    wait_until(daemon.ready, PATIENCE, what="it does not become ready again")
+    with RawPeer(daemon.address) as peer:
+        peer.associate()
+        assert peer.store(instance()).status == 0
+        peer.release()
+
+
+def assert_reserve_kept(daemon: Daemon, watched: FreeSpace, statuses: dict[str, int], free: int, reserve: int) -> None:
+    """`free`: bytes that were free before anybody sent."""
+    assert set(statuses) == {"0000", "A700"}
+    assert watched.looks > 50
+    assert watched.least_bytes >= 0.9 * reserve
+    assert watched.least_bytes <= reserve + 0.2 * (free - reserve)
+    daemon.wait_no_temporary_files()
+    assert len(daemon.stored()) == statuses["0000"]
+    daemon.empty()
+    assert_takes_one(daemon)
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+@pytest.mark.parametrize("size", [4 * KIB, MIB])
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4", "xfs"])
+def test_the_reserve_stays_free_at_full_speed(
+    start_daemon: StartDaemon, disk: Disk, figures: Figures, kind: str, size: int, workers: int
+) -> None:
+    """Eight Associations without a pause fill a disk within a second or two."""
+    point = disk(kind, free=96)
+    daemon = start_daemon(
+        dicomd={"workers": workers}, storage={"root": str(point / "store"), "reserve_free": f"{RESERVE}B"}
+    )
+    free = free_bytes(point)
+    with FreeSpace(point) as watched, Fillers(daemon.address, size=size) as fillers:
+        statuses = fillers.statuses()
+    figures(least_free=watched.least_bytes, reserve=RESERVE, looks=watched.looks, **statuses)
+    assert_reserve_kept(daemon, watched, statuses, free, RESERVE)
