@@ -17,6 +17,7 @@ from dicomd.audit.transfers import AssociationAudit
 from dicomd.dimse.commands import CommandField, Response
 from dicomd.dimse.statuses import Status
 from dicomd.net.access import Verdict
+from dicomd.net.contexts import named_contexts
 from dicomd.net.deadlines import TimedOutError
 from dicomd.net.display import Display, Nowhere, Refused, Row
 from dicomd.net.rejection import Rejection
@@ -27,17 +28,10 @@ from dicomd.telemetry.logs import bound_logger, get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.render import SAFE
-from dicomd.upperlayer.negotiation import AssociateRequest, Negotiated, RefusedContext
-from dicomd.upperlayer.proposals import ProposedContext, name_of
+from dicomd.upperlayer.negotiation import AssociateRequest, Negotiated
+from dicomd.upperlayer.proposals import ProposedContext
 
-_RESULTS = {
-    0: "would be accepted",
-    1: "user-rejection: the peer may only be SCU here",
-    3: "abstract syntax not supported: a Storage SOP Class can be added to contexts.sop_classes",
-    4: "transfer syntaxes not supported: add one to contexts.transfer_syntaxes",
-}
 _LOG = get_logger()
-_MOST_NAMED = 16  # Transfer Syntaxes of one Presentation Context in a line; a stranger may propose 128 in each of 128
 _STATUS_TEXTS = {status: str(status) for status in Status}  # made once: formatting an Enum takes a microsecond
 _SUCCESS = Status.SUCCESS
 _RESPONSES = {int(CommandField.C_STORE_RQ): "C-STORE-RSP", int(CommandField.C_ECHO_RQ): "C-ECHO-RSP"}
@@ -177,7 +171,9 @@ class AssociationReport:
             self._log.warning(
                 "no presentation context accepted",
                 implementation_version_name=negotiated.implementation_version_name,
-                contexts=[_described(context) for context in negotiated.refused],
+                contexts=named_contexts(
+                    negotiated.refused, proposed=len(negotiated.refused), refused=len(negotiated.refused)
+                ),
             )
 
     def rejected(self, rejection: Rejection, contexts: Sequence[ProposedContext]) -> None:
@@ -195,7 +191,9 @@ class AssociationReport:
             reason=rejection.reason,
             advice=rejection.advice,
             contexts_proposed=len(contexts),
-            contexts=[_described(context) for context in contexts],
+            contexts=named_contexts(
+                contexts, proposed=len(contexts), refused=sum(context.result != 0 for context in contexts)
+            ),
             **self._tls,
         )
         codes = f"rejected {rejection.result:d}/{rejection.source:d}/{rejection.reason}"
@@ -250,7 +248,8 @@ class AssociationReport:
             fields["contexts_proposed"] = len(self._negotiated.contexts) + len(self._negotiated.refused)
             fields["implementation_version_name"] = self._negotiated.implementation_version_name
             if self._negotiated.refused and self._negotiated.contexts:
-                fields["contexts"] = [_described(context) for context in self._negotiated.refused]
+                refused = self._negotiated.refused
+                fields["contexts"] = named_contexts(refused, proposed=len(refused), refused=len(refused))
         fields |= self._tls | self._abort
         log = self._log.info if outcome is Outcome.RELEASED else self._log.warning
         log(Message.ASSOCIATION_ENDED, **fields)
@@ -381,15 +380,3 @@ class AssociationReport:
             if error.path:
                 fields["path"] = error.path
         self._log.warning(Message.STORE_FAILED, error_comment=response.comment, **fields)
-
-
-def _described(context: RefusedContext | ProposedContext) -> dict[str, Any]:
-    names, more = list(context.transfer_syntaxes[:_MOST_NAMED]), len(context.transfer_syntaxes) - _MOST_NAMED
-    return {
-        "context_id": context.context_id,
-        "abstract_syntax": context.abstract_syntax,
-        "name": name_of(context.abstract_syntax),
-        "transfer_syntaxes": names if more <= 0 else [*names, f"and {more} more"],
-        "result": context.result,
-        "advice": _RESULTS.get(context.result, ""),
-    }

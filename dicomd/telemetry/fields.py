@@ -2,16 +2,27 @@
 
 Two rules. A key that isn't listed here is never written: patient data cannot leak through a key nobody reviewed
 (the line says so in ``unknown_keys``, and a test reads every call in the source). And no value can break out of its
-line or flood it: whatever a terminal or a parser might obey is escaped, and length is bounded, since AE titles, UIDs
-and names of implementations are a stranger's bytes.
+line or flood it: whatever a terminal or a parser might obey is escaped, and length is bounded in bytes of what is
+written, after escaping, since AE titles, UIDs and names of implementations are a stranger's bytes. What was cut says so
+with "…".
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-MAX_TEXT: Final = 512  # characters of one value; a UID has 64, an AE title 16
-MAX_ITEMS: Final = 256  # of one list: 128 Presentation Contexts are the standard's most (PS3.8 §9.3.2.2)
-MAX_TRACEBACK: Final = 16384  # characters; bounded where it is made
+import orjson
+
+MAX_LINE: Final = 16 * 1024
+"""Bytes of a line as it is written, in any format: a journal entry with all fields, a terminal's colours included."""
+MAX_FIELD: Final = 4000
+"""Bytes of a field of the journal, its name included: `journalctl -o json` has null for one of 4096."""
+MAX_VALUE: Final = MAX_FIELD - 65
+"""Bytes of a value as JSON; 64 are the longest name's, and one the equals sign's."""
+MAX_TEXT: Final = 512  # characters of one text, once escaped; an AE title has 16
+MAX_UID: Final = 64  # characters (PS3.5 §9.1); longer ones are a stranger's invention
+MAX_ITEMS: Final = 256  # of one list or object
+_MAX_DEPTH: Final = 8  # of lists in lists
+_ROOM_FOR_MORE: Final = 32  # bytes of "… and 123 more"
 
 # CONTRACT 7: the journal's fields are these in upper case.
 _CONTRACT: Final = frozenset({
@@ -60,24 +71,82 @@ def safe_text(text: str, limit: int = MAX_TEXT) -> str:
     return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
 
 
-def safe_value(value: Any) -> Any:
-    """A value of any type as JSON-able scalars, lists and objects of safe text; bounded in length and items."""
+def safe_field(key: str, value: Any) -> Any:
+    """The value of a key, as `safe_value` has it; a UID is cut at 64 characters."""
+    if isinstance(value, str) and key.endswith("_uid"):
+        return safe_text(str(value), MAX_UID)
+    return safe_value(value)
+
+
+def safe_value(value: Any, room: int = MAX_VALUE, depth: int = 0) -> Any:
+    """A value of any type as JSON-able scalars, lists and objects of safe text, in at most ``room`` bytes of JSON.
+
+    What is left out of a list or an object is counted in its last item. ``depth`` is that of the value in others.
+    """
     if isinstance(value, str):
-        return safe_text(str(value))
+        return cut(safe_text(str(value)), room)
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else str(value)  # JSON's readers know no more
+        return value if -(2**63) <= value < 2**63 else cut(safe_text(str(value)), room)  # JSON's readers know no more
     if isinstance(value, bytes | bytearray | memoryview):
-        return safe_text(bytes(value[:MAX_TEXT]).decode("ascii", "backslashreplace"))
+        return cut(safe_text(bytes(value[:MAX_TEXT]).decode("ascii", "backslashreplace")), room)
     if isinstance(value, Mapping):
-        return {safe_text(str(k)): safe_value(v) for k, v in _bounded(value.items())}
+        pairs = [(safe_text(str(key), MAX_UID), item) for key, item in value.items()]
+        kept, more = _kept(pairs, room, depth)
+        return dict(kept) | ({"…": f"and {more} more"} if more else {})
     if isinstance(value, list | tuple | set | frozenset):
-        return [safe_value(item) for item in _bounded(value)]
+        kept, more = _kept([("", item) for item in value], room, depth)
+        return [item for _, item in kept] + ([f"… and {more} more"] if more else [])
     if isinstance(value, BaseException):
         return type(value).__qualname__  # its message may quote data: see `dicomd.telemetry.tracebacks`
-    return safe_text(str(value))
+    return cut(safe_text(str(value)), room)
 
 
-def _bounded(items: Any) -> list[Any]:
-    return [item for item, _ in zip(items, range(MAX_ITEMS), strict=False)]
+def cut(text: str, room: int) -> str:
+    """As much of the text as fits into ``room`` bytes of JSON, and "…" for the rest."""
+    if _fits(text, room):
+        return text
+    return text[: _fitting(text[:room], room)] + "…"
+
+
+def cut_front(text: str, room: int) -> str:
+    """As much of the end of the text as fits into ``room`` bytes of JSON, and "…" for what was before it."""
+    if _fits(text, room):
+        return text
+    fitting = _fitting(text[: -room - 1 : -1], room)
+    return "…" + text[len(text) - fitting :]
+
+
+def size_of(value: Any) -> int:
+    """Bytes of a safe value as JSON."""
+    return len(orjson.dumps(value))
+
+
+def _fits(text: str, room: int) -> bool:
+    return 6 * len(text) + 2 <= room or size_of(text) <= room
+
+
+def _fitting(text: str, room: int) -> int:
+    """How many characters leave room for "…" and the quotes."""
+    left = room - size_of("…")
+    for at, character in enumerate(text):
+        left -= size_of(character) - 2
+        if left < 0:
+            return at
+    return len(text)
+
+
+def _kept(pairs: Collection[tuple[str, Any]], room: int, depth: int) -> tuple[list[tuple[str, Any]], int]:
+    """The pairs of key and item that there is room for, made safe, and how many there is none for."""
+    kept: list[tuple[str, Any]] = []
+    left = room - _ROOM_FOR_MORE
+    for key, item in pairs:
+        if depth >= _MAX_DEPTH or (len(kept) == MAX_ITEMS - 1 < len(pairs) - 1):
+            break
+        safe = safe_value(item, left - len(key), depth + 1)
+        left -= size_of({key: safe})
+        if left < 0:
+            break
+        kept.append((key, safe))
+    return kept, len(pairs) - len(kept)

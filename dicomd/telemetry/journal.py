@@ -2,12 +2,10 @@
 
 The rule: a journal that stands still costs at most `PATIENCE` seconds once, and then the entries, never a reception.
 Therefore not systemd-python: its ``sendv`` waits for a full journal without end, and holds the interpreter's lock
-meanwhile, so that one such line stops every Association of the process.
+meanwhile, so that one such line stops every Association of the process. An entry is one datagram: `telemetry.render`
+makes none longer than 16 KiB, so the protocol's other way, a sealed file, isn't needed.
 """
 
-import array
-import errno
-import fcntl
 import os
 import socket
 import stat
@@ -21,8 +19,6 @@ from dicomd.telemetry.writer import PATIENCE
 SOCKET: Final = Path("/run/systemd/journal/socket")
 _BUFFER: Final = 8 * 1024 * 1024  # bytes, of which the kernel gives what it may: room for a burst
 _PAUSE: Final = 0.005  # seconds between two tries
-_TOO_LONG: Final = frozenset((errno.EMSGSIZE, errno.ENOBUFS))
-_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
 def is_there() -> bool:
@@ -75,7 +71,8 @@ class JournalWriter:
         gives_up = 0.0
         while True:
             try:
-                self._send_now(entry)
+                # By path, not connected: the journal may be restarted and listen on another socket of that name.
+                self._socket.sendto(entry, self._address)
             except BlockingIOError:
                 now = time.monotonic()
                 gives_up = gives_up or now + PATIENCE
@@ -86,27 +83,6 @@ class JournalWriter:
             else:
                 self._full = False
                 return
-
-    def _send_now(self, entry: bytes) -> None:
-        try:
-            # By path, not connected: the journal may be restarted and listen on another socket of that name.
-            self._socket.sendto(entry, self._address)
-        except OSError as error:
-            if error.errno not in _TOO_LONG:
-                raise
-            self._send_file(entry)
-
-    def _send_file(self, entry: bytes) -> None:
-        """As a sealed file, the protocol's way for what is too long for a datagram."""
-        fd = os.memfd_create("dicomd-entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            with open(fd, "wb", closefd=False) as file:
-                file.write(entry)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-            passed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))
-            self._socket.sendmsg([], [passed], 0, self._address)
-        finally:
-            os.close(fd)
 
 
 def encode(fields: Sequence[str]) -> bytes:

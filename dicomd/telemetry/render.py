@@ -1,19 +1,30 @@
 """Log events as lines: JSON, for a terminal, or as fields of the journal.
 
-The rule: the three carry the same keys and values, made safe once, in `Lines`. One event costs a few microseconds,
-since there is one for each instance: no chain of processors, but one function from structlog's event dictionary to
-what the writer takes.
+The rule: the three carry the same keys and values, made safe once, in `Lines`, and no line is longer than `MAX_LINE`.
+One event costs a few microseconds, since there is one for each instance: no chain of processors, but one function from
+structlog's event dictionary to what the writer takes.
 """
 
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final
 
 import orjson
 import structlog
 
-from dicomd.telemetry.fields import FIELDS, journal_field, safe_text, safe_value
+from dicomd.telemetry.fields import (
+    FIELDS,
+    MAX_FIELD,
+    MAX_LINE,
+    cut_front,
+    journal_field,
+    safe_field,
+    safe_text,
+    safe_value,
+)
+from dicomd.telemetry.journal import encode
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.tracebacks import describe
 from dicomd.telemetry.tracebacks import render as render_traceback
@@ -22,6 +33,9 @@ LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 _PRIORITY: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 _JSON_OPTIONS: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 _INT64: Final = 2**63
+_ROOMS: Final = (1000, 200, 50)
+"""Bytes of JSON for each value of a line that was too long with all that a field may have."""
+_HEADING: Final = ("timestamp", "level", "event", "message_id")
 _JOURNAL_NAMES: Final = {key: journal_field(key) for key in FIELDS}
 
 BOUND: Final = "_bound"
@@ -71,7 +85,7 @@ class Lines:
         for key, value in event_dict.items():
             kind = type(value)
             if kind is str:
-                line[key] = value if len(value) <= 64 and value.isprintable() else safe_text(value)
+                line[key] = value if len(value) <= 64 and value.isprintable() else safe_field(key, value)
             elif kind is int and -_INT64 <= value < _INT64:  # JSON's readers know no more
                 line[key] = value
             elif isinstance(value, BaseException):
@@ -84,7 +98,21 @@ class Lines:
 
 def made_safe(fields: Mapping[str, Any]) -> Line:
     """What many lines say, made safe once for all of them."""
-    return {key: safe_value(value) for key, value in fields.items() if key in FIELDS and value is not None}
+    return {key: safe_field(key, value) for key, value in fields.items() if key in FIELDS and value is not None}
+
+
+def shortened(line: Line) -> Iterator[Line]:
+    """The line with less and less room for each value, and at last without what was to be said."""
+    for room in _ROOMS:
+        yield {
+            key: value
+            if key in _HEADING
+            else cut_front(value, room)
+            if key == "exception" and isinstance(value, str)
+            else safe_value(value, room)
+            for key, value in line.items()
+        }
+    yield {key: line[key] for key in _HEADING if key in line} | {"detail": "the rest of this line was too long"}
 
 
 class JsonRenderer(Lines):
@@ -93,9 +121,14 @@ class JsonRenderer(Lines):
     def __call__(self, _logger: Any, level: str, event_dict: MutableMapping[str, Any]) -> bytes:
         """The line."""
         try:
-            return orjson.dumps(self.line(level, event_dict), option=_JSON_OPTIONS)
+            line = self.line(level, event_dict)
+            rendered = orjson.dumps(line, option=_JSON_OPTIONS)
         except Exception as error:  # a value with a __str__ that fails: a lost line must not cost a reception
             return orjson.dumps(_unreadable(error), option=_JSON_OPTIONS)
+        if len(rendered) <= MAX_LINE:
+            return rendered
+        shorter = (orjson.dumps(tried, option=_JSON_OPTIONS) for tried in shortened(line))
+        return next(tried for tried in shorter if len(tried) <= MAX_LINE)
 
 
 class ConsoleRenderer(Lines):
@@ -107,18 +140,22 @@ class ConsoleRenderer(Lines):
             colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
         )
 
-    def __call__(self, logger: Any, level: str, event_dict: MutableMapping[str, Any]) -> bytes:
+    def __call__(self, _logger: Any, level: str, event_dict: MutableMapping[str, Any]) -> bytes:
         """The line, or lines."""
         try:
             line = self.line(level, event_dict)
+            rendered = self._rendered(line)
         except Exception as error:
-            line = _unreadable(error)
-        line.pop("message_id", None)
-        line["timestamp"] = line["timestamp"].strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        for key, value in line.items():
-            if isinstance(value, dict | list):
-                line[key] = spoken(value)
-        return f"{self._render(logger, level, line)}\n".encode()
+            return self._rendered(_unreadable(error))
+        if len(rendered) <= MAX_LINE:
+            return rendered
+        return next(tried for tried in map(self._rendered, shortened(line)) if len(tried) <= MAX_LINE)
+
+    def _rendered(self, line: Line) -> bytes:
+        said = {key: spoken(value) if isinstance(value, dict | list) else value for key, value in line.items()}
+        said.pop("message_id", None)
+        said["timestamp"] = line["timestamp"].strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return f"{self._render(None, line['level'], said)}\n".encode()
 
 
 class JournalRenderer(Lines):
@@ -130,21 +167,37 @@ class JournalRenderer(Lines):
         """The fields as the writer's positional arguments, and no others."""
         try:
             line = self.line(level, event_dict)
+            fields = self._fields(line)
         except Exception as error:
-            line = _unreadable(error)
-        del line["timestamp"], line["level"]
-        event = line.pop("event")
-        fields = [f"PRIORITY={_PRIORITY[level]}", "SYSLOG_IDENTIFIER=dicomd"]
-        if (message_id := line.pop("message_id", None)) is not None:
+            return tuple(self._fields(_unreadable(error))), {}
+        if _may_be_too_long(fields) and len(encode(fields)) > MAX_LINE:
+            fields = next(tried for tried in map(self._fields, shortened(line)) if len(encode(tried)) <= MAX_LINE)
+        return tuple(fields), {}
+
+    def _fields(self, line: Line) -> list[str]:
+        fields = [f"PRIORITY={_PRIORITY[line['level']]}", "SYSLOG_IDENTIFIER=dicomd"]
+        if (message_id := line.get("message_id")) is not None:
             fields.append(f"MESSAGE_ID={message_id}")
-        words = [event]
-        for key, value in line.items():
+        words = [line["event"]]
+        for key, value in islice(line.items(), 3 if message_id is None else 4, None):  # behind those of `_HEADING`
             text = value if type(value) is str else orjson.dumps(value).decode()
             fields.append(f"{_JOURNAL_NAMES[key]}={text}")
             if key != "exception" and key not in self._constants:
                 words.append(f"{key.removeprefix('dicom_')}={spoken(value)}")
-        fields.append(f"MESSAGE={' '.join(words)}")
-        return tuple(fields), {}
+        message = f"MESSAGE={' '.join(words)}"
+        fields.append(message if len(message) * 4 <= MAX_FIELD else _cut_message(message))
+        return fields
+
+
+def _may_be_too_long(fields: Sequence[str]) -> bool:
+    """Whether it is worth while to encode them: a character has four bytes at most, a field ten that aren't its own."""
+    return sum(map(len, fields)) * 4 + len(fields) * 10 > MAX_LINE
+
+
+def _cut_message(message: str) -> str:
+    """The text for people ends where a field must; what is left out stands in the other fields."""
+    data = message.encode()
+    return message if len(data) <= MAX_FIELD else data[: MAX_FIELD - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def spoken(value: Any) -> str:

@@ -9,7 +9,7 @@ import traceback
 from types import TracebackType
 from typing import Final
 
-from dicomd.telemetry.fields import MAX_TRACEBACK, safe_text
+from dicomd.telemetry.fields import MAX_VALUE, cut_front, safe_text
 
 # Worded by the interpreter out of names in the source, unless a library that reads data sets raised it.
 _WORDED_BY_PYTHON: Final = (
@@ -36,7 +36,7 @@ def describe(error: BaseException) -> str:
 
 
 def render(exception: BaseException) -> str:
-    """The exception's traceback after those of its causes; at most `MAX_TRACEBACK` characters, the end of them."""
+    """The exception's traceback after those of its causes; as much of the end as one field has room for."""
     error: BaseException | None = exception
     parts: list[str] = []
     seen: set[int] = set()
@@ -45,7 +45,7 @@ def render(exception: BaseException) -> str:
         parts.append(_one(error, error.__traceback__))
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     text = "\n\nThe above exception was the cause of, or being handled during, the next:\n\n".join(reversed(parts))
-    return text if len(text) <= MAX_TRACEBACK else "…" + text[-MAX_TRACEBACK + 1 :]
+    return cut_front(text, MAX_VALUE)
 
 
 def _one(error: BaseException, tb: TracebackType | None) -> str:

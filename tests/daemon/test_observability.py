@@ -254,14 +254,14 @@ def test_a_rejection_is_one_line(start_daemon: StartDaemon, connect: Connect) ->
     assert "ae_titles" in record["advice"]
     contexts = record["contexts"]
     assert record["contexts_proposed"] == len(contexts) == len(proposals)
-    assert [context["context_id"] for context in contexts] == [1, 3, 5, 7, 9]
-    assert [context["abstract_syntax"] for context in contexts] == [proposal[0] for proposal in proposals]
-    assert [context["result"] for context in contexts] == [0, 4, 3, 0, 4]
-    assert contexts[0]["name"] == "MR Image Storage"
-    assert contexts[0]["transfer_syntaxes"] == [EXPLICIT_LITTLE, jpeg]
-    assert "contexts.transfer_syntaxes" in contexts[1]["advice"]
-    assert "contexts.sop_classes" in contexts[2]["advice"]
-    assert contexts[4]["transfer_syntaxes"][-1] == "and 84 more"
+    assert [context["context_id"] for context in contexts] == [3, 5, 9, 1, 7], "refused ones first"
+    assert [context["abstract_syntax"] for context in contexts] == [proposals[at][0] for at in (1, 2, 4, 0, 3)]
+    assert [context["result"] for context in contexts] == [4, 3, 4, 0, 0]
+    assert contexts[3]["name"] == "MR Image Storage"
+    assert contexts[3]["transfer_syntaxes"] == [EXPLICIT_LITTLE, jpeg]
+    assert "contexts.transfer_syntaxes" in contexts[0]["advice"]
+    assert "contexts.sop_classes" in contexts[1]["advice"]
+    assert contexts[2]["transfer_syntaxes"][-1] == "and 92 more"
     daemon.check_health()
     daemon.stop()
     assert daemon.logged("association ended") == []

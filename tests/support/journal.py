@@ -64,11 +64,7 @@ class Journal:
     def _read(self) -> None:
         while True:
             self._reads.wait()
-            data, fds, _, _ = socket.recv_fds(self._socket, 1 << 20, 1)
-            for fd in fds:
-                with open(fd, "rb") as file:  # noqa: PTH123 - it has no path
-                    file.seek(0)
-                    data += file.read()
+            data = self._socket.recv(1 << 20)
             if not data:
                 return
             entry = decode(data)

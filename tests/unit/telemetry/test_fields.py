@@ -4,11 +4,12 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomd.telemetry.fields import FIELDS, MAX_TEXT, journal_field, safe_text, safe_value
+from dicomd.telemetry.fields import FIELDS, MAX_TEXT, MAX_VALUE, journal_field, safe_field, safe_text, safe_value
 
 PACKAGE = Path(__file__).parents[3] / "dicomd"
 METHODS = {"debug", "info", "warning", "error", "critical", "exception", "bind", "log"}
@@ -49,7 +50,24 @@ def test_values_of_other_types_become_safe_too() -> None:
     assert safe_value({"a\n": ["b\x1b", ("c", 1, 2.5, None, True)]}) == {r"a\n": [r"b\x1b", ["c", 1, 2.5, None, True]]}
     assert safe_value(2**64) == str(2**64)
     assert safe_value(Path("/x\n")) == r"/x\n"
-    assert len(safe_value(list(range(1000)))) == 256
+    cyclic: list[object] = [1]
+    cyclic.append(cyclic)
+    safe_value(cyclic)
+
+
+def test_what_is_left_out_of_a_list_or_an_object_is_counted() -> None:
+    assert safe_value(list(range(256))) == list(range(256))
+    assert safe_value(list(range(1000))) == [*range(255), "… and 745 more"]
+    assert list(safe_value({f"k{n}": n for n in range(1000)}).items())[254:] == [("k254", 254), ("…", "and 745 more")]
+    few = safe_value(["x" * 500] * 20)
+    assert few[-1] == f"… and {20 - (len(few) - 1)} more"
+    assert 3000 < len(orjson.dumps(few)) <= MAX_VALUE
+
+
+def test_a_uid_is_cut_at_64_characters() -> None:
+    assert safe_field("dicom_sop_class_uid", "1." + "2" * 62) == "1." + "2" * 62
+    assert safe_field("dicom_sop_class_uid", "1." + "2" * 63) == "1." + "2" * 61 + "…"
+    assert safe_field("dicom_sop_class_uid", "\x80" * 64) == r"\x80" * 15 + "\\x8…"
 
 
 def test_journal_fields_are_upper_case_in_our_name_space() -> None:

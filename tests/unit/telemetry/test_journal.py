@@ -101,16 +101,6 @@ def test_a_traceback_keeps_its_lines(journal: Journal) -> None:
     assert "\n" not in entry["MESSAGE"]
 
 
-def test_an_entry_too_long_for_a_datagram_arrives_as_a_file(journal: Journal) -> None:
-    configure_logging("journald", "info")
-    contexts = [
-        {"context_id": n, "abstract_syntax": "1" * 64, "transfer_syntaxes": ["2" * 64] * 250} for n in range(256)
-    ]
-    get_logger().warning(Message.ASSOCIATION_REJECTED, contexts=contexts)
-    wait_until(lambda: journal.entries)
-    assert len(journal.entries[0]["DICOMD_CONTEXTS"]) > 4_000_000
-
-
 @pytest.mark.parametrize("fields", [["A=b"], ["A=", "B=c=d"], ["A=x\ny", "B=z"], ["A=\n", "B=é\udc80"]])
 def test_what_is_encoded_is_what_is_read(fields: list[str]) -> None:
     expected = dict(field.encode(errors="backslashreplace").decode().split("=", 1) for field in fields)

@@ -4,11 +4,12 @@ import errno
 import io
 from collections.abc import Callable
 
+import orjson
 import pydicom
 import pytest
 from pydicom.multival import MultiValue
 
-from dicomd.telemetry.fields import MAX_TRACEBACK
+from dicomd.telemetry.fields import MAX_VALUE
 from dicomd.telemetry.tracebacks import describe, render
 
 
@@ -64,15 +65,16 @@ def test_causes_come_first() -> None:
     assert text.index("KeyError") < text.index("RuntimeError")
 
 
-def test_an_endless_traceback_is_bounded() -> None:
+def test_an_endless_traceback_is_bounded_and_keeps_its_end() -> None:
     def fail(depth: int) -> None:
         try:
-            [].index(depth)
-            fail(depth - 1)
-        except ValueError as error:
             if depth:
                 fail(depth - 1)
-            raise TypeError("x" * 500) from error
+            [].index(depth)
+        except (ValueError, TypeError) as error:
+            raise TypeError(f"{depth}: " + '"' * 500) from error
 
-    # The chain is as deep as the recursion, and each part of it has a long message.
-    assert len(render(raised(lambda: fail(60)))) <= MAX_TRACEBACK
+    text = render(raised(lambda: fail(60)))
+    assert len(orjson.dumps(text)) <= MAX_VALUE
+    assert text.startswith("…")
+    assert text.splitlines()[-1].startswith('TypeError: 60: ""')
