@@ -13,20 +13,22 @@ import threading
 import time
 from collections.abc import Callable
 from http import HTTPStatus
+from http.client import LineTooLong
 from http.server import BaseHTTPRequestHandler
 from socketserver import BaseRequestHandler, BaseServer, TCPServer
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import IO, Any, Final
 
 import orjson
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.exposition import choose_encoder
 
+from dicomd.process.accept import accepts_gzip, prefers_openmetrics
 from dicomd.telemetry.logs import get_logger
 from dicomd.telemetry.messages import Message
 
 MAX_CONNECTIONS: Final = 16
 MAX_SECONDS: Final = 15.0  # of a connection, from accept to close: a scrape takes milliseconds
+MAX_HEAD: Final = 128 * 1024  # bytes of a request's head: http.server's own bounds allow 6 MiB
 READ_TIMEOUT: Final = 5.0  # seconds without a byte
 _BACKLOG: Final = 64
 _POLL_SECONDS: Final = 0.25  # how often expired connections are looked for, and how long a stop may take
@@ -97,7 +99,7 @@ class HttpEndpoint:
         self._server.close_connections(time.monotonic() + 1.0)
 
     def respond(self, path: str, accept: str, accept_encoding: str) -> "Response":
-        """The response to a GET of the path; exceptions of what is asked become a 500."""
+        """The response to a GET of the path with these headers; exceptions of what is asked become a 500."""
         try:
             match path:
                 case "/metrics":
@@ -126,9 +128,10 @@ class HttpEndpoint:
             return Response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the log\n")
 
     def _metrics(self, accept: str, accept_encoding: str) -> "Response":
-        encode, content_type = choose_encoder(accept)
+        # Only its own words are handed to the library: it raises, or answers as it was asked, what a header makes up.
+        encode, content_type = choose_encoder("application/openmetrics-text" if prefers_openmetrics(accept) else "")
         body = encode(self._registry)
-        if gzip_accepted(accept_encoding):
+        if accepts_gzip(accept_encoding):
             return Response(HTTPStatus.OK, gzip.compress(body, compresslevel=1), content_type, "gzip")
         return Response(HTTPStatus.OK, body, content_type)
 
@@ -158,11 +161,18 @@ class _Handler(BaseHTTPRequestHandler):
     error_content_type = "text/plain; charset=utf-8"
     error_message_format = "%(code)d %(message)s\n"
 
+    def setup(self) -> None:
+        """Bound what is read of the connection."""
+        super().setup()
+        self.rfile: Any = _Head(self.rfile)
+
     def do_GET(self) -> None:
         """Answer a page."""
-        path = urlsplit(self.path).path if self.path.startswith("/") else ""
-        headers = self.headers
-        self._send(self.server.endpoint.respond(path, headers.get("Accept", ""), headers.get("Accept-Encoding", "")))
+        path = self.path.partition("?")[0]
+        accept, accept_encoding = (
+            [str(value) for value in self.headers.get_all(name, ())] for name in ("Accept", "Accept-Encoding")
+        )
+        self._send(self.server.endpoint.respond(path, ",".join(accept), ",".join(accept_encoding)))
 
     do_HEAD = do_GET  # noqa: N815 - http.server's name
 
@@ -194,6 +204,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(response.body)
+
+
+class _Head:
+    """The beginning of a connection, `MAX_HEAD` bytes of it; `http.server` answers a longer one with 431."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._left = stream, MAX_HEAD
+        self.close = stream.close
+
+    def readline(self, size: int) -> bytes:
+        """The next line, or `size` bytes of it. Raises LineTooLong."""
+        line = self._stream.readline(min(size, self._left + 1))
+        self._left -= len(line)
+        if self._left < 0:
+            raise LineTooLong("head of the request")
+        return line
 
 
 class _Server(TCPServer):

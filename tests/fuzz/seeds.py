@@ -20,6 +20,10 @@ CORPUS = Path(__file__).parent / "corpus"
 REGRESSIONS = Path(__file__).parent / "regressions"
 """One folder a target: inputs that broke a rule once."""
 
+_HTTP_HEADERS = (
+    b"application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+    b"gzip;q=0.5, deflate",
+)
 _ROOT = Path(__file__).parents[2]
 _SETTING = re.compile(r"\[|#?[a-z_]+ = ")
 
@@ -42,6 +46,9 @@ def _derived(target: str) -> Iterator[bytes]:
         return
     if target == "configuration":
         yield from _configurations()
+        return
+    if target == "http_headers":
+        yield from _HTTP_HEADERS
         return
     for stream in streams().values():
         if target == "pdu_reader":

@@ -22,6 +22,7 @@ from dicomd.config import ConfigError, parse_config, to_toml
 from dicomd.dimse.commands import SUCCESS, CommandSetError, encode_response, parse_command_set
 from dicomd.dimse.statuses import Status
 from dicomd.net.proxy import HEAD, SIGNATURE, ProxyHeaderError, announced, source
+from dicomd.process.accept import accepts_gzip, choices, prefers_openmetrics
 from dicomd.services.operations import PresentationContext, Services, Verification
 from dicomd.services.storage import Storage
 from dicomd.store.errors import DataSetUnreadable, StoreUnavailable
@@ -286,6 +287,18 @@ def _scanned_once(syntax: str, chunks: list[bytes], memory: Memory) -> object:
     return scanner.values, scanner.patient_id
 
 
+# -- HTTP ----------------------------------------------------------------------------------------------------------
+
+
+def http_headers(data: bytes) -> None:
+    """A header's value, as what a client accepts."""
+    text = data.decode("latin-1")  # as http.server does
+    assert len(list(choices(text))) <= 100
+    assert all(0 <= choice.weight <= 1 for choice in choices(text))
+    assert not prefers_openmetrics(text) or "application/openmetrics-text" in text.lower()
+    assert not accepts_gzip(text) or "gzip" in text.lower()
+
+
 # -- configuration -------------------------------------------------------------------------------------------------
 
 
@@ -304,5 +317,15 @@ def configuration(data: bytes) -> None:
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     target.__name__: target
-    for target in (proxy_header, pdu_reader, negotiation, command_set, uid, data_set_head, deflated_head, configuration)
+    for target in (
+        proxy_header,
+        pdu_reader,
+        negotiation,
+        command_set,
+        uid,
+        data_set_head,
+        deflated_head,
+        configuration,
+        http_headers,
+    )
 }

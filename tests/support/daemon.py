@@ -241,9 +241,9 @@ class Daemon:
         """Return the first record of an event with these fields, and wait for it."""
         return self.wait_for(lambda r: r["event"] == event and fields.items() <= r.items(), deadline=deadline)
 
-    def get(self, path: str) -> tuple[int, str]:
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
         """GET a page of its HTTP endpoint: status and text."""
-        return get(self.http, path, timeout=WAIT)
+        return get(self.http, path, timeout=WAIT, headers=headers)
 
     def ready(self) -> bool:
         """Whether /-/ready says so; False too where nobody answers."""

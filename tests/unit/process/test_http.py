@@ -94,6 +94,19 @@ def get(
         connection.close()
 
 
+def raw(endpoint: HttpEndpoint, request: bytes) -> bytes:
+    """The answer to these bytes, as far as it comes before the connection's end."""
+    answer = b""
+    with silent(endpoint) as client:
+        try:
+            client.sendall(request)
+            while data := client.recv(65536):
+                answer += data
+        except ConnectionResetError:  # what was sent beyond the answer is not read any more
+            pass
+    return answer
+
+
 def silent(endpoint: HttpEndpoint) -> socket.socket:
     """A client that connects and says nothing."""
     return socket.create_connection(endpoint.address, timeout=DEADLINE)
@@ -118,6 +131,34 @@ def test_metrics_are_openmetrics_for_who_accepts_it(endpoint: HttpEndpoint) -> N
     assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
     assert body.endswith(b"# EOF\n")
     assert "dicomd_connections" in {family.name for family in parse_openmetrics(body.decode())}
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text;version=1=2",
+        "application/openmetrics-text;version=x.y.z",
+        "text/plain;version=x.y.z",
+        "text/plain;version=1=2",
+        "application/openmetrics-text;version=" + "9" * 5000,
+        "application/openmetrics-text;version=1.0.0\u00a0x",
+        ";;;=,=;",
+    ],
+)
+def test_metrics_are_text_for_who_asks_for_nothing_that_there_is(
+    endpoint: HttpEndpoint, daemon: Daemon, accept: str
+) -> None:
+    status, headers, body = get(endpoint, "/metrics", Accept=accept)
+    assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert list(parse_text(body.decode()))
+    assert daemon.errors == 0
+
+
+def test_a_head_that_goes_on_and_on_is_cut_off(endpoint: HttpEndpoint) -> None:
+    line = b"X-A: " + b"b" * 60_000 + b"\r\n"
+    assert b" 200 " in raw(endpoint, b"GET /-/healthy HTTP/1.0\r\n" + line + b"\r\n")
+    assert b" 431 " in raw(endpoint, b"GET /-/healthy HTTP/1.0\r\n" + 3 * line + b"\r\n")
+    assert b" 431 " in raw(endpoint, b"GET /-/healthy HTTP/1.0\r\n" + 200 * b"A: b\r\n" + b"\r\n")
 
 
 def test_metrics_are_compressed_for_who_accepts_it(endpoint: HttpEndpoint) -> None:
