@@ -79,6 +79,7 @@ AETitles = Annotated[tuple[Annotated[str, BeforeValidator(rules.ae_title)], ...]
 CertificateNames = Annotated[
     tuple[Annotated[str, BeforeValidator(rules.certificate_name)], ...], Kind("list of certificate names")
 ]
+HostNames = Annotated[tuple[Annotated[str, BeforeValidator(rules.host_name)], ...], Kind("list of host names")]
 FilePath = Annotated[Path, PlainValidator(rules.path), Kind("path")]
 Folder = Annotated[Path | None, PlainValidator(rules.folder_or_off), Kind("path", write=_or_off)]
 Layout = Annotated[str, BeforeValidator(rules.layout), Kind("path with placeholders")]

@@ -12,6 +12,7 @@ LAYOUT_ELEMENTS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 LAYOUT_REQUIRED = "SOPInstanceUID"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
 _LAYOUT_PIECE = re.compile(r"\{([^{}]*)\}|[^{}]+|[{}]")
 _LONGEST_COMPONENT = 255 - 24  # NAME_MAX of Linux file systems, with room for the suffix of a second instance
 
@@ -80,6 +81,14 @@ def certificate_name(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 253:
         raise UnacceptableError(f"{shown(value)} is not a certificate name", 'text such as "ct1.example.org"')
     return value.strip()
+
+
+def host_name(value: object) -> str:
+    """The name of a host as a browser sends it: in lower case, without a port and without a final dot."""
+    right = 'a name without scheme and port such as "dicomd.example.org"; of an international one its "xn--" form'
+    if not isinstance(value, str) or len(value) > 253 or not _HOST_NAME.fullmatch(value):
+        raise UnacceptableError(f"{shown(value)} is not the name of a host", right)
+    return value.lower().removesuffix(".")
 
 
 def layout(value: object) -> str:

@@ -8,7 +8,7 @@ keys they don't know. Durations are seconds, sizes bytes, rates bytes a second.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import BaseModel, ConfigDict
 
 from dicomd.config.contexts import SupportedContexts, resolve
@@ -18,6 +18,7 @@ from dicomd.config.kinds import (
     Duration,
     FilePath,
     Folder,
+    HostNames,
     Key,
     Layout,
     ListenAddress,
@@ -289,6 +290,15 @@ class Http(Table):
         ListenAddress,
         Key('IP address and TCP port; also the inherited descriptor "metrics".', reload=False),
     ] = Address("127.0.0.1", 11113)
+    hosts: Annotated[
+        HostNames,
+        MaxLen(64),
+        Key(
+            "Names, without port, by which / and /status are shown beside IP addresses and localhost. Under any other "
+            "a web page could read them (DNS rebinding). /metrics and the probes need none.",
+            example='["dicomd.example.org"]',
+        ),
+    ] = ()
 
 
 class Log(Table):

@@ -34,6 +34,7 @@ def bulletin(
     return {
         "listeners": {name: ", ".join(addresses) for name, addresses in listeners.items()},
         "http": [written(sock.getsockname()) for sock in sockets.http[:_MOST]],
+        "http_hosts": list(config.http.hosts),
         "access_open": not config.peers,
         "associations_limit": config.limits.associations,
         "root": safe_text(str(config.storage.root.absolute())),

@@ -62,6 +62,7 @@ class Exporter:
                 ready=self._ready,
                 status=self._status,
                 page=self._page,
+                hosts=self._hosts,
                 on_error=lambda: metrics.count_internal_error("process"),
             )
             for sock in self.sockets
@@ -81,6 +82,11 @@ class Exporter:
     def _ready(self) -> tuple[bool, str]:
         reason = self.board.unready()
         return not reason, reason
+
+    def _hosts(self) -> list[str]:
+        """As of the last reload: the supervisor has published them."""
+        names: list[str] = self.board.display.bulletin().get("http_hosts", [])
+        return names
 
     def _status(self) -> dict[str, Any]:
         found = status(self.board, self.began) | from_metrics(self.metric_folder)

@@ -11,7 +11,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from http import HTTPStatus
 from http.client import LineTooLong
 from http.server import BaseHTTPRequestHandler
@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from dicomd.process.accept import accepts_gzip, prefers_openmetrics
+from dicomd.process.hosts import is_shown
 from dicomd.telemetry.logs import get_logger
 from dicomd.telemetry.messages import Message
 
@@ -40,6 +41,11 @@ PAGES: Final = {
     "/-/ready": "200 while C-STORE is accepted, else 503 and the reason",
     "/status": "the daemon's status as JSON",
 }
+_OF_PEERS: Final = ("/", "/status")  # which show AE Titles and addresses, and therefore look at the Host header
+_MISDIRECTED: Final = (
+    "This page is shown under an IP address, localhost, or a name in http.hosts of dicomd's configuration, such as "
+    'hosts = ["dicomd.example.org"].\n'
+)
 _INDEX: Final = "".join(f"{path:<12}{what}\n" for path, what in PAGES.items())
 
 Address = tuple[str, int]
@@ -50,8 +56,9 @@ class HttpEndpoint:
     """Serves `PAGES` in threads of this process from `start` to `stop`.
 
     ``healthy`` says whether the process works; ``ready`` whether C-STORE is accepted, and in one line why not;
-    ``status`` gives the JSON object of /status, ``page`` the HTML document of /. ``registry`` is collected at each
-    request to /metrics. An exception of any of them is answered with 500, logged, and told to ``on_error`` if given.
+    ``status`` gives the JSON object of /status, ``page`` the HTML document of /; both are shown under the names of
+    ``hosts`` beside IP addresses and localhost. ``registry`` is collected at each request to /metrics. An exception of
+    any of them is answered with 500, logged, and told to ``on_error`` if given.
 
     Takes over a listening or bound socket, or binds (host, port); raises OSError where that fails.
     """
@@ -65,6 +72,7 @@ class HttpEndpoint:
         ready: Callable[[], tuple[bool, str]],
         status: Callable[[], dict[str, Any]],
         page: Callable[[], str],
+        hosts: Callable[[], Collection[str]] = tuple,
         on_error: Callable[[], None] | None = None,
     ) -> None:
         sock = sock_or_address if isinstance(sock_or_address, socket.socket) else _bound(sock_or_address)
@@ -74,6 +82,7 @@ class HttpEndpoint:
         self._ready = ready
         self._status = status
         self._page = page
+        self._hosts = hosts
         self._on_error = on_error
         self._server = _Server(sock, self)
         self._thread = threading.Thread(
@@ -98,9 +107,11 @@ class HttpEndpoint:
         self._server.server_close()
         self._server.close_connections(time.monotonic() + 1.0)
 
-    def respond(self, path: str, accept: str, accept_encoding: str) -> "Response":
+    def respond(self, path: str, hosts: Sequence[str], accept: str, accept_encoding: str) -> "Response":
         """The response to a GET of the path with these headers; exceptions of what is asked become a 500."""
         try:
+            if path in _OF_PEERS and not is_shown(hosts, self._hosts()):
+                return Response(HTTPStatus.MISDIRECTED_REQUEST, _MISDIRECTED)
             match path:
                 case "/metrics":
                     return self._metrics(accept, accept_encoding)
@@ -169,10 +180,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a page."""
         path = self.path.partition("?")[0]
-        accept, accept_encoding = (
-            [str(value) for value in self.headers.get_all(name, ())] for name in ("Accept", "Accept-Encoding")
+        hosts, accept, accept_encoding = (
+            [str(value) for value in self.headers.get_all(name, ())] for name in ("Host", "Accept", "Accept-Encoding")
         )
-        self._send(self.server.endpoint.respond(path, ",".join(accept), ",".join(accept_encoding)))
+        self._send(self.server.endpoint.respond(path, hosts, ",".join(accept), ",".join(accept_encoding)))
 
     do_HEAD = do_GET  # noqa: N815 - http.server's name
 
@@ -197,6 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Vary", "Accept, Accept-Encoding")
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Content-Security-Policy", _NOTHING_BUT_STYLE)
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         if response.encoding:
             self.send_header("Content-Encoding", response.encoding)
         if response.status is HTTPStatus.METHOD_NOT_ALLOWED:

@@ -1,10 +1,36 @@
-"""The HTTP endpoint of the running daemon: no header breaks it."""
+"""The HTTP endpoint of the running daemon: whom it shows what it knows of peers, and that no header breaks it."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.daemon.conftest import StartDaemon
+
+EVIL = "rebound.example"
+
+
+def test_a_name_that_a_web_page_brings_along_shows_nothing_of_peers(start_daemon: StartDaemon) -> None:
+    """DNS rebinding: the browser's Host header is the web page's own name."""
+    daemon = start_daemon(dicomd={"workers": 1})
+    for path in ("/", "/status"):
+        status, text = daemon.get(path, Host=EVIL)
+        assert status == 421
+        assert "http.hosts" in text
+        assert daemon.get(path, Host=f"localhost:{daemon.http[1]}")[0] == 200
+    for path in ("/metrics", "/-/healthy", "/-/ready"):
+        assert daemon.get(path, Host=EVIL)[0] == 200
+
+
+def test_a_reload_adds_names_and_takes_them_away(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(dicomd={"workers": 1}, http={"hosts": ["DICOMD.example.org"]})
+    assert daemon.get("/status", Host="dicomd.example.org:11113")[0] == 200
+    daemon.configure(http={"hosts": ["pacs.example.org"]})
+    assert daemon.reload()["restart_pending"] == []
+    assert daemon.get("/status", Host="pacs.example.org")[0] == 200
+    assert daemon.get("/status", Host="dicomd.example.org")[0] == 421
+    daemon.configure(http={"hosts": ["no name"]})
+    assert daemon.reload()["event"] == "config rejected"
+    assert daemon.get("/", Host="pacs.example.org")[0] == 200  # as before
 
 
 @pytest.mark.parametrize("version", ["1=2", "x.y.z", "9" * 5000])

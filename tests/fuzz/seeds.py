@@ -21,6 +21,10 @@ REGRESSIONS = Path(__file__).parent / "regressions"
 """One folder a target: inputs that broke a rule once."""
 
 _HTTP_HEADERS = (
+    b"127.0.0.1:11113",
+    b"[2001:db8::3]:11113",
+    b"localhost",
+    b"dicomd.example.org.",
     b"application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
     b"gzip;q=0.5, deflate",
 )

@@ -8,6 +8,7 @@ the fuzzer that calls them.
 from __future__ import annotations
 
 import logging
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from dicomd.dimse.commands import SUCCESS, CommandSetError, encode_response, par
 from dicomd.dimse.statuses import Status
 from dicomd.net.proxy import HEAD, SIGNATURE, ProxyHeaderError, announced, source
 from dicomd.process.accept import accepts_gzip, choices, prefers_openmetrics
+from dicomd.process.hosts import is_shown
 from dicomd.services.operations import PresentationContext, Services, Verification
 from dicomd.services.storage import Storage
 from dicomd.store.errors import DataSetUnreadable, StoreUnavailable
@@ -291,8 +293,13 @@ def _scanned_once(syntax: str, chunks: list[bytes], memory: Memory) -> object:
 
 
 def http_headers(data: bytes) -> None:
-    """A header's value, as what a client accepts."""
+    """A header's value: as a host, and as what a client accepts."""
     text = data.decode("latin-1")  # as http.server does
+    shown = is_shown([text], ("dicomd.example.org",))
+    assert is_shown([text], ("dicomd.example.org", text.lower())) >= shown
+    if shown:
+        assert re.search("localhost|example|[0-9a-f]", text, re.IGNORECASE)
+        assert not set(text) & set("@/\\#?,")
     assert len(list(choices(text))) <= 100
     assert all(0 <= choice.weight <= 1 for choice in choices(text))
     assert not prefers_openmetrics(text) or "application/openmetrics-text" in text.lower()

@@ -67,6 +67,7 @@ crl = "/etc/dicomd/tls/clients.crl"
 profile = "bcp195"
 [http]
 address = "127.0.0.1:11113"
+hosts = []
 [log]
 format = "auto"
 level = "info"

@@ -89,3 +89,38 @@ def test_names_that_mean_something_else_are_refused() -> None:
     for name in ("", "-a", "a b", "a" * 65, "ä", 1):
         with pytest.raises(UnacceptableError):
             rules.peer_name(name)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("dicomd.example.org", "dicomd.example.org"),
+        ("DICOMD.Example.org.", "dicomd.example.org"),
+        ("pacs", "pacs"),
+        ("xn--rntgen-wxa.example", "xn--rntgen-wxa.example"),
+    ],
+)
+def test_name_of_a_host_is_as_a_browser_sends_it(written: str, meant: str) -> None:
+    assert rules.host_name(written) == meant
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        ".",
+        "a..b",
+        "a:80",
+        "http://a",
+        "*.example.org",
+        "r\u00f6ntgen.example",
+        "a b",
+        "[::1]",
+        "a" * 64,
+        "a." * 200,
+        7,
+    ],
+)
+def test_what_is_no_name_of_a_host_is_refused(written: object) -> None:
+    with pytest.raises(UnacceptableError):
+        rules.host_name(written)

@@ -33,6 +33,7 @@ class Daemon:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry, version="1", listeners=["dicom"])
         self.status: Callable[[], dict[str, Any]] = lambda: {"version": "1", "associations": []}
+        self.hosts: tuple[str, ...] = ()
 
     def endpoint(self, where: socket.socket | tuple[str, int]) -> HttpEndpoint:
         return HttpEndpoint(
@@ -42,6 +43,7 @@ class Daemon:
             ready=lambda: self.ready,
             status=self._answer_status,
             page=lambda: "<!doctype html>",
+            hosts=lambda: self.hosts,
             on_error=self._count_error,
         )
 
@@ -152,6 +154,35 @@ def test_metrics_are_text_for_who_asks_for_nothing_that_there_is(
     assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
     assert list(parse_text(body.decode()))
     assert daemon.errors == 0
+
+
+def test_pages_about_peers_are_shown_under_our_names_alone(endpoint: HttpEndpoint, daemon: Daemon) -> None:
+    daemon.hosts = ("dicomd.example.org",)
+    for path in ("/", "/status", "/status?x", "/?x"):
+        for host in ("127.0.0.1:1", "localhost", "dicomd.example.org:11113"):
+            assert get(endpoint, path, Host=host)[0] == 200, (path, host)
+        status, headers, body = get(endpoint, path, Host="evil.example")
+        assert (status, headers["Content-Type"]) == (421, "text/plain; charset=utf-8")
+        assert b"http.hosts" in body
+        assert b"evil" not in body
+    daemon.hosts = ()
+    assert get(endpoint, "/status", Host="dicomd.example.org")[0] == 421
+
+
+def test_metrics_and_probes_take_any_host_or_none(endpoint: HttpEndpoint) -> None:
+    for path in ("/metrics", "/-/healthy", "/-/ready", "/nothing"):
+        assert get(endpoint, path, Host="evil.example")[0] == (404 if path == "/nothing" else 200)
+        assert raw(endpoint, f"GET {path} HTTP/1.0\r\n\r\n".encode()).startswith(b"HTTP/1.0 ")
+    for hosts in (b"", b"Host: 127.0.0.1\r\nHost: evil.example\r\n", b"Host: \xff\r\n", b"Host:\r\n"):
+        for page in (b"/", b"/status"):
+            answer = raw(endpoint, b"GET " + page + b" HTTP/1.1\r\n" + hosts + b"\r\n")
+            assert answer.startswith(b"HTTP/1.0 421 "), answer
+
+
+def test_a_page_named_with_its_host_is_not_there(endpoint: HttpEndpoint) -> None:
+    """The absolute form (RFC 9112 §3.2.2) is for proxies; a Host header beside it means nothing."""
+    for target in (b"http://evil.example/status", b"http://127.0.0.1/", b"//evil.example/status", b"http://[::1"):
+        assert b" 404 " in raw(endpoint, b"GET " + target + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
 
 
 def test_a_head_that_goes_on_and_on_is_cut_off(endpoint: HttpEndpoint) -> None:
