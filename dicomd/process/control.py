@@ -3,8 +3,10 @@
 One line of JSON in, one line of JSON out, then the connection ends: ``{"command": "maintenance", "on": true}`` and
 ``{"ok": true}``, or ``{"ok": false, "error": "a sentence"}``. Who may connect is the socket's mode and owner.
 
-The rule it keeps: the supervisor never waits for a client. Clients are few, their lines short, and those that don't
-come to the point are cut off.
+Two invariants. The supervisor never waits for a client: a client that sends nothing, half a line, or never reads its
+answer is cut off after `_CLIENT_TIMEOUT`. And no client keeps another one out: those whose answer takes time, as that
+of a reload does, have places of their own, and where there are too many connections, one of the user who has most of
+them makes room. A command sends its line as it connects and is answered at once, so it is never that one.
 """
 
 from __future__ import annotations
@@ -13,43 +15,64 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 NAME = "control"
 _MODE = 0o660
-_MAX_CLIENTS = 8
-_BACKLOG = 64  # of those that wait for one of the eight to be through
-_MAX_REQUEST = 4096  # bytes
-_MAX_ANSWER = 1024 * 1024
-_PATIENCE = 5.0  # seconds for a client to send its line, and to take the answer
+_MAX_TALKING: Final = 32
+"""Connections whose request or answer is on its way."""
+_MAX_WAITING: Final = 32
+"""Connections whose answer is the daemon's to give, as long as it takes."""
+_ACCEPTED_PER_TURN: Final = 64
+_BACKLOG: Final = 1024
+_MAX_REQUEST: Final = 4096  # bytes
+_MAX_ANSWER: Final = 1024 * 1024
+_CLIENT_TIMEOUT = 5.0  # seconds for a client to send its line, and to take the answer
+_PAUSE: Final = 0.02  # seconds between two tries to connect
+_PEER_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred of unix(7): process, user, group
 
 Answer = dict[str, Any]
-Handler = Callable[[dict[str, Any], Callable[[Answer], None]], None]
-"""Gets a request, and what to call with the answer, now or later."""
+
+
+@dataclass(slots=True, eq=False)
+class Caller:
+    """A connection, and whoever asks over it; see `answer`."""
+
+    sock: socket.socket
+    user: int
+    """User ID, as the kernel vouches for it."""
+    deadline: float
+    request: bytearray = field(default_factory=bytearray)
+    unsent: bytes = b""
+    """What is still to be sent of the answer."""
+    waits: bool = False
+    """Whether its request has been read, and not been answered yet."""
+    gone: bool = False
+    """Whether the connection is closed: nobody hears an answer any more."""
+
+    def answer(self, content: Answer) -> None:
+        """Give the answer, now or later than the request; the first one counts. Does nothing for one that is gone."""
+        if self.waits:
+            self.waits = False
+            self.unsent = orjson.dumps(content) + b"\n"
+            self.deadline = time.monotonic() + _CLIENT_TIMEOUT
+
+
+Handler = Callable[[dict[str, Any], Caller], None]
+"""Gets a request, and whom to answer, now or later."""
 
 
 class NoDaemonError(Exception):
     """No daemon can be reached there; the message says why."""
-
-
-@dataclass(slots=True, eq=False)
-class _Client:
-    sock: socket.socket
-    deadline: float | None
-    """None while the answer is the daemon's to give."""
-    request: bytearray = field(default_factory=bytearray)
-    answer: bytes = b""
-
-    @property
-    def waits(self) -> bool:
-        return self.deadline is None
 
 
 class ControlSocket:
@@ -57,7 +80,7 @@ class ControlSocket:
 
     def __init__(self, folder: Path, handler: Handler) -> None:
         self._folder, self._handler = folder, handler
-        self._clients: list[_Client] = []
+        self._callers: list[Caller] = []  # the oldest first
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         (folder / NAME).unlink(missing_ok=True)
         with _short_path(folder) as path:
@@ -67,80 +90,103 @@ class ControlSocket:
         self._sock.setblocking(False)
 
     def sources(self) -> list[tuple[int, int]]:
-        """Descriptors to wait for, and the events (poll(2))."""
-        listening = [(self._sock.fileno(), select.POLLIN)] if len(self._clients) < _MAX_CLIENTS else []
-        return listening + [
-            (client.sock.fileno(), select.POLLOUT if client.answer else select.POLLIN)
-            for client in self._clients
-            if not client.waits
+        """Descriptors to wait for, and the events (poll(2)): none for one that waits, which can only hang up."""
+        return [(self._sock.fileno(), select.POLLIN)] + [
+            (caller.sock.fileno(), 0 if caller.waits else select.POLLOUT if caller.unsent else select.POLLIN)
+            for caller in self._callers
         ]
 
     def tend(self, now: float) -> None:
         """Accept, read, answer, cut off. Never waits."""
+        for caller in self._hung_up():
+            self._drop(caller)
+        for caller in list(self._callers):
+            self._serve(caller)
+            if not caller.gone and not caller.waits and now > caller.deadline:
+                self._drop(caller)
         with contextlib.suppress(OSError):  # nobody there any more, or no descriptor for them
-            while len(self._clients) < _MAX_CLIENTS:
-                sock, _ = self._sock.accept()
-                sock.setblocking(False)
-                self._clients.append(_Client(sock, now + _PATIENCE))
-        for client in list(self._clients):
-            if client.waits:
-                continue
-            if client.deadline is not None and now > client.deadline:
-                self._drop(client)
-            else:
-                self._serve(client)
+            for _ in range(_ACCEPTED_PER_TURN):
+                self._accept(now)
 
     def close(self) -> None:
         """Close everything in this process."""
         self._sock.close()
-        for client in self._clients:
-            client.sock.close()
+        for caller in self._callers:
+            caller.sock.close()
 
     def remove(self) -> None:
         """Close, and take the socket away: the daemon ends."""
         self.close()
         (self._folder / NAME).unlink(missing_ok=True)
 
-    def _serve(self, client: _Client) -> None:
+    def _accept(self, now: float) -> None:
+        sock, _ = self._sock.accept()
+        sock.setblocking(False)
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+        _, user, _ = _PEER_CREDENTIALS.unpack(credentials)
+        caller = Caller(sock, user, now + _CLIENT_TIMEOUT)
+        self._callers.append(caller)
+        self._serve(caller)
+        talking = [other for other in self._callers if not other.waits]
+        if len(talking) > _MAX_TALKING:
+            self._drop(_dispensable(talking))
+        waiting = [other for other in self._callers if other.waits]
+        if len(waiting) > _MAX_WAITING:
+            dropped = _dispensable(waiting)
+            dropped.answer({"ok": False, "error": f"more than {_MAX_WAITING} commands wait for their answer"})
+            self._serve(dropped)
+
+    def _hung_up(self) -> list[Caller]:
+        """Those that wait for an answer no longer."""
+        waiting = {caller.sock.fileno(): caller for caller in self._callers if caller.waits}
+        poller = select.poll()
+        for fd in waiting:
+            poller.register(fd, 0)
+        return [waiting[fd] for fd, _ in poller.poll(0)]
+
+    def _serve(self, caller: Caller) -> None:
         try:
-            if not client.answer:
-                self._read(client)
-            if client.answer:
-                client.answer = client.answer[client.sock.send(client.answer) :]
-                if not client.answer:
-                    self._drop(client)
+            if not caller.unsent and not caller.waits:
+                self._read(caller)
+            if caller.unsent:
+                caller.unsent = caller.unsent[caller.sock.send(caller.unsent) :]
+                if not caller.unsent:
+                    self._drop(caller)
         except BlockingIOError:
             return
         except OSError:
-            self._drop(client)
+            self._drop(caller)
 
-    def _read(self, client: _Client) -> None:
-        data = client.sock.recv(_MAX_REQUEST)
-        client.request += data
-        line, newline, _ = client.request.partition(b"\n")
+    def _read(self, caller: Caller) -> None:
+        data = caller.sock.recv(_MAX_REQUEST)
+        caller.request += data
+        line, newline, _ = caller.request.partition(b"\n")
         if newline:
-            client.deadline = None
-            self._handle(client, bytes(line))
-        elif not data or len(client.request) >= _MAX_REQUEST:
-            self._drop(client)
+            self._handle(caller, bytes(line))
+        elif not data or len(caller.request) >= _MAX_REQUEST:
+            self._drop(caller)
 
-    def _handle(self, client: _Client, line: bytes) -> None:
-        def answer(content: Answer) -> None:
-            client.answer = orjson.dumps(content) + b"\n"
-            client.deadline = time.monotonic() + _PATIENCE
-
+    def _handle(self, caller: Caller, line: bytes) -> None:
+        caller.waits = True
         try:
             request = orjson.loads(line)
         except orjson.JSONDecodeError:
             request = None
         if isinstance(request, dict):
-            self._handler(request, answer)
+            self._handler(request, caller)
         else:
-            answer({"ok": False, "error": "the request is not a JSON object"})
+            caller.answer({"ok": False, "error": "the request is not a JSON object"})
 
-    def _drop(self, client: _Client) -> None:
-        client.sock.close()
-        self._clients.remove(client)
+    def _drop(self, caller: Caller) -> None:
+        caller.gone, caller.waits = True, False
+        caller.sock.close()
+        self._callers.remove(caller)
+
+
+def _dispensable(callers: list[Caller]) -> Caller:
+    """The oldest one of the user who has most."""
+    ((user, _),) = Counter(caller.user for caller in callers).most_common(1)
+    return next(caller for caller in callers if caller.user == user)
 
 
 def ask(folder: Path, request: dict[str, Any], *, timeout: float) -> Answer:
@@ -149,7 +195,7 @@ def ask(folder: Path, request: dict[str, Any], *, timeout: float) -> Answer:
     try:
         with _short_path(folder) as path, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(timeout)
-            sock.connect(path)
+            _connect(sock, path, ends)
             sock.sendall(orjson.dumps(request) + b"\n")
             line = b""
             while not line.endswith(b"\n"):
@@ -164,6 +210,19 @@ def ask(folder: Path, request: dict[str, Any], *, timeout: float) -> Answer:
     except OSError as error:
         raise NoDaemonError(f"no daemon answers at {folder / NAME}: {error.strerror}") from error
     return found if isinstance(found, dict) else {}
+
+
+def _connect(sock: socket.socket, path: str, ends: float) -> None:
+    """Connect, and wait for a place in the backlog: one that is full is an error to a socket with a timeout."""
+    while True:
+        try:
+            sock.connect(path)
+        except BlockingIOError:
+            if time.monotonic() >= ends:
+                raise TimeoutError from None
+            time.sleep(_PAUSE)
+        else:
+            return
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from dicomd.process import reload
 from dicomd.process.board import Board
 from dicomd.process.bulletin import LastReload, bulletin
 from dicomd.process.children import Children
-from dicomd.process.control import Answer, ControlSocket
+from dicomd.process.control import Answer, Caller, ControlSocket
 from dicomd.process.errors import StartError
 from dicomd.process.exporter import Exporter
 from dicomd.process.fleet import Fleet, Generation
@@ -70,7 +70,7 @@ class _Reload:
     reading: reload.Reading
     config: Config
     generation: Generation
-    callers: list[Any] = field(default_factory=list)
+    callers: list[Caller] = field(default_factory=list)
     handed_over_by: float | None = None
     """When the old workers have to have let go of the listening sockets; None before the new ones are ready."""
 
@@ -95,7 +95,7 @@ class Supervisor:
         self._starting: Generation | None = None
         self._reload: _Reload | None = None
         self._reload_wanted = False
-        self._reload_callers: list[Any] = []
+        self._reload_callers: list[Caller] = []
         self._waiting_told = False
         self._pending: tuple[str, ...] = ()
         self._expiry = ExpiryWatch(equipment.metrics)
@@ -217,8 +217,8 @@ class Supervisor:
         self._fleet.stop(self._config.dicomd.drain_timeout)
         callers = self._reload_callers + (self._reload.callers if self._reload else [])
         self._reload, self._reload_callers = None, []
-        for answer in callers:
-            answer({"ok": False, "error": "dicomd stops"})
+        for caller in callers:
+            caller.answer({"ok": False, "error": "dicomd stops"})
 
     def _go_on_stopping(self, now: float) -> None:
         if not self._fleet.workers():
@@ -277,8 +277,8 @@ class Supervisor:
             self._in_force(self._config, reading.tls, reading.pending)
             self._log_applied(generation, reading)
             self._given.notifier.ready(self._status())
-            for answer in under_way.callers:
-                answer({"ok": True, "generation": generation.number, "restart_pending": reading.pending})
+            for caller in under_way.callers:
+                caller.answer({"ok": True, "generation": generation.number, "restart_pending": reading.pending})
 
     def _in_force(self, config: Config, tls: ListenersTls | None, pending: tuple[str, ...]) -> None:
         metrics, self._pending = self._given.metrics, pending
@@ -302,7 +302,7 @@ class Supervisor:
             restart_pending=list(reading.pending),
         )
 
-    def _reject(self, errors: tuple[str, ...], callers: list[Any]) -> None:
+    def _reject(self, errors: tuple[str, ...], callers: list[Caller]) -> None:
         self._given.metrics.reload_finished(successful=False, restart_pending=bool(self._pending))
         self._publish(successful=False, errors=errors[: reload.MAX_ERRORS])
         get_logger().error(
@@ -313,8 +313,8 @@ class Supervisor:
             config_errors=list(errors[: reload.MAX_ERRORS]),
         )
         self._given.notifier.ready(f"Configuration rejected, {self._status()[0].lower()}{self._status()[1:]}")
-        for answer in callers:
-            answer({"ok": False, "error": "\n".join(errors[: reload.MAX_ERRORS])})
+        for caller in callers:
+            caller.answer({"ok": False, "error": "\n".join(errors[: reload.MAX_ERRORS])})
 
     def _publish(self, *, successful: bool, errors: tuple[str, ...] = ()) -> None:
         given = self._given
@@ -323,20 +323,19 @@ class Supervisor:
 
     # -- what others are told --------------------------------------------------------------------------------------
 
-    def _answer(self, request: dict[str, Any], answer: Any) -> None:
+    def _answer(self, request: dict[str, Any], caller: Caller) -> None:
         match request:
             case {"command": "maintenance", "on": bool(wanted)}:
-                answer(self._maintain(wanted=wanted))
+                caller.answer(self._maintain(wanted=wanted))
             case {"command": "status"}:
-                answer({"ok": True, "status": status(self._board, self._began)})
+                caller.answer({"ok": True, "status": status(self._board, self._began)})
+            case {"command": "reload"} if self._stopping:
+                caller.answer({"ok": False, "error": "dicomd stops"})
             case {"command": "reload"}:
-                if self._stopping:
-                    answer({"ok": False, "error": "dicomd stops"})
-                else:
-                    self._reload_wanted = True
-                    self._reload_callers.append(answer)
+                self._reload_wanted = True
+                self._reload_callers = [other for other in self._reload_callers if not other.gone] + [caller]
             case _:
-                answer({"ok": False, "error": "this version of dicomd doesn't know the command"})
+                caller.answer({"ok": False, "error": "this version of dicomd doesn't know the command"})
 
     def _maintain(self, *, wanted: bool) -> Answer:
         if wanted != self._board.maintenance:
