@@ -17,7 +17,7 @@ from dicomd.config.keys import without_effect
 from dicomd.config.load import outcome, read
 from dicomd.config.problems import ConfigError, Problem
 from dicomd.config.schema import Config
-from dicomd.config.tls import Findings, look, unreadable
+from dicomd.config.tls import Findings, Looking, look, tell_nobody, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +30,21 @@ class Examination:
     without_effect: tuple[str, ...]
 
 
-def examine(path: str | os.PathLike[str], *, starting: bool = False) -> Examination:
+def examine(path: str | os.PathLike[str], *, starting: bool = False, looking: Looking = tell_nobody) -> Examination:
     """All findings about a file at once, those of its text and those of the machine. Raises nothing for a bad file.
 
+    A file system that hangs holds this up without end: `looking` is told of each path before that may happen.
     `starting`: a certificate whose time is over doesn't keep the daemon from starting. It is only warned about then,
     since peers that don't look at it, and listeners without TLS, are still served.
     """
     file = os.fspath(path)
+    looking("", Path(path))
     try:
         found = outcome(read(path), file)
     except ConfigError as error:
         return Examination(None, error.problems, (), ())
-    tls = _tls(found.config, file)
-    of_machine = [*_folders(found.config, file), *tls.errors, *([] if starting else tls.lapsed)]
+    tls = _tls(found.config, file, looking)
+    of_machine = [*_folders(found.config, file, looking), *tls.errors, *([] if starting else tls.lapsed)]
     errors = [*found.problems]
     errors.extend(problem for problem in of_machine if problem.key.split(".")[0] not in found.broken)
     warnings = [*_warnings(found.config, file), *(tls.lapsed if starting else []), *tls.warnings]
@@ -52,29 +54,35 @@ def examine(path: str | os.PathLike[str], *, starting: bool = False) -> Examinat
 
 def check(config: Config, file: str = "configuration") -> list[Problem]:
     """What speaks against putting this configuration into force on this machine, as the user who asks."""
-    tls = _tls(config, file)
-    return [*_folders(config, file), *tls.errors, *tls.lapsed]
+    tls = _tls(config, file, tell_nobody)
+    return [*_folders(config, file, tell_nobody), *tls.errors, *tls.lapsed]
 
 
-def _tls(config: Config, file: str) -> Findings:
+def _tls(config: Config, file: str, looking: Looking) -> Findings:
     """Of the files of [tls], which nobody reads without a TLS listener."""
-    return look(file, config.tls, time.time()) if any(listener.tls for listener in config.listen) else Findings()
+    speaks_tls = any(listener.tls for listener in config.listen)
+    return look(file, config.tls, time.time(), looking) if speaks_tls else Findings()
 
 
-def _folders(config: Config, file: str) -> Iterator[Problem]:
-    yield from _folder(file, "storage.root", config.storage.root)
-    for key, folder in (("dicomd.runtime_dir", config.dicomd.runtime_dir), ("audit.spool", config.audit.spool)):
+def _folders(config: Config, file: str, looking: Looking) -> Iterator[Problem]:
+    for key, folder in (
+        ("storage.root", config.storage.root),
+        ("dicomd.runtime_dir", config.dicomd.runtime_dir),
+        ("audit.spool", config.audit.spool),
+    ):
         if folder is not None:
+            looking(key, folder)
             yield from _folder(file, key, folder)
-    yield from _audit(file, config)
+    yield from _audit(file, config, looking)
 
 
-def _audit(file: str, config: Config) -> Iterator[Problem]:
+def _audit(file: str, config: Config, looking: Looking) -> Iterator[Problem]:
     spool, ca = config.audit.spool, config.audit.syslog_ca
     if spool is not None and spool.is_relative_to(config.storage.root):
         yield Problem(file, "audit.spool", f"{spool} is inside the store", "a folder outside of storage.root")
     if config.audit.syslog is None or ca is None:
         return
+    looking("audit.syslog_ca", ca)
     if problem := unreadable(file, "audit.syslog_ca", ca):
         yield problem
     elif not holds_certificate(ca):

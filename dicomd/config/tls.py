@@ -7,7 +7,7 @@ they are, since peers that don't look at dates are still served.
 
 import ssl
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,14 @@ SOON = 30 * 86400.0
 _TOO_WEAK = frozenset(("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"))
 
 
+Looking = Callable[[str, Path], None]
+"""Told of each file and folder before it is looked at: its key ("" for the configuration itself) and its path."""
+
+
+def tell_nobody(_key: str, _path: Path) -> None:
+    """For whoever waits as long as it takes."""
+
+
 @dataclass(slots=True)
 class Findings:
     """What was found: `lapsed` are errors, but to a start, which they only warn."""
@@ -37,14 +45,19 @@ class Findings:
     warnings: list[Problem] = field(default_factory=list)
 
 
-def look(file: str, tls: Tls, now: float) -> Findings:
+def look(file: str, tls: Tls, now: float, looking: Looking = tell_nobody) -> Findings:
     """Look at all files at the time `now`, in seconds since the epoch; `file` is what problems call the configuration.
 
-    Raises nothing for bad files.
+    `looking` is told of each file, by its key and path, before it is read. Raises nothing for bad files.
     """
     found = Findings()
     named = {"tls.certificate": tls.certificate, "tls.key": tls.key, "tls.client_ca": tls.client_ca, "tls.crl": tls.crl}
-    unread = {key: problem for key, path in named.items() if path and (problem := unreadable(file, key, path))}
+    unread = {}
+    for key, path in named.items():
+        if path is not None:
+            looking(key, path)
+            if problem := unreadable(file, key, path):
+                unread[key] = problem
     found.errors.extend(unread.values())
     if not unread.keys() & {"tls.certificate", "tls.key"}:
         _server(file, tls, now, found)

@@ -42,7 +42,8 @@ from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
 
 _FAREWELL = 1.0
 """Seconds for a peer to take the A-ABORT of a daemon that stops."""
-_STOPS = "dicomd stops"
+STOPS = "dicomd stops"
+"""Why an Association is aborted at the end of a drain."""
 _ESTABLISHED = State.ESTABLISHED  # in Python 3.11 it costs ten times as much to name it as a member
 _IDLE = State.IDLE
 _SEND_DATA = Event.SEND_DATA
@@ -62,7 +63,7 @@ class AcceptorSettings:
 
 
 class StoppedError(Exception):
-    """dicomd stops, and can't wait for this Association any longer."""
+    """dicomd can't wait for this Association any longer; the message says why."""
 
 
 class Association:
@@ -82,7 +83,7 @@ class Association:
         self.was_admitted = False
         """Whether there ever was an Association, and not just a connection."""
         self._rights = NOTHING
-        self._stopping = False
+        self._stopping = ""
         self._peer_max_pdu = 0
         self._messages = Messages(settings.services, report)
 
@@ -100,10 +101,10 @@ class Association:
             except Exception as error:  # each of these runs, whatever becomes of the others
                 self._report.internal_error("net", error)
 
-    def stop(self) -> None:
-        """Abort the Association from another thread, at the end of a drain."""
-        self._stopping = True
-        self._transport.wake(_STOPS)
+    def stop(self, why: str) -> None:
+        """Abort the Association from another thread, at the end of a drain; `why` is for its log line."""
+        self._stopping = why
+        self._transport.wake(why)
 
     def hasten(self) -> None:
         """At the start of a drain, from another thread: don't wait for the peer to close what is over already."""
@@ -136,8 +137,8 @@ class Association:
             self._react(self._machine.happened(Event.INVALID_PDU), error.reason)
         except TimedOutError as error:
             self._time_is_up(error)
-        except StoppedError:
-            self._report.outcome(Outcome.ABORTED_LOCALLY, _STOPS)
+        except StoppedError as error:
+            self._report.outcome(Outcome.ABORTED_LOCALLY, error)
             self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
             self._deadline.start_artim(_FAREWELL)
         except ConnectionLostError as error:
@@ -185,7 +186,7 @@ class Association:
 
     def _check_stopping(self) -> None:
         if self._stopping and self._machine.state is _ESTABLISHED:
-            raise StoppedError
+            raise StoppedError(self._stopping)
 
     def _make_room(self) -> None:
         self._messages.flush()

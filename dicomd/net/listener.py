@@ -170,12 +170,12 @@ class ConnectionAcceptor:
                 association.hasten()
             self._tell_if_idle()
 
-    def abort(self) -> int:
-        """Abort all open Associations; return how many connections that were."""
+    def abort(self, why: str) -> int:
+        """Abort all open Associations; return how many connections that were. `why` is for their log lines."""
         with self._changing:
             left = list(self._live)
         for association in left:
-            association.stop()
+            association.stop(why)
         return len(left)
 
     @property

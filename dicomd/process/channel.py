@@ -21,6 +21,8 @@ class Order(Enum):
     """The same, within the time that a stop allows."""
     HURRY = b"h"
     """Wait no longer."""
+    MAKE_ROOM = b"m"
+    """The same, to a child that retires, because a reload needs the place of its generation."""
     ORPHANED = b""
     """The supervisor is gone."""
 

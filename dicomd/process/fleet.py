@@ -71,11 +71,20 @@ class Generation:
     last_death: str = ""
     was_ready: bool = False
     """Whether any of its workers has ever been ready."""
+    given_up: bool = False
+    """Whether it couldn't start: all of it has been killed."""
+    leaves_by: float = math.inf
+    """When what is left of it is killed, on the monotonic clock."""
 
     @property
     def ready(self) -> bool:
         """Whether each post has a worker that serves."""
         return all(post.child is not None and post.child.ready for post in self.posts)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether one of its workers fell silent. It was killed, and may still be there: the kernel holds it."""
+        return any(post.child is not None and post.child.stuck for post in self.posts)
 
     @property
     def hopeless(self) -> bool:
@@ -125,10 +134,19 @@ class Fleet:
 
     def give_up(self, generation: Generation) -> None:
         """The generation couldn't start: it goes, and has nothing to lose."""
+        generation.given_up = True
         self._dismiss(generation, Order.STOP)
         for post in generation.posts:
             if post.child is not None:
                 post.child.dismiss()
+
+    def make_room(self, generation: Generation) -> float:
+        """Have a generation that retires abort what is open; return when it is gone at the latest, unless it hangs."""
+        generation.leaves_by = time.monotonic() + ABORT_GRACE + _KILL_GRACE
+        for post in generation.posts:
+            if post.child is not None:
+                post.child.order(Order.MAKE_ROOM)
+        return generation.leaves_by
 
     def stop(self, drain_timeout: float) -> None:
         """All workers leave, within the time."""
@@ -175,9 +193,14 @@ class Fleet:
         return sum(self._board.aborted(slot) for slot in self._board.slots())
 
     @property
-    def retiring(self) -> int:
-        """How many old generations still have workers."""
-        return sum(generation.phase is Phase.RETIRING for generation in self.generations)
+    def retiring(self) -> list[Generation]:
+        """The generations that have served and still have workers, the oldest first."""
+        return [each for each in self.generations if each.phase is Phase.RETIRING and not each.given_up]
+
+    @property
+    def hanging(self) -> int:
+        """How many generations that couldn't start still have workers, since the kernel holds them."""
+        return sum(each.given_up for each in self.generations)
 
     def next_due(self) -> float:
         """When the next post is to be manned, on the monotonic clock."""
@@ -234,9 +257,10 @@ class Fleet:
             if self._exporter.wanted:
                 get_logger().error("exporter died", worker_pid=child.pid, reason=exit_.reason, detail=exit_.detail)
             return
-        generation, post = next(
-            (generation, post) for generation in self.generations for post in generation.posts if post.child is child
-        )
+        found = ((generation, post) for generation in self.generations for post in generation.posts)
+        generation, post = next(((g, p) for g, p in found if p.child is child), (None, None))
+        if generation is None or post is None:  # a child of another kind: whoever forked it sees to it
+            return
         metric_files.forget(self._metric_folder, str(post.slot))
         self._board.vacate(post.slot)
         self._metrics.worker_exits.labels(exit_.reason).inc()
@@ -268,6 +292,12 @@ class Fleet:
             self._workers_leave_by = math.inf
             for child in self.workers():
                 child.kill()
+        for generation in self.generations:
+            if now >= generation.leaves_by:
+                generation.leaves_by = math.inf
+                for post in generation.posts:
+                    if post.child is not None:
+                        post.child.kill()
         if now >= self._exporter_leaves_by and self._exporter.child is not None:
             self._exporter_leaves_by = math.inf
             self._exporter.child.kill()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dicomd.config import Config, examine, unreloadable_changes
 from dicomd.config.keys import tables
-from dicomd.process.secure import ListenersTls, UnusableTlsError, prepare
+from dicomd.config.tls import Looking, tell_nobody
+from dicomd.process.secure import TlsFiles, UnusableTlsError, read_files
 
 MAX_ERRORS = 20
 """Of those that are logged and answered: `dicomd check-config` tells them all."""
@@ -21,24 +22,27 @@ MAX_ERRORS = 20
 class Reading:
     """What a file came to. `config` is None where there are `errors`; `pending` are the keys that need a restart.
 
-    `tls` is what TLS listeners offer, if there are any.
+    `tls` are the files of TLS listeners, if there are any.
     """
 
     config: Config | None
-    tls: ListenersTls | None = None
+    tls: TlsFiles | None = None
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
 
 
-def read(path: Path, running: Config) -> Reading:
-    """Read the file for a daemon that runs with `running`."""
-    found = examine(path)
+def read(path: Path, running: Config, looking: Looking = tell_nobody) -> Reading:
+    """Read the file for a daemon that runs with `running`.
+
+    Waits for a file system that hangs; `looking` is told of each path before it is looked at.
+    """
+    found = examine(path, looking=looking)
     if found.config is None:
         return Reading(None, errors=tuple(str(problem) for problem in found.errors))
     config = keep_unreloadable(running, found.config)
     try:
-        tls = prepare(config)
+        tls = read_files(config)
     except UnusableTlsError as error:
         return Reading(None, errors=(str(error),))
     return Reading(

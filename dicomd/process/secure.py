@@ -6,9 +6,12 @@ can't serve leave the old ones in force, and a worker that is replaced later ser
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dicomd.config.certificates import day, revocation_due, server_certificate
@@ -19,6 +22,18 @@ from dicomd.telemetry.logs import get_logger
 from dicomd.telemetry.metrics import Metrics
 
 _DAY = 86400.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """What the files of [tls] held when they were read, PEM. Times are seconds since the epoch."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes | None
+    crl: bytes | None
+    not_after: float
+    revocation_due: float | None
 
 
 class UnusableTlsError(Exception):
@@ -37,32 +52,92 @@ class ListenersTls:
     revocation_due: float | None
 
 
-def prepare(config: Config) -> ListenersTls | None:
+def read_files(config: Config) -> TlsFiles | None:
     """Read the files for the TLS listeners of `config`; None where there are none. Raises `UnusableTlsError`."""
-    listeners = tuple(listener.name for listener in config.listen if listener.tls)
-    if not listeners:
+    if not any(listener.tls for listener in config.listen):
         return None
     tls = config.tls
-    settings = TlsSettings(
-        certificate=tls.certificate,
-        key=tls.key,
-        client_ca=tls.client_ca,
-        client_certificate=tls.client_certificate_policy,
-        crl=tls.crl,
-        profile=tls.profile,
-    )
     try:
-        return ListenersTls(
-            context=server_context(settings),
-            listeners=listeners,
-            certificate=tls.certificate,
-            not_after=server_certificate(tls.certificate, tls.key).not_after,
-            crl=tls.crl,
-            revocation_due=revocation_due(tls.crl) if tls.crl is not None else None,
+        files = TlsFiles(
+            certificate=tls.certificate.read_bytes(),
+            key=tls.key.read_bytes(),
+            client_ca=tls.client_ca.read_bytes() if tls.client_ca is not None else None,
+            crl=tls.crl.read_bytes() if tls.crl is not None else None,
+            not_after=0.0,
+            revocation_due=None,
         )
+        with _in_memory(files) as at:
+            server_context(_settings(config, at))
+            certificate = server_certificate(at.certificate, at.key)
+            due = revocation_due(at.crl) if at.crl is not None else None
     except (OSError, ValueError) as error:
-        why = reason(error) if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None) or str(error)
-        raise UnusableTlsError(f"tls: {why} (`dicomd check-config` looks at each file)") from error
+        raise _unusable(error) from error
+    return replace(files, not_after=certificate.not_after, revocation_due=due)
+
+
+def prepare(config: Config, files: TlsFiles | None) -> ListenersTls | None:
+    """Make what TLS listeners offer from files that have been read: no path is looked at, so nothing can hang.
+
+    None where there are none. Raises `UnusableTlsError`.
+    """
+    if files is None:
+        return None
+    try:
+        with _in_memory(files) as at:
+            context = server_context(_settings(config, at))
+    except (OSError, ValueError) as error:
+        raise _unusable(error) from error
+    return ListenersTls(
+        context=context,
+        listeners=tuple(listener.name for listener in config.listen if listener.tls),
+        certificate=config.tls.certificate,
+        not_after=files.not_after,
+        crl=config.tls.crl,
+        revocation_due=files.revocation_due,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Paths:
+    certificate: Path
+    key: Path
+    client_ca: Path | None
+    crl: Path | None
+
+
+@contextmanager
+def _in_memory(files: TlsFiles) -> Iterator[_Paths]:
+    """Paths of the files in memory: OpenSSL as Python has it takes a key and a revocation list by path only."""
+    with ExitStack() as stack:
+
+        def path(content: bytes) -> Path:
+            file = stack.enter_context(os.fdopen(os.memfd_create("dicomd-tls", os.MFD_CLOEXEC), "wb"))
+            file.write(content)
+            file.flush()
+            return Path(f"/proc/self/fd/{file.fileno()}")
+
+        yield _Paths(
+            certificate=path(files.certificate),
+            key=path(files.key),
+            client_ca=path(files.client_ca) if files.client_ca is not None else None,
+            crl=path(files.crl) if files.crl is not None else None,
+        )
+
+
+def _settings(config: Config, at: _Paths) -> TlsSettings:
+    return TlsSettings(
+        certificate=at.certificate,
+        key=at.key,
+        client_ca=at.client_ca,
+        client_certificate=config.tls.client_certificate_policy,
+        crl=at.crl,
+        profile=config.tls.profile,
+    )
+
+
+def _unusable(error: Exception) -> UnusableTlsError:
+    why = reason(error) if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None) or str(error)
+    return UnusableTlsError(f"tls: {why} (`dicomd check-config` looks at each file)")
 
 
 class ExpiryWatch:

@@ -20,7 +20,7 @@ from dicomd.process.errors import StartError
 from dicomd.process.metric_files import close_files, use_files
 from dicomd.process.notify import Notifier
 from dicomd.process.runtime_dir import RuntimeDir
-from dicomd.process.secure import ListenersTls, UnusableTlsError, prepare
+from dicomd.process.secure import ListenersTls, UnusableTlsError, prepare, read_files
 from dicomd.process.signals import SignalPipe
 from dicomd.process.sockets import open_sockets, take_inherited
 from dicomd.process.supervisor import Equipment, Supervisor
@@ -95,7 +95,7 @@ def _supervisor(equipment: Equipment) -> Supervisor:
 
 def _tls(config: Config) -> ListenersTls | None:
     try:
-        return prepare(config)
+        return prepare(config, read_files(config))
     except UnusableTlsError as error:
         raise StartError(str(error)) from error
 

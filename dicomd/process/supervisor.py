@@ -12,13 +12,12 @@ import platform
 import select
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dicomd
 from dicomd.config.schema import Config
-from dicomd.process import reload
 from dicomd.process.board import Board
 from dicomd.process.bulletin import LastReload, bulletin
 from dicomd.process.children import Children
@@ -27,21 +26,20 @@ from dicomd.process.errors import StartError
 from dicomd.process.exporter import Exporter
 from dicomd.process.fleet import Fleet, Generation
 from dicomd.process.notify import Notifier
+from dicomd.process.reload import MAX_ERRORS, Reading
+from dicomd.process.reloads import Reloads
 from dicomd.process.runtime_dir import RuntimeDir
 from dicomd.process.secure import ExpiryWatch, ListenersTls
 from dicomd.process.signals import SignalPipe
 from dicomd.process.sockets import Sockets, written
 from dicomd.process.status import status
+from dicomd.process.validation import Validation
 from dicomd.process.worker_process import Duty
 from dicomd.store.filesystem import FileStore
 from dicomd.telemetry.logs import configure_logging, get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
 
-MAX_RETIRING = 8
-"""Old generations that live at once; further reloads wait for one to end."""
-_HANDS_OVER_WITHIN = 2.0
-"""Seconds for old workers to stop taking connections; one that doesn't is stuck, and new ones don't wait for it."""
 _TURN = 1.0  # seconds between two looks at everything
 _STOOD_STILL = 5.0  # seconds without a turn: it was stopped itself, or the machine was
 _STATUS_EVERY = 5.0  # seconds
@@ -63,18 +61,6 @@ class Equipment:
     signals: SignalPipe
 
 
-@dataclass(slots=True)
-class _Reload:
-    """One that is under way: `callers` are told how it ends."""
-
-    reading: reload.Reading
-    config: Config
-    generation: Generation
-    callers: list[Caller] = field(default_factory=list)
-    handed_over_by: float | None = None
-    """When the old workers have to have let go of the listening sockets; None before the new ones are ready."""
-
-
 class Supervisor:
     """Runs the daemon; see `run`. Raises OSError where the control socket can't be made."""
 
@@ -93,10 +79,7 @@ class Supervisor:
         )
         self._number = 0
         self._starting: Generation | None = None
-        self._reload: _Reload | None = None
-        self._reload_wanted = False
-        self._reload_callers: list[Caller] = []
-        self._waiting_told = False
+        self._reloads = Reloads(self, self._fleet, self._validate)
         self._pending: tuple[str, ...] = ()
         self._expiry = ExpiryWatch(equipment.metrics)
         self._stopping = False
@@ -127,6 +110,8 @@ class Supervisor:
             poller.register(channel.fileno(), select.POLLIN)
         for fd, events in self._control.sources():
             poller.register(fd, events)
+        for fd in self._reloads.sources():
+            poller.register(fd, select.POLLIN)
         turn = min(_TURN, self._given.notifier.watchdog_interval or _TURN)
         poller.poll(1000 * max(0.0, min(turn, self._fleet.next_due() - time.monotonic())))
 
@@ -146,16 +131,15 @@ class Supervisor:
             self._go_on_stopping(now)
         else:
             self._look_at_start()
-            self._look_at_reload(now)
             self._expiry.tend(now)
         self._control.tend(now)
-        if self._reload_wanted and not self._stopping:
-            self._begin_reload()
+        if not self._stopping and self._starting is None:
+            self._reloads.tend(now)
         self._tell(now)
 
     def _take_signal(self, number: signal.Signals) -> None:
         if number == signal.SIGHUP:
-            self._reload_wanted = True
+            self._reloads.ask()
         elif number in (signal.SIGTERM, signal.SIGINT):
             if self._stopping:
                 self._fleet.hurry()
@@ -215,10 +199,7 @@ class Supervisor:
         )
         self._given.sockets.close_listeners()
         self._fleet.stop(self._config.dicomd.drain_timeout)
-        callers = self._reload_callers + (self._reload.callers if self._reload else [])
-        self._reload, self._reload_callers = None, []
-        for caller in callers:
-            caller.answer({"ok": False, "error": "dicomd stops"})
+        self._reloads.stop()
 
     def _go_on_stopping(self, now: float) -> None:
         if not self._fleet.workers():
@@ -228,22 +209,21 @@ class Supervisor:
 
     # -- reload ----------------------------------------------------------------------------------------------------
 
-    def _begin_reload(self) -> None:
-        if self._reload is not None or self._starting is not None:
-            return
-        if self._fleet.retiring >= MAX_RETIRING:
-            if not self._waiting_told:
-                self._waiting_told = True
-                get_logger().warning("reload waits", detail=f"{MAX_RETIRING} old generations still have Associations")
-            return
-        self._reload_wanted = self._waiting_told = False
-        callers, self._reload_callers = self._reload_callers, []
+    def _validate(self) -> Validation:
+        given = self._given
+        return Validation(self._children, given.sockets, given.config_path, self._config)
+
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds, by the configuration in force."""
+        return self._config.dicomd.drain_timeout
+
+    def reloading(self) -> None:
+        """A reload begins; `apply` or `reject` follows."""
         self._given.notifier.reloading()
-        reading = reload.read(self._given.config_path, self._config)
-        config = reading.config
-        if config is None:
-            self._reject(reading.errors, callers)
-            return
+
+    def begin(self, config: Config, tls: ListenersTls | None) -> Generation:
+        """Start the workers of a new configuration."""
         store = self._given.store.successor(
             layout=config.storage.layout,
             durability=config.storage.durability,
@@ -253,32 +233,38 @@ class Supervisor:
             of_patient=config.audit.wanted,
             checksums=config.storage.checksums,
         )
-        self._reload = _Reload(reading, config, self._begin(config, store, reading.tls), callers)
+        generation = self._begin(config, store, tls)
         self._fleet.tend(time.monotonic())
+        return generation
 
-    def _look_at_reload(self, now: float) -> None:
-        under_way = self._reload
-        if under_way is None:
-            return
-        generation, reading = under_way.generation, under_way.reading
-        if generation.deaths and under_way.handed_over_by is None:
-            self._reload = None
-            self._fleet.give_up(generation)
-            self._reject(
-                (f"the new workers don't start: {generation.last_death} (the log says why)",), under_way.callers
-            )
-        elif under_way.handed_over_by is None:
-            if generation.ready:
-                under_way.handed_over_by = now + _HANDS_OVER_WITHIN
-                self._fleet.serve(generation)
-        elif self._fleet.handed_over or now >= under_way.handed_over_by:
-            self._reload = None
-            self._config = under_way.config
-            self._in_force(self._config, reading.tls, reading.pending)
-            self._log_applied(generation, reading)
-            self._given.notifier.ready(self._status())
-            for caller in under_way.callers:
-                caller.answer({"ok": True, "generation": generation.number, "restart_pending": reading.pending})
+    def apply(self, reading: Reading, config: Config, tls: ListenersTls | None, generation: Generation) -> None:
+        """The generation serves: its configuration is the one in force."""
+        self._config = config
+        self._in_force(config, tls, reading.pending)
+        configure_logging(config.log.format, config.log.level, metrics=self._given.metrics)
+        for warning in reading.warnings:
+            get_logger().warning("configuration warning", detail=warning)
+        get_logger().info(
+            Message.CONFIG_APPLIED,
+            dicomd_generation=generation.number,
+            config_path=str(self._given.config_path),
+            workers=len(generation.posts),
+            restart_pending=list(reading.pending),
+        )
+        self._given.notifier.ready(self._status())
+
+    def reject(self, errors: tuple[str, ...]) -> None:
+        """Nothing has changed, for these reasons."""
+        self._given.metrics.reload_finished(successful=False, restart_pending=bool(self._pending))
+        self._publish(successful=False, errors=errors[:MAX_ERRORS])
+        get_logger().error(
+            Message.CONFIG_REJECTED,
+            dicomd_generation=self._board.generation,
+            config_path=str(self._given.config_path),
+            config_error_count=len(errors),
+            config_errors=list(errors[:MAX_ERRORS]),
+        )
+        self._given.notifier.ready(f"Configuration rejected, {self._status()[0].lower()}{self._status()[1:]}")
 
     def _in_force(self, config: Config, tls: ListenersTls | None, pending: tuple[str, ...]) -> None:
         metrics, self._pending = self._given.metrics, pending
@@ -289,32 +275,6 @@ class Supervisor:
         metrics.reload_finished(successful=True, restart_pending=bool(pending))
         self._expiry.in_force(tls)
         self._publish(successful=True)
-
-    def _log_applied(self, generation: Generation, reading: reload.Reading) -> None:
-        configure_logging(self._config.log.format, self._config.log.level, metrics=self._given.metrics)
-        for warning in reading.warnings:
-            get_logger().warning("configuration warning", detail=warning)
-        get_logger().info(
-            Message.CONFIG_APPLIED,
-            dicomd_generation=generation.number,
-            config_path=str(self._given.config_path),
-            workers=len(generation.posts),
-            restart_pending=list(reading.pending),
-        )
-
-    def _reject(self, errors: tuple[str, ...], callers: list[Caller]) -> None:
-        self._given.metrics.reload_finished(successful=False, restart_pending=bool(self._pending))
-        self._publish(successful=False, errors=errors[: reload.MAX_ERRORS])
-        get_logger().error(
-            Message.CONFIG_REJECTED,
-            dicomd_generation=self._board.generation,
-            config_path=str(self._given.config_path),
-            config_error_count=len(errors),
-            config_errors=list(errors[: reload.MAX_ERRORS]),
-        )
-        self._given.notifier.ready(f"Configuration rejected, {self._status()[0].lower()}{self._status()[1:]}")
-        for caller in callers:
-            caller.answer({"ok": False, "error": "\n".join(errors[: reload.MAX_ERRORS])})
 
     def _publish(self, *, successful: bool, errors: tuple[str, ...] = ()) -> None:
         given = self._given
@@ -332,8 +292,7 @@ class Supervisor:
             case {"command": "reload"} if self._stopping:
                 caller.answer({"ok": False, "error": "dicomd stops"})
             case {"command": "reload"}:
-                self._reload_wanted = True
-                self._reload_callers = [other for other in self._reload_callers if not other.gone] + [caller]
+                self._reloads.ask(caller)
             case _:
                 caller.answer({"ok": False, "error": "this version of dicomd doesn't know the command"})
 

@@ -145,9 +145,9 @@ class Worker:
         self._stopping = True
         self._acceptor.close()
 
-    def abort(self) -> int:
-        """Abort what is open; return how many connections that were."""
-        return self._acceptor.abort()
+    def abort(self, why: str) -> int:
+        """Abort what is open, for this reason; return how many connections that were."""
+        return self._acceptor.abort(why)
 
     def end(self) -> None:
         """No longer look at the store, and let what is to be audited get on its way."""

@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry
 
 import dicomd
 from dicomd.config.schema import Config
+from dicomd.net.association import STOPS
 from dicomd.net.listener import Listener
 from dicomd.process.board import Seat, SlotState
 from dicomd.process.channel import ChildEnd, Order, Report
@@ -35,6 +36,7 @@ from dicomd.telemetry.stdlib import route_uncaught
 ABORT_GRACE = 5.0
 """Seconds for aborted Associations to end: their disks may be slow."""
 _BEAT = 1.0  # seconds
+_MAKES_ROOM = "a reload waited for the place of this old configuration, and dicomd.drain_timeout was over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class _Life:
         self._worker = Worker(duty.config, duty.listeners, duty.store, metrics, seat, duty.tls)
         self._phase = _Phase.SERVING
         self._deadline = math.inf
+        self._why_aborted = STOPS
         self._orphaned = False
 
     def live(self) -> None:
@@ -101,7 +104,7 @@ class _Life:
             if Order.ORPHANED in orders and not self._orphaned:
                 self._orphaned = True
                 wakeup.unregister(self._supervisor.fileno())  # it stays readable
-            for order in (Order.RETIRE, Order.STOP, Order.ORPHANED, Order.HURRY):
+            for order in (Order.RETIRE, Order.STOP, Order.ORPHANED, Order.HURRY, Order.MAKE_ROOM):
                 if order in orders:
                     self._obey(order)
             for _ in self._signals.take():
@@ -125,7 +128,8 @@ class _Life:
             self._seat.show_state(SlotState.DRAINING)
             self._deadline = time.monotonic() + self._duty.config.dicomd.drain_timeout
             self._worker.stop()
-        elif order is Order.HURRY and self._phase is not _Phase.ABORTED:
+        elif order in (Order.HURRY, Order.MAKE_ROOM) and self._phase is not _Phase.ABORTED:
+            self._why_aborted = _MAKES_ROOM if order is Order.MAKE_ROOM else STOPS
             self._deadline = 0.0
 
     def _is_over(self) -> bool:
@@ -137,5 +141,5 @@ class _Life:
             return True
         self._phase = _Phase.ABORTED
         self._deadline = time.monotonic() + ABORT_GRACE
-        self._seat.show_aborted(self._worker.abort())
+        self._seat.show_aborted(self._worker.abort(self._why_aborted))
         return False

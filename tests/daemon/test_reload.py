@@ -266,15 +266,22 @@ def test_a_volley_of_signals_is_merged(start_daemon: StartDaemon) -> None:
     wait_until(lambda: len(daemon.worker_pids()) == 1)
 
 
-def test_at_most_eight_old_generations_live_and_the_next_reload_waits(
-    start_daemon: StartDaemon, connect: Connect
-) -> None:
-    daemon = start_daemon(dicomd={"workers": 1})
+def hold_eight_generations(daemon: Daemon, connect: Connect) -> list[RawPeer]:
+    """Peers with an open Association each in an old generation, the oldest first."""
     peers = []
     for _ in range(8):
         peers.append(connect(daemon))
         peers[-1].associate()
         assert daemon.reload()["event"] == "config applied"
+    return peers
+
+
+@pytest.mark.timeout(180)
+def test_at_most_eight_old_generations_live_and_the_next_reload_waits(
+    start_daemon: StartDaemon, connect: Connect
+) -> None:
+    daemon = start_daemon(dicomd={"workers": 1})
+    peers = hold_eight_generations(daemon, connect)
     assert list(daemon.worker_pids().values()).count("draining") == 8
     for number in (20, 30):  # the later one counts
         daemon.configure(limits={"associations": number})
@@ -289,6 +296,97 @@ def test_at_most_eight_old_generations_live_and_the_next_reload_waits(
     for peer in peers:
         peer.release()
     wait_until(lambda: len(daemon.worker_pids()) == 1)
+
+
+@pytest.mark.timeout(180)
+def test_peers_hold_a_reload_up_for_no_longer_than_the_drain_timeout(
+    start_daemon: StartDaemon, connect: Connect
+) -> None:
+    """The reload that shuts a peer out is what it would hold up; eight commands that gave up are in nobody's way."""
+    daemon = start_daemon(dicomd={"workers": 1, "drain_timeout": "3s"})
+    peers = hold_eight_generations(daemon, connect)
+    sent = instance(size=200_000)
+    peers[0].send(store_message(sent)[:50_000])
+    daemon.configure(peers=[{"name": "other", "ae_titles": ["OTHER"]}])
+    daemon.signal(signal.SIGHUP)
+    waits = daemon.wait_logged("reload waits")
+    assert "those of generation 1, the oldest, are ended in 3 s" in waits["detail"]
+    peers[0].send(store_message(sent)[50_000:])
+    assert peers[0].read_message().status == 0
+    assert peers[0].read_abort() == Abort(0, 0)
+    ended = daemon.wait_logged("association ended", dicomd_generation=1)
+    assert ended["outcome"] == "aborted_locally"
+    assert "a reload waited for the place of this old configuration" in ended["error"]
+    assert ended["instances"] == 1
+    daemon.wait_logged("config applied", dicomd_generation=10)
+    shut_out = connect(daemon)
+    shut_out.send(associate_rq())
+    assert shut_out.read_rejection() == (1, 1, 3)
+    for peer in peers[1:]:
+        assert peer.store(instance()).status == 0
+    assert len(daemon.logged("old generation is ended")) == 1
+
+
+@pytest.mark.timeout(180)
+def test_a_place_that_comes_free_meanwhile_spares_the_oldest(start_daemon: StartDaemon, connect: Connect) -> None:
+    daemon = start_daemon(dicomd={"workers": 1, "drain_timeout": "20s"})
+    peers = hold_eight_generations(daemon, connect)
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_logged("reload waits")
+    peers[5].release()
+    daemon.wait_logged("config applied", dicomd_generation=10)
+    assert peers[0].store(instance()).status == 0
+    daemon.signal(signal.SIGHUP)  # no deadline is left of the wait before
+    wait_until(lambda: len(daemon.logged("reload waits")) == 2)
+    peers[7].release()
+    daemon.wait_logged("config applied", dicomd_generation=11)
+    assert daemon.logged("old generation is ended") == []
+    assert peers[0].store(instance()).status == 0
+
+
+@pytest.mark.timeout(180)
+def test_reloads_that_wait_and_those_who_gave_up_keep_nobody_out(
+    start_daemon: StartDaemon, connect: Connect, tmp_path: Path
+) -> None:
+    runtime = tmp_path / "run"
+    daemon = start_daemon(dicomd={"workers": 1, "runtime_dir": str(runtime)})
+    peers = hold_eight_generations(daemon, connect)
+    waiting = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dicomd", "reload", "--timeout", "1", "--config", str(daemon.config_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(9)
+    ]
+    for process in waiting:
+        said, _ = process.communicate(timeout=60)
+        assert (process.returncode, "gave no answer within 1 s" in said) == (1, True), said
+    for arguments in (("status",), ("maintenance", "on"), ("maintenance", "off")):
+        done = command(daemon, *arguments, runtime=runtime)
+        assert done.returncode == 0, done.stderr
+    for peer in peers:
+        peer.release()
+    daemon.wait_logged("config applied", dicomd_generation=10)
+
+
+@pytest.mark.timeout(180)
+def test_a_stop_ends_a_reload_that_waits(start_daemon: StartDaemon, connect: Connect, tmp_path: Path) -> None:
+    runtime = tmp_path / "run"
+    daemon = start_daemon(dicomd={"workers": 1, "drain_timeout": "2s", "runtime_dir": str(runtime)})
+    hold_eight_generations(daemon, connect)
+    daemon.configure(dicomd={"drain_timeout": "1s"})
+    with subprocess.Popen(
+        [sys.executable, "-m", "dicomd", "reload", "--config", str(daemon.config_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        daemon.wait_logged("reload waits")
+        daemon.signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, "dicomd stops" in said) == (1, True)
+    assert daemon.wait() == 0
 
 
 def test_a_stop_reaches_old_generations_too(start_daemon: StartDaemon, connect: Connect) -> None:

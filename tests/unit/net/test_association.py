@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from dicomd.dimse.commands import CommandSet
 from dicomd.net.access import AccessRules
 from dicomd.net.admission import Admission, AdmissionLimits
-from dicomd.net.association import AcceptorSettings, Association
+from dicomd.net.association import STOPS, AcceptorSettings, Association
 from dicomd.net.buffers import BufferPool
 from dicomd.net.deadlines import TimeLimits
 from dicomd.net.display import Nowhere
@@ -127,7 +127,7 @@ class Stopping(Storage):
     def begin(self, request: CommandSet, context: PresentationContext) -> StoreOperation:
         self.begun += 1
         if self.begun == 2:
-            self.association.stop()
+            self.association.stop(STOPS)
         return super().begin(request, context)
 
 
