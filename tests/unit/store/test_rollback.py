@@ -2,9 +2,7 @@
 
 import errno
 import os
-import signal
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 from dicomd.store.errors import StoreUnavailable
 from dicomd.store.verification import verify
 from tests.unit.store.instances import INSTANCE, SERIES, STUDY, data_set, file_store, files, identity, path_of, put
+from tests.unit.store.interleaving import Publication, World, stepped
 
 PLACE = f"{STUDY}/{SERIES}/{INSTANCE}.dcm"
 
@@ -89,55 +88,43 @@ def test_it_gets_the_next_name_where_its_own_is_taken_at_once(tmp_path: Path, mo
     assert (tmp_path / PLACE).with_stem(f"{INSTANCE}_1").read_text() == "restored from a backup"
 
 
+def killed_while_it_takes_its_name_back(world: World, before: str, come: Callable[[Path], object]) -> None:
+    """A publication whose sync fails, and whose process dies before the given call; what comes does so just before."""
+    with stepped(lambda: world):
+        publication = Publication(world, b"ours", failing_sync=1)
+        for call in ("rename", before):
+            while publication.pending != call:
+                publication.advance()
+            if call == "rename":
+                come(world.root / PLACE)
+                publication.advance()
+        publication.kill()
+
+
 def test_a_kill_while_a_name_is_taken_back_loses_nothing_of_anothers(tmp_path: Path) -> None:
     """The process dies with another's instance under its private name: no sweep removes it."""
-    child = os.fork()
-    if child == 0:
-        with suppress(BaseException), pytest.MonkeyPatch.context() as patch:
-            link = os.link
+    world = World(tmp_path, "keep-both")
 
-            def die_before_putting_back(source: str, target: str, **options: Any) -> None:
-                if str(source).endswith("-w"):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                link(source, target, **options)
+    def come(path: Path) -> None:
+        path.unlink()
+        path.write_text("restored from a backup")
 
-            def come() -> None:
-                (tmp_path / PLACE).unlink()
-                (tmp_path / PLACE).write_text("restored from a backup")
-
-            patch.setattr(os, "link", die_before_putting_back)
-            fails_after_its_name_was_given(patch, tmp_path, come)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    killed_while_it_takes_its_name_back(world, "link", come)
     for _ in range(2):
-        store = file_store(tmp_path)
-        (left,) = files(tmp_path)
+        store = file_store(world.root)
+        (left,) = files(world.root)
         assert left.startswith(".dicomd/tmp/")
-        assert (tmp_path / left).read_text() == "restored from a backup"
-        assert [(finding.path, finding.problem) for finding in verify(tmp_path, store.layout) if finding.problem] == [
-            (left, "a crash left an instance here")
-        ]
-        store.close()
+        assert (world.root / left).read_text() == "restored from a backup"
+        found = [(finding.path, finding.problem) for finding in verify(world.root, store.layout) if finding.problem]
+        assert found == [(left, "a crash left an instance here")]
 
 
-def test_a_kill_between_the_two_steps_leaves_nothing_of_ours(tmp_path: Path) -> None:
-    child = os.fork()
-    if child == 0:
-        with suppress(BaseException), pytest.MonkeyPatch.context() as patch:
-            unlink = os.unlink
-
-            def die(path: str, **options: Any) -> None:
-                if str(path).endswith("-w"):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                unlink(path, **options)
-
-            patch.setattr(os, "unlink", die)
-            fails_after_its_name_was_given(patch, tmp_path, lambda: None)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert len(files(tmp_path)) == 2
-    assert file_store(tmp_path, start=False).start() == 2
-    assert files(tmp_path) == []
+def test_a_kill_while_a_name_is_taken_back_leaves_nothing_of_ours(tmp_path: Path) -> None:
+    world = World(tmp_path, "keep-both")
+    killed_while_it_takes_its_name_back(world, "unlink", lambda _path: None)
+    assert len(files(world.root)) == 2
+    assert file_store(world.root, start=False).start() == 2
+    assert files(world.root) == []
 
 
 def test_descriptors_that_can_not_be_closed_well_change_nothing_once_it_is_decided(
