@@ -137,7 +137,7 @@ def _start_store(config: Config, metrics: Metrics) -> FileStore:
             Message.STORE_UNAVAILABLE,
             root=str(store.root),
             detail=store.state.reason,
-            advice=f"Instances are taken once it is back. To begin a new store here, remove its line from {record}",
+            advice=f"Instances are taken once it is back. To begin a new store here, remove its lines from {record}",
         )
     if storage.checksums and not store.checksums:
         get_logger().warning(

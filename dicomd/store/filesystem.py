@@ -124,9 +124,10 @@ class FileStore:
                 return 0
             if not found and (point := mounts.missing_mount(self.root)):
                 raise StoreUnavailable(f"Not mounted: {point}", operation="open")
-            for folder in (self.root, self._own, self._tmp, self._locks):
+            root = Path(os.path.realpath(self.root))  # a symbolic link may lead to what is yet to be made
+            for folder in (root, self._own, self._tmp, self._locks):
                 _make_folder(folder)
-            for folder in (self.root.parent, self.root, self._own):  # somebody else may have made them an instant ago
+            for folder in (root.parent, root, self._own):  # somebody else may have made them an instant ago
                 with contextlib.suppress(PermissionError):  # what can't be opened can't have been made by a dicomd
                     _sync_folder(folder)
             removed = temporary.sweep(self._tmp, self._locks)

@@ -3,6 +3,9 @@
 The rule: an empty folder where a store has been is a missing mount, and nothing is made in it. What was there is
 remembered outside, a line a store (its name, a tab, its root) in a file that a remount doesn't take along; and a mount
 point that /etc/fstab lists at or above the root, but where nothing is mounted, is no place to begin either.
+
+The root and the mount points are taken as where they lead to, for each may be a symbolic link. And what is mounted is
+asked of the kernel: a device number tells no bind mount from the file system it is a part of.
 """
 
 from __future__ import annotations
@@ -10,24 +13,28 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 _FSTAB: Final = Path("/etc/fstab")
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")  # how fstab(5) writes spaces and tabs in a path
+_MOUNTINFO: Final = Path("/proc/self/mountinfo")
+_OCTAL: Final = re.compile(rb"\\([0-3][0-7]{2})")  # how fstab(5) and mountinfo write spaces and tabs in a path
+_AUTOFS: Final = "autofs"
 
 
 def recall(record: Path, root: Path) -> bytes:
     """Return the name of the store that was at ``root``, b"" if none is recorded. Raises OSError."""
-    return _read(record).get(str(root), b"")
+    known = _read(record)
+    return known.get(str(root)) or known.get(os.path.realpath(root), b"")
 
 
 def remember(record: Path, root: Path, name: bytes) -> None:
-    """Record that the store of this name is at ``root``, durably. Raises OSError."""
-    known = _read(record)
-    if known.get(str(root)) == name:
+    """Record that the store of this name is at ``root``, and where that leads to, durably. Raises OSError."""
+    before = _read(record)
+    known = before | {str(root): name, os.path.realpath(root): name}
+    if known == before:
         return
-    known[str(root)] = name
     draft = record.with_name(f"{record.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:
@@ -47,19 +54,100 @@ def remember(record: Path, root: Path, name: bytes) -> None:
 
 
 def missing_mount(root: Path, fstab: Path = _FSTAB) -> str:
-    """Return the mount point at or above ``root`` that ``fstab`` lists and where nothing is mounted, "" if none."""
+    """Return the mount point at or above ``root`` that ``fstab`` lists and where nothing is mounted, "" if none.
+
+    One that is below another mount point is missed as much as one above; one above what is mounted isn't. Raises
+    OSError where ``root`` can't be looked at.
+    """
     try:
-        lines = fstab.read_text(errors="surrogateescape").splitlines()
+        lines = fstab.read_bytes().splitlines()
     except OSError:
         return ""  # a container has none
-    for line in lines:
+    place = Path(os.path.realpath(root))
+    points = [point for point in _mount_points(lines) if place.is_relative_to(point)]
+    mount = _mount_of(place) if points else None
+    if mount is None:
+        return ""
+    missing = [point for point in points if point != mount.point and point.is_relative_to(mount.point)]
+    return str(max(missing, key=lambda point: len(point.parts), default=""))
+
+
+class _Mount(NamedTuple):
+    """A line of mountinfo (proc_pid_mountinfo(5)): ``shown`` is the folder of the ``device`` that ``point`` shows."""
+
+    parent: str
+    device: str
+    shown: Path
+    point: Path
+    kind: str
+
+
+def _mount_points(fstab: list[bytes]) -> Iterator[Path]:
+    for line in fstab:
         fields = line.split()
-        if len(fields) < 2 or fields[0].startswith("#"):
+        if len(fields) < 2 or fields[0].startswith(b"#"):
             continue
-        point = Path(_OCTAL.sub(lambda code: chr(int(code[1], 8)), fields[1]))
-        if point.is_absolute() and root.is_relative_to(point) and not point.is_mount():
-            return str(point)
+        point = _path(fields[1])
+        if point.is_absolute() and point != _path(fields[0]):  # swap has none; over itself, nothing would be missed
+            yield Path(os.path.realpath(point))
+
+
+def _mount_of(place: Path) -> _Mount | None:
+    """Return the mount that shows what is at ``place``, or would be; None where the kernel doesn't tell."""
+    mounts = _mounts()
+    mount = mounts.get(_mount_id(place))
+    while mount is not None and (beneath := mounts.get(mount.parent)) is not None and _shows(beneath, mount):
+        mount = beneath
+    return mount
+
+
+def _shows(beneath: _Mount, mount: _Mount) -> bool:
+    """Whether what is ``beneath`` a mount would be seen without it, too.
+
+    A file system that is mounted when it is first looked at hasn't been, if what was looked at is still the wait for
+    it. And systemd mounts the folders a service may write to (ReadWritePaths=) over themselves.
+    """
+    if mount.kind == _AUTOFS:
+        return True
+    if mount.device != beneath.device or not mount.point.is_relative_to(beneath.point):
+        return False
+    return mount.shown == beneath.shown / mount.point.relative_to(beneath.point)
+
+
+def _mount_id(place: Path) -> str:
+    """Return the number of the mount that ``place`` is on, or the nearest folder above that exists; "" if unknown."""
+    for folder in (place, *place.parents):  # "/." mounts what is mounted when it is first looked at
+        try:
+            fd = os.open(f"{folder}/.", os.O_PATH | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        try:
+            status = Path(f"/proc/self/fdinfo/{fd}").read_text()
+        except OSError:
+            return ""
+        finally:
+            os.close(fd)
+        found = re.search(r"^mnt_id:\s*(\d+)", status, re.MULTILINE)
+        return found[1] if found else ""
     return ""
+
+
+def _mounts() -> dict[str, _Mount]:
+    try:
+        lines = _MOUNTINFO.read_bytes().splitlines()
+    except OSError:
+        return {}
+    mounts = {}
+    for line in lines:
+        fields, _, more = line.partition(b" - ")
+        number, parent, device, shown, point, *_ = fields.split(b" ")
+        kind = more.partition(b" ")[0]
+        mounts[number.decode()] = _Mount(parent.decode(), device.decode(), _path(shown), _path(point), kind.decode())
+    return mounts
+
+
+def _path(field: bytes) -> Path:
+    return Path(os.fsdecode(_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), field)))
 
 
 def _read(record: Path) -> dict[str, bytes]:

@@ -24,6 +24,25 @@ def test_what_is_remembered_of_several_stores(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [record]
 
 
+def test_a_store_is_remembered_by_its_root_and_by_where_that_leads(tmp_path: Path) -> None:
+    record, real, link = tmp_path / "stores", tmp_path / "real", tmp_path / "link"
+    link.symlink_to(real)  # whether it is mounted or not
+    mounts.remember(record, link, b"dicomd store 1")
+    for root in (link, real, tmp_path / "." / "real"):
+        assert mounts.recall(record, root) == b"dicomd store 1"
+    mounts.remember(record, real, b"dicomd store 2")
+    assert mounts.recall(record, real) == b"dicomd store 2"
+
+
+def test_records_of_symbolic_links_from_before_are_good(tmp_path: Path) -> None:
+    record, link = tmp_path / "stores", tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    record.write_bytes(b"dicomd store 1\t%s\n" % os.fsencode(link))
+    assert mounts.recall(record, link) == b"dicomd store 1"
+    mounts.remember(record, link, b"dicomd store 1")
+    assert mounts.recall(record, tmp_path / "real") == b"dicomd store 1"
+
+
 def test_remembering_what_is_known_writes_nothing(tmp_path: Path) -> None:
     record = tmp_path / "stores"
     mounts.remember(record, Path("/a"), b"x")
