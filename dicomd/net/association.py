@@ -9,6 +9,7 @@ from __future__ import annotations
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from dicomd.net.access import Source, Verdict
 from dicomd.net.admission import Admission, judge_application_context
@@ -295,7 +296,7 @@ class Association:
         self._deadline.start_artim()
         self._report.outcome(Outcome.REJECTED)
         self._transport.send(a_associate_rj(rejection.result, rejection.source, rejection.reason))
-        self._report.rejected(rejection, self._settings.negotiator.judge_unanswered(request))
+        self._report.rejected(rejection, partial(self._settings.negotiator.judge_unanswered, request))
 
     def _release(self) -> None:
         """Release is granted at once: every request before it has been answered, since they are served in turn."""

@@ -44,16 +44,21 @@ class Judged(Protocol):
         """What was sent as its Transfer Syntaxes."""
 
     @property
+    def more(self) -> int:
+        """How many Transfer Syntaxes were sent behind these."""
+
+    @property
     def result(self) -> int:
         """What it was given, or would have been."""
 
 
-def named_contexts(contexts: Sequence[Judged], *, proposed: int, refused: int) -> list[Any]:
+def named_contexts(contexts: Sequence[Judged], *, proposed: int, refused: int | None) -> list[Any]:
     """The field `contexts` of a line: those that are named, and a sentence on the rest.
 
-    `proposed` and `refused` are how many there are; `contexts` has at least those that may be named.
+    `proposed` and `refused` are how many there are; None for `refused` where they weren't counted, for there are more
+    than can be named. `contexts` has at least those that may be named.
     """
-    if not refused and proposed > MAX_NAMED:
+    if refused == 0 and proposed > MAX_NAMED:
         return [f"{proposed} contexts, all acceptable"]
     first = [context for context in contexts if context.result != _ACCEPTED]
     if proposed <= MAX_NAMED:
@@ -67,6 +72,9 @@ def named_contexts(contexts: Sequence[Judged], *, proposed: int, refused: int) -
             break
         named.append(described)
     if left := proposed - len(named):
+        if refused is None:
+            named.append(f"and {left} more")
+            return named
         refused_left = refused - sum(context.result != _ACCEPTED for context in first[: len(named)])
         which = "all acceptable" if not refused_left else f"{refused_left} of them refused"
         named.append(f"and {left} more, {'all refused' if refused_left == left else which}")
@@ -82,6 +90,6 @@ def _described(context: Judged) -> dict[str, Any]:
         described["name"] = name
     if context.result in _WITH_TRANSFER_SYNTAXES:
         syntaxes = [safe_text(uid, MAX_UID) for uid in context.transfer_syntaxes[:_MAX_TRANSFER_SYNTAXES]]
-        more = len(context.transfer_syntaxes) - len(syntaxes)
+        more = len(context.transfer_syntaxes) - len(syntaxes) + context.more
         described["transfer_syntaxes"] = [*syntaxes, f"and {more} more"] if more else syntaxes
     return described | {"result": context.result, "advice": _RESULTS.get(context.result, "")}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -28,8 +28,7 @@ from dicomd.telemetry.logs import bound_logger, get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.render import SAFE
-from dicomd.upperlayer.negotiation import AssociateRequest, Negotiated
-from dicomd.upperlayer.proposals import ProposedContext
+from dicomd.upperlayer.negotiation import AssociateRequest, Negotiated, Unanswered
 
 _LOG = get_logger()
 _STATUS_TEXTS = {status: str(status) for status in Status}  # made once: formatting an Enum takes a microsecond
@@ -171,18 +170,20 @@ class AssociationReport:
             self._log.warning(
                 "no presentation context accepted",
                 implementation_version_name=negotiated.implementation_version_name,
-                contexts=named_contexts(
-                    negotiated.refused, proposed=len(negotiated.refused), refused=len(negotiated.refused)
-                ),
+                contexts=named_contexts(negotiated.refused, proposed=negotiated.proposed, refused=negotiated.proposed),
             )
 
-    def rejected(self, rejection: Rejection, contexts: Sequence[ProposedContext]) -> None:
-        """An A-ASSOCIATE-RJ has been sent; `contexts` is what the peer wanted, and what it would have got."""
+    def rejected(self, rejection: Rejection, judge: Callable[[], Unanswered]) -> None:
+        """An A-ASSOCIATE-RJ has been sent; `judge` tells what the peer wanted, and what it would have got.
+
+        It is asked only for a line that is written: no stranger causes work that nobody sees.
+        """
         self._refusal_told = True
         self._metrics.count_reject(rejection.source, rejection.reason)
         self._metrics.count_limit(rejection.limit)
         if self._audit is not None and rejection.result == 1:  # permanent: not one that may come again in a minute
             self._audit.refused(rejection.advice)
+        wanted = judge()
         self._log.warning(
             Message.ASSOCIATION_REJECTED,
             rule=self._verdict.rule if self._verdict is not None else "",
@@ -190,10 +191,8 @@ class AssociationReport:
             source=int(rejection.source),
             reason=rejection.reason,
             advice=rejection.advice,
-            contexts_proposed=len(contexts),
-            contexts=named_contexts(
-                contexts, proposed=len(contexts), refused=sum(context.result != 0 for context in contexts)
-            ),
+            contexts_proposed=wanted.proposed,
+            contexts=named_contexts(wanted.contexts, proposed=wanted.proposed, refused=wanted.refused),
             **self._tls,
         )
         codes = f"rejected {rejection.result:d}/{rejection.source:d}/{rejection.reason}"
@@ -245,11 +244,11 @@ class AssociationReport:
             fields["error"] = self._error
         if self._negotiated is not None:
             fields["contexts_accepted"] = len(self._negotiated.contexts)
-            fields["contexts_proposed"] = len(self._negotiated.contexts) + len(self._negotiated.refused)
+            fields["contexts_proposed"] = self._negotiated.proposed
             fields["implementation_version_name"] = self._negotiated.implementation_version_name
             if self._negotiated.refused and self._negotiated.contexts:
-                refused = self._negotiated.refused
-                fields["contexts"] = named_contexts(refused, proposed=len(refused), refused=len(refused))
+                refused = self._negotiated.proposed - len(self._negotiated.contexts)
+                fields["contexts"] = named_contexts(self._negotiated.refused, proposed=refused, refused=refused)
         fields |= self._tls | self._abort
         log = self._log.info if outcome is Outcome.RELEASED else self._log.warning
         log(Message.ASSOCIATION_ENDED, **fields)

@@ -36,7 +36,7 @@ PEER_FAILURE_REASONS: Final = (
 ACCESS_RULES: Final = ("dicomd.ae_titles", "listen.proxy_protocol", "peers", "peers.addresses", "peers.allow")
 ACCESS_MODES: Final = ("enforce", "audit")
 LIMITS: Final = (
-    "associate_rq", "association_idle", "associations", "associations_per_peer", "command_set", "connections",
+    "associate_rq", "association_idle", "associations", "associations_per_peer", "command_set", "connections", "items",
     "max_object_size", "max_pdu", "minimum_rate", "presentation_contexts", "proxy_header", "request_timeout",
     "send_timeout", "transfer_syntaxes", "uid_length", "user_information",
 )  # fmt: skip

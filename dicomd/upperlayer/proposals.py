@@ -1,53 +1,132 @@
-"""What a requestor proposed, read for the log of one that wasn't let in.
+"""What a requestor proposes: the variable items of an A-ASSOCIATE-RQ (PS3.8 §9.3.2, PS3.7 Annex D), read in one pass.
 
-The rule it keeps: a peer that isn't let in costs no negotiation. Its items are only walked, and each Presentation
-Context is judged by the two lists of this receiver; roles, which no Storage SCU asks for, are left out.
+The rules it keeps: how much there is to look at is bounded before it is looked at; an item that nobody knows is skipped
+(PS3.8 §9.3.1); and a Presentation Context is only cut out here, since most of its bytes need never be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from pydicom.uid import UID
 
-from dicomd.uids import VERIFICATION_SOP_CLASS
 from dicomd.upperlayer.items import (
     ABSTRACT_SYNTAX,
+    APPLICATION_CONTEXT,
     PRESENTATION_CONTEXT,
     TRANSFER_SYNTAX,
+    USER_INFORMATION,
     MalformedRequestError,
+    encoded,
+    uid_text,
     walk,
 )
 
-MAX_SHOWN: Final = 128
-"""Presentation Contexts of one request (PS3.8 §9.3.2.2)."""
-UNCOMPRESSED: Final = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-"""The Transfer Syntaxes of a Presentation Context for C-ECHO, which has no Data Set to encode."""
-_ACCEPTANCE, _ABSTRACT_SYNTAX_NOT_SUPPORTED, _TRANSFER_SYNTAXES_NOT_SUPPORTED = 0, 3, 4
+MAX_ITEMS: Final = 256
+"""In one request; 128 Presentation Contexts and two others are the most that the standard knows."""
+MAX_CONTEXTS: Final = 128
+"""Presentation Context IDs are the odd numbers from 1 to 255 (PS3.8 §9.3.2.2)."""
+MAX_SUB_ITEMS: Final = 1024
+"""Of User Information in one request; a role selection for each of 128 contexts and a few others are normal."""
+MAX_TRANSFER_SYNTAXES: Final = 128
+"""In one Presentation Context; there are about 60 in PS3.6."""
+MAX_SHOWN: Final = 16
+"""Presentation Contexts of one request, and Transfer Syntaxes of one of them, that are kept to be shown."""
+
+_MAXIMUM_LENGTH, _IMPLEMENTATION_CLASS_UID, _IMPLEMENTATION_VERSION_NAME = 0x51, 0x52, 0x55
+_ASYNCHRONOUS_OPERATIONS, _ROLE_SELECTION, _EXTENDED_NEGOTIATION = 0x53, 0x54, 0x56
+_LONGEST_VERSION_NAME = 16  # characters (PS3.7 §D.3.3.2.3)
+_LONGEST_SHOWN = 80  # bytes of a UID: enough to see that it is too long
+_CONTEXT_FIXED = 4  # bytes of a Presentation Context before its sub-items: the ID and three reserved ones
+
+
+class UserInformation(NamedTuple):
+    """What of the User Information an acceptor answers or keeps (PS3.7 §D.3.3).
+
+    `max_pdu` is the peer's limit in bytes, 0 for none; `roles` are those proposed for SOP Classes, as (SCU, SCP);
+    `extended` are the SOP Classes with an extended negotiation.
+    """
+
+    max_pdu: int
+    implementation_class_uid: str
+    implementation_version_name: str
+    asynchronous_operations: bool
+    roles: dict[str, tuple[bool, bool]]
+    extended: tuple[str, ...]
+
+
+class Proposal(NamedTuple):
+    """The items of a request; `contexts` are the values of its Presentation Context items, ID first, not read yet."""
+
+    application_context_name: str
+    contexts: list[bytes]
+    user_information: UserInformation
 
 
 class ProposedContext(NamedTuple):
-    """A proposed Presentation Context; `result` is what it would have been given: 0, 3 or 4 of PS3.8 Table 9-18."""
+    """A proposed Presentation Context, to be shown; `result` is what it was given, or would have been.
+
+    That is 0, 1, 3 or 4 of PS3.8 Table 9-18; `more` is how many Transfer Syntaxes it had behind the first `MAX_SHOWN`.
+    """
 
     context_id: int
     abstract_syntax: str
     transfer_syntaxes: tuple[str, ...]
+    more: int
     result: int
 
 
-def judged(
-    variable_items: bytes, sop_classes: Collection[str] | None, transfer_syntaxes: Collection[str]
-) -> list[ProposedContext]:
-    """The Presentation Contexts of a request, up to the first that can't be read; `sop_classes` None takes all."""
-    found: list[ProposedContext] = []
+def read_proposal(variable_items: bytes) -> Proposal:
+    """Read the variable items of an A-ASSOCIATE-RQ. Raises `MalformedRequestError`."""
+    name: str | None = None
+    contexts: list[bytes] = []
+    user_information: list[bytes] = []
+    for count, (item_type, value) in enumerate(walk(variable_items)):
+        if count >= MAX_ITEMS:
+            raise MalformedRequestError(f"more than {MAX_ITEMS} items", "items")
+        if item_type == PRESENTATION_CONTEXT:
+            if len(contexts) == MAX_CONTEXTS:
+                raise MalformedRequestError(f"more than {MAX_CONTEXTS} Presentation Contexts", "presentation_contexts")
+            contexts.append(value)
+        elif item_type == APPLICATION_CONTEXT:
+            text = uid_text(value)
+            name = text if name is None else name
+        elif item_type == USER_INFORMATION:
+            user_information.append(value)
+    return Proposal(name or "", contexts, _read_user_information(user_information))
+
+
+def context_parts(context: bytes) -> tuple[int, bytes, bytes]:
+    """The ID, the abstract syntax as sent, and the Transfer Syntax sub-items, of a Presentation Context.
+
+    Raises `MalformedRequestError`, but not for what is wrong with the Transfer Syntaxes.
+    """
+    if len(context) < _CONTEXT_FIXED:
+        raise MalformedRequestError("a Presentation Context is cut short")
+    if not context[0] & 1:
+        raise MalformedRequestError(f"Presentation Context ID {context[0]} is not odd")
+    start = _CONTEXT_FIXED + 4
+    if len(context) < start or context[_CONTEXT_FIXED] != ABSTRACT_SYNTAX:
+        return _context_out_of_order(context)
+    end = start + (context[start - 2] << 8 | context[start - 1])
+    if end > len(context):
+        raise MalformedRequestError("an abstract syntax is longer than its Presentation Context")
+    return context[0], context[start:end], context[end:]
+
+
+def shown_context(context: bytes, result: int) -> ProposedContext:
+    """Read a Presentation Context to be shown, as far as it can be read. Raises what `context_parts` raises."""
+    context_id, abstract_syntax, sub_items = context_parts(context)
+    names, count = [], 0
     try:
-        for item_type, item in walk(variable_items):
-            if item_type == PRESENTATION_CONTEXT and len(item) >= 8 and len(found) < MAX_SHOWN:
-                found.append(_judge(item, sop_classes, transfer_syntaxes))
+        for item_type, value in walk(sub_items):
+            count += 1
+            if count <= MAX_SHOWN and item_type == TRANSFER_SYNTAX:
+                names.append(_shown(value))
     except MalformedRequestError:
-        pass  # nobody decoded it for the answer either: what could be read is what the log has
-    return found
+        pass  # nobody went by it either
+    return ProposedContext(context_id, _shown(abstract_syntax), tuple(names), max(0, count - MAX_SHOWN), result)
 
 
 def name_of(uid: str) -> str:
@@ -56,19 +135,72 @@ def name_of(uid: str) -> str:
     return "" if name == uid else name
 
 
-def _judge(item: bytes, sop_classes: Collection[str] | None, supported: Collection[str]) -> ProposedContext:
-    abstract_syntax, proposed = "", list[str]()
-    for item_type, sub_item in walk(item[8:]):
-        uid = sub_item[4:].decode("ascii", "backslashreplace").strip(" \0")
+def _shown(value: bytes) -> str:
+    return value[:_LONGEST_SHOWN].decode("ascii", "backslashreplace").strip(" \0")
+
+
+def _context_out_of_order(context: bytes) -> tuple[int, bytes, bytes]:
+    """A Presentation Context that doesn't begin with its abstract syntax."""
+    abstract_syntax, transfer_syntaxes = b"", []
+    for item_type, value in walk(context[_CONTEXT_FIXED:]):
         if item_type == ABSTRACT_SYNTAX:
-            abstract_syntax = uid
-        elif item_type == TRANSFER_SYNTAX:
-            proposed.append(uid)
-    is_verification = abstract_syntax == VERIFICATION_SOP_CLASS
-    if is_verification:
-        supported = UNCOMPRESSED
-    if not is_verification and sop_classes is not None and abstract_syntax not in sop_classes:
-        result = _ABSTRACT_SYNTAX_NOT_SUPPORTED
-    else:
-        result = _ACCEPTANCE if any(uid in supported for uid in proposed) else _TRANSFER_SYNTAXES_NOT_SUPPORTED
-    return ProposedContext(item[4], abstract_syntax, tuple(proposed), result)
+            abstract_syntax = value
+        else:
+            transfer_syntaxes.append(encoded(item_type, value))
+    return context[0], abstract_syntax, b"".join(transfer_syntaxes)
+
+
+def _read_user_information(items: Sequence[bytes]) -> UserInformation:
+    """There should be one such item; of several the last counts, and all together have so many sub-items."""
+    found, count = UserInformation(0, "", "", False, {}, ()), 0
+    for value in items:
+        found, count = _read_sub_items(value, count)
+    return found
+
+
+def _read_sub_items(data: bytes, count: int) -> tuple[UserInformation, int]:
+    """Those of one item, after `count` in others. A User Identity is one that nobody knows: PS3.7 §D.3.3.7.1."""
+    max_pdu, class_uid, version_name, asynchronous = 0, "", "", False
+    roles: dict[str, tuple[bool, bool]] = {}
+    extended: list[str] = []
+    for item_type, value in walk(data):
+        count += 1
+        if count > MAX_SUB_ITEMS:
+            raise MalformedRequestError(f"more than {MAX_SUB_ITEMS} User Information sub-items", "user_information")
+        if item_type == _MAXIMUM_LENGTH:
+            if len(value) != 4:
+                raise MalformedRequestError("a Maximum Length that has no 4 bytes")
+            max_pdu = int.from_bytes(value, "big")
+        elif item_type == _IMPLEMENTATION_CLASS_UID:
+            class_uid = uid_text(value)
+        elif item_type == _IMPLEMENTATION_VERSION_NAME:
+            version_name = _version_name(value)
+        elif item_type == _ASYNCHRONOUS_OPERATIONS:
+            if len(value) < 4:
+                raise MalformedRequestError("an Asynchronous Operations Window that has no 4 bytes")
+            asynchronous = True
+        elif item_type == _ROLE_SELECTION:
+            uid, rest = _uid_and_rest(value)
+            if len(rest) < 2 or not {rest[0], rest[1]} <= {0, 1}:
+                raise MalformedRequestError("a role selection that isn't one of 0 and 1")
+            roles[uid] = (rest[0] == 1, rest[1] == 1)
+        elif item_type == _EXTENDED_NEGOTIATION:
+            extended.append(_uid_and_rest(value)[0])
+    found = UserInformation(max_pdu, class_uid, version_name, asynchronous, roles, tuple(dict.fromkeys(extended)))
+    return found, count
+
+
+def _uid_and_rest(value: bytes) -> tuple[str, bytes]:
+    """A UID behind its length in two bytes, and what follows it."""
+    if len(value) < 2:
+        raise MalformedRequestError("a sub-item without a UID")
+    end = 2 + int.from_bytes(value[:2], "big")
+    if end > len(value):
+        raise MalformedRequestError("a UID is longer than its sub-item")
+    return uid_text(value[2:end]), value[end:]
+
+
+def _version_name(value: bytes) -> str:
+    """It only informs: no reason to refuse whoever writes an umlaut there, or a novel."""
+    text = value.decode("ascii", "replace")
+    return text if text.isascii() and text.isprintable() and len(text) <= _LONGEST_VERSION_NAME else ""

@@ -34,6 +34,7 @@ def request(*items: bytes) -> bytes:
 
 REQUESTS = {
     "associate_rq": struct.pack(">BBI", wire.A_ASSOCIATE_RQ, 0, 256 * 1024 + 1),
+    "items": request(item(0x10, b"1") * 300),
     "presentation_contexts": request(*(context(number % 256) for number in range(129))),
     "transfer_syntaxes": request(context(9, syntaxes=129)),
     "user_information": request(item(0x50, item(0x99, b"") * 1025)),

@@ -33,7 +33,7 @@ def line_of(contexts: list[ProposedContext]) -> list[Any]:
 
 def some(count: int, *results: int) -> list[ProposedContext]:
     return [
-        ProposedContext(2 * number + 1, CT, (EXPLICIT_LITTLE,), results[number % len(results)])
+        ProposedContext(2 * number + 1, CT, (EXPLICIT_LITTLE,), 0, results[number % len(results)])
         for number in range(count)
     ]
 
@@ -59,16 +59,23 @@ def test_refused_ones_are_named_and_the_rest_is_counted(contexts: list[ProposedC
     assert len(named) == len(contexts) - int(rest.split()[1]) <= MAX_NAMED
 
 
+def test_where_nobody_counted_the_refused_the_rest_is_only_counted() -> None:
+    *named, said = named_contexts(some(16, 3), proposed=128, refused=None)
+    assert said.startswith("and ")
+    assert int(said.split()[1]) + len(named) == 128
+    assert "refused" not in said
+
+
 def test_few_are_all_named_refused_ones_first() -> None:
     assert [context["result"] for context in line_of(some(6, 0, 4, 3))] == [4, 3, 4, 3, 0, 0]
 
 
 def test_transfer_syntaxes_are_named_where_they_matter() -> None:
     accepted, unknown, refused = (
-        named_contexts([ProposedContext(1, CT, tuple("abcdefghij"), result)], proposed=1, refused=int(result > 0))[0]
+        named_contexts([ProposedContext(1, CT, tuple("abcdefghij"), 3, result)], proposed=1, refused=int(result > 0))[0]
         for result in (0, 3, 4)
     )
-    assert accepted["transfer_syntaxes"] == refused["transfer_syntaxes"] == [*"abcdefgh", "and 2 more"]
+    assert accepted["transfer_syntaxes"] == refused["transfer_syntaxes"] == [*"abcdefgh", "and 5 more"]
     assert "transfer_syntaxes" not in unknown
     assert unknown["name"] == "CT Image Storage"
 
@@ -79,6 +86,7 @@ CONTEXTS = st.builds(
     st.integers(0, 255),
     UIDS,
     st.lists(UIDS, max_size=9).map(tuple),
+    st.sampled_from([0, 112]),
     st.sampled_from([0, 1, 3, 4]),
 )
 

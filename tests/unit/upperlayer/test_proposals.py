@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dicomd.upperlayer import negotiation
 from dicomd.upperlayer.negotiation import AssociateRequest, Negotiator
-from dicomd.upperlayer.proposals import MAX_SHOWN, judged, name_of
+from dicomd.upperlayer.proposals import MAX_SHOWN, name_of
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, MR_IMAGE_STORAGE, STUDY_ROOT_FIND, VERIFICATION
 from tests.support.raw_peer import associate_rq
 
@@ -26,41 +28,78 @@ def request(proposals: list[tuple[str, list[str]]]) -> AssociateRequest:
     return AssociateRequest.from_body(associate_rq(proposals)[6:])
 
 
-def test_the_judgement_is_that_of_a_negotiation() -> None:
-    negotiator = Negotiator(
-        sop_classes=[CT_IMAGE_STORAGE, MR_IMAGE_STORAGE],
+def receiver(sop_classes: list[str] | None = None) -> Negotiator:
+    return Negotiator(
+        sop_classes=sop_classes,
         transfer_syntaxes=[EXPLICIT_LITTLE],
         max_pdu=16384,
         implementation_class_uid="1.2.3",
         implementation_version_name="X",
     )
+
+
+def test_the_judgement_is_that_of_a_negotiation() -> None:
+    negotiator = receiver([CT_IMAGE_STORAGE, MR_IMAGE_STORAGE])
     asked = request(PROPOSALS)
     negotiated = negotiator.negotiate(asked)
     results = {context.context_id: context.result for context in negotiated.refused}
-    for context in negotiator.judge_unanswered(asked):
+    found = negotiator.judge_unanswered(asked)
+    assert found.proposed == negotiated.proposed == len(PROPOSALS)
+    for context in found.contexts:
         assert context.result == results.get(context.context_id, 0), context
-    assert [context.result for context in negotiator.judge_unanswered(asked)] == [0, 4, 3, 0, 4]
+    assert {context.context_id: context.result for context in found.contexts} == {1: 0, 3: 4, 5: 3, 7: 0, 9: 4}
+
+
+def test_the_refused_come_first_and_no_more_than_are_shown() -> None:
+    proposals = [(MR_IMAGE_STORAGE, [EXPLICIT_LITTLE])] * 60 + [(CT_IMAGE_STORAGE, [EXPLICIT_LITTLE])] * 10
+    found = receiver([MR_IMAGE_STORAGE]).judge_unanswered(request(proposals))
+    assert found.proposed == 70
+    assert [context.result for context in found.contexts] == [3] * 10 + [0] * (MAX_SHOWN - 10)
+    assert [context.context_id for context in found.contexts[:2]] == [121, 123]
+
+
+def test_what_no_line_shows_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = []
+    judge = negotiation.ContextJudge.judge
+    monkeypatch.setattr(
+        negotiation.ContextJudge, "judge", lambda self, context, known: judged.append(1) or judge(self, context, known)
+    )
+    found = receiver([]).judge_unanswered(request([(CT_IMAGE_STORAGE, [EXPLICIT_LITTLE])] * 128))
+    assert len(judged) == len(found.contexts) == MAX_SHOWN
+
+
+def test_what_is_kept_of_a_refused_context_is_bounded() -> None:
+    syntaxes = [f"1.2.3.{number}" for number in range(128)]
+    negotiated = receiver([]).negotiate(request([(CT_IMAGE_STORAGE, syntaxes)] * 128))
+    assert negotiated.proposed == 128
+    assert len(negotiated.refused) == MAX_SHOWN
+    assert negotiated.refused[0].transfer_syntaxes == tuple(syntaxes[:MAX_SHOWN])
+    assert negotiated.refused[0].more == 128 - MAX_SHOWN
 
 
 def test_without_a_list_every_abstract_syntax_is_taken() -> None:
-    (context,) = judged(request([("1.2.3", [EXPLICIT_LITTLE])]).variable_items, None, [EXPLICIT_LITTLE])
-    assert context == (1, "1.2.3", (EXPLICIT_LITTLE,), 0)
+    (context,) = receiver().judge_unanswered(request([("1.2.3", [EXPLICIT_LITTLE])])).contexts
+    assert context == (1, "1.2.3", (EXPLICIT_LITTLE,), 0, 0)
 
 
 @given(st.binary(max_size=400))
 def test_no_bytes_raise(data: bytes) -> None:
-    for context in judged(data, [CT_IMAGE_STORAGE], [EXPLICIT_LITTLE]):
+    asked = AssociateRequest.from_body(bytes(68) + data)
+    for context in receiver([CT_IMAGE_STORAGE]).judge_unanswered(asked).contexts:
         assert isinstance(context.abstract_syntax, str)
 
 
-def test_no_more_than_the_standard_s_contexts_are_read() -> None:
-    item = struct.pack(">BBHBBBB", 0x20, 0, 4, 1, 0, 0, 0)
-    assert len(judged(item * (MAX_SHOWN + 50), None, [])) == MAX_SHOWN
+def test_a_broken_context_does_not_hide_the_others() -> None:
+    asked = request(PROPOSALS)
+    broken = struct.pack(">BBHBBBB", 0x20, 0, 4, 1, 0, 0, 0)
+    changed = AssociateRequest.from_body(bytes(68) + broken + asked.variable_items)
+    assert len(receiver().judge_unanswered(changed).contexts) == len(PROPOSALS)
 
 
-def test_what_follows_a_broken_item_is_left_out() -> None:
+def test_a_request_that_ends_too_early_shows_nothing() -> None:
     items = request(PROPOSALS).variable_items
-    assert 0 < len(judged(items[: len(items) // 2], None, [])) < len(PROPOSALS)
+    cut = AssociateRequest.from_body(bytes(68) + items[: len(items) // 2])
+    assert receiver().judge_unanswered(cut) == negotiation.Unanswered(0, 0, ())
 
 
 def test_names_are_those_of_the_standard() -> None:

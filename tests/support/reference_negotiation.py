@@ -1,0 +1,134 @@
+"""The answer to an A-ASSOCIATE-RQ by pynetdicom's codecs and its rules of negotiation.
+
+dicomd reads requests itself, as these take 20 ms and more for a large one. They stay what it is compared with.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    AsynchronousOperationsWindowNegotiation,
+    ImplementationClassUIDNotification,
+    ImplementationVersionNameNotification,
+    MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
+    SOPClassExtendedNegotiation,
+)
+from pynetdicom.presentation import PresentationContext, build_context, negotiate_as_acceptor
+
+_FIXED = b"\0\1\0\0" + b"DICOMD".ljust(16) * 2 + bytes(32)
+_VERIFICATION = "1.2.840.10008.1.1"
+_UNCOMPRESSED = ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"]
+_APPLICATION_CONTEXT_NAME = "1.2.840.10008.3.1.1.1"
+
+
+class UndecodableError(Exception):
+    """pynetdicom raised something, or would answer what is no request."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What pynetdicom makes of a request: contexts by ID as (abstract syntax, transfer syntax), results by ID."""
+
+    application_context_name: str
+    contexts: dict[int, tuple[str, str]]
+    results: dict[int, int]
+    max_pdu: int
+    implementation_class_uid: str
+    implementation_version_name: str
+    answer: bytes
+
+
+def reference(
+    variable_items: bytes,
+    *,
+    sop_classes: Sequence[str],
+    transfer_syntaxes: Sequence[str],
+    max_pdu: int,
+    implementation_class_uid: str,
+    implementation_version_name: str,
+) -> Reference:
+    """Negotiate as an acceptor of these. Raises UndecodableError."""
+    pdu = A_ASSOCIATE_RQ()
+    try:
+        pdu.decode(struct.pack(">BBI", 1, 0, len(_FIXED) + len(variable_items)) + _FIXED + variable_items)
+        proposal = pdu.to_primitive()
+    except Exception as error:  # its decoders raise whatever the bytes make them trip over
+        raise UndecodableError(repr(error)) from error
+    proposed = proposal.presentation_context_definition_list
+    if not all(context.abstract_syntax and context.transfer_syntax for context in proposed):
+        raise UndecodableError("a Presentation Context without abstract or transfer syntax")
+    if len({context.context_id for context in proposed}) != len(proposed):
+        raise UndecodableError("two Presentation Contexts have the same ID")
+    supported = []
+    for uid in {str(context.abstract_syntax) for context in proposed} & {*sop_classes, _VERIFICATION}:
+        context = build_context(uid, list(_UNCOMPRESSED if uid == _VERIFICATION else transfer_syntaxes))
+        context.scu_role, context.scp_role = True, False
+        supported.append(context)
+    offered = proposal.user_information
+    roles: dict[str, tuple[bool, bool]] = {
+        str(item.sop_class_uid): (bool(item.scu_role), bool(item.scp_role))
+        for item in offered
+        if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
+    }
+    results, role_replies = negotiate_as_acceptor(proposed, supported, roles)  # type: ignore[arg-type]
+    contexts = {
+        int(context.context_id or 0): (str(context.abstract_syntax), str(context.transfer_syntax[0]))
+        for context in results
+        if context.result == 0
+    }
+    reply = _about(max_pdu, implementation_class_uid, implementation_version_name)
+    if any(isinstance(item, AsynchronousOperationsWindowNegotiation) for item in offered):
+        window = AsynchronousOperationsWindowNegotiation()
+        window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 1
+        reply.append(window)
+    reply += role_replies
+    reply += _extended_replies(offered, {abstract for abstract, _ in contexts.values()})
+    last: dict[type, object] = {type(item): item for item in offered}
+    length, class_uid = last.get(MaximumLengthNotification), last.get(ImplementationClassUIDNotification)
+    version_name = last.get(ImplementationVersionNameNotification)
+    return Reference(
+        application_context_name=str(proposal.application_context_name or ""),
+        contexts=contexts,
+        results={int(context.context_id or 0): int(context.result or 0) for context in results},
+        max_pdu=length.maximum_length_received if isinstance(length, MaximumLengthNotification) else 0,
+        implementation_class_uid=str(getattr(class_uid, "implementation_class_uid", "") or ""),
+        implementation_version_name=str(getattr(version_name, "implementation_version_name", "") or ""),
+        answer=_encoded(sorted(results, key=lambda context: int(context.context_id or 0)), reply),
+    )
+
+
+def _about(max_pdu: int, class_uid: str, version_name: str) -> list[object]:
+    length, implementation, version = (
+        MaximumLengthNotification(),
+        ImplementationClassUIDNotification(),
+        ImplementationVersionNameNotification(),
+    )
+    length.maximum_length_received = max_pdu
+    implementation.implementation_class_uid, version.implementation_version_name = class_uid, version_name
+    return [length, implementation, version]
+
+
+def _extended_replies(offered: Sequence[object], accepted: set[str]) -> list[object]:
+    replies: dict[str, object] = {}
+    for item in offered:
+        if isinstance(item, SOPClassExtendedNegotiation) and str(item.sop_class_uid) in accepted - {_VERIFICATION}:
+            reply = SOPClassExtendedNegotiation()
+            reply.sop_class_uid, reply.service_class_application_information = item.sop_class_uid, b"\2\0\3\0\0\0"
+            replies.setdefault(str(item.sop_class_uid), reply)
+    return list(replies.values())
+
+
+def _encoded(results: list[PresentationContext], user_information: list[object]) -> bytes:
+    primitive = A_ASSOCIATE()
+    primitive.application_context_name = _APPLICATION_CONTEXT_NAME
+    primitive.calling_ae_title = primitive.called_ae_title = "DICOMD"
+    primitive.result, primitive.result_source = 0, 1
+    primitive.presentation_context_definition_results_list = results
+    primitive.user_information = user_information  # type: ignore[assignment]
+    return bytes(A_ASSOCIATE_AC(primitive).encode()[6 + len(_FIXED) :])
