@@ -24,7 +24,7 @@ from dicomd.net.rejection import Rejection
 from dicomd.net.transport import Session, WokenError
 from dicomd.services.operations import EVERYTHING, Operation
 from dicomd.services.storage import StoreOperation
-from dicomd.telemetry.logs import bound_logger, get_logger
+from dicomd.telemetry.logs import LATER, UNBOUNDED, bound_logger, get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.render import SAFE
@@ -178,12 +178,17 @@ class AssociationReport:
 
         It is asked only for a line that is written: no stranger causes work that nobody sees.
         """
+
+        def proposed() -> dict[str, Any]:
+            wanted = judge()
+            contexts = named_contexts(wanted.contexts, proposed=wanted.proposed, refused=wanted.refused)
+            return {"contexts_proposed": wanted.proposed, "contexts": contexts}
+
         self._refusal_told = True
         self._metrics.count_reject(rejection.source, rejection.reason)
         self._metrics.count_limit(rejection.limit)
         if self._audit is not None and rejection.result == 1:  # permanent: not one that may come again in a minute
             self._audit.refused(rejection.advice)
-        wanted = judge()
         self._log.warning(
             Message.ASSOCIATION_REJECTED,
             rule=self._verdict.rule if self._verdict is not None else "",
@@ -191,9 +196,8 @@ class AssociationReport:
             source=int(rejection.source),
             reason=rejection.reason,
             advice=rejection.advice,
-            contexts_proposed=wanted.proposed,
-            contexts=named_contexts(wanted.contexts, proposed=wanted.proposed, refused=wanted.refused),
             **self._tls,
+            **{LATER: proposed},
         )
         codes = f"rejected {rejection.result:d}/{rejection.source:d}/{rejection.reason}"
         self._tell_refusal(Refused.ASSOCIATION, codes, rejection.advice)
@@ -371,7 +375,10 @@ class AssociationReport:
         if not sent:
             fields["detail"] = "the response could not be sent"
         if succeeded:
-            self._log.info(Message.INSTANCE_STORED, **{SAFE: fields})
+            if duplicate == "identical":  # sent again and again, it costs no space, and its line would
+                self._log.info(Message.INSTANCE_STORED, **{SAFE: fields})
+            else:
+                self._log.info(Message.INSTANCE_STORED, **{SAFE: fields, UNBOUNDED: True})
             return
         self._tell_refusal(Refused.INSTANCE, f"{status} {response.comment}")
         if error is not None:

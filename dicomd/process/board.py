@@ -255,6 +255,7 @@ class Seat:
         self._counting = threading.Lock()
         self.display = WorkerDisplay(board.display.roster.page(slot), board.display.refusals)
         self.pending_writes = board.pending_writes.of(slot)
+        self.log_budget = board.display.log_budget
 
     # -- Places ----------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from dicomd.net.display import Refused
 from dicomd.process.records import Record
 from dicomd.process.refusals import Refusals
 from dicomd.process.roster import Page, Roster, Row
+from dicomd.telemetry.budget import LineBudget
 from dicomd.telemetry.fields import safe_text
 
 _BULLETIN: Final = 64 * 1024  # bytes
@@ -23,10 +24,12 @@ _TITLE: Final = 64  # characters of an AE Title, whose 16 may all be escaped
 
 
 class Display:
-    """Made by the supervisor; `locked` is what writers of refusals hold."""
+    """Made by the supervisor; `locked` is what writers of refusals, and of strangers' log lines, hold."""
 
     def __init__(self, slots: int, locked: Callable[[], AbstractContextManager[None]]) -> None:
         self.roster, self.refusals = Roster(slots), Refusals(locked)
+        self.log_budget = LineBudget(locked)
+        """What strangers can make all these processes log, in all."""
         self._bulletin = Record(memoryview(mmap.mmap(-1, _BULLETIN)))
 
     def publish(self, bulletin: dict[str, Any]) -> None:

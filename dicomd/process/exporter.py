@@ -51,7 +51,8 @@ class Exporter:
             signal.signal(ignored, signal.SIG_IGN)
         use_files(self.metric_folder, OWNER)
         metrics = Metrics(CollectorRegistry(), version=dicomd.__version__)
-        configure_logging(self.log.format, self.log.level, metrics=metrics, constants={"dicomd_worker": OWNER})
+        budget, constants = self.board.display.log_budget, {"dicomd_worker": OWNER}
+        configure_logging(self.log.format, self.log.level, metrics=metrics, constants=constants, budget=budget)
         route_uncaught()
         registry = collected(self.metric_folder)
         endpoints = [

@@ -29,7 +29,7 @@ from dicomd.process.metric_files import use_files
 from dicomd.process.signals import SignalPipe
 from dicomd.process.worker import Worker
 from dicomd.store.filesystem import FileStore
-from dicomd.telemetry.logs import configure_logging, get_logger
+from dicomd.telemetry.logs import configure_logging, get_logger, report_suppressed
 from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.stdlib import route_uncaught
 
@@ -65,7 +65,8 @@ def run_worker(duty: Duty, seat: Seat, supervisor: ChildEnd) -> None:
         peers=[peer.name for peer in config.peers],
     )
     constants = {"dicomd_worker": str(seat.slot), "dicomd_generation": seat.generation}
-    configure_logging(config.log.format, config.log.level, metrics=metrics, constants=constants)
+    budget = seat.log_budget
+    configure_logging(config.log.format, config.log.level, metrics=metrics, constants=constants, budget=budget)
     route_uncaught()
     for ignored in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to everybody: the supervisor decides
         signal.signal(ignored, signal.SIG_IGN)
@@ -100,6 +101,7 @@ class _Life:
             self._worker.serve(wakeup.fileno(), min(_BEAT, max(0.001, self._deadline - time.monotonic())))
             self._supervisor.say(Report.BEAT)
             self._worker.notice_hanging_store()
+            report_suppressed(self._seat.log_budget)
             orders = self._supervisor.take()
             if Order.ORPHANED in orders and not self._orphaned:
                 self._orphaned = True
@@ -110,6 +112,7 @@ class _Life:
             for _ in self._signals.take():
                 self._obey(Order.STOP if self._phase in (_Phase.SERVING, _Phase.RETIRING) else Order.HURRY)
         self._worker.end()
+        report_suppressed(self._seat.log_budget, at_once=True)
         if self._worker.idle:  # else a thread still writes, and what it leaves is swept with the dead one's things
             self._duty.store.close()
 

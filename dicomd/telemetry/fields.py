@@ -49,7 +49,7 @@ FIELDS: Final = _CONTRACT | frozenset({
     "restart_pending", "signal", "exit_status", "workers", "worker_pid", "drain_seconds", "uptime_seconds", "days",
     "ready",
     # of the program itself
-    "module", "exception", "exception_type", "thread", "logger", "detail", "count", "unknown_keys",
+    "module", "exception", "exception_type", "thread", "logger", "detail", "count", "suppressed", "unknown_keys",
 })  # fmt: skip
 
 

@@ -229,6 +229,9 @@ class Metrics:
         self.audit_messages = counter("audit_messages", "Audit messages, by what became of them.", "result")
         self.log_records = counter("log_records", "Log lines, by level.", "level")
         self.log_records_lost = counter("log_records_lost", "Log lines that could not be written.")
+        self.log_records_suppressed = counter(
+            "log_records_suppressed", "Log lines left out, since their address had caused too many."
+        )
         self.worker_exits = counter("worker_exits", "Worker processes that ended.", "reason")
         self.workers = gauge("workers", "Worker processes, by state.", "livemostrecent", "state")
         self.worker_resident_memory = gauge(

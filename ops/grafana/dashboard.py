@@ -371,10 +371,11 @@ def _process() -> list[timeseries.Panel]:
         ),
         graph(
             "Log lines",
-            "A second, by level, and lines that could not be written.",
+            "A second, by level, lines that could not be written, and lines left out of a flood.",
             "ops",
             rate("dicomd_log_records_total", "level"),
             Query(f"sum(rate(dicomd_log_records_lost_total{{{CHOSEN}}}[$__rate_interval]))", "lost"),
+            Query(f"sum(rate(dicomd_log_records_suppressed_total{{{CHOSEN}}}[$__rate_interval]))", "left out"),
         ),
         graph(
             "Audit messages",

@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dicomd.telemetry.budget import HOST_BYTES, STRANGERS_BYTES, WINDOW
 from dicomd.telemetry.fields import FIELDS, MAX_FIELD, MAX_LINE
 from dicomd.telemetry.render import LEVELS, ConsoleRenderer
 from tests.daemon.conftest import StartDaemon
@@ -23,7 +27,7 @@ from tests.support.daemon import Daemon
 from tests.support.journal import Journal, launcher, tell
 from tests.support.objects import CT_IMAGE_STORAGE, instance
 from tests.support.pydicom_files import sample
-from tests.support.raw_peer import APPLICATION_CONTEXT, RawPeer, pdu
+from tests.support.raw_peer import APPLICATION_CONTEXT, DEADLINE, RawPeer, pdu
 from tests.support.waiting import wait_until
 
 STRANGERS_KEPT_OUT = {"peers": [{"name": "ct1", "ae_titles": ["CT1"]}]}
@@ -171,3 +175,57 @@ def test_an_ordinary_mistake_is_a_short_line(start_daemon: StartDaemon, tmp_path
     assert len(line) < 4000
     assert record["contexts"] == [f"{record['contexts_proposed']} contexts, all acceptable"]
     assert record["contexts_proposed"] > 100
+
+
+def be_rejected(daemon: Daemon, host: str, times: int) -> None:
+    """As fast as it goes, with a request whose line is long, from this address."""
+    data = request(ordinary("1.2.3.4", contexts=20))
+    for _ in range(times):
+        with socket.create_connection(daemon.address, timeout=DEADLINE, source_address=(host, 0)) as peer:
+            peer.sendall(data)
+            assert peer.recv(10, socket.MSG_WAITALL)[7:] == bytes(REFUSED)
+
+
+def bytes_of(daemon: Daemon, address: str) -> int:
+    """What was written on account of the address, but for the lines that say what was left out."""
+    return sum(
+        len(line.encode()) + 1
+        for line, record in list(zip(daemon.output, daemon.records, strict=False))  # more may come
+        if record.get("dicom_peer_address") == address and record["event"] != "log lines suppressed"
+    )
+
+
+@pytest.mark.slow
+def test_a_flood_is_bounded_and_counted(start_daemon: StartDaemon) -> None:
+    """Over all workers and generations: each host has its bytes, all strangers theirs, and no peer goes short."""
+    daemon = start_daemon(**STRANGERS_KEPT_OUT, dicomd={"workers": 2}, log={"level": "info"})
+    hosts = {f"127.0.0.{number}": 500 for number in range(2, 10)}
+    began = time.monotonic()
+    for _ in range(2):  # the second time to other workers, beside the old ones
+        with RawPeer(daemon.address, calling="CT1") as peer, ThreadPoolExecutor(len(hosts)) as crowd:
+            peer.associate()
+            floods = [crowd.submit(be_rejected, daemon, host, times) for host, times in hosts.items()]
+            for _ in range(20):
+                assert peer.store(instance()).status == 0
+            for flood in floods:
+                flood.result()
+            assert daemon.reload()["event"] == "config applied"
+            peer.release()
+    total = 2 * sum(hosts.values())
+    wait_until(lambda: sum(line["count"] for line in daemon.logged("log lines suppressed")) + rejected(daemon) == total)
+    windows = (time.monotonic() - began) // WINDOW + 1
+    assert len(daemon.logged("log lines suppressed")) > 0, "the test has to send more than is written"
+    for host in hosts:
+        assert 0 < bytes_of(daemon, host) <= windows * HOST_BYTES
+    assert sum(bytes_of(daemon, host) for host in hosts) <= windows * STRANGERS_BYTES
+    workers, generations = 2, 3
+    most = len(hosts) * (windows * WINDOW + workers * generations)  # one a second, and one at the end of each process
+    assert len(daemon.logged("log lines suppressed")) <= most
+    assert len(daemon.logged("instance stored")) == 40
+    wait_until(lambda: len(daemon.logged("association ended", dicom_calling_aet="CT1")) == 2)
+    assert daemon.metric("dicomd_log_records_suppressed_total") == total - rejected(daemon)
+    assert daemon.metric("dicomd_associations_rejected_total", source="1", reason="3") == total
+
+
+def rejected(daemon: Daemon) -> int:
+    return len(daemon.logged("association rejected"))

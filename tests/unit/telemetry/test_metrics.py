@@ -34,6 +34,7 @@ COUNTERS = {
     "dicomd_audit_messages": {"result"},
     "dicomd_log_records": {"level"},
     "dicomd_log_records_lost": set(),
+    "dicomd_log_records_suppressed": set(),
     "dicomd_worker_exits": {"reason"},
 }
 HISTOGRAMS = {

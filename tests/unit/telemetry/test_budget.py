@@ -1,0 +1,278 @@
+"""The budgets of log lines: of a host, of all strangers, and what is told of the lines left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from dicomd.telemetry.budget import (
+    ACCOUNTS,
+    EVENTS,
+    HOST_BYTES,
+    NAMED,
+    STRANGERS_BYTES,
+    WINDOW,
+    LineBudget,
+    host_of,
+)
+from dicomd.telemetry.logs import LATER, UNBOUNDED, bound_logger, configure_logging, get_logger, report_suppressed
+from dicomd.telemetry.messages import Message
+from dicomd.telemetry.metrics import Metrics
+from dicomd.telemetry.render import SAFE
+
+REJECTED = "association rejected"
+
+
+class Clock:
+    """The monotonic clock, as the test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def budget(clock: Clock) -> LineBudget:
+    return LineBudget(clock=clock)
+
+
+def ask(budget: LineBudget, host: str, size: int, *, stranger: bool = True, event: str = REJECTED) -> bool:
+    """One line, as the logger asks for it."""
+    if budget.is_spent(host, stranger=stranger):
+        budget.leave_out(host, event)
+        return False
+    return budget.spend(host, size, event, stranger=stranger)
+
+
+def written(budget: LineBudget, host: str, count: int, size: int = 1000, *, stranger: bool = True) -> int:
+    """How many of so many lines are written."""
+    return sum(ask(budget, host, size, stranger=stranger) for _ in range(count))
+
+
+def test_a_host_has_its_bytes_and_then_no_more_while_it_goes_on(budget: LineBudget, clock: Clock) -> None:
+    assert 0.9 * HOST_BYTES <= 1000 * written(budget, "a", 2000) <= HOST_BYTES
+    for _ in range(60):  # 200 lines a second are twice what it may have
+        clock.now += 1
+        assert written(budget, "a", 200) == 0
+
+
+def test_it_has_them_again_when_it_asks_for_less(budget: LineBudget, clock: Clock) -> None:
+    written(budget, "a", 2000)
+    for _ in range(WINDOW + 1):
+        clock.now += 1
+        written(budget, "a", 10)
+    assert written(budget, "a", 10) == 10
+
+
+def test_another_host_has_its_own(budget: LineBudget) -> None:
+    written(budget, "a", 2000)
+    assert written(budget, "b", 100) == 100
+
+
+def test_all_strangers_together_have_theirs_and_peers_are_none(budget: LineBudget, clock: Clock) -> None:
+    total = sum(written(budget, f"10.0.0.{host}", 900) for host in range(20))
+    assert 0.9 * STRANGERS_BYTES <= 1000 * total <= STRANGERS_BYTES
+    assert written(budget, "10.0.1.1", 1) == 0
+    assert written(budget, "192.168.1.1", 500, stranger=False) == 500
+    clock.now += WINDOW + 1
+    assert written(budget, "10.0.1.1", 1) == 1, "it had asked for nothing else"
+
+
+@given(st.data())
+@settings(max_examples=30)
+def test_no_ten_seconds_have_more_than_that(data: st.DataObject) -> None:
+    clock = Clock()
+    budget = LineBudget(clock=clock)
+    lines: deque[tuple[float, str, int]] = deque()
+    for _ in range(data.draw(st.integers(1, 60))):
+        clock.now += data.draw(st.floats(0, 4))
+        host, size = data.draw(st.sampled_from("abcdefgh")), data.draw(st.integers(200, 16384))
+        for _ in range(data.draw(st.sampled_from([1, 30, 300]))):
+            if ask(budget, host, size):
+                lines.append((clock.now, host, size))
+        while lines and lines[0][0] < clock.now - WINDOW:
+            lines.popleft()
+        assert sum(size for _, _, size in lines) <= STRANGERS_BYTES
+        for each in "abcdefgh":
+            assert sum(size for _, host, size in lines if host == each) <= HOST_BYTES
+
+
+def test_every_line_is_written_or_told_of(budget: LineBudget, clock: Clock) -> None:
+    found, told = 0, 0
+    for host in range(50):
+        found += written(budget, f"h{host}", 300)
+        budget.leave_out(f"h{host}", "something else")
+        clock.now += 0.3
+        told += sum(sum(left_out.events.values()) for left_out in budget.take_left_out())
+    clock.now += 1
+    told += sum(sum(left_out.events.values()) for left_out in budget.take_left_out())
+    assert found + told == 50 * 301
+    assert budget.take_left_out(at_once=True) == []
+
+
+def test_a_host_is_told_of_once_a_second_by_its_events(budget: LineBudget, clock: Clock) -> None:
+    for event in (REJECTED, REJECTED, "connection refused", "new words"):
+        budget.leave_out("a", event)
+    clock.now += 1
+    assert budget.take_left_out() == [("a", 1, {REJECTED: 2, "connection refused": 1, "other": 1})]
+    budget.leave_out("a", REJECTED)
+    assert budget.take_left_out() == []
+    assert budget.take_left_out(at_once=True) == [("a", 1, {REJECTED: 1})]
+    budget.leave_out("a", REJECTED)
+    clock.now += 1
+    assert budget.take_left_out() == [("a", 1, {REJECTED: 1})]
+
+
+def test_many_hosts_are_told_of_in_few_lines(budget: LineBudget) -> None:
+    for host in range(200):
+        for _ in range(1 + (host < NAMED)):
+            budget.leave_out(f"h{host}", REJECTED)
+    *named, rest = budget.take_left_out(at_once=True)
+    assert {left_out.host for left_out in named} == {f"h{host}" for host in range(NAMED)}
+    assert rest == ("", 200 - NAMED, {REJECTED: 200 - NAMED})
+
+
+def test_a_crowd_of_addresses_shares_one_account_and_washes_none_out(budget: LineBudget, clock: Clock) -> None:
+    written(budget, "a", 2000, stranger=False)
+    crowd = sum(ask(budget, f"h{host}", 1000, stranger=False) for host in range(10 * ACCOUNTS))
+    assert ACCOUNTS <= crowd <= ACCOUNTS + HOST_BYTES // 1000
+    assert written(budget, "a", 100, stranger=False) == 0
+    clock.now += WINDOW + 1
+    budget.take_left_out(at_once=True)
+    assert ask(budget, "new", 1000), "accounts of hosts that have left are free again"
+
+
+def test_processes_share_it(clock: Clock) -> None:
+    """Several at once, each with the lock of one process: what is lost to chance here, the daemon's lock prevents."""
+    budget = LineBudget(clock=clock)
+    for _ in range(4):
+        child = os.fork()
+        if not child:
+            written(budget, "a", 500)
+            os._exit(0)
+        os.waitpid(child, 0)
+    assert written(budget, "a", 1) == 0
+    (left_out,) = budget.take_left_out(at_once=True)
+    assert left_out.host == "a"
+    assert sum(left_out.events.values()) == 2001 - 960
+
+
+def test_threads_may_use_it(budget: LineBudget) -> None:
+    counts: list[int] = []
+    threads = [threading.Thread(target=lambda: counts.append(written(budget, "a", 500))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 1000 * sum(counts) <= HOST_BYTES
+    assert sum(counts) + sum(sum(each.events.values()) for each in budget.take_left_out(at_once=True)) == 4000
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        (":", ":"),
+        ("", ""),
+    ],
+)
+def test_a_network_of_one_host_is_one_host(address: str, host: str) -> None:
+    assert host_of(address) == host
+
+
+def test_a_long_or_odd_name_is_no_trouble(budget: LineBudget) -> None:
+    budget.leave_out("é" * 100 + "\udcff", REJECTED)
+    assert budget.take_left_out(at_once=True)[0].host.startswith("é" * 31)
+
+
+def test_the_events_are_what_is_logged() -> None:
+    """A text that is worded anew would be counted as "other"."""
+    package = Path(__file__).parents[3] / "dicomd"
+    source = "".join(path.read_text() for path in (package / "net").glob("*.py"))
+    messages = {message.value for message in Message}
+    assert [event for event in EVENTS[:-1] if event not in messages and f'"{event}"' not in source] == []
+
+
+# -- through the logger ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["json", "console"])
+def log(request: pytest.FixtureRequest, tmp_path: Path, budget: LineBudget) -> Callable[[], list[str]]:
+    metrics = Metrics(CollectorRegistry(), version="1")
+    with (tmp_path / "log").open("w") as stream:
+        configure_logging(request.param, "info", stream, metrics=metrics, budget=budget)
+    return lambda: (tmp_path / "log").read_text().splitlines()
+
+
+def test_lines_of_a_host_are_bounded_whoever_logs_them(log: Callable[[], list[str]]) -> None:
+    bound = bound_logger({"dicom_peer_address": "10.0.0.1", "dicom_peer": "unknown"})
+    for _ in range(4000):
+        bound.warning(Message.ASSOCIATION_REJECTED, advice="x" * 400)
+        bound.info(Message.ASSOCIATION_ENDED, error="x" * 400)
+        get_logger().warning("connection refused", dicom_peer_address="10.0.0.1", error="x" * 400)
+    lines = log()
+    assert 0.9 * HOST_BYTES < sum(len(line) + 1 for line in lines) <= HOST_BYTES
+    get_logger().warning("connection refused", dicom_peer_address="10.0.0.2")
+    get_logger().error(Message.SPACE_LOW)
+    assert len(log()) == len(lines) + 2
+
+
+def test_what_would_be_costly_is_not_done_for_a_line_that_is_left_out(log: Callable[[], list[str]]) -> None:
+    asked: list[int] = []
+
+    def later() -> dict[str, Any]:
+        asked.append(1)
+        return {"contexts": ["x" * 400] * 4}
+
+    bound = bound_logger({"dicom_peer_address": "10.0.0.1", "dicom_peer": "unknown"})
+    for _ in range(4000):
+        bound.warning(Message.ASSOCIATION_REJECTED, **{LATER: later})
+    assert len(log()) <= len(asked) <= len(log()) + 1
+
+
+def test_stored_instances_are_always_told(log: Callable[[], list[str]]) -> None:
+    bound = bound_logger({"dicom_peer_address": "10.0.0.1", "dicom_peer": "unknown"})
+    for number in range(5000):
+        bound.info(Message.INSTANCE_STORED, **{SAFE: {"dicom_bytes": number, "detail": "x" * 400}, UNBOUNDED: True})
+    assert len(log()) == 5000
+    bound.warning(Message.STORE_FAILED)
+    assert len(log()) == 5001, "they leave room for what goes wrong"
+
+
+def test_what_is_left_out_is_told_and_counted(tmp_path: Path, budget: LineBudget, clock: Clock) -> None:
+    registry = CollectorRegistry()
+    with (tmp_path / "log").open("w") as stream:
+        configure_logging("json", "info", stream, metrics=Metrics(registry, version="1"), budget=budget)
+    for _ in range(2000):
+        get_logger().warning("connection refused", dicom_peer_address="2001:db8::1", error="x" * 500)
+        get_logger().error(Message.INTERNAL_ERROR, module="process", detail="x" * 500)
+    clock.now += 1
+    report_suppressed(budget)
+    report_suppressed(budget, at_once=True)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    told = [line for line in lines if line["event"] == "log lines suppressed"]
+    assert {line.get("dicom_peer_address") for line in told} == {"2001:db8::/64", None}
+    assert {event for line in told for event in line["suppressed"]} == {"connection refused", "internal error"}
+    left_out = sum(line["count"] for line in told)
+    assert left_out + len(lines) - len(told) == 4000
+    assert registry.get_sample_value("dicomd_log_records_suppressed_total") == left_out
