@@ -26,15 +26,17 @@ Deliver = Callable[[list[Rendered]], None]
 """Delivers messages, each of which leaves the list as it is delivered. Raises OSError."""
 
 
-def into(spool: Spool, metrics: Metrics) -> Deliver:
+def into(spool: Spool, metrics: Metrics, losses: Losses) -> Deliver:
     """Delivers into the spool."""
 
     def deliver(messages: list[Rendered]) -> None:
-        before = len(messages)
+        before, refused = len(messages), list[Rendered]()
         try:
-            spool.put(messages)
+            spool.put(messages, refused)
         finally:
-            metrics.audit_messages.labels("spooled").inc(before - len(messages))
+            metrics.audit_messages.labels("spooled").inc(before - len(messages) - len(refused))
+            if refused:
+                losses.count(len(refused), "security alerts have filled their part of the spool")
 
     return deliver
 
@@ -74,9 +76,11 @@ class Forwarding:
     def _empty(self) -> None:
         if not self._spool.claim():
             return
-        while waiting := self._spool.oldest(BATCH):
-            self._deliver([message for _, message in waiting])
-            self._spool.remove([path for path, _ in waiting])
+        names = self._spool.names()  # once: to list a long backlog for each batch would take longer than to send it
+        for at in range(0, len(names), BATCH):
+            if waiting := self._spool.read(names[at : at + BATCH]):
+                self._deliver([message for _, message in waiting])
+                self._spool.remove([path for path, _ in waiting])
 
 
 class Persistence:

@@ -46,11 +46,16 @@ class InstancesTransferred(NamedTuple):
 
 
 class SecurityAlert(NamedTuple):
-    """Somebody was not let in (A.5.3.11); `reason` is dicomd's own sentence."""
+    """Somebody was not let in (A.5.3.11); `reason` is dicomd's own sentence.
+
+    With `since` it stands for so many `times` from then to `when`.
+    """
 
     when: datetime
     node: Node
     reason: str
+    times: int = 1
+    since: datetime | None = None
 
 
 Event = ApplicationActivity | InstancesTransferred | SecurityAlert

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import re
+from datetime import datetime
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 from dicomd.audit.events import ApplicationActivity, Event, InstancesTransferred, Node, SecurityAlert, Study
 
 SUCCESS, MINOR_FAILURE, SERIOUS_FAILURE = "0", "4", "8"
-"""EventOutcomeIndicator (A.5.1)."""
+"""EventOutcomeIndicator (A.5.1). A serious failure is that of a Security Alert, and of nothing else."""
 
 _UNPRINTABLE = re.compile("[^\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 can't carry, and control characters, which mean nothing in an identifier."""
@@ -52,6 +53,11 @@ class Rendered(NamedTuple):
     outcome: str
     xml: bytes
 
+    @property
+    def is_alert(self) -> bool:
+        """Whether it tells what any stranger can cause."""
+        return self.outcome == SERIOUS_FAILURE
+
 
 def render(event: Event, reporter: Reporter) -> Rendered:
     """The message that tells of an event."""
@@ -63,7 +69,7 @@ def render(event: Event, reporter: Reporter) -> Rendered:
         root, outcome = _security_alert(event, reporter)
     # one line, the declaration too: syslog servers escape control characters
     xml: bytes = ET.tostring(root, encoding="UTF-8", xml_declaration=False)
-    return Rendered(_timestamp(event), outcome, _DECLARATION + xml)
+    return Rendered(_rfc3339(event.when), outcome, _DECLARATION + xml)
 
 
 def _application_activity(event: ApplicationActivity, reporter: Reporter) -> tuple[ET.Element, str]:
@@ -94,9 +100,18 @@ def _security_alert(event: SecurityAlert, reporter: Reporter) -> tuple[ET.Elemen
     _audit_source(root, reporter)
     subject = _object(root, _NODE_ID, event.node.address)
     subject.attrib |= {"ParticipantObjectTypeCode": "2", "ParticipantObjectTypeCodeRole": "13"}
-    value = base64.b64encode(_text(event.reason).encode()).decode("ascii")
-    ET.SubElement(subject, "ParticipantObjectDetail", {"type": "Alert Description", "value": value})
+    if event.since is None:
+        _detail(subject, "Alert Description", event.reason)
+    else:
+        since = _rfc3339(event.since)
+        _detail(subject, "Alert Description", f"{event.reason} ({event.times} times since {since})")
+        _detail(subject, "Alert Count", str(event.times))
     return root, SERIOUS_FAILURE
+
+
+def _detail(subject: ET.Element, kind: str, text: str) -> None:
+    value = base64.b64encode(_text(text).encode()).decode("ascii")
+    ET.SubElement(subject, "ParticipantObjectDetail", {"type": kind, "value": value})
 
 
 # -- parts ---------------------------------------------------------------------------------------------------------
@@ -113,7 +128,7 @@ def _message(
     identification = ET.SubElement(
         root,
         "EventIdentification",
-        {"EventActionCode": action, "EventDateTime": _timestamp(event), "EventOutcomeIndicator": outcome},
+        {"EventActionCode": action, "EventDateTime": _rfc3339(event.when), "EventOutcomeIndicator": outcome},
     )
     _code(identification, "EventID", event_id)
     if event_type is not None:
@@ -171,8 +186,8 @@ def _code(parent: ET.Element, name: str, code: Code) -> None:
     ET.SubElement(parent, name, {"csd-code": value, "codeSystemName": system, "originalText": meaning})
 
 
-def _timestamp(event: Event) -> str:
-    return event.when.isoformat(timespec="microseconds").replace("+00:00", "Z")
+def _rfc3339(when: datetime) -> str:
+    return when.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _text(value: str) -> str:

@@ -1,7 +1,7 @@
 """The spool: a folder with a file a message, for a collector to take away, or to be sent on from here.
 
-The rule it keeps: a file under its final name is a whole message, synced; names sort by time. The folder is bounded, so
-that messages which nobody takes away don't fill a disk.
+Invariant: a file under its final name is a whole message, synced; names sort by time. The folder is bounded, so that
+messages which nobody takes away don't fill a disk, and what strangers cause may fill a part of it only.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dicomd.audit.messages import Rendered
+from dicomd.audit.messages import SERIOUS_FAILURE, Rendered
+from dicomd.audit.waiting import ALERTS_PART
 
 MOST_MESSAGES = 100_000
-"""Files in the folder; some 200 MB."""
-_COUNT_LASTS = 10.0  # seconds for which the number of files is believed
+"""Files in the folder, some 200 MB; security alerts may be one in `ALERTS_PART` of them."""
+_COUNT_LASTS, _FULL_LASTS = 10.0, 1.0  # seconds for which the number of files is believed, and that there is no room
 _ABANDONED = 600.0  # seconds after which a temporary file is nobody's any more
+_UNSEEN = 100  # and for one part in so many of all, as other processes put as many there at the same time
 _SUFFIX = ".xml"
+_ALERT = f"-{SERIOUS_FAILURE}{_SUFFIX}"
 _NAME = re.compile(r"(\d{4})(\d\d)(\d\dT\d\d)(\d\d)(\d\d\.\d{6}Z)-\d+-\d+-(\d+)\.xml", re.ASCII)
 """Of a message: when, which process, its number there, how the event went. All else is somebody else's file."""
 
@@ -32,19 +35,36 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._number = 0
-        self._files = 0
+        self._files = self._alerts = self._added = 0
         self._counted = -_COUNT_LASTS
         self._held: int | None = None
 
-    def put(self, messages: list[Rendered]) -> None:
-        """Keep messages, which leave the list as they are kept. Raises OSError, with those left that aren't."""
+    def put(self, messages: list[Rendered], refused: list[Rendered]) -> None:
+        """Keep messages, which leave the list as they are kept, or for `refused` where they are alerts without room.
+
+        Raises OSError, with those left that may be kept later.
+        """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        if self._count() + len(messages) > MOST_MESSAGES:
-            raise OSError(errno.ENOSPC, f"{MOST_MESSAGES} audit messages are waiting", str(self._folder))
-        while messages:
-            self._write(messages[0])
-            self._files += 1
-            del messages[0]
+        kept = 0
+        try:
+            while messages:
+                message = messages[0]
+                if self._has_room(message):
+                    self._write(message)
+                    self._files += 1
+                    self._alerts += message.is_alert
+                    self._added += 1
+                    kept += 1
+                elif message.is_alert:
+                    refused.append(message)
+                else:
+                    raise OSError(errno.ENOSPC, f"{MOST_MESSAGES} audit messages are waiting", str(self._folder))
+                del messages[0]
+        finally:
+            if kept:
+                self._sync()
+
+    def _sync(self) -> None:
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
@@ -70,10 +90,21 @@ class Spool:
                 temporary.unlink()
             raise
 
-    def _count(self) -> int:
-        if time.monotonic() - self._counted >= _COUNT_LASTS:
-            self._files, self._counted = sum(1 for _ in self._names()), time.monotonic()
-        return self._files
+    def _has_room(self, message: Rendered) -> bool:
+        for believed in (_COUNT_LASTS, _FULL_LASTS):
+            if time.monotonic() - self._counted >= believed or self._added > MOST_MESSAGES // _UNSEEN:
+                self._count()
+            full = message.is_alert and self._alerts >= MOST_MESSAGES // ALERTS_PART
+            if not full and self._files < MOST_MESSAGES:
+                return True
+        return False
+
+    def _count(self) -> None:
+        self._files = self._alerts = self._added = 0
+        for name in self._names():
+            self._files += 1
+            self._alerts += name.endswith(_ALERT)
+        self._counted = time.monotonic()
 
     # -- sending on ------------------------------------------------------------------------------------------------
 
@@ -97,10 +128,14 @@ class Spool:
         if held is not None:
             os.close(held)
 
-    def oldest(self, count: int) -> list[tuple[Path, Rendered]]:
-        """The oldest messages, `count` at most. Raises OSError."""
+    def names(self) -> list[str]:
+        """The messages that are there now, the oldest first. Raises OSError."""
+        return sorted(self._names())
+
+    def read(self, names: list[str]) -> list[tuple[Path, Rendered]]:
+        """Messages by their names, as far as they are still there. Raises OSError."""
         found = []
-        for name in sorted(self._names())[:count]:
+        for name in names:
             if match := _NAME.fullmatch(name):
                 year, month, hour, minute, second, outcome = match.groups()
                 path = self._folder / name

@@ -1,34 +1,33 @@
 """The way of an audit message: from the thread in which something happened to the spool and the syslog server.
 
-The rules it keeps: `record` costs a place in a bounded queue and nothing else, whatever the state of disks and servers.
-Behind it, what couldn't be delivered is tried again; what finds no place is lost, counted, and logged. With both a
-spool and a server every message goes to the spool first, and away from it when the server has it: so an outage of the
-server, or of dicomd, loses nothing that has got that far.
+Invariants: `record` costs a place in a bounded queue and nothing else, whatever the state of disks and servers, and
+what strangers cause takes no place from other events. Behind it, what couldn't be delivered is tried again; what finds
+no place is lost, counted, and logged. With both a spool and a server every message goes to the spool first, and away
+from it when the server has it: so an outage of the server, or of dicomd, loses nothing that has got that far.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from dicomd.audit import delivery
+from dicomd.audit.alerts import MergedAlerts
 from dicomd.audit.delivery import BATCH, Deliver, Forwarding, Losses, Persistence, tell_defect
 from dicomd.audit.events import Event, SecurityAlert
 from dicomd.audit.messages import Rendered, Reporter, render
 from dicomd.audit.spool import Spool
 from dicomd.audit.syslog import SyslogConnection, SyslogServer
+from dicomd.audit.waiting import WaitingEvents
 from dicomd.telemetry.metrics import Metrics
 
 MOST_WAITING = 10_000
-"""Events in the queue: some 10 MB as a rule, and as much as ten times that if each has as many studies as it can.
+"""Events in the queues: some 10 MB as a rule, and as much as ten times that if each has as many studies as it can.
 
-Security alerts, which anybody can cause, may fill half of it."""
+Security alerts, which anybody can cause, have one part in `waiting.ALERTS_PART` of it, and no other event's."""
 
 
 class AuditTrail:
@@ -38,7 +37,8 @@ class AuditTrail:
         """Raises ValueError where neither a `spool` nor a `server` is given."""
         self._metrics = metrics
         self._reporter = Reporter(socket.gethostname() or "localhost", os.getpid())
-        self._events: queue.Queue[Event | None] = queue.Queue(MOST_WAITING)
+        self._waiting = WaitingEvents()
+        self._alerts, self._merging = MergedAlerts(), threading.Lock()
         self._ending = threading.Event()
         self._losses = Losses(metrics)
         self._threads: list[threading.Thread] = []
@@ -47,7 +47,7 @@ class AuditTrail:
             connection = SyslogConnection(server, host=self._reporter.host, process_id=self._reporter.process_id)
         if spool is not None:
             kept = Spool(spool)
-            self._begin("spool", delivery.into(kept, metrics))
+            self._begin("spool", delivery.into(kept, metrics, self._losses))
             if connection is not None:
                 forwarding = Forwarding(kept, connection, metrics, self._ending)
                 self._threads.append(threading.Thread(target=forwarding.run, name="audit-syslog", daemon=True))
@@ -69,62 +69,76 @@ class AuditTrail:
 
     def record(self, event: Event) -> None:
         """Take an event, or lose it. Never waits and never raises."""
-        if isinstance(event, SecurityAlert) and self._events.qsize() >= MOST_WAITING // 2:
-            self._losses.count(1, "too many are waiting")
-            return
-        try:
-            self._events.put_nowait(event)
-        except queue.Full:
-            self._losses.count(1, "too many are waiting")
+        if isinstance(event, SecurityAlert):
+            with self._merging:
+                alerts = self._alerts.take(event, time.monotonic())
+            for alert in alerts:
+                self._put(alert)
+        else:
+            self._put(event)
+
+    def _put(self, event: Event) -> None:
+        if not self._waiting.put(event, MOST_WAITING):
+            self._lost(event, "too many are waiting")
+
+    def _lost(self, event: Event, why: str) -> None:
+        self._losses.count(event.times if isinstance(event, SecurityAlert) else 1, why)
 
     def end(self, seconds: float) -> None:
-        """Deliver what is there, within `seconds`; what isn't delivered or spooled by then is lost, and counted."""
+        """Deliver what is there, within `seconds`; what isn't by then is lost, and counted."""
         deadline = time.monotonic() + seconds
+        with self._merging:
+            alerts = self._alerts.rest()
+        for alert in alerts:
+            self._put(alert)
         self._ending.set()
-        with contextlib.suppress(queue.Full):
-            self._events.put_nowait(None)  # wakes who waits for an event
+        self._waiting.wake()
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        if left := sum(event is not None for event in self._left()):
-            self._losses.count(left, "dicomd stopped before they could be delivered")
+        while events := self._waiting.take(BATCH, 0.0):
+            for event in events:
+                self._lost(event, "dicomd stopped before they could be delivered")
         self._losses.tell()
-
-    def _left(self) -> Iterator[Event | None]:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                yield self._events.get_nowait()
 
     # -- in the thread that delivers -----------------------------------------------------------------------------------
 
     def _deliver(self, destination: str, deliver: Deliver, connection: SyslogConnection | None) -> None:
         persistence = Persistence(destination, self._ending)
         while (events := self._take()) is not None:
-            messages = [message for event in events if (message := self._rendered(event)) is not None]
+            rendered = [(event, message) for event in events if (message := self._rendered(event)) is not None]
+            messages = [message for _, message in rendered]
             try:
                 persistence.insist(lambda: deliver(messages))  # noqa: B023 - called before the next turn
             except Exception as error:
                 tell_defect(self._metrics, error)
-            if messages:
-                self._losses.count(len(messages), "they could not be delivered")
+            for event in _undelivered(rendered, messages):
+                self._lost(event, "they could not be delivered")
         if connection is not None:
             connection.close()
 
     def _take(self) -> list[Event] | None:
         """The next events, in a batch; None when there will be no more."""
-        events: list[Event] = []
-        while len(events) < BATCH:
-            try:
-                event = self._events.get(block=not events and not self._ending.is_set())
-            except queue.Empty:
-                break
-            if event is not None:
-                events.append(event)
-        return events if events or not self._ending.is_set() else None
+        while True:
+            now = time.monotonic()
+            with self._merging:
+                alerts, next_due = self._alerts.due(now), self._alerts.next_due()
+            for alert in alerts:
+                self._put(alert)
+            seconds = None if next_due is None else max(0.0, next_due - now)
+            if events := self._waiting.take(BATCH, seconds):
+                return events
+            if self._ending.is_set():
+                return None
 
     def _rendered(self, event: Event) -> Rendered | None:
         try:
             return render(event, self._reporter)
         except Exception as error:
             tell_defect(self._metrics, error)
-            self._losses.count(1, "of an internal error")
+            self._lost(event, "of an internal error")
             return None
+
+
+def _undelivered(rendered: list[tuple[Event, Rendered]], messages: list[Rendered]) -> list[Event]:
+    """The events whose messages are left: they leave from the beginning of the list on."""
+    return [event for event, _ in rendered[len(rendered) - len(messages) :]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime
 
 import pytest
@@ -62,6 +63,34 @@ def test_instances_transferred() -> None:
 def test_instances_that_were_not_stored_are_a_failure() -> None:
     root = message(transferred(failed=True, studies=(Study("", {CT: 1}),)))
     assert root.xpath("EventIdentification/@EventOutcomeIndicator") == ["4"]
+
+
+def test_an_alert_that_stands_for_several_says_for_how_many() -> None:
+    since = WHEN.replace(minute=52)
+    root = message(SecurityAlert(WHEN, Node("X", "10.6.6.6"), "not listed", times=137, since=since))
+    details = dict(
+        zip(
+            root.xpath("//ParticipantObjectDetail/@type"),
+            (base64.b64decode(value).decode() for value in root.xpath("//ParticipantObjectDetail/@value")),
+            strict=True,
+        )
+    )
+    assert details == {
+        "Alert Description": "not listed (137 times since 2026-11-24T06:52:12.000005Z)",
+        "Alert Count": "137",
+    }
+
+
+def test_only_alerts_have_the_outcome_by_which_the_spool_knows_them() -> None:
+    alert = SecurityAlert(WHEN, Node("", "10.6.6.6"), "no")
+    others = [
+        ApplicationActivity(WHEN, True),
+        ApplicationActivity(WHEN, False),
+        transferred(),
+        transferred(failed=True),
+    ]
+    assert render(alert, REPORTER).is_alert
+    assert not any(render(event, REPORTER).is_alert for event in others)
 
 
 def test_security_alert() -> None:

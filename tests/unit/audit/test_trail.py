@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -10,9 +11,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from dicomd.audit import delivery, spool, trail
+from dicomd.audit import alerts, delivery, spool, trail
 from dicomd.audit.events import ApplicationActivity, Node, SecurityAlert, now
-from dicomd.audit.messages import Reporter, render
+from dicomd.audit.messages import Rendered, Reporter, render
 from dicomd.audit.spool import Spool
 from dicomd.audit.syslog import SyslogServer
 from dicomd.audit.trail import AuditTrail
@@ -83,17 +84,88 @@ def test_a_spool_that_cannot_be_written_is_tried_again(
     assert counted(metrics, "lost") == 0
 
 
+def alert(number: int) -> SecurityAlert:
+    """One of another host each."""
+    return SecurityAlert(now(), Node("X", f"10.0.{number // 256}.{number % 256}"), "no")
+
+
 def test_what_finds_no_place_is_lost_and_counted_at_once(
     tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trail, "MOST_WAITING", 10)
-    audit = AuditTrail(metrics, spool=tmp_path)  # not started: nothing leaves the queue
-    for _ in range(20):
-        audit.record(SecurityAlert(now(), Node("X", "10.0.0.1"), "no"))
-    assert counted(metrics, "lost") == 15
-    for _ in range(20):
+    monkeypatch.setattr(trail, "MOST_WAITING", 40)
+    audit = AuditTrail(metrics, spool=tmp_path)  # not started: nothing leaves the queues
+    for number in range(20):
+        audit.record(alert(number))
+    assert counted(metrics, "lost") == 10  # a quarter of the room is theirs
+    for _ in range(40):
         audit.record(started())
-    assert counted(metrics, "lost") == 30
+    assert counted(metrics, "lost") == 20  # and the rest is not
+
+
+def test_alerts_that_fill_their_part_of_the_spool_leave_the_rest_to_others(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch, ending: list[AuditTrail]
+) -> None:
+    monkeypatch.setattr(spool, "MOST_MESSAGES", 40)
+    audit = AuditTrail(metrics, spool=tmp_path)
+    ending.append(audit)
+    audit.start()
+    for number in range(25):
+        audit.record(alert(number))
+    wait(lambda: counted(metrics, "lost") == 15)
+    for _ in range(30):
+        audit.record(started())
+    wait(lambda: counted(metrics, "spooled") == 40)
+    kinds = [event(root) for root in spooled(tmp_path)]
+    assert (kinds.count("110126"), kinds.count("110120")) == (10, 30)
+    for path in tmp_path.glob("*-8.xml"):
+        path.unlink()
+    monkeypatch.setattr(spool, "_FULL_LASTS", 0.0)  # as if that second were over
+    audit.record(alert(100))
+    wait(lambda: counted(metrics, "spooled") == 41)
+    assert counted(metrics, "lost") == 15
+
+
+def test_processes_that_write_at_once_see_each_other_s_alerts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "MOST_MESSAGES", 400)
+    spools = [Spool(tmp_path) for _ in range(4)]
+    refused: list[Rendered] = []
+    for number in range(100):
+        for each in spools:
+            each.put([render(alert(number), Reporter("h", os.getpid()))._replace(timestamp=timestamp())], refused)
+    found = len(list(tmp_path.glob("*.xml")))
+    assert found + len(refused) == 400
+    assert found <= 100 + 4 * 5
+
+
+def timestamp() -> str:
+    """One that no other message has."""
+    return now().isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def test_repetitions_are_one_message(tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts, "MERGED_FOR", 0.5)
+    audit = AuditTrail(metrics, spool=tmp_path)
+    for _ in range(100):
+        audit.record(alert(1))
+    audit.start()
+    wait(lambda: counted(metrics, "spooled") == 2)
+    for _ in range(3):
+        audit.record(alert(1))
+    audit.end(10)  # which tells what was being merged
+    told = [root.xpath("//ParticipantObjectDetail[@type='Alert Count']/@value") for root in spooled(tmp_path)]
+    counts = [int(base64.b64decode(value[0])) if value else 1 for value in told]
+    assert sum(counts) == 103
+    assert len(counts) <= 4
+    assert counted(metrics, "lost") == 0
+
+
+def test_what_is_merged_is_counted_where_it_is_lost(metrics: Metrics) -> None:
+    audit = AuditTrail(metrics, server=SyslogServer("127.0.0.1", 1))
+    audit.start()
+    for _ in range(10):
+        audit.record(alert(1))
+    audit.end(10)
+    assert counted(metrics, "lost") == 10
 
 
 def test_a_full_spool_takes_no_more(tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,9 +211,9 @@ def test_one_process_sends_on_and_foreign_files_are_left_alone(tmp_path: Path) -
     second.release()
     (tmp_path / "notes.xml").write_text("not ours")
     message = render(started(), Reporter("h", os.getpid()))
-    first.put([message])
-    ((path, read),) = first.oldest(10)
+    first.put([message], [])
+    ((path, read),) = first.read(first.names())
     assert read == message
     first.remove([path])
-    assert first.oldest(10) == []
+    assert first.names() == []
     assert (tmp_path / "notes.xml").exists()

@@ -1,0 +1,103 @@
+"""Security alerts, merged: what strangers cause is told at once, and its repetitions together, once a minute.
+
+PS3.15 A.5 lets an audit message stand for several events. Invariant: one host causes at most `2 * MOST_KINDS + 1`
+messages in `MERGED_FOR` seconds, however often it tries, and what is remembered of all of them is bounded.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from ipaddress import ip_address
+from typing import Final
+
+from dicomd.audit.events import Node, SecurityAlert
+
+MERGED_FOR: Final = 60.0
+"""Seconds from the first alert of a host to the messages that tell of its repetitions."""
+MOST_HOSTS: Final = 1024
+"""Hosts that are remembered; the one that was first has its repetitions told early for another."""
+MOST_KINDS: Final = 8
+"""AE Titles and reasons of one host that are told apart."""
+_SUBSCRIBER_BITS: Final = 64  # of an IPv6 address: one host has all of them for itself (RFC 4291 §2.5.1)
+
+_Kind = tuple[str, str]
+_OTHERS: Final[_Kind] = ("", "")
+
+
+class _Repetitions:
+    """How often an alert of one kind has come again, since when, and its last one."""
+
+    __slots__ = ("count", "last", "since")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.since: datetime | None = None
+        self.last: SecurityAlert | None = None
+
+    def add(self, alert: SecurityAlert) -> None:
+        self.count += alert.times
+        self.since = self.since or alert.when
+        self.last = alert
+
+
+class MergedAlerts:
+    """What is remembered of the hosts. For one thread at a time; times are those of the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, tuple[float, dict[_Kind, _Repetitions]]] = {}  # in the order of their first alerts
+
+    def take(self, alert: SecurityAlert, now: float) -> list[SecurityAlert]:
+        """Take an alert; return what is to be told at once."""
+        told: list[SecurityAlert] = []
+        host = host_of(alert.node.address)
+        if host not in self._hosts:
+            if len(self._hosts) >= MOST_HOSTS:
+                told += self._forget(next(iter(self._hosts)))
+            self._hosts[host] = (now, {})
+        _, kinds = self._hosts[host]
+        kind = (alert.node.ae_title, alert.reason)
+        if kind in kinds:
+            kinds[kind].add(alert)
+        elif len(kinds) < MOST_KINDS:
+            kinds[kind] = _Repetitions()
+            told.append(alert)
+        else:
+            kinds.setdefault(_OTHERS, _Repetitions()).add(alert)
+        return told
+
+    def due(self, now: float) -> list[SecurityAlert]:
+        """What is to be told now of hosts whose time is over."""
+        over = [host for host, (began, _) in self._hosts.items() if now - began >= MERGED_FOR]
+        return [alert for host in over for alert in self._forget(host)]
+
+    def next_due(self) -> float | None:
+        """When `due` will have something to do; None without any host."""
+        return next((began + MERGED_FOR for began, _ in self._hosts.values()), None)
+
+    def rest(self) -> list[SecurityAlert]:
+        """All that has not been told, at the end."""
+        return [alert for host in list(self._hosts) for alert in self._forget(host)]
+
+    def _forget(self, host: str) -> list[SecurityAlert]:
+        _, kinds = self._hosts.pop(host)
+        return [_merged(kind, repetitions) for kind, repetitions in kinds.items() if repetitions.last is not None]
+
+
+def _merged(kind: _Kind, repetitions: _Repetitions) -> SecurityAlert:
+    last = repetitions.last
+    if last is None:
+        raise ValueError("nothing was repeated")
+    if kind is _OTHERS:  # under many AE Titles: no single one stands for them
+        last = last._replace(node=Node("", last.node.address), reason=f"various, at last: {last.reason}")
+    return last._replace(times=repetitions.count, since=repetitions.since)
+
+
+def host_of(address: str) -> str:
+    """What is taken for one host: an IPv4 address, or the /64 of an IPv6 address; any other text is itself."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return str(parsed)
+    return f"{int(parsed) >> _SUBSCRIBER_BITS:x}::/64"
