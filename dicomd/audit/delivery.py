@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from dicomd.audit.messages import Rendered
+from dicomd.audit.messages import Rendered, tell_delivered
 from dicomd.audit.spool import Spool
 from dicomd.audit.syslog import SyslogConnection
 from dicomd.telemetry.logs import get_logger
@@ -46,6 +46,7 @@ def over(connection: SyslogConnection, metrics: Metrics) -> Deliver:
 
     def deliver(messages: list[Rendered]) -> None:
         connection.send(messages)
+        tell_delivered(messages)
         metrics.audit_messages.labels("sent").inc(len(messages))
         messages.clear()
 

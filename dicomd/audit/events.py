@@ -5,6 +5,7 @@ The rule it keeps: of a patient there is the Patient ID, and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
@@ -34,7 +35,10 @@ class ApplicationActivity(NamedTuple):
 
 
 class InstancesTransferred(NamedTuple):
-    """Instances of one patient came over one Association (A.5.3.7). `failed`: none of these was stored."""
+    """Instances of one patient came over one Association (A.5.3.7). `failed`: none of these was stored.
+
+    `delivered` is called once this is kept elsewhere, or counted as lost; without it nothing else knows of them.
+    """
 
     when: datetime
     source: Node
@@ -43,6 +47,7 @@ class InstancesTransferred(NamedTuple):
     studies: tuple[Study, ...]
     action: Action
     failed: bool
+    delivered: Callable[[], None] | None = None
 
 
 class SecurityAlert(NamedTuple):
@@ -59,6 +64,20 @@ class SecurityAlert(NamedTuple):
 
 
 Event = ApplicationActivity | InstancesTransferred | SecurityAlert
+
+
+def combined(actions: set[Action]) -> Action:
+    """Created where anything is new, else altered where anything is, else held already."""
+    return "C" if "C" in actions else "U" if "U" in actions else "R"
+
+
+def studies_of(counted: Iterable[tuple[str, str, int]]) -> tuple[Study, ...]:
+    """The studies, from Study Instance UID, SOP Class UID and a number of instances each."""
+    found: dict[str, dict[str, int]] = {}
+    for study_instance_uid, sop_class_uid, count in counted:
+        classes = found.setdefault(study_instance_uid, {})
+        classes[sop_class_uid] = classes.get(sop_class_uid, 0) + count
+    return tuple(Study(uid, classes) for uid, classes in found.items())
 
 
 def now() -> datetime:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
@@ -47,16 +48,27 @@ class Reporter(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """A message, ready to be kept or sent: `outcome` as in the XML, `timestamp` as in RFC 3339."""
+    """A message, ready to be kept or sent: `outcome` as in the XML, `timestamp` as in RFC 3339.
+
+    `delivered` is called by whoever has kept or sent it.
+    """
 
     timestamp: str
     outcome: str
     xml: bytes
+    delivered: Callable[[], None] | None = None
 
     @property
     def is_alert(self) -> bool:
         """Whether it tells what any stranger can cause."""
         return self.outcome == SERIOUS_FAILURE
+
+
+def tell_delivered(messages: list[Rendered]) -> None:
+    """These are kept elsewhere now."""
+    for message in messages:
+        if message.delivered is not None:
+            message.delivered()
 
 
 def render(event: Event, reporter: Reporter) -> Rendered:
@@ -69,7 +81,8 @@ def render(event: Event, reporter: Reporter) -> Rendered:
         root, outcome = _security_alert(event, reporter)
     # one line, the declaration too: syslog servers escape control characters
     xml: bytes = ET.tostring(root, encoding="UTF-8", xml_declaration=False)
-    return Rendered(_rfc3339(event.when), outcome, _DECLARATION + xml)
+    delivered = event.delivered if isinstance(event, InstancesTransferred) else None
+    return Rendered(_rfc3339(event.when), outcome, _DECLARATION + xml, delivered)
 
 
 def _application_activity(event: ApplicationActivity, reporter: Reporter) -> tuple[ET.Element, str]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dicomd.audit.messages import SERIOUS_FAILURE, Rendered
+from dicomd.audit.messages import SERIOUS_FAILURE, Rendered, tell_delivered
 from dicomd.audit.waiting import ALERTS_PART
 
 MOST_MESSAGES = 100_000
@@ -45,7 +45,7 @@ class Spool:
         Raises OSError, with those left that may be kept later.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        kept = 0
+        kept: list[Rendered] = []
         try:
             while messages:
                 message = messages[0]
@@ -54,7 +54,7 @@ class Spool:
                     self._files += 1
                     self._alerts += message.is_alert
                     self._added += 1
-                    kept += 1
+                    kept.append(message)
                 elif message.is_alert:
                     refused.append(message)
                 else:
@@ -63,6 +63,7 @@ class Spool:
         finally:
             if kept:
                 self._sync()
+                tell_delivered(kept)
 
     def _sync(self) -> None:
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

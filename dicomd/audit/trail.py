@@ -3,7 +3,8 @@
 Invariants: `record` costs a place in a bounded queue and nothing else, whatever the state of disks and servers, and
 what strangers cause takes no place from other events. Behind it, what couldn't be delivered is tried again; what finds
 no place is lost, counted, and logged. With both a spool and a server every message goes to the spool first, and away
-from it when the server has it: so an outage of the server, or of dicomd, loses nothing that has got that far.
+from it when the server has it: so an outage of the server, or of dicomd, loses nothing that has got that far. What dead
+processes left in the journal is told here, too.
 """
 
 from __future__ import annotations
@@ -17,30 +18,44 @@ from pathlib import Path
 from dicomd.audit import delivery
 from dicomd.audit.alerts import MergedAlerts
 from dicomd.audit.delivery import BATCH, Deliver, Forwarding, Losses, Persistence, tell_defect
-from dicomd.audit.events import Event, SecurityAlert
+from dicomd.audit.events import Event, InstancesTransferred, SecurityAlert
+from dicomd.audit.journal import Journal
 from dicomd.audit.messages import Rendered, Reporter, render
 from dicomd.audit.spool import Spool
 from dicomd.audit.syslog import SyslogConnection, SyslogServer
 from dicomd.audit.waiting import WaitingEvents
+from dicomd.telemetry.logs import get_logger
 from dicomd.telemetry.metrics import Metrics
 
 MOST_WAITING = 10_000
 """Events in the queues: some 10 MB as a rule, and as much as ten times that if each has as many studies as it can.
 
 Security alerts, which anybody can cause, have one part in `waiting.ALERTS_PART` of it, and no other event's."""
+RECOVER_EVERY = 5.0
+"""Seconds between two looks at what dead processes have left in the journal."""
 
 
 class AuditTrail:
     """Takes events from all threads of a worker. Made, and `start`ed, in the process that uses it."""
 
-    def __init__(self, metrics: Metrics, *, spool: Path | None = None, server: SyslogServer | None = None) -> None:
-        """Raises ValueError where neither a `spool` nor a `server` is given."""
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        spool: Path | None = None,
+        server: SyslogServer | None = None,
+        journal: Path | None = None,
+    ) -> None:
+        """`journal` is the folder of what is not told yet. Raises ValueError with neither a `spool` nor a `server`."""
         self._metrics = metrics
         self._reporter = Reporter(socket.gethostname() or "localhost", os.getpid())
         self._waiting = WaitingEvents()
         self._alerts, self._merging = MergedAlerts(), threading.Lock()
         self._ending = threading.Event()
         self._losses = Losses(metrics)
+        self.journal = None if journal is None else Journal(journal, self._journal_failed)
+        self._journal_works = True
+        self._recover_at = 0.0
         self._threads: list[threading.Thread] = []
         connection = None
         if server is not None:
@@ -83,9 +98,11 @@ class AuditTrail:
 
     def _lost(self, event: Event, why: str) -> None:
         self._losses.count(event.times if isinstance(event, SecurityAlert) else 1, why)
+        if isinstance(event, InstancesTransferred) and event.delivered is not None:
+            event.delivered()
 
     def end(self, seconds: float) -> None:
-        """Deliver what is there, within `seconds`; what isn't by then is lost, and counted."""
+        """Deliver what is there, within `seconds`; what isn't by then stays in the journal, or is lost and counted."""
         deadline = time.monotonic() + seconds
         with self._merging:
             alerts = self._alerts.rest()
@@ -96,9 +113,21 @@ class AuditTrail:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         while events := self._waiting.take(BATCH, 0.0):
-            for event in events:
-                self._lost(event, "dicomd stopped before they could be delivered")
+            self._left(events)
         self._losses.tell()
+        if self.journal is not None:
+            self.journal.close()
+
+    def _left(self, events: list[Event]) -> None:
+        """Account for events that couldn't be delivered: those in the journal are told by the next start."""
+        kept = 0
+        for event in events:
+            if isinstance(event, InstancesTransferred) and event.delivered is not None:
+                kept += 1
+            else:
+                self._lost(event, "dicomd stopped before they could be delivered")
+        if kept:
+            get_logger().warning("audit messages wait for the next start", count=kept)
 
     # -- in the thread that delivers -----------------------------------------------------------------------------------
 
@@ -111,8 +140,10 @@ class AuditTrail:
                 persistence.insist(lambda: deliver(messages))  # noqa: B023 - called before the next turn
             except Exception as error:
                 tell_defect(self._metrics, error)
-            for event in _undelivered(rendered, messages):
-                self._lost(event, "they could not be delivered")
+                for event in _undelivered(rendered, messages):
+                    self._lost(event, "of an internal error")
+            else:
+                self._left(_undelivered(rendered, messages))
         if connection is not None:
             connection.close()
 
@@ -124,11 +155,40 @@ class AuditTrail:
                 alerts, next_due = self._alerts.due(now), self._alerts.next_due()
             for alert in alerts:
                 self._put(alert)
-            seconds = None if next_due is None else max(0.0, next_due - now)
-            if events := self._waiting.take(BATCH, seconds):
+            if now >= self._recover_at and not self._ending.is_set():
+                self._recover()
+                self._recover_at = time.monotonic() + RECOVER_EVERY
+            until = min(self._recover_at, next_due if next_due is not None else self._recover_at)
+            if events := self._waiting.take(BATCH, max(0.0, until - time.monotonic())):
                 return events
             if self._ending.is_set():
                 return None
+
+    def _recover(self) -> None:
+        """Take what dead processes have left, as much of it as there is room for."""
+        if self.journal is None:
+            return
+        taken = 0
+        try:
+            for events in self.journal.recover(self._waiting.room(MOST_WAITING) // 2):
+                if not events:
+                    self._losses.count(1, "the journal of a process that died can't be read")
+                for event in events:
+                    self._put(event)
+                taken += len(events)
+        except OSError as error:
+            self._journal_failed(error)
+        if taken:
+            get_logger().warning("audit messages of a process that died are told now", count=taken)
+
+    def _journal_failed(self, error: OSError) -> None:
+        """Say it once: what one can't write, the others can't either."""
+        works, self._journal_works = self._journal_works, False
+        if works:
+            get_logger().error(
+                "the audit journal fails: what a process that is killed has not told yet would be lost",
+                error=error.strerror or str(error),
+            )
 
     def _rendered(self, event: Event) -> Rendered | None:
         try:

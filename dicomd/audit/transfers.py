@@ -1,39 +1,32 @@
 """What one Association is audited for: its instances, summed up by patient, and that it was refused.
 
-The rule it keeps: one message a patient and Association, two where some instances were stored and others not (PS3.15
-A.5.2 wants them apart). What is summed up is bounded: for a peer that sends more than `MOST_ENTRIES` there is a message
-for each such number of them.
+There is one message a patient and Association, two where some instances were stored and others not (PS3.15 A.5.2 wants
+them apart). What is summed up is bounded: for a peer that sends more than `MOST_ENTRIES` there is a message for each
+such number of them. Invariant: what was stored is in the journal, if there is one, before `instance` returns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from dicomd.audit.events import Action, Event, InstancesTransferred, Node, SecurityAlert, Study, now
+from dicomd.audit.events import Action, Event, InstancesTransferred, Node, SecurityAlert, combined, now, studies_of
+from dicomd.audit.journal import Entry, Journal, Journaled, JournalFile
 
 MOST_ENTRIES = 50
 """SOP Classes, in all their studies, that are summed up before they are reported: every syslog receiver has to take
 32 KiB (PS3.15 A.6), and an entry has at most 600 bytes."""
 
 
-class _Patient:
-    __slots__ = ("actions", "studies")
-
-    def __init__(self) -> None:
-        self.actions: set[Action] = set()
-        self.studies: dict[str, dict[str, int]] = {}
-
-
 class AssociationAudit:
     """Collects for one Association, in its thread; `record` takes each event without waiting, and never raises."""
 
-    __slots__ = ("_address", "_called", "_calling", "_entries", "_patients", "_record")
+    __slots__ = ("_address", "_called", "_calling", "_counts", "_file", "_journal", "_record")
 
-    def __init__(self, record: Callable[[Event], None], address: str) -> None:
-        self._record, self._address = record, address
+    def __init__(self, record: Callable[[Event], None], address: str, journal: Journal | None = None) -> None:
+        self._record, self._address, self._journal = record, address, journal
         self._calling = self._called = ""
-        self._patients: dict[tuple[str, bool], _Patient] = {}
-        self._entries = 0
+        self._counts: dict[tuple[bool, Entry], int] = {}
+        self._file: JournalFile | None = None
 
     def requested(self, calling_ae_title: str, called_ae_title: str) -> None:
         """An A-ASSOCIATE-RQ has come."""
@@ -52,35 +45,45 @@ class AssociationAudit:
         """
         if not (stored or patient_id or study_instance_uid):
             return
-        patient = self._patients.setdefault((_text(patient_id), stored), _Patient())
-        patient.actions.add(action)
-        classes = patient.studies.setdefault(_text(study_instance_uid), {})
-        if sop_class_uid not in classes:
-            self._entries += 1
-        classes[sop_class_uid] = classes.get(sop_class_uid, 0) + 1
-        if self._entries >= MOST_ENTRIES:
+        entry = Entry(_text(patient_id), _text(study_instance_uid), sop_class_uid, action)
+        self._counts[stored, entry] = self._counts.get((stored, entry), 0) + 1
+        if stored and self._journal is not None:
+            self._note(self._journal, entry)
+        if len(self._counts) >= MOST_ENTRIES:
             self.ended()
 
     def ended(self) -> None:
         """Report what has been summed up."""
-        patients, self._patients, self._entries = self._patients, {}, 0
-        for (patient_id, stored), patient in patients.items():
+        counts, self._counts = self._counts, {}
+        file, self._file = self._file, None
+        patients: dict[tuple[bool, str], list[tuple[Entry, int]]] = {}
+        for (stored, entry), count in counts.items():
+            patients.setdefault((stored, entry.patient_id), []).append((entry, count))
+        delivered = None
+        if file is not None:
+            file.close()
+            delivered = Journaled(file.path, sum(stored for stored, _ in patients)).delivered
+        for (stored, patient_id), entries in patients.items():
             self._record(
                 InstancesTransferred(
                     now(),
                     Node(self._calling, self._address),
                     self._called,
                     patient_id,
-                    tuple(Study(uid, instances) for uid, instances in patient.studies.items()),
-                    _action(patient.actions),
+                    studies_of((entry.study_instance_uid, entry.sop_class_uid, count) for entry, count in entries),
+                    combined({entry.action for entry, _ in entries}),
                     failed=not stored,
+                    delivered=delivered if stored else None,
                 )
             )
 
-
-def _action(actions: set[Action]) -> Action:
-    """Created where anything is new, else altered where anything is, else held already."""
-    return "C" if "C" in actions else "U" if "U" in actions else "R"
+    def _note(self, journal: Journal, entry: Entry) -> None:
+        try:
+            if self._file is None:
+                self._file = journal.begin(Node(self._calling, self._address), self._called)
+            self._file.add(entry)
+        except OSError as error:  # the message is still told at the end: only the death of this process loses it
+            journal.failed(error)
 
 
 def _text(value: bytes) -> str:

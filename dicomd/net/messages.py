@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from dicomd.dimse.commands import MAX_COMMAND_SET, CommandSet, CommandSetError, CommandSetParser, encode_response
+from dicomd.net.audited import before_answer
 from dicomd.net.report import AssociationReport
 from dicomd.services.operations import Operation, PresentationContext, Services
 from dicomd.upperlayer.pdus import COMMAND, LAST, AbortReason
@@ -30,6 +31,7 @@ class Messages:
 
     def __init__(self, services: Services, report: AssociationReport) -> None:
         self._services, self._report = services, report
+        self._audit = report.audit
         self._contexts: Mapping[int, PresentationContext] = {}
         self._command_sets = CommandSetParser()
         # of the message that is being received
@@ -132,6 +134,8 @@ class Messages:
         sent = False
         try:
             if response is not None:
+                if self._audit is not None:
+                    before_answer(self._audit, operation)
                 respond(self._context_id, encode_response(request, response))
                 sent = True
         finally:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Literal
 
-from dicomd.audit.events import Action
 from dicomd.audit.transfers import AssociationAudit
 from dicomd.dimse.commands import CommandField, Response
 from dicomd.dimse.statuses import Status
 from dicomd.net.access import Verdict
+from dicomd.net.audited import not_stored
 from dicomd.net.contexts import named_contexts
 from dicomd.net.deadlines import TimedOutError
 from dicomd.net.display import Display, Nowhere, Refused, Row
@@ -34,9 +34,6 @@ _LOG = get_logger()
 _STATUS_TEXTS = {status: str(status) for status in Status}  # made once: formatting an Enum takes a microsecond
 _SUCCESS = Status.SUCCESS
 _RESPONSES = {int(CommandField.C_STORE_RQ): "C-STORE-RSP", int(CommandField.C_ECHO_RQ): "C-ECHO-RSP"}
-
-_ACTIONS: dict[str, Action] = {"identical": "R", "rejected": "R", "replaced": "U"}
-"""How an audit message calls what became of a duplicate; all else that came was created."""
 
 
 class Outcome(StrEnum):
@@ -64,7 +61,8 @@ class AssociationReport:
         audit: AssociationAudit | None = None,
     ) -> None:
         """`instances` asks for a log line for each stored instance; failures always have theirs."""
-        self._metrics, self._display, self._audit = metrics, display, audit
+        self._metrics, self._display = metrics, display
+        self.audit = self._audit = audit
         self._row: Row = Nowhere()
         self._series = metrics.listener(listener)
         self._peer = metrics.peer("")
@@ -301,7 +299,7 @@ class AssociationReport:
             self._metrics.store_received_bytes.inc(operation.size)
             self._count_failure(operation)
             if self._audit is not None:
-                self._audit.instance(*operation.subject, operation.identity.sop_class_uid, "R", stored=False)
+                not_stored(self._audit, operation, "rejected")
             self._log.warning(
                 "instance incomplete",
                 dicom_sop_class_uid=operation.identity.sop_class_uid,
@@ -351,9 +349,8 @@ class AssociationReport:
             self._count_failure(operation)
         if duplicate:
             self._metrics.store_duplicates.labels(duplicate).inc()
-        if self._audit is not None:
-            sop_class_uid, action = identity.sop_class_uid, _ACTIONS.get(duplicate, "C")
-            self._audit.instance(*operation.subject, sop_class_uid, action, stored=stored is not None)
+        if stored is None and self._audit is not None:
+            not_stored(self._audit, operation, duplicate)
         if succeeded:
             self._stored += 1
             if not self._instances and sent:

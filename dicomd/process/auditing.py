@@ -11,6 +11,7 @@ from dicomd.audit.trail import AuditTrail
 from dicomd.audit.transfers import AssociationAudit
 from dicomd.config.schema import Config
 from dicomd.process.board import Seat
+from dicomd.store.filesystem import OWN_FOLDER
 from dicomd.telemetry.metrics import Metrics
 
 _FAREWELL = 3.0
@@ -23,7 +24,11 @@ class Auditing:
     def __init__(self, config: Config, metrics: Metrics, seat: Seat) -> None:
         self.wanted = config.audit.wanted
         self._seat = seat
-        self._trail = AuditTrail(metrics, spool=config.audit.spool, server=_server(config)) if self.wanted else None
+        self._trail = None
+        if self.wanted:
+            # Beside the instances it tells of: a file system that hangs holds up nobody there who wouldn't wait anyway.
+            journal = config.storage.root.absolute() / OWN_FOLDER / "audit"
+            self._trail = AuditTrail(metrics, spool=config.audit.spool, server=_server(config), journal=journal)
 
     def start(self) -> None:
         """Begin to deliver; in the process that serves."""
@@ -36,7 +41,7 @@ class Auditing:
         """Begin the audit of a connection from an address. Raises RuntimeError where nothing is audited."""
         if self._trail is None:
             raise RuntimeError("nothing is audited")
-        return AssociationAudit(self._trail.record, address)
+        return AssociationAudit(self._trail.record, address, self._trail.journal)
 
     def end(self) -> None:
         """Let what has been recorded get on its way, for some seconds."""

@@ -97,7 +97,8 @@ class StoreOperation:
     @property
     def subject(self) -> Subject:
         """Whose instance it was, as far as it has been read."""
-        return Subject() if self._over is None else self._over.subject
+        writer = self._over or self._writer
+        return Subject() if writer is None else writer.subject
 
     def _failed(self, error: Exception) -> None:
         self.discard()

@@ -1,16 +1,24 @@
-"""What could keep instances out of the audit trail: strangers who fill it."""
+"""What could keep instances out of the audit trail: strangers who fill it, and processes that are killed."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import os
+import signal
+import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from lxml import etree
 
+from tests.crash.senders import Senders
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support import audit
+from tests.support.daemon import Daemon
 from tests.support.objects import PATIENT_ID, instance
+from tests.support.processes import exists
 from tests.support.raw_peer import RawPeer, associate_rq
 from tests.support.waiting import wait_until
 
@@ -74,3 +82,106 @@ def test_a_stranger_who_tries_again_and_again_is_few_messages_and_a_count(
     assert sum(int(base64.b64decode(count[0])) if count else 1 for count in counts) == STRANGERS
     assert len(alerts) <= 2 * 2 * 2  # of each worker: the first, the rest of a minute; and a minute may end meanwhile
     assert not daemon.logged("audit messages lost")
+
+
+def serving(daemon: Daemon) -> list[int]:
+    """Workers that are ready: one that starts has no number yet."""
+    wait_until(lambda: "ready" in daemon.worker_pids().values(), what="no worker is ready")
+    return [pid for pid, state in daemon.worker_pids().items() if state == "ready" and pid]
+
+
+def open_association(daemon: Daemon, connect: Connect) -> RawPeer:
+    peer = connect(daemon, calling="CT1")
+    peer.associate()
+    return peer
+
+
+def test_instances_of_a_killed_worker_are_audited(start_daemon: StartDaemon, connect: Connect, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    daemon = start_daemon(dicomd={"workers": 2}, audit={"spool": str(spool)})
+    studies = set[str]()
+    for _ in range(4):
+        studies |= store(open_association(daemon, connect), 5)
+    for pid in serving(daemon):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="what the dead workers stored is told")
+    wait_until(lambda: not list((daemon.root / ".dicomd" / "audit").glob("*-*")), what="the journal stays")
+
+
+def test_an_old_generation_s_worker_that_is_killed_is_told_by_those_that_live(
+    start_daemon: StartDaemon, connect: Connect, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    daemon = start_daemon(dicomd={"workers": 1}, audit={"spool": str(spool)})
+    studies = store(open_association(daemon, connect), 3)
+    assert daemon.reload()["event"] == "config applied"
+    (old,) = [pid for pid, state in daemon.worker_pids().items() if state == "draining"]
+    os.kill(old, signal.SIGKILL)  # nobody takes its place
+    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="what the dead worker stored is told")
+
+
+def test_a_supervisor_that_is_killed_costs_no_message(
+    start_daemon: StartDaemon, connect: Connect, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    daemon = start_daemon(dicomd={"workers": 1, "drain_timeout": "2s"}, audit={"spool": str(spool)})
+    peer = open_association(daemon, connect)
+    studies = store(peer, 3)
+    workers = serving(daemon)
+    os.kill(daemon.pid, signal.SIGKILL)
+    peer.read_abort()
+    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="the worker's last message")
+    wait_until(lambda: not any(exists(pid) for pid in workers), what="workers stay")
+
+
+@pytest.mark.parametrize("spooled", [True, False], ids=["spool", "syslog"])
+def test_when_everything_is_killed_the_next_start_tells(
+    start_daemon: StartDaemon, connect: Connect, tmp_path: Path, spooled: bool
+) -> None:
+    spool = tmp_path / "spool"
+    # without a spool: a server that isn't there, so that nothing has left the process
+    daemon = start_daemon(dicomd={"workers": 2}, audit={"spool": str(spool)} if spooled else {"syslog": "127.0.0.1:1"})
+    peers = [open_association(daemon, connect) for _ in range(3)]
+    studies = set[str]().union(*(store(peer, 3) for peer in peers))
+    if not spooled:
+        peers.pop().release()  # its message waits for the server
+    daemon.kill()
+    daemon.configure(audit={"spool": str(spool), "syslog": ""})
+    daemon.start()
+    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="what the dead processes stored is told")
+    assert not list((daemon.root / ".dicomd" / "audit").glob("*-*"))
+
+
+def test_what_a_stop_finds_undelivered_is_told_by_the_next_start(
+    start_daemon: StartDaemon, connect: Connect, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    daemon = start_daemon(dicomd={"workers": 1}, audit={"syslog": "127.0.0.1:1"})
+    peer = open_association(daemon, connect)
+    studies = store(peer, 3)
+    peer.release()
+    daemon.stop()
+    assert daemon.logged("audit messages wait for the next start")
+    daemon.configure(audit={"spool": str(spool), "syslog": ""})
+    daemon.start()
+    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="what waited is told")
+
+
+def test_workers_that_are_killed_all_the_time_lose_no_instance(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    daemon = start_daemon(dicomd={"workers": 2}, audit={"spool": str(spool)})
+    acknowledged = threading.Semaphore(0)
+    with Senders(lambda: daemon.address, seed=1, count=4, told=lambda _uid: acknowledged.release()) as senders:
+        for _ in range(6):
+            for _ in range(20):
+                assert acknowledged.acquire(timeout=60)
+            with contextlib.suppress(ProcessLookupError):  # one of the last turn, whose end isn't noticed yet
+                os.kill(serving(daemon)[0], signal.SIGKILL)
+    studies = {path.stem: path.parent.parent.name for path in daemon.paths()}
+    expected = Counter(studies[uid] for uid in senders.ledger.acknowledged)
+    wait_until(
+        lambda: all(told(spool).get(study, 0) >= count for study, count in expected.items()),
+        what="an acknowledged instance is in no message",
+        pause=0.2,
+    )
+    assert told(spool).keys() <= set(studies.values())
