@@ -7,9 +7,9 @@ messages in `MERGED_FOR` seconds, however often it tries, and what is remembered
 from __future__ import annotations
 
 from datetime import datetime
-from ipaddress import ip_address
 from typing import Final
 
+from dicomd.addresses import host_of
 from dicomd.audit.events import Node, SecurityAlert
 
 MERGED_FOR: Final = 60.0
@@ -18,7 +18,6 @@ MOST_HOSTS: Final = 1024
 """Hosts that are remembered; the one that was first has its repetitions told early for another."""
 MOST_KINDS: Final = 8
 """AE Titles and reasons of one host that are told apart."""
-_SUBSCRIBER_BITS: Final = 64  # of an IPv6 address: one host has all of them for itself (RFC 4291 §2.5.1)
 
 _Kind = tuple[str, str]
 _OTHERS: Final[_Kind] = ("", "")
@@ -90,14 +89,3 @@ def _merged(kind: _Kind, repetitions: _Repetitions) -> SecurityAlert:
     if kind is _OTHERS:  # under many AE Titles: no single one stands for them
         last = last._replace(node=Node("", last.node.address), reason=f"various, at last: {last.reason}")
     return last._replace(times=repetitions.count, since=repetitions.since)
-
-
-def host_of(address: str) -> str:
-    """What is taken for one host: an IPv4 address, or the /64 of an IPv6 address; any other text is itself."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return str(parsed)
-    return f"{int(parsed) >> _SUBSCRIBER_BITS:x}::/64"

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from dicomd.audit.alerts import MERGED_FOR, MOST_HOSTS, MOST_KINDS, MergedAlerts, host_of
+from dicomd.audit.alerts import MERGED_FOR, MOST_HOSTS, MOST_KINDS, MergedAlerts
 from dicomd.audit.events import Node, SecurityAlert, now
 
 
@@ -81,19 +81,3 @@ def test_many_hosts_push_the_first_out_with_its_count() -> None:
     ]
     assert len(told) == MOST_HOSTS + 1
     assert {one.times for one in told if one.node.address == "10.0.0.1"} == {4}
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "same"),
-    [
-        ("10.0.0.1", "10.0.0.1", True),
-        ("10.0.0.1", "10.0.0.2", False),
-        ("2001:db8::1", "2001:db8::ffff:1", True),
-        ("2001:db8::1", "2001:db8:0:1::1", False),
-        ("fe80::1%eth0", "fe80::2%eth0", True),
-        ("", "", True),
-        ("unknown", "10.0.0.1", False),
-    ],
-)
-def test_a_host_is_an_ipv4_address_or_a_64_of_ipv6(first: str, second: str, same: bool) -> None:
-    assert (host_of(first) == host_of(second)) is same

@@ -192,6 +192,38 @@ def test_only_the_last_refusals_are_kept() -> None:
     assert [entry["why"] for entry in refusals.newest()] == [str(n) for n in reversed(range(5, KEPT + 5))]
 
 
+def refused(number: int, address: str, peer: str = "unknown") -> dict[str, str]:
+    return {"why": str(number), "calling": f"A{number}", "address": address, "peer": peer}
+
+
+def test_one_host_that_makes_up_ae_titles_pushes_nobody_out() -> None:
+    refusals = Refusals(unlocked)
+    for number in range(3):
+        refusals.note(refused(number, "10.0.0.1"))
+    for number in range(200):
+        refusals.note(refused(number, f"2001:db8::{number:x}"))  # a /64 is one host
+    kept = refusals.newest()
+    assert [entry["why"] for entry in kept if entry["address"] == "10.0.0.1"] == ["2", "1", "0"]
+    assert len(kept) == KEPT
+    refusals.note(refused(0, "10.0.0.2"))
+    assert [entry["address"] for entry in refusals.newest() if entry["address"].startswith("10.")] == [
+        "10.0.0.2",
+        *["10.0.0.1"] * 3,
+    ]
+
+
+def test_strangers_leave_half_to_configured_peers() -> None:
+    refusals = Refusals(unlocked)
+    for number in range(KEPT):
+        refusals.note(refused(number, f"10.0.0.{number}", peer=f"ct{number}"))
+    for number in range(500):
+        refusals.note(refused(number, f"10.1.{number // 250}.{number % 250}"))
+    peers = [entry["peer"] for entry in refusals.newest()]
+    assert peers.count("unknown") == KEPT // 2
+    refusals.note(refused(0, "10.2.0.1", peer="mr1"))
+    assert "mr1" in [entry["peer"] for entry in refusals.newest()]
+
+
 def test_a_refusal_of_any_length_fits(board: Board) -> None:
     texts = dict.fromkeys(("address", "peer", "calling", "called", "listener"), "ÿ" * 5000)
     seat(board).display.refused(Refused.INSTANCE, why="\U0001f600" * 5000, advice="\x1b" * 5000, **texts)
