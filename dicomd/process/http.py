@@ -1,7 +1,8 @@
 """The HTTP endpoint: metrics, health, readiness and status, for programs and for a person with curl.
 
 The rule: it answers a health probe whatever other clients do. Each connection is one request, in a thread of its own;
-at most `MAX_CONNECTIONS` at once, for at most `MAX_SECONDS` each, and when a new one finds no room the oldest must go.
+at most `MAX_CONNECTIONS` at once, for at most `MAX_SECONDS` each, and when a new one finds no room the oldest must go:
+of those that have not asked for anything, if there are any.
 It reads nothing but the request's head, and nothing a client sends reaches a log, a label or a file.
 """
 
@@ -179,6 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a page."""
+        self.server.answers(self.connection)
         path = self.path.partition("?")[0]
         hosts, accept, accept_encoding = (
             [str(value) for value in self.headers.get_all(name, ())] for name in ("Host", "Accept", "Accept-Encoding")
@@ -246,6 +248,7 @@ class _Server(TCPServer):
         self._slots = threading.Semaphore(MAX_CONNECTIONS)
         self._lock = threading.Lock()
         self._open: dict[socket.socket, float] = {}  # in the order of their arrival, with their deadlines
+        self._answered: set[socket.socket] = set()  # those of them whose request is there
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept; pause where there are no descriptors left, or the loop would spin over what it can't take."""
@@ -270,6 +273,12 @@ class _Server(TCPServer):
             ).start()
         except RuntimeError:  # no thread to be had
             self._finished(request)
+
+    def answers(self, request: socket.socket) -> None:
+        """The connection's request is there: it goes after those that have not asked for anything."""
+        with self._lock:
+            if request in self._open:
+                self._answered.add(request)
 
     def service_actions(self) -> None:
         """Between two polls: cut what took too long."""
@@ -299,6 +308,7 @@ class _Server(TCPServer):
     def _finished(self, request: socket.socket) -> None:
         with self._lock:
             self._open.pop(request, None)  # not there if it was cut
+            self._answered.discard(request)
         self.shutdown_request(request)
         self._slots.release()
 
@@ -309,12 +319,13 @@ class _Server(TCPServer):
 
     def _cut_oldest(self) -> None:
         with self._lock:
-            if self._open:
-                self._shut(next(iter(self._open)))
+            for request in [*(one for one in self._open if one not in self._answered), *self._open][:1]:
+                self._shut(request)
 
     def _shut(self, request: socket.socket) -> None:
         """With the lock held, so that the descriptor is still this connection's. Its thread's read or write returns."""
         del self._open[request]
+        self._answered.discard(request)
         with contextlib.suppress(OSError):
             request.shutdown(socket.SHUT_RDWR)
 

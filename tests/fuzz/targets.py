@@ -8,7 +8,6 @@ the fuzzer that calls them.
 from __future__ import annotations
 
 import logging
-import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from ipaddress import ip_address
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import Final
+from urllib.parse import urlsplit
 
 import pydicom.config
 
@@ -298,8 +298,8 @@ def http_headers(data: bytes) -> None:
     shown = is_shown([text], ("dicomd.example.org",))
     assert is_shown([text], ("dicomd.example.org", text.lower())) >= shown
     if shown:
-        assert re.search("localhost|example|[0-9a-f]", text, re.IGNORECASE)
-        assert not set(text) & set("@/\\#?,")
+        host = (urlsplit(f"http://{text.strip()}/").hostname or "").removesuffix(".")
+        assert host in ("localhost", "dicomd.example.org") or ip_address(host)
     assert len(list(choices(text))) <= 100
     assert all(0 <= choice.weight <= 1 for choice in choices(text))
     assert not prefers_openmetrics(text) or "application/openmetrics-text" in text.lower()

@@ -323,6 +323,31 @@ def test_silent_clients_never_keep_a_probe_out(endpoint: HttpEndpoint) -> None:
     wait_until(lambda: not request_threads())
 
 
+def test_silent_clients_never_cut_off_a_slow_scrape(endpoint: HttpEndpoint, daemon: Daemon) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow() -> dict[str, Any]:
+        asked.set()
+        assert go_on.wait(DEADLINE)
+        return {}
+
+    daemon.status = slow
+    found: list[int] = []
+    scrape = threading.Thread(target=lambda: found.append(get(endpoint, "/status")[0]))
+    scrape.start()
+    assert asked.wait(DEADLINE)
+    clients = [silent(endpoint) for _ in range(3 * MAX_CONNECTIONS)]
+    try:
+        assert get(endpoint, "/-/healthy")[0] == 200
+        go_on.set()
+        scrape.join(DEADLINE)
+        assert found == [200]
+    finally:
+        go_on.set()
+        for client in clients:
+            client.close()
+
+
 def test_many_clients_at_once_are_all_answered(endpoint: HttpEndpoint) -> None:
     statuses: list[int] = []
 
