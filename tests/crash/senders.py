@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -19,6 +20,7 @@ from pydicom.uid import UID
 
 from tests.support import wire
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, data_set, encode, new_uid
+from tests.support.overwrites import Sending
 from tests.support.raw_peer import RawPeer, associate_rq, store_message
 
 PAUSE = 0.05
@@ -45,10 +47,35 @@ class Ledger:
     resent: int = 0
     total: int = 0
     """Acknowledged instances, those forgotten included."""
+    sendings: list[Sending] = field(default_factory=list)
+    """Each time that a Data Set was sent."""
 
     def forget(self, sop_instance_uid: str) -> None:
         """An instance that was acknowledged, has been verified and is deleted."""
         del self.acknowledged[sop_instance_uid], self.sent[sop_instance_uid]
+
+
+class Shared:
+    """Some instances that all senders send again and again: each in `variants` Data Sets of one SOP Instance UID."""
+
+    _KEPT = 8
+    _RENEWED = 0.03  # of the times that one is asked for
+
+    def __init__(self, variants: int) -> None:
+        self._variants = variants
+        self._lock = threading.Lock()
+        self._instances: list[list[Instance]] = []
+
+    def choose(self, chance: random.Random) -> Instance:
+        """One of them. One that has been sent for a while isn't any more, and a new one is."""
+        with self._lock:
+            if len(self._instances) < self._KEPT or chance.random() < self._RENEWED:
+                self._instances = [*self._instances, self._new(chance)][-self._KEPT :]
+            return chance.choice(chance.choice(self._instances))
+
+    def _new(self, chance: random.Random) -> list[Instance]:
+        uid, study = new_uid(), new_uid()[:_ROOM]
+        return [_make(uid, study, f"{study}.1", chance.choice(_SIZES)) for _ in range(self._variants)]
 
 
 class Senders:
@@ -56,7 +83,8 @@ class Senders:
 
     The first `lasting` of them never release theirs, so that a daemon that begins to refuse has somebody to tell it to:
     those that come anew are rejected, and at any moment all others may be between two Associations. `told`, if any, is
-    called in a sender's thread with each SOP Instance UID that has been acknowledged.
+    called in a sender's thread with each SOP Instance UID that has been acknowledged. Every second instance is one of
+    `shared`, if there are any.
     """
 
     def __init__(
@@ -69,9 +97,11 @@ class Senders:
         sizes: tuple[int, ...] = _SIZES,
         told: Callable[[str], None] = lambda _uid: None,
         ledger: Ledger | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self.ledger = ledger or Ledger()
         self._address, self._sizes, self._told = address, sizes, told
+        self._shared = shared
         self._over = threading.Event()
         self._recording = threading.Lock()
         self._failures: list[BaseException] = []
@@ -125,8 +155,10 @@ class Senders:
                     else:
                         self.ledger.resent += 1
                     peer.sock.settimeout(_PATIENCE)
+                    sending = self._begin(unanswered)
                     peer.send(store_message(unanswered))
                     status = peer.read_message(_PATIENCE).status
+                    sending.ended, sending.acknowledged = time.monotonic(), status == 0
                     self._take(unanswered, status)
                     unanswered = None
                     if status:
@@ -141,13 +173,19 @@ class Senders:
         return unanswered
 
     def _new(self, study: str, chance: random.Random) -> Instance:
-        uid = new_uid()
-        ds = data_set(uid, size=chance.choice(self._sizes))
-        ds.StudyInstanceUID, ds.SeriesInstanceUID = UID(study), UID(f"{study}.{chance.randrange(3)}")
-        made = Instance(CT_IMAGE_STORAGE, uid, EXPLICIT_LITTLE, encode(ds))
+        if self._shared is not None and chance.random() < 0.5:
+            made = self._shared.choose(chance)
+        else:
+            made = _make(new_uid(), study, f"{study}.{chance.randrange(3)}", chance.choice(self._sizes))
         with self._recording:
-            self.ledger.sent[uid] = digest(made.data_set)
+            self.ledger.sent[made.sop_instance_uid] = digest(made.data_set)
         return made
+
+    def _begin(self, instance: Instance) -> Sending:
+        sending = Sending(instance.sop_instance_uid, digest(instance.data_set), time.monotonic())
+        with self._recording:
+            self.ledger.sendings.append(sending)
+        return sending
 
     def _take(self, sent: Instance, status: int) -> None:
         uid = sent.sop_instance_uid
@@ -159,3 +197,9 @@ class Senders:
                 self.ledger.refusals.append(f"{status:04X}")
         if status == 0:
             self._told(uid)
+
+
+def _make(uid: str, study: str, series: str, size: int) -> Instance:
+    ds = data_set(uid, size=size)
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = UID(study), UID(series)
+    return Instance(CT_IMAGE_STORAGE, uid, EXPLICIT_LITTLE, encode(ds))

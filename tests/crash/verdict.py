@@ -5,7 +5,9 @@ The rule it keeps: every file is read to its end and compared with what was sent
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +56,33 @@ def judge(root: Path, sent: Mapping[str, bytes], acknowledged: Mapping[str, byte
             verdict.whole[uid] = path
     verdict.lost = [uid for uid in acknowledged if uid not in verdict.whole]
     return verdict
+
+
+@dataclass
+class Found:
+    """What several folders hold: (SOP Instance UID, digest) → until when it can have been published there."""
+
+    whole: dict[tuple[str, bytes], float] = field(default_factory=dict)
+    partial: list[Path] = field(default_factory=list)
+
+
+def find(folders: Iterable[Path], known: set[tuple[str, bytes]], moved: Mapping[Path, float]) -> Found:
+    """Read every file of some folders outside .dicomd; `moved` says when files or folders have come to their place."""
+    found = Found()
+    for path in (Path(folder, name) for top in folders for folder, _, names in os.walk(top) for name in names):
+        if ".dicomd" in path.parts:
+            continue
+        try:
+            file = read_part10(path)
+            key = file.sop_instance_uid, digest(file.data_set)
+        except (ValueError, KeyError, IndexError):
+            key = "", b""
+        if key not in known or path.suffix != ".dcm":
+            found.partial.append(path)
+            continue
+        at = next((moved[place] for place in (path, *path.parents) if place in moved), math.inf)
+        found.whole[key] = max(at, found.whole.get(key, -math.inf))
+    return found
 
 
 def temporary_files(root: Path) -> set[Path]:

@@ -1,0 +1,133 @@
+"""Daemons to be killed: whom to kill, and how the next one is started on the same store.
+
+The rule it keeps: every process that is killed is one of these daemons, and nobody outlives a supervisor unseen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.crash.verdict import temporary_files
+from tests.support.daemon import STOP_DEADLINE, Daemon
+from tests.support.processes import descriptors
+
+VICTIMS = {"worker": 5, "all workers": 1, "supervisor": 2, "everything": 3}
+"""How often each is among the kills, in an order that chance makes anew whenever all have been had."""
+VICTIMS_A_ROUND = sum(VICTIMS.values())
+
+
+def members(group: int) -> list[int]:
+    """The living processes of a process group."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state, _, found_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(found_group) == group and state not in "ZX":
+                found.append(int(folder.name))
+    return found
+
+
+class Victims:
+    """The daemons of one store, one after another; the workers of a dead supervisor may still be at it."""
+
+    def __init__(self, folder: Path, *, duplicates: str = "keep-both", sabotage: str = "") -> None:
+        """`sabotage` is Python that each process of these daemons runs first, to break what it is to be tested for."""
+        self.root = folder / "store"
+        self._folder, self._duplicates, self._sabotage = folder, duplicates, sabotage
+        self._begun = 0
+        self._dead: list[Daemon] = []
+        self.kills: Counter[str] = Counter()
+        self.swept = 0
+        self.complaints: list[str] = []
+        self.daemon = self._next()
+
+    def address(self) -> tuple[str, int]:
+        return self.daemon.address
+
+    def kill(self, victim: str) -> None:
+        self.kills[victim] += 1
+        if victim == "everything":
+            self._kill_everything()
+        elif victim == "supervisor":
+            os.kill(self.daemon.pid, signal.SIGKILL)
+            self._dead.append(self.daemon)
+        else:
+            workers = self._workers()
+            for pid in workers if victim == "all workers" else workers[:1]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Start the next one; nothing of what dead processes left in the temporary folder may survive that."""
+        alone = not any(members(dead.pid) for dead in self._dead)
+        left = temporary_files(self.root) if alone else set()
+        self.daemon = self._next()
+        assert not left & temporary_files(self.root)
+        self.swept += len(left)
+
+    def end(self) -> None:
+        """Stop the last one in the ordinary way, and see nothing left of any."""
+        self.daemon.stop()
+        self._dead.append(self.daemon)
+        self._bury()
+
+    def abandon(self) -> None:
+        """End all, whatever state they are in."""
+        self._kill_everything()
+
+    def _next(self) -> Daemon:
+        self._begun += 1
+        folder = self._folder / f"dicomd-{self._begun}"
+        folder.mkdir()
+        daemon = Daemon(
+            folder,
+            {
+                "dicomd": {"workers": 2, "drain_timeout": "2s"},
+                "storage": {"root": str(self.root), "duplicates": self._duplicates},
+                "log": {"level": "info", "instances": False},
+            },
+        )
+        if self._sabotage:
+            (folder / "sitecustomize.py").write_text(self._sabotage)
+            daemon.environment["PYTHONPATH"] = f"{folder}:{Path(__file__).parents[2]}"
+        try:
+            daemon.start()
+        except BaseException:
+            if daemon.started:
+                daemon.kill()
+            raise
+        return daemon
+
+    def _workers(self) -> list[int]:
+        """The processes of the present daemon that have an instance or its lock open, busiest first."""
+        found = []
+        for pid in members(self.daemon.pid):
+            targets = descriptors(pid).values()
+            if opened := sum("/.dicomd/" in target or target.endswith(".dcm") for target in targets):
+                found.append((opened, pid))
+        return [pid for _opened, pid in sorted(found, reverse=True) if pid != self.daemon.pid]
+
+    def _kill_everything(self) -> None:
+        for daemon in (*self._dead, self.daemon):
+            for pid in members(daemon.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        if self.daemon not in self._dead:
+            self._dead.append(self.daemon)
+        self._bury()
+
+    def _bury(self) -> None:
+        """Reap the dead, see that nobody outlives them, and keep what they complained of."""
+        for daemon in self._dead:
+            daemon.wait()
+            deadline = time.monotonic() + STOP_DEADLINE
+            while left := members(daemon.pid):
+                assert time.monotonic() < deadline, f"processes {left} outlive their supervisor"
+                time.sleep(0.02)
+            self.complaints += daemon.complaints()
+        self._dead.clear()
