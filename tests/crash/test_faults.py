@@ -11,7 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,8 @@ from tests.support.raw_peer import RawPeer
 from tests.support.waiting import wait_until
 
 CAUSES = {"ENOSPC": "A700", "EDQUOT": "A700", "EIO": "A701", "EROFS": "A701", "ENOMEM": "A703", "EMFILE": "A703"}
+OUR_OWN = ("ENOMEM", "EMFILE")
+"""Say nothing about what was called."""
 SYNCS = ("fsync", "fdatasync")
 NOT_FAILING = ("close", "getpid")
 """Not made to fail: strace leaves such a call out, so that the descriptor would stay open."""
@@ -93,6 +95,12 @@ class Fault:
     what: str
     harmless: bool = False
     """Nothing depends on it: the instance is durable by then."""
+    of_a_path: bool = False
+    """It concerns the instance's folders or a file under its name, and no sync: the store stays ready."""
+    of_an_existing_file: bool = False
+    """It keeps a file from being compared, which then counts as another Data Set."""
+    unlocked: bool = False
+    """And its lock isn't held yet, so that it can't be replaced."""
 
 
 class Faults:
@@ -106,7 +114,7 @@ class Faults:
         """Threads that serve no connection."""
         self.injected: Counter[str] = Counter()
         self.refused = self.unready = 0
-        """How often 0xA701 was answered, and the daemon found not ready after it: it may be again within the second."""
+        """How often 0xA701 spoke against the store, and it wasn't ready then: it may be again within the second."""
         self.left: set[Path] = set()
         """Temporary files that could not be removed."""
         self.wrong: list[str] = []
@@ -122,13 +130,25 @@ class Faults:
                 peer.echo()  # when that is answered, all of the instance has been done
         numbers: Counter[str] = Counter()
         found = []
+        examined: dict[str, str] = {}  # files under a final name, by the step that their examination has come to
         for call in parse(self._out.read_text()):
             numbers[call.name] += 1
             paths = [call.descriptor, *call.paths]
             if call.name not in NOT_FAILING and any(path.startswith(f"{self.daemon.root}") for path in paths):
-                what = re.sub(r"[0-9a-f.]{12,}", "…", paths[-1].removeprefix(f"{self.daemon.root}/"))
+                named = call.name.endswith("at") or not call.descriptor  # else a string is data
+                path = (call.paths[-1] if named else call.descriptor).rstrip("/").removeprefix(f"{self.daemon.root}/")
+                what = re.sub(r"[0-9a-f.]{12,}", "…", path)
                 harmless = call.name in AFTERWARDS or "LOCK_UN" in call.arguments
-                found.append(Fault(call.name, numbers[call.name], what, harmless))
+                fault = Fault(call.name, numbers[call.name], what, harmless)
+                if not path.startswith(".dicomd/") and call.name not in SYNCS:
+                    step = examined.get(path, "")
+                    existing = path.endswith(".dcm") and step != "over" and call.name not in ("linkat", "renameat")
+                    fault = replace(
+                        fault, of_a_path=True, of_an_existing_file=existing, unlocked=existing and step == "openat"
+                    )
+                if path.endswith(".dcm") and (call.name in ("openat", "flock") or call.name in SYNCS):
+                    examined[path] = "over" if call.name in SYNCS else call.name
+                found.append(fault)
         return found
 
     def inject(self, situation: Situation, fault: Fault, cause: str) -> None:
@@ -141,6 +161,9 @@ class Faults:
 
     def _inject(self, situation: Situation, fault: Fault, cause: str) -> None:
         expected = "0000" if fault.harmless else "A701" if fault.call in SYNCS else CAUSES[cause]
+        unreadable = fault.of_an_existing_file and cause not in OUR_OWN
+        if unreadable:
+            expected = "A701" if situation.duplicates == "replace" and fault.unlocked else "0000"
         with self._association() as (peer, thread):
             self._store(peer, situation.before)
             peer.echo()
@@ -151,7 +174,7 @@ class Faults:
                 ready = self.daemon.ready()  # at once: whatever takes time here may see the store recovered
                 peer.echo()
             if "(INJECTED)" not in self._out.read_text():
-                expected = "0000"
+                expected, unreadable = "0000", False
             else:
                 self.injected[fault.call] += 1
                 if fault.call in AFTERWARDS:
@@ -162,18 +185,20 @@ class Faults:
             wait_until(  # the daemon's own small tries after a failure come and go
                 lambda: set(self.daemon.temporary_files()) <= self.left, what="a temporary file stays"
             )
-            self._look(situation, stored=answer.status == 0)
+            self._look(situation, stored=answer.status == 0, twice=unreadable)
             if answer.status:
                 assert self._folders() == folders, "folders stay"
-            if status == "A701":
+            if fault.of_a_path:
+                assert ready, "the store is not ready"
+            elif status == "A701":
                 self.refused += 1
                 self.unready += not ready
             self._wait_ready()
             self._store(peer, [situation.sent, instance_of(new_uid()[:60])])  # on the same Association
-            self._look(situation, stored=True)
+            self._look(situation, stored=True, twice=unreadable)
 
-    def _look(self, situation: Situation, *, stored: bool) -> None:
-        """Complete files, and those only that should be there."""
+    def _look(self, situation: Situation, *, stored: bool, twice: bool) -> None:
+        """Complete files, and those only that should be there: the same Data Set twice when one couldn't be read."""
         files = [f for f in self.daemon.stored() if f.sop_instance_uid == situation.sent.sop_instance_uid]
         found = sorted(digest(file.data_set) for file in files)
         before = [digest(each.data_set) for each in situation.before if _same(each, situation.sent)]
@@ -181,7 +206,8 @@ class Faults:
         if situation.duplicates == "replace":
             allowed = [[after]] if stored else [before, [after]]  # the new one stays when only its sync has failed
         else:
-            allowed = [sorted({*before, after})] if stored else [sorted(before)]
+            both = sorted([*before, after]) if twice else sorted({*before, after})
+            allowed = [both] if stored else [sorted(before)]
         assert found in allowed, f"{len(found)} files, not those that should be there"
 
     @contextlib.contextmanager
