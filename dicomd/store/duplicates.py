@@ -123,6 +123,17 @@ def is_file(name: str, directory_fd: int, fd: int) -> bool:
     return os.path.samestat(named, os.fstat(fd))
 
 
+def is_lost(name: str, directory_fd: int) -> bool:
+    """Whether ``name`` is taken by what can't even be looked at: its inode is damaged, say."""
+    try:
+        os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        return not isinstance(from_oserror(error, "open"), OutOfResources)
+    return False
+
+
 def _leads_to(name: str, directory_fd: int, fd: int, *, if_unknown: bool) -> bool:
     try:
         return is_file(name, directory_fd, fd)

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dicomd.store.directories import Directories, Directory, close_quietly
-from dicomd.store.duplicates import Candidate, Verdict, examine, is_file
+from dicomd.store.duplicates import Candidate, Verdict, examine, is_file, is_lost
 from dicomd.store.errors import DuplicateRejected, StoreError, StoreUnavailable, from_oserror
 from dicomd.store.graft import graft
 from dicomd.store.layout import Place, numbered
@@ -156,6 +156,9 @@ class Publisher:
                 pass
             except FileNotFoundError:
                 return None  # the directory was removed
+            except OSError:
+                if not is_lost(name, handle):
+                    raise
             else:
                 rollback.name_given(directory, name)
                 return self._settle(directory, handle, candidate, name, outcome)

@@ -74,7 +74,7 @@ def survey(root: Path) -> int:
 def verify(root: Path, layout: Layout) -> Iterator[Finding]:
     """Look at every file of the store at ``root``, and at what is left of temporary ones."""
     own = root / OWN_FOLDER
-    if not (own / "store").is_file():
+    if not _is_there(own / "store"):
         yield Finding(f"{OWN_FOLDER}/store", 0, "the store has no sentinel", "is its file system mounted?")
     try:
         remains = temporary.remains(own / "tmp", own / "locks")
@@ -95,6 +95,15 @@ def verify(root: Path, layout: Layout) -> Iterator[Finding]:
                 yield _look(entry, relative, layout)
             except FileNotFoundError:
                 continue  # deleted or moved meanwhile
+            except OSError as error:
+                yield _unreadable(relative, 0, error)
+
+
+def _is_there(sentinel: Path) -> bool:
+    try:
+        return sentinel.is_file()
+    except OSError:
+        return False
 
 
 def _entries(root: Path, relative: str) -> Iterator[tuple[os.DirEntry[str] | OSError, str]]:
@@ -111,7 +120,12 @@ def _entries(root: Path, relative: str) -> Iterator[tuple[os.DirEntry[str] | OSE
         path = f"{relative}/{entry.name}" if relative else entry.name
         if path == OWN_FOLDER:
             continue
-        if entry.is_dir(follow_symlinks=False):
+        try:
+            is_folder = entry.is_dir(follow_symlinks=False)
+        except OSError as error:
+            yield error, path
+            continue
+        if is_folder:
             yield from _entries(root, path)
         else:
             yield entry, path
@@ -131,7 +145,11 @@ def _look(entry: os.DirEntry[str], relative: str, layout: Layout) -> Finding:
     except FileNotFoundError:
         raise
     except OSError as error:
-        return Finding(relative, size, f"can't be read: {error.strerror}", f"look at the disk; {AGAIN}")
+        return _unreadable(relative, size, error)
+
+
+def _unreadable(relative: str, size: int, error: OSError) -> Finding:
+    return Finding(relative, size, f"can't be read: {error.strerror}", f"look at the disk; {AGAIN}")
 
 
 def _verify_file(file: BinaryIO, relative: str, layout: Layout) -> bool:

@@ -1,11 +1,14 @@
 """One stored file or folder fails, as one over a bad sector does, and its sender sends again and again.
 
-The rule it keeps: what others send is judged as strictly as ever; each of their instances has to be stored.
+The rule it keeps: what others send is judged as strictly as ever; each of their instances has to be stored. Calls fail
+by strace's hand, and for once on an ext4 with damaged inodes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +17,7 @@ from pathlib import Path
 import pytest
 from pydicom.uid import UID
 
+from tests.crash import power
 from tests.crash.conftest import Figures
 from tests.crash.senders import digest
 from tests.crash.strace import attached
@@ -153,3 +157,43 @@ def test_a_folder_that_fails_refuses_its_own_instances(
         assert {Path(line["path"]).name for line in lines} == {f"{refused.sop_instance_uid}.dcm"}
         assert peer.store(refused).status == 0  # once it is mended
         peer.release()
+
+
+@pytest.mark.parametrize(("duplicates", "status"), [("keep-both", "0000"), ("replace", "A701"), ("reject", "C010")])
+def test_damaged_inodes(start_daemon: StartDaemon, tmp_path: Path, duplicates: str, status: str) -> None:
+    """A file's, of which not even its name can be looked up, and a folder's."""
+    power.needs("mkfs.ext4", "debugfs")
+    image, folder = tmp_path / "image", tmp_path / "mounted"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    power.command("mkfs.ext4", "-q", image)
+    study = new_uid()[:60]
+    in_bad_file, in_bad_folder = instance_of(study, "1"), instance_of(study, "2")
+    settings = {"root": str(folder / "store"), "duplicates": duplicates}
+    with power.attached(image) as device, power.mounted(device, on=folder):
+        daemon = start_daemon(dicomd={"workers": 1}, storage=settings)
+        with RawPeer(daemon.address) as peer:
+            peer.associate()
+            assert [peer.store(each).status for each in (in_bad_file, in_bad_folder)] == [0, 0]
+            peer.release()
+        daemon.stop()
+    bad_file = f"{study}/{study}.1/{in_bad_file.sop_instance_uid}.dcm"
+    for path in (bad_file, f"{study}/{study}.2"):
+        power.command("debugfs", "-w", "-R", f"clri store/{path}", image)
+    with power.attached(image) as device, power.mounted("-o", "errors=continue", device, on=folder):
+        daemon.start()
+        assert set(sent_beside(daemon, in_bad_file)) == {status}
+        assert set(sent_beside(daemon, in_bad_folder)) == {"A701"}
+        if duplicates != "replace":
+            assert len(daemon.logged("stored file cannot be read", path=str(folder / "store" / bad_file))) == LOG_LINES
+        done = subprocess.run(
+            [sys.executable, "-m", "dicomd", "verify-store", "--config", str(daemon.config_path)],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        daemon.stop()
+    problems = [line.partition(": ")[0] for line in done.stdout.splitlines() if "can't be read" in line]
+    assert sorted(problems) == sorted([bad_file, f"{study}/{study}.2"])
+    stored = 2 * OTHERS + (duplicates == "keep-both")
+    assert f"{stored} instances are well" in done.stdout
+    assert done.returncode == 1
