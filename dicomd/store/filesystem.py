@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Final
 
 from dicomd.store import checksum, mounts, space, temporary
-from dicomd.store.directories import DIRECTORY_MODE, Directories
+from dicomd.store.directories import Directories
 from dicomd.store.errors import OutOfResources, OutOfSpace, StoreError, StoreUnavailable, from_oserror
+from dicomd.store.folders import make_folder, sync_folder, sync_made
 from dicomd.store.layout import Layout
 from dicomd.store.publish import Publisher
 from dicomd.store.room import PendingWrites, Room
@@ -126,11 +127,12 @@ class FileStore:
                 raise StoreUnavailable(f"Not mounted: {point}", operation="open")
             root = Path(os.path.realpath(self.root))  # a symbolic link may lead to what is yet to be made
             for folder in (root, self._own, self._tmp, self._locks):
-                _make_folder(folder)
+                make_folder(folder)
             for folder in (root.parent, root, self._own):  # somebody else may have made them an instant ago
-                with contextlib.suppress(PermissionError):  # what can't be opened can't have been made by a dicomd
-                    _sync_folder(folder)
-            removed = temporary.sweep(self._tmp, self._locks)
+                sync_made(folder)
+            removed = 0
+            with contextlib.suppress(OSError):  # the workers try again, and say so
+                removed = temporary.sweep(self._tmp, self._locks)
             self._name = found or self._make_sentinel()
             self._check_writable()
         except OSError as error:
@@ -319,7 +321,7 @@ class FileStore:
             os.fsync(fd)
             with contextlib.suppress(FileExistsError):
                 _link(path, self._sentinel)
-            _sync_folder(self._own)
+            sync_folder(self._own)
         finally:
             os.close(fd)
             unlink_quietly(path)
@@ -341,8 +343,8 @@ class FileStore:
             os.fsync(fd)
             fcntl.flock(fd, fcntl.LOCK_EX)
             _link(path, second)
-            _sync_folder(self._tmp)
-            _sync_folder(self.root)  # which writers open to reach every other folder
+            sync_folder(self._tmp)
+            sync_folder(self.root)  # which writers open to reach every other folder
         except OSError as error:
             raise from_oserror(error, "probe") from error
         finally:
@@ -375,23 +377,5 @@ def _read(path: Path) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, _SENTINEL_SIZE)
-    finally:
-        os.close(fd)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder durably, with those above it."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(DIRECTORY_MODE)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
     finally:
         os.close(fd)

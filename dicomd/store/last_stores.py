@@ -33,11 +33,18 @@ class LastStores:
         return found
 
     def note(self, last_stores: dict[str, float]) -> None:
-        """Write down what has changed since it was last called. Raises OSError."""
+        """Write down what has changed since it was last called, as far as that can be. Raises the first OSError."""
+        failure: OSError | None = None
         for name, seconds in last_stores.items():
             if self._noted.get(name, 0.0) < seconds:
-                self._touch(self._path(name), seconds)
-                self._noted[name] = seconds
+                try:
+                    self._touch(self._path(name), seconds)
+                except OSError as error:
+                    failure = failure or error
+                else:
+                    self._noted[name] = seconds
+        if failure is not None:
+            raise failure
 
     def _touch(self, path: Path, seconds: float) -> None:
         try:

@@ -17,6 +17,7 @@ import itertools
 import os
 import secrets
 import shutil
+import stat
 import threading
 from pathlib import Path
 from typing import Final
@@ -107,7 +108,8 @@ def sweep(folder: Path, locks: Path) -> int:
     """Remove the temporary files of dead processes and their locks; return how many files. Raises OSError.
 
     The files are listed before the locks are tried: an owner has its lock before its first file. What may be an
-    instance stays (``may_be_an_instance``).
+    instance stays (``may_be_an_instance``); so does what can't be opened, locked or removed, which keeps nobody from
+    starting.
     """
     files: dict[str, list[str]] = {entry: [] for entry in os.listdir(locks)}
     for name in sorted(os.listdir(folder), reverse=True):  # first names last, as others are compared with them
@@ -145,9 +147,11 @@ def _remove_unless_alive(folder: Path, lock: Path, names: list[str]) -> int:
         fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return sum(_remove(folder / name) for name in names)
+    except OSError:
+        return 0  # it may be a living one's
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:
         return 0
     else:
         removed = sum(_remove(folder / name) for name in names)
@@ -161,7 +165,11 @@ def _remove(path: Path) -> bool:
     """Remove a file, or folders that were to become an instance's; return whether a file is gone by this call."""
     if may_be_an_instance(path):
         return False
-    if path.is_dir() and not path.is_symlink():
+    try:
+        is_folder = stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
+    if is_folder:
         shutil.rmtree(path, ignore_errors=True)
         return False
     return unlink_quietly(str(path))

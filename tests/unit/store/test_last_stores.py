@@ -42,3 +42,16 @@ def test_without_the_store_reading_knows_nothing_and_writing_fails(tmp_path: Pat
     assert LastStores(tmp_path / "none").read(["ct1"]) == {}
     with pytest.raises(OSError, match="No such file"):
         LastStores(tmp_path / "none").note({"ct1": 1.0})
+
+
+def test_a_note_that_cannot_be_written_keeps_no_other_from_being_written(root: Path) -> None:
+    notes = LastStores(root)
+    notes.note({"ct1": 1000.0})
+    bad = root / ".dicomd" / "peers" / "ct2.peer"
+    bad.symlink_to(bad)
+    with pytest.raises(OSError, match="symbolic links"):
+        notes.note({"ct1": 2000.0, "ct2": 2000.0, "mr1": 2000.0})
+    assert LastStores(root).read(["ct1", "ct2", "mr1"]) == {"ct1": 2000.0, "mr1": 2000.0}
+    bad.unlink()
+    notes.note({"ct2": 2000.0})
+    assert LastStores(root).read(["ct2"]) == {"ct2": 2000.0}

@@ -167,3 +167,13 @@ def test_a_start_behind_a_symbolic_link(tmp_path: Path, mounted: bool) -> None:
     told = in_namespace(["bash", "-ec", f'{mount}exec "$@"', "-", sys.executable, "-c", START, str(root)])
     assert told == ("stored" if mounted else f"Not mounted: {point}"[:64])
     assert list(point.iterdir()) == []
+
+
+def test_a_root_in_a_folder_that_knows_no_syncs(tmp_path: Path) -> None:
+    """As where the system is on squashfs: `/sys` is such a folder, too."""
+    parent = Path("/sys/kernel/debug")
+    if not parent.is_dir():
+        pytest.skip(f"{parent} is not in this kernel")
+    mount = f"mount -t tmpfs -o size=1m t {parent}; "
+    told = in_namespace(["bash", "-ec", f'{mount}exec "$@"', "-", sys.executable, "-c", START, str(parent)])
+    assert told == "stored"

@@ -1,12 +1,15 @@
 """Temporary files: each process owns its own, and a start removes those of the dead only."""
 
+import errno
+import fcntl
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.unit.store.instances import data_set, file_store, files, identity, open_descriptors, put
+from tests.unit.store.instances import data_set, file_store, files, identity, open_descriptors, path_of, put
 from tests.unit.store.processes import Process
 
 
@@ -43,6 +46,60 @@ def test_files_without_a_lock_are_swept(tmp_path: Path) -> None:
     (tmp_path / ".dicomd" / "tmp" / "whatever").write_bytes(b"")
     assert file_store(tmp_path, start=False).start() == 2
     assert files(tmp_path) == []
+
+
+def test_what_cannot_be_swept_stays_and_hinders_neither_the_rest_nor_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_store(tmp_path).close()
+    tmp, locks = tmp_path / ".dicomd" / "tmp", tmp_path / ".dicomd" / "locks"
+    bad = {"a": "closed", "b": "without locks", "c": "unreadable"}
+    for owner in (*bad, "d"):
+        (locks / owner).touch()
+        (tmp / f"{owner}-1").write_bytes(b"left by a crash")
+    (locks / "e").mkdir()
+    (tmp / "e-1").touch()
+    opened, flock, lstat = os.open, fcntl.flock, Path.lstat
+
+    def fail(number: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def watched_open(path: Any, *arguments: Any, **options: Any) -> int:
+        if path == locks / "a":
+            fail(errno.EACCES)
+        return opened(path, *arguments, **options)
+
+    def watched_flock(fd: int, operation: int) -> None:
+        if path_of(fd) == locks / "b":
+            fail(errno.ENOLCK)
+        flock(fd, operation)
+
+    def watched_lstat(path: Path) -> os.stat_result:
+        if path == tmp / "c-1":
+            fail(errno.EIO)
+        return lstat(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", watched_open)
+        patch.setattr(fcntl, "flock", watched_flock)
+        patch.setattr(Path, "lstat", watched_lstat)
+        store = file_store(tmp_path, start=False)
+        assert store.start() == 1
+        assert store.state.accepting
+    assert sorted(path.name for path in tmp.iterdir()) == ["a-1", "b-1", "c-1", "e-1"]
+    put(store, data_set())
+
+
+def test_a_folder_of_temporary_files_that_cannot_be_listed_hinders_no_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_store(tmp_path).close()
+
+    def unlisted(_path: Any) -> list[str]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "listdir", unlisted)
+    assert file_store(tmp_path).state.accepting
 
 
 @pytest.mark.parametrize("ending", ["commit", "discard", "failure"])
