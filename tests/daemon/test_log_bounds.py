@@ -229,3 +229,33 @@ def test_a_flood_is_bounded_and_counted(start_daemon: StartDaemon) -> None:
 
 def rejected(daemon: Daemon) -> int:
     return len(daemon.logged("association rejected"))
+
+
+@pytest.mark.slow
+def test_new_instances_are_always_told_and_the_same_again_is_bounded(start_daemon: StartDaemon) -> None:
+    """An identical duplicate is a success that costs no space, so its line is one of those that a sender has few of."""
+    daemon = start_daemon(dicomd={"workers": 1}, storage={"durability": "none"}, log={"level": "info"})
+    same, again = instance(), 2500
+    began = time.monotonic()
+    with RawPeer(daemon.address) as peer:
+        peer.associate()
+        assert peer.store(same).status == 0
+        for _ in range(again):
+            assert peer.store(same).status == 0
+        for _ in range(20):
+            assert peer.store(instance()).status == 0
+        peer.release()
+
+    def told() -> int:
+        return len(daemon.logged("instance stored", duplicate="identical"))
+
+    wait_until(lambda: sum(line["count"] for line in daemon.logged("log lines suppressed")) + told() >= again)
+    stored = daemon.logged("instance stored")
+    assert len(stored) - told() == 21
+    size = sum(len(line) + 1 for line in daemon.output if '"duplicate":"identical"' in line)
+    assert 0 < size <= ((time.monotonic() - began) // WINDOW + 1) * HOST_BYTES
+    assert all(
+        set(line["suppressed"]) <= {"instance stored", "association ended"}
+        for line in daemon.logged("log lines suppressed")
+    )
+    assert daemon.metric("dicomd_store_duplicates_total", result="identical") == again
