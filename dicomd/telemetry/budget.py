@@ -1,10 +1,10 @@
-"""How much a stranger can make the log say: a budget of bytes for each host, and one for all strangers together.
+"""How much others can make the log say: a budget of bytes for each host, and one for all strangers together.
 
 A rejection costs whoever asks for it next to nothing, so bounded lines alone still add up to a full disk. Each host
 has `HOST_BYTES` in any `WINDOW` seconds; beyond that it has one line a second, which says how many were left out, until
 it asks for less than that: what is left out counts as asked for. All hosts that aren't a configured peer's have
-`STRANGERS_BYTES` together. The counts are in memory that all processes of the daemon share, old generations included,
-so neither more workers nor reloads stretch a bound.
+`PEER_BYTES` together, and so have all that say they are the same peer. The counts are in memory that all processes of
+the daemon share, old generations included, so neither more workers nor reloads stretch a bound.
 
 Invariant: a host's account is never given to another while anything it did within the window is in it, so that a crowd
 of addresses can't wash it out. Hosts that find no account share one.
@@ -23,10 +23,13 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
+from dicomd.telemetry.labels import UNKNOWN_PEER
+
 WINDOW: Final = 10
 """Seconds."""
 HOST_BYTES: Final = 1_000_000
-STRANGERS_BYTES: Final = 5_000_000
+PEER_BYTES: Final = 5_000_000
+"""Of all hosts of one peer; who is no configured peer is the peer "unknown"."""
 _RESERVED: Final = 0.04
 """Of each bound, for the lines that say what was left out."""
 NAMED: Final = 16
@@ -37,6 +40,7 @@ EVENTS: Final = (
     "TLS handshake failed", "store failed", "instance incomplete", "instance stored", "internal error", "other",
 )  # fmt: skip
 """What is counted apart."""
+_PEERS: Final = 256  # accounts of peers, the first that of all strangers; more peers than these share some
 _SETS, _WAYS = 128, 8
 ACCOUNTS: Final = _SETS * _WAYS
 """Hosts that have an account of their own at once."""
@@ -69,38 +73,41 @@ class LineBudget:
         self._locked = locked or _lock_of_one_process()
         self._clock = clock
         self._key = os.urandom(16)  # else a stranger could choose addresses that share the accounts of a sender
-        memory = memoryview(mmap.mmap(-1, 8 * (2 + ACCOUNTS + (2 + ACCOUNTS) * _ACCOUNT)))
+        memory = memoryview(mmap.mmap(-1, 8 * (2 + ACCOUNTS + (1 + _PEERS + ACCOUNTS) * _ACCOUNT)))
         self._head, rest = memory[:16].cast("Q"), memory[16:]  # lines left out and not yet told, when it was told
         self._digests, accounts = rest[: 8 * ACCOUNTS].cast("Q"), rest[8 * ACCOUNTS :]
         size = 8 * _ACCOUNT
-        self._accounts = [_Account(accounts[at * size : (at + 1) * size]) for at in range(2 + ACCOUNTS)]
-        self._strangers, self._others = self._accounts[ACCOUNTS:]
+        self._accounts = [_Account(accounts[at * size : (at + 1) * size]) for at in range(ACCOUNTS + 1 + _PEERS)]
+        self._others, self._peers = self._accounts[ACCOUNTS], self._accounts[ACCOUNTS + 1 :]
 
-    def is_spent(self, host: str, *, stranger: bool) -> bool:
-        """Whether another line of the host would be too much: before it is made, and without waiting for anybody."""
+    def is_spent(self, host: str, peer: str) -> bool:
+        """Whether another line would be too much: before it is made, and without waiting for anybody.
+
+        `host` is as `host_of` has it, `peer` the name of a peer, "" for what concerns none.
+        """
         second = int(self._clock())
-        if stranger and not self._strangers.has_room(second, self._strangers.last_line, STRANGERS_BYTES):
+        if peer and not (of_peer := self._of_peer(peer)).has_room(second, of_peer.last_line, PEER_BYTES):
             return True
-        account = self._found(self._digest(host))
+        digest = self._digest(host)
+        account = self._found(digest)
+        if account is None and self._idle(digest, second) is None:
+            account = self._others
         return account is not None and not account.has_room(second, account.last_line, HOST_BYTES)
 
-    def spend(self, host: str, size: int, event: str, *, stranger: bool) -> bool:
+    def spend(self, host: str, peer: str, size: int, event: str) -> bool:
         """Take a line of `size` bytes out of the budget; False, and counted as left out, where that is too much."""
         with self._locked():
             second = int(self._clock())
-            account = self._account(host, second)
-            account.last_line = size
-            if stranger:
-                self._strangers.last_line = size
-                if not self._strangers.has_room(second, size, STRANGERS_BYTES):
-                    self._leave_out(account, second, event)
-                    return False
-            if not account.has_room(second, size, HOST_BYTES):
-                self._leave_out(account, second, event)
+            bounds = [(self._account(host, second), HOST_BYTES)]
+            if peer:
+                bounds.append((self._of_peer(peer), PEER_BYTES))
+            for account, _ in bounds:
+                account.last_line = size
+            if not all(account.has_room(second, size, bound) for account, bound in bounds):
+                self._leave_out(bounds[0][0], second, event)
                 return False
-            account.add(second, size)
-            if stranger:
-                self._strangers.add(second, size)
+            for account, _ in bounds:
+                account.add(second, size)
             return True
 
     def leave_out(self, host: str, event: str) -> None:
@@ -132,28 +139,34 @@ class LineBudget:
         if not account.has_room(second, account.last_line, HOST_BYTES):
             account.add(second, account.last_line)
 
-    def _digest(self, host: str) -> int:
-        return (
-            int.from_bytes(blake2b(host.encode(errors="replace"), digest_size=8, key=self._key).digest(), "little") or 1
-        )
+    def _of_peer(self, peer: str) -> _Account:
+        """The peer's account; nobody shares that of all strangers."""
+        return self._peers[0 if peer == UNKNOWN_PEER else 1 + self._digest(peer) % (_PEERS - 1)]
+
+    def _digest(self, name: str) -> int:
+        digest = blake2b(name.encode(errors="replace"), digest_size=8, key=self._key).digest()
+        return int.from_bytes(digest, "little") or 1
 
     def _found(self, digest: int) -> _Account | None:
         start = digest % _SETS * _WAYS
         digests = self._digests[start : start + _WAYS].tolist()
         return self._accounts[start + digests.index(digest)] if digest in digests else None
 
+    def _idle(self, digest: int, second: int) -> int | None:
+        """The number of an account that a new host with this digest may have, None where all are in use."""
+        start = digest % _SETS * _WAYS
+        return next((at for at in range(start, start + _WAYS) if self._accounts[at].is_idle(second)), None)
+
     def _account(self, host: str, second: int) -> _Account:
         """The host's account, a new one where it has none, or the one of those that find none; under the lock."""
         digest = self._digest(host)
         if (found := self._found(digest)) is not None:
             return found
-        start = digest % _SETS * _WAYS
-        for at in range(start, start + _WAYS):
-            if self._accounts[at].is_idle(second):
-                self._accounts[at].open(host, second)
-                self._digests[at] = digest
-                return self._accounts[at]
-        return self._others
+        if (at := self._idle(digest, second)) is None:
+            return self._others
+        self._accounts[at].open(host, second)
+        self._digests[at] = digest
+        return self._accounts[at]
 
 
 class _Account:

@@ -164,14 +164,14 @@ def _logger_class(
             if entry.pop(UNBOUNDED, None) is not None or budget is None:
                 self._write(render(None, method_name, entry | later() if later else entry))
                 return
-            host, stranger = _origin(entry)
-            if budget.is_spent(host, stranger=stranger):
+            host, peer = _origin(entry)
+            if budget.is_spent(host, peer):
                 budget.leave_out(host, str(event))
                 count_suppressed()
                 return
             line = render(None, method_name, entry | later() if later else entry)
             size = len(line) if type(line) is bytes else len(encode(line[0]))
-            if budget.spend(host, size, str(event), stranger=stranger):
+            if budget.spend(host, peer, size, str(event)):
                 self._write(line)
             else:
                 count_suppressed()
@@ -202,13 +202,13 @@ def _logger_class(
     return DirectLogger
 
 
-def _origin(entry: Mapping[str, Any]) -> tuple[str, bool]:
-    """Whose budget the line is taken from, and whether that is a stranger's; of what concerns no host, the event's."""
+def _origin(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """The host and the peer whose budgets the line is taken from; of what concerns none, the event and nobody."""
     said = entry.get(BOUND) or entry
     address = said.get("dicom_peer_address") or entry.get("dicom_peer_address")
     if not address:
-        return f"({entry['event']})", False
-    return host_of(str(address)), said.get("dicom_peer", UNKNOWN_PEER) == UNKNOWN_PEER
+        return f"({entry['event']})", ""
+    return host_of(str(address)), str(said.get("dicom_peer", UNKNOWN_PEER))
 
 
 def report_suppressed(budget: LineBudget, *, at_once: bool = False) -> None:

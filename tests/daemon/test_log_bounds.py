@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from dicomd.telemetry.budget import HOST_BYTES, STRANGERS_BYTES, WINDOW
+from dicomd.telemetry.budget import HOST_BYTES, PEER_BYTES, WINDOW
 from dicomd.telemetry.fields import FIELDS, MAX_FIELD, MAX_LINE
 from dicomd.telemetry.render import LEVELS, ConsoleRenderer
 from tests.daemon.conftest import StartDaemon
@@ -217,7 +217,7 @@ def test_a_flood_is_bounded_and_counted(start_daemon: StartDaemon) -> None:
     assert len(daemon.logged("log lines suppressed")) > 0, "the test has to send more than is written"
     for host in hosts:
         assert 0 < bytes_of(daemon, host) <= windows * HOST_BYTES
-    assert sum(bytes_of(daemon, host) for host in hosts) <= windows * STRANGERS_BYTES
+    assert sum(bytes_of(daemon, host) for host in hosts) <= windows * PEER_BYTES
     workers, generations = 2, 3
     most = len(hosts) * (windows * WINDOW + workers * generations)  # one a second, and one at the end of each process
     assert len(daemon.logged("log lines suppressed")) <= most

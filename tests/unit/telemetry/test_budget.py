@@ -20,7 +20,7 @@ from dicomd.telemetry.budget import (
     EVENTS,
     HOST_BYTES,
     NAMED,
-    STRANGERS_BYTES,
+    PEER_BYTES,
     WINDOW,
     LineBudget,
     host_of,
@@ -53,17 +53,17 @@ def budget(clock: Clock) -> LineBudget:
     return LineBudget(clock=clock)
 
 
-def ask(budget: LineBudget, host: str, size: int, *, stranger: bool = True, event: str = REJECTED) -> bool:
+def ask(budget: LineBudget, host: str, size: int, peer: str = "unknown") -> bool:
     """One line, as the logger asks for it."""
-    if budget.is_spent(host, stranger=stranger):
-        budget.leave_out(host, event)
+    if budget.is_spent(host, peer):
+        budget.leave_out(host, REJECTED)
         return False
-    return budget.spend(host, size, event, stranger=stranger)
+    return budget.spend(host, peer, size, REJECTED)
 
 
-def written(budget: LineBudget, host: str, count: int, size: int = 1000, *, stranger: bool = True) -> int:
+def written(budget: LineBudget, host: str, count: int, size: int = 1000, peer: str = "unknown") -> int:
     """How many of so many lines are written."""
-    return sum(ask(budget, host, size, stranger=stranger) for _ in range(count))
+    return sum(ask(budget, host, size, peer) for _ in range(count))
 
 
 def test_a_host_has_its_bytes_and_then_no_more_while_it_goes_on(budget: LineBudget, clock: Clock) -> None:
@@ -88,11 +88,17 @@ def test_another_host_has_its_own(budget: LineBudget) -> None:
 
 def test_all_strangers_together_have_theirs_and_peers_are_none(budget: LineBudget, clock: Clock) -> None:
     total = sum(written(budget, f"10.0.0.{host}", 900) for host in range(20))
-    assert 0.9 * STRANGERS_BYTES <= 1000 * total <= STRANGERS_BYTES
+    assert 0.9 * PEER_BYTES <= 1000 * total <= PEER_BYTES
     assert written(budget, "10.0.1.1", 1) == 0
-    assert written(budget, "192.168.1.1", 500, stranger=False) == 500
+    assert written(budget, "192.168.1.1", 500, peer="ct1") == 500
     clock.now += WINDOW + 1
     assert written(budget, "10.0.1.1", 1) == 1, "it had asked for nothing else"
+
+
+def test_so_have_all_that_say_they_are_the_same_peer(budget: LineBudget) -> None:
+    total = sum(written(budget, f"10.0.0.{host}", 900, peer="ct1") for host in range(20))
+    assert 0.9 * PEER_BYTES <= 1000 * total <= PEER_BYTES
+    assert written(budget, "10.0.1.1", 100, peer="unknown") == 100
 
 
 @given(st.data())
@@ -109,7 +115,7 @@ def test_no_ten_seconds_have_more_than_that(data: st.DataObject) -> None:
                 lines.append((clock.now, host, size))
         while lines and lines[0][0] < clock.now - WINDOW:
             lines.popleft()
-        assert sum(size for _, _, size in lines) <= STRANGERS_BYTES
+        assert sum(size for _, _, size in lines) <= PEER_BYTES
         for each in "abcdefgh":
             assert sum(size for _, host, size in lines if host == each) <= HOST_BYTES
 
@@ -150,10 +156,11 @@ def test_many_hosts_are_told_of_in_few_lines(budget: LineBudget) -> None:
 
 
 def test_a_crowd_of_addresses_shares_one_account_and_washes_none_out(budget: LineBudget, clock: Clock) -> None:
-    written(budget, "a", 2000, stranger=False)
-    crowd = sum(ask(budget, f"h{host}", 1000, stranger=False) for host in range(10 * ACCOUNTS))
+    written(budget, "a", 2000, peer="")
+    crowd = sum(ask(budget, f"h{host}", 1000, peer="") for host in range(10 * ACCOUNTS))
     assert ACCOUNTS <= crowd <= ACCOUNTS + HOST_BYTES // 1000
-    assert written(budget, "a", 100, stranger=False) == 0
+    assert budget.is_spent("another", ""), "known before its line is made"
+    assert written(budget, "a", 100, peer="") == 0
     clock.now += WINDOW + 1
     budget.take_left_out(at_once=True)
     assert ask(budget, "new", 1000), "accounts of hosts that have left are free again"
