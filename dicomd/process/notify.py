@@ -1,6 +1,7 @@
 """What systemd is told about the daemon's state: the protocol of sd_notify(3), without libsystemd.
 
-The rule it keeps: without systemd nothing happens, and what can't be delivered never stops the daemon.
+Without systemd nothing happens. Nothing here waits: what finds no room in systemd's queue, as while systemd stands
+still, is sent with the next message or sign of life, the latest of each kind.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ import os
 import socket
 import time
 from collections.abc import MutableMapping
-
-_PATIENCE = 1.0  # seconds for systemd to make room in its queue
 
 
 class Notifier:
@@ -27,6 +26,7 @@ class Notifier:
         """Seconds between two signs of life; 0 where none is asked for."""
         self._alive_at = 0.0
         self._status = ""
+        self._unsent: dict[str, bytes] = {}  # messages by their first variable, in the order they are to be sent in
 
     def ready(self, status: str) -> None:
         """The start, or a reload, is through."""
@@ -53,8 +53,9 @@ class Notifier:
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def alive(self) -> None:
-        """A sign of life, if one is due."""
+        """A sign of life, if one is due. To be called often: what could not be sent is sent then, too."""
         now = time.monotonic()
+        self._flush()
         if self.watchdog_interval and now - self._alive_at >= self.watchdog_interval:
             self._alive_at = now
             self._send("WATCHDOG=1")
@@ -62,6 +63,21 @@ class Notifier:
     def _send(self, *assignments: str) -> None:
         if not self._address:
             return
+        kind = assignments[0].partition("=")[0]
+        self._unsent.pop(kind, None)
+        self._unsent[kind] = "\n".join(assignments).encode()
+        self._flush()
+
+    def _flush(self) -> None:
+        if not self._unsent:
+            return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(_PATIENCE)
-            sock.sendto("\n".join(assignments).encode(), self._address)
+            sock.setblocking(False)
+            for kind, message in list(self._unsent.items()):
+                try:
+                    sock.sendto(message, self._address)
+                except BlockingIOError:
+                    return
+                except OSError:  # nobody is there to hear it
+                    pass
+                del self._unsent[kind]
