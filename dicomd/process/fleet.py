@@ -28,6 +28,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds
 _LONG_LIFE = 30.0  # seconds after which a death is no repetition
 _DEATHS_AT_START = 3  # of each worker, with none of the first generation ever ready
 _KILL_GRACE = 5.0  # seconds beyond all that a child may take to leave
+_REAP_TIMEOUT = 5.0  # seconds for a killed child to be gone; one that isn't then is held by the kernel
 
 
 class Phase(Enum):
@@ -113,7 +114,7 @@ class Fleet:
         self._board, self._children, self._sockets = board, children, sockets
         self._metrics, self._metric_folder = metrics, metric_folder
         self._exporter, self._server = Post(None), server
-        self._exporter_leaves_by = self._workers_leave_by = math.inf
+        self._exporter_leaves_by = self._workers_leave_by = self._given_up_at = math.inf
 
     # -- what the supervisor decides -------------------------------------------------------------------------------
 
@@ -180,7 +181,11 @@ class Fleet:
 
     def awaited(self) -> list[SupervisorEnd]:
         """The channels of those that something is expected of. What others say can wait for the next turn."""
-        return [child.channel for child in self.everybody() if not child.ready or (child.leaving and not child.retired)]
+        return [
+            child.channel
+            for child in self.everybody()
+            if not child.stuck and (not child.ready or (child.leaving and not child.retired))
+        ]
 
     @property
     def handed_over(self) -> bool:
@@ -201,6 +206,10 @@ class Fleet:
     def hanging(self) -> int:
         """How many generations that couldn't start still have workers, since the kernel holds them."""
         return sum(each.given_up for each in self.generations)
+
+    def left_behind(self, now: float) -> list[Child]:
+        """The workers that a stop waits for no longer: they have been killed, and the kernel holds them."""
+        return self.workers() if now >= self._given_up_at else []
 
     def next_due(self) -> float:
         """When the next post is to be manned, on the monotonic clock."""
@@ -289,7 +298,7 @@ class Fleet:
 
     def _enforce_deadlines(self, now: float) -> None:
         if now >= self._workers_leave_by:
-            self._workers_leave_by = math.inf
+            self._workers_leave_by, self._given_up_at = math.inf, now + _REAP_TIMEOUT
             for child in self.workers():
                 child.kill()
         for generation in self.generations:

@@ -27,7 +27,7 @@ _MAX_HANGING = 8
 _HAND_OVER_TIMEOUT = 2.0
 """Seconds for old workers to stop taking connections; one that doesn't is stuck, and new ones don't wait for it."""
 _REAP_TIMEOUT = 5.0  # seconds for a killed process to be gone
-_IN_THE_KERNEL = "the kernel holds its processes, as it does while a disk or a file server gives no answer"
+HELD_BY_THE_KERNEL = "they were killed, but the kernel holds them, as it does while a disk or a file server is silent"
 
 
 class Host(Protocol):
@@ -134,7 +134,7 @@ class Reloads:
     def _has_place(self, now: float) -> bool:
         if self._fleet.hanging >= _MAX_HANGING:
             self._take_callers()
-            self._reject((f"the workers of {_MAX_HANGING} failed reloads still hang: {_IN_THE_KERNEL}",))
+            self._reject((f"the workers of {_MAX_HANGING} failed reloads are still there: {HELD_BY_THE_KERNEL}",))
             return False
         if len(self._fleet.retiring) < MAX_RETIRING:
             return True
@@ -155,7 +155,7 @@ class Reloads:
             )
         elif wait.gone_by is not None and now >= wait.gone_by:
             self._take_callers()
-            self._reject((f"generation {wait.oldest.number} can't be ended: {_IN_THE_KERNEL}",))
+            self._reject((f"workers of the old generation {wait.oldest.number} can't be ended: {HELD_BY_THE_KERNEL}",))
         return False
 
     def _look_at_validation(self, validation: Validation, now: float) -> None:

@@ -27,7 +27,7 @@ from dicomd.process.exporter import Exporter
 from dicomd.process.fleet import Fleet, Generation
 from dicomd.process.notify import Notifier
 from dicomd.process.reload import MAX_ERRORS, Reading
-from dicomd.process.reloads import Reloads
+from dicomd.process.reloads import HELD_BY_THE_KERNEL, Reloads
 from dicomd.process.runtime_dir import RuntimeDir
 from dicomd.process.secure import ExpiryWatch, ListenersTls
 from dicomd.process.signals import SignalPipe
@@ -95,6 +95,14 @@ class Supervisor:
         while self._fleet.everybody() or not self._stopping:
             self._wait()
             self._turn()
+            if left := self._fleet.left_behind(time.monotonic()):
+                for child in self._fleet.everybody():  # it tells the exporter to leave
+                    child.channel.close()
+                get_logger().error(
+                    "workers are left behind",
+                    detail=f"{', '.join(str(child.pid) for child in left)}: {HELD_BY_THE_KERNEL}",
+                )
+                break
         self._control.remove()
         if self._failure:
             raise StartError(self._failure)

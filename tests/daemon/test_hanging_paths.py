@@ -6,7 +6,9 @@ What hangs is a FIFO that nobody writes to, which no open comes back from, or a 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +16,14 @@ from pathlib import Path
 import pytest
 
 from dicomd.process.control import ask
+from tests.crash.strace import attached, parse
 from tests.daemon.conftest import TLS_LISTENER, Connect, StartDaemon
+from tests.daemon.test_reload import hold_eight_generations
 from tests.support.certificates import Pki
 from tests.support.daemon import Daemon
 from tests.support.objects import instance
-from tests.support.raw_peer import RawPeer
+from tests.support.processes import exists
+from tests.support.raw_peer import RawPeer, associate_rq
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -81,3 +86,121 @@ def test_a_file_that_hangs_fails_a_reload_and_nothing_else(
     assert daemon.reload()["event"] == "config applied"
     assert peer.store(instance()).status == 0
     peer.release()
+
+
+@contextmanager
+def delayed(daemon: Daemon, call: str, path: Path, out: Path) -> Iterator[None]:
+    """Every such call that concerns the path takes two minutes, in the supervisor and what it forks from now on."""
+    with attached(
+        [daemon.pid], out, "-f", "-P", str(path), "-e", f"trace={call}", "-e", f"inject={call}:delay_enter=120s"
+    ):
+        yield
+
+
+def test_a_store_that_hangs_while_a_configuration_is_validated_fails_the_reload(
+    start_daemon: StartDaemon, connect: Connect, tmp_path: Path
+) -> None:
+    runtime = tmp_path / "run"
+    daemon = start_daemon(dicomd={"workers": 1, "runtime_dir": str(runtime)})
+    peer = connect(daemon)
+    peer.associate()
+    with delayed(daemon, "newfstatat", daemon.root, tmp_path / "trace"):
+        daemon.signal(signal.SIGHUP)
+        assert_rejected(daemon, peer, runtime, f"storage.root: {daemon.root} gives no answer within 20 s")
+    wait_until(lambda: len(daemon.pids()) == 3, what="what was looking is still there")
+    assert daemon.reload()["event"] == "config applied"
+
+
+def test_workers_that_hang_in_the_store_at_their_start_fail_the_reload(
+    start_daemon: StartDaemon, connect: Connect, tmp_path: Path
+) -> None:
+    runtime = tmp_path / "run"
+    daemon = start_daemon(dicomd={"workers": 2, "runtime_dir": str(runtime)})
+    peer = connect(daemon)
+    peer.associate()
+    with delayed(daemon, "openat", daemon.root / ".dicomd" / "store", tmp_path / "trace"):
+        daemon.signal(signal.SIGHUP)
+        assert_rejected(daemon, peer, runtime, "the new workers don't start: ")
+    assert "30 s" in daemon.logged("config rejected")[-1]["config_errors"][0]
+    wait_until(lambda: sorted(daemon.worker_pids().values()) == ["ready", "ready"])
+    assert daemon.reload()["event"] == "config applied"
+
+
+def test_the_supervisor_looks_at_no_path_of_the_configuration(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """From its start on, whatever happens: reloads, a dead worker, commands, a stop."""
+    runtime, spool, pki = tmp_path / "run", tmp_path / "spool", Pki.make(tmp_path)
+    daemon = start_daemon(
+        dicomd={"workers": 1, "runtime_dir": str(runtime)},
+        listen=[PLAIN, TLS_LISTENER],
+        tls=pki.tls(client_ca=pki.trusted, client_certificate="optional"),
+        audit={"spool": str(spool)},
+    )
+    whole, out = daemon.config_path.read_text(), tmp_path / "trace"
+    with attached([daemon.pid], out, "-e", "trace=%file,%desc"):
+        daemon.configure(dicomd={"workers": 2})
+        assert daemon.reload()["event"] == "config applied"
+        daemon.config_path.write_text("broken")
+        assert daemon.reload()["event"] == "config rejected"
+        daemon.config_path.write_text(whole)
+        wait_until(lambda: list(daemon.worker_pids().values()) == ["ready", "ready"])
+        os.kill(next(iter(daemon.worker_pids())), signal.SIGKILL)
+        daemon.wait_logged("worker died")
+        wait_until(lambda: list(daemon.worker_pids().values()) == ["ready", "ready"])
+        for request in ({"command": "status"}, {"command": "maintenance", "on": True}, {"command": "reload"}):
+            assert ask(runtime, request, timeout=30)["ok"]
+        with RawPeer(daemon.address) as peer:
+            peer.send(associate_rq())
+            assert peer.read_rejection() == (2, 3, 1)
+        daemon.stop()
+    calls = parse(out.read_text())
+    assert len(calls) > 100
+    named = (daemon.root, spool, pki.folder / "server.pem", pki.folder / "server.key", pki.trusted, daemon.config_path)
+    for call in calls:
+        for path in (call.descriptor, *call.paths):
+            assert not any(Path(path).is_relative_to(each) for each in named), call
+
+
+@contextmanager
+def held_by_the_kernel(pid: int, path: Path, out: Path) -> Iterator[None]:
+    """A worker with a thread that no SIGKILL ends as long as this lasts: its look at the path takes two minutes."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    options = ["-f", "-P", path, "-e", "trace=openat", "-e", "inject=openat:delay_enter=120s"]
+    strace = subprocess.Popen(["strace", "-o", out, *options, "-p", str(pid)], stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: out.exists() and "openat(" in out.read_text())
+        yield
+    finally:
+        strace.kill()  # a gentler signal would wait for the delay
+        strace.wait()
+
+
+def test_a_stop_leaves_workers_behind_that_the_kernel_holds(
+    start_daemon: StartDaemon, connect: Connect, tmp_path: Path
+) -> None:
+    daemon = start_daemon(dicomd={"workers": 1, "drain_timeout": "1s"})
+    peer = connect(daemon)
+    peer.associate()
+    (pid,) = daemon.worker_pids()
+    with held_by_the_kernel(pid, daemon.root / ".dicomd" / "store", tmp_path / "trace"):
+        wait_until(lambda: not daemon.ready(), 40)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        left = daemon.logged("workers are left behind")
+        assert [str(pid) in record["detail"] for record in left] == [True]
+    wait_until(lambda: not exists(pid), what="the worker lives on")
+
+
+def test_an_old_generation_that_the_kernel_holds_fails_the_reload_that_waits_for_its_place(
+    start_daemon: StartDaemon, connect: Connect, tmp_path: Path
+) -> None:
+    daemon = start_daemon(dicomd={"workers": 1, "drain_timeout": "1s"})
+    (pid,) = daemon.worker_pids()
+    peers = hold_eight_generations(daemon, connect)
+    with held_by_the_kernel(pid, daemon.root / ".dicomd" / "store", tmp_path / "trace"):
+        daemon.signal(signal.SIGHUP)
+        rejected = daemon.wait_logged("config rejected", deadline=60)
+        assert "workers of the old generation 1 can't be ended" in rejected["config_errors"][0]
+        for peer in peers[1:]:
+            assert peer.store(instance()).status == 0
+    assert daemon.reload()["event"] == "config applied"
