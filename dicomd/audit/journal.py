@@ -17,8 +17,10 @@ import fcntl
 import itertools
 import json
 import os
+import queue
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,10 +80,10 @@ class JournalFile:
 
 
 class Journaled:
-    """A file that so many messages tell of: it goes with the last of them that is delivered."""
+    """A file that so many messages tell of: it is finished with the last of them that is delivered."""
 
-    def __init__(self, path: Path, messages: int) -> None:
-        self._path, self._left = path, messages
+    def __init__(self, path: Path, messages: int, finished: Callable[[Path], None]) -> None:
+        self._path, self._left, self._finished = path, messages, finished
         self._counting = threading.Lock()
 
     def delivered(self) -> None:
@@ -90,8 +92,7 @@ class Journaled:
             self._left -= 1
             last = not self._left
         if last:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
+            self._finished(self._path)
 
 
 class Journal:
@@ -100,6 +101,7 @@ class Journal:
     def __init__(self, folder: Path, failed: Callable[[OSError], None]) -> None:
         """`failed` is told of files that can't be written: what they should have held goes with this process."""
         self._folder, self.failed = folder, failed
+        self._finished: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
         self._taking = threading.Lock()
         self._owner, self._lock = "", -1
         self._numbers = itertools.count(1)
@@ -114,6 +116,27 @@ class Journal:
             os.close(fd)
             path.unlink(missing_ok=True)
             raise
+
+    def journaled(self, path: Path, messages: int) -> Journaled:
+        """So many messages will tell of a file."""
+        return Journaled(path, messages, self._finished.put)
+
+    def tend(self, seconds: float) -> bool:
+        """Remove the files that have been told, for so many seconds; False after `finish`.
+
+        In a thread of its own: whoever delivers must not wait for this file system, which may hang.
+        """
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(queue.Empty):
+            while (path := self._finished.get(timeout=max(0.0, deadline - time.monotonic()))) is not None:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            return False
+        return True
+
+    def finish(self) -> None:
+        """No more files will be told."""
+        self._finished.put(None)
 
     def close(self) -> None:
         """Give up this process's lock; what it has left is another's then."""
@@ -150,9 +173,40 @@ class Journal:
                 except FileNotFoundError:  # without a lock to hold, another process was quicker
                     continue
                 if path.stat().st_size > RECORD:
-                    yield _read(path)
+                    yield self._read(path)
                 else:
                     path.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> list[InstancesTransferred]:
+        """What a file tells of; nothing where it was damaged, and the file is gone then."""
+        try:
+            return self._told(path, datetime.fromtimestamp(path.stat().st_mtime, UTC), path.read_bytes())
+        except (OSError, ValueError, TypeError):
+            path.unlink(missing_ok=True)
+            return []
+
+    def _told(self, path: Path, written: datetime, data: bytes) -> list[InstancesTransferred]:
+        """Raises ValueError and TypeError."""
+        head, *records = (_parsed(data[at : at + RECORD]) for at in range(0, len(data), RECORD))
+        calling, address, called = head[1]
+        patients: dict[str, list[tuple[Entry, int]]] = {}
+        for count, values in records:
+            entry = Entry(*cast("Any", values))
+            patients.setdefault(entry.patient_id, []).append((entry, count))
+        journaled = self.journaled(path, len(patients))
+        return [
+            InstancesTransferred(
+                written,
+                Node(calling, address),
+                called,
+                patient_id,
+                studies_of((entry.study_instance_uid, entry.sop_class_uid, count) for entry, count in found),
+                combined({entry.action for entry, _ in found}),
+                failed=False,
+                delivered=journaled.delivered,
+            )
+            for patient_id, found in patients.items()
+        ]
 
     def _of_the_dead(self, owner: str, names: list[str]) -> Iterator[str]:
         """The names, while nobody else can take them over; none of a living process."""
@@ -192,39 +246,6 @@ class Journal:
                 return owner, fd
             os.close(fd)
         raise OSError("no lock of its own for the audit journal")
-
-
-def _read(path: Path) -> list[InstancesTransferred]:
-    """What a file tells of; nothing where it was damaged, and the file is gone then."""
-    try:
-        return _told(path, datetime.fromtimestamp(path.stat().st_mtime, UTC), path.read_bytes())
-    except (OSError, ValueError, TypeError):
-        path.unlink(missing_ok=True)
-        return []
-
-
-def _told(path: Path, written: datetime, data: bytes) -> list[InstancesTransferred]:
-    """Raises ValueError and TypeError."""
-    head, *records = (_parsed(data[at : at + RECORD]) for at in range(0, len(data), RECORD))
-    calling, address, called = head[1]
-    patients: dict[str, list[tuple[Entry, int]]] = {}
-    for count, values in records:
-        entry = Entry(*cast("Any", values))
-        patients.setdefault(entry.patient_id, []).append((entry, count))
-    journaled = Journaled(path, len(patients))
-    return [
-        InstancesTransferred(
-            written,
-            Node(calling, address),
-            called,
-            patient_id,
-            studies_of((entry.study_instance_uid, entry.sop_class_uid, count) for entry, count in found),
-            combined({entry.action for entry, _ in found}),
-            failed=False,
-            delivered=journaled.delivered,
-        )
-        for patient_id, found in patients.items()
-    ]
 
 
 def _parsed(record: bytes) -> tuple[int, list[str]]:

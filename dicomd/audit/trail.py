@@ -4,11 +4,13 @@ Invariants: `record` costs a place in a bounded queue and nothing else, whatever
 what strangers cause takes no place from other events. Behind it, what couldn't be delivered is tried again; what finds
 no place is lost, counted, and logged. With both a spool and a server every message goes to the spool first, and away
 from it when the server has it: so an outage of the server, or of dicomd, loses nothing that has got that far. What dead
-processes left in the journal is told here, too.
+processes left in the journal is told here, too. The journal is in the store, which may hang while spool and server are
+well, so it has a thread of its own.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -31,6 +33,8 @@ MOST_WAITING = 10_000
 """Events in the queues: some 10 MB as a rule, and as much as ten times that if each has as many studies as it can.
 
 Security alerts, which anybody can cause, have one part in `waiting.ALERTS_PART` of it, and no other event's."""
+_NEWS = 60.0  # seconds, at least, between two lines about a journal that fails
+_LAST_LOOK = 0.5  # seconds, at least, for the journal at the end: what it keeps is told once more otherwise
 RECOVER_EVERY = 5.0
 """Seconds between two looks at what dead processes have left in the journal."""
 
@@ -54,8 +58,8 @@ class AuditTrail:
         self._ending = threading.Event()
         self._losses = Losses(metrics)
         self.journal = None if journal is None else Journal(journal, self._journal_failed)
-        self._journal_works = True
-        self._recover_at = 0.0
+        self._journal_thread: threading.Thread | None = None
+        self._journal_told_at = -math.inf
         self._threads: list[threading.Thread] = []
         connection = None
         if server is not None:
@@ -81,6 +85,11 @@ class AuditTrail:
         """Begin to deliver."""
         for thread in self._threads:
             thread.start()
+        if self.journal is not None:
+            self._journal_thread = threading.Thread(
+                target=self._keep, args=(self.journal,), name="audit-journal", daemon=True
+            )
+            self._journal_thread.start()
 
     def record(self, event: Event) -> None:
         """Take an event, or lose it. Never waits and never raises."""
@@ -115,8 +124,9 @@ class AuditTrail:
         while events := self._waiting.take(BATCH, 0.0):
             self._left(events)
         self._losses.tell()
-        if self.journal is not None:
-            self.journal.close()
+        if self.journal is not None and self._journal_thread is not None:
+            self.journal.finish()
+            self._journal_thread.join(max(_LAST_LOOK, deadline - time.monotonic()))
 
     def _left(self, events: list[Event]) -> None:
         """Account for events that couldn't be delivered: those in the journal are told by the next start."""
@@ -155,22 +165,38 @@ class AuditTrail:
                 alerts, next_due = self._alerts.due(now), self._alerts.next_due()
             for alert in alerts:
                 self._put(alert)
-            if now >= self._recover_at and not self._ending.is_set():
-                self._recover()
-                self._recover_at = time.monotonic() + RECOVER_EVERY
-            until = min(self._recover_at, next_due if next_due is not None else self._recover_at)
-            if events := self._waiting.take(BATCH, max(0.0, until - time.monotonic())):
+            seconds = None if next_due is None else max(0.0, next_due - now)
+            if events := self._waiting.take(BATCH, seconds):
                 return events
             if self._ending.is_set():
                 return None
 
-    def _recover(self) -> None:
+    def _rendered(self, event: Event) -> Rendered | None:
+        try:
+            return render(event, self._reporter)
+        except Exception as error:
+            tell_defect(self._metrics, error)
+            self._lost(event, "of an internal error")
+            return None
+
+    # -- in the journal's thread ---------------------------------------------------------------------------------------
+
+    def _keep(self, journal: Journal) -> None:
+        """Remove what was told, and look for what dead processes left, until the end. Never raises."""
+        while True:
+            try:
+                self._recover(journal)
+            except Exception as error:
+                tell_defect(self._metrics, error)
+            if not journal.tend(RECOVER_EVERY):
+                break
+        journal.close()
+
+    def _recover(self, journal: Journal) -> None:
         """Take what dead processes have left, as much of it as there is room for."""
-        if self.journal is None:
-            return
         taken = 0
         try:
-            for events in self.journal.recover(self._waiting.room(MOST_WAITING) // 2):
+            for events in journal.recover(self._waiting.room(MOST_WAITING) // 2):
                 if not events:
                     self._losses.count(1, "the journal of a process that died can't be read")
                 for event in events:
@@ -182,21 +208,13 @@ class AuditTrail:
             get_logger().warning("audit messages of a process that died are told now", count=taken)
 
     def _journal_failed(self, error: OSError) -> None:
-        """Say it once: what one can't write, the others can't either."""
-        works, self._journal_works = self._journal_works, False
-        if works:
+        """Say it now and then: what one can't write, the others can't either."""
+        if time.monotonic() - self._journal_told_at >= _NEWS:
+            self._journal_told_at = time.monotonic()
             get_logger().error(
                 "the audit journal fails: what a process that is killed has not told yet would be lost",
                 error=error.strerror or str(error),
             )
-
-    def _rendered(self, event: Event) -> Rendered | None:
-        try:
-            return render(event, self._reporter)
-        except Exception as error:
-            tell_defect(self._metrics, error)
-            self._lost(event, "of an internal error")
-            return None
 
 
 def _undelivered(rendered: list[tuple[Event, Rendered]], messages: list[Rendered]) -> list[Event]:

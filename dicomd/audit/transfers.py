@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dicomd.audit.events import Action, Event, InstancesTransferred, Node, SecurityAlert, combined, now, studies_of
-from dicomd.audit.journal import Entry, Journal, Journaled, JournalFile
+from dicomd.audit.journal import Entry, Journal, JournalFile
 
 MOST_ENTRIES = 50
 """SOP Classes, in all their studies, that are summed up before they are reported: every syslog receiver has to take
@@ -60,9 +60,9 @@ class AssociationAudit:
         for (stored, entry), count in counts.items():
             patients.setdefault((stored, entry.patient_id), []).append((entry, count))
         delivered = None
-        if file is not None:
+        if file is not None and self._journal is not None:
             file.close()
-            delivered = Journaled(file.path, sum(stored for stored, _ in patients)).delivered
+            delivered = self._journal.journaled(file.path, sum(stored for stored, _ in patients)).delivered
         for (stored, patient_id), entries in patients.items():
             self._record(
                 InstancesTransferred(

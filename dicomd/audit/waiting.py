@@ -39,8 +39,11 @@ class WaitingEvents:
         """For how many more events that are no alerts there is room."""
         return most - most // ALERTS_PART - len(self._events)
 
-    def take(self, count: int, seconds: float) -> list[Event]:
-        """The next events, `count` at most and some alerts among them; waits for one so many seconds, or for `wake`."""
+    def take(self, count: int, seconds: float | None) -> list[Event]:
+        """The next events, `count` at most and some alerts among them.
+
+        Waits so many seconds for one, None for as long as it takes, and not at all after `wake`.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._events or self._alerts or self._woken, seconds)
             alerts = list(islice(self._alerts, max(count // ALERTS_PART, count - len(self._events))))

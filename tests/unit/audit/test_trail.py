@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +14,12 @@ from prometheus_client import CollectorRegistry
 
 from dicomd.audit import alerts, delivery, spool, trail
 from dicomd.audit.events import ApplicationActivity, Node, SecurityAlert, now
+from dicomd.audit.journal import Journal
 from dicomd.audit.messages import Rendered, Reporter, render
 from dicomd.audit.spool import Spool
 from dicomd.audit.syslog import SyslogServer
 from dicomd.audit.trail import AuditTrail
+from dicomd.audit.transfers import AssociationAudit
 from dicomd.telemetry.metrics import Metrics
 from tests.support.audit import event, spooled
 
@@ -217,3 +220,44 @@ def test_one_process_sends_on_and_foreign_files_are_left_alone(tmp_path: Path) -
     first.remove([path])
     assert first.names() == []
     assert (tmp_path / "notes.xml").exists()
+
+
+def test_a_journal_that_hangs_holds_up_no_message(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the store, whose file system may hang while the spool's is well."""
+    goes_on = threading.Event()
+    monkeypatch.setattr(Journal, "tend", lambda self, seconds: not goes_on.wait(DEADLINE))
+    audit = AuditTrail(metrics, spool=tmp_path / "spool", journal=tmp_path / "journal")
+    audit.start()
+    association = AssociationAudit(audit.record, "10.0.0.1", audit.journal)
+    association.instance(b"P", b"1.2", "1.2.840.10008.5.1.4.1.1.2", "C", stored=True)
+    association.ended()
+    wait(lambda: counted(metrics, "spooled") == 1)
+    audit.end(1)
+    goes_on.set()
+
+
+def test_what_is_told_leaves_the_journal(tmp_path: Path, metrics: Metrics) -> None:
+    audit = AuditTrail(metrics, spool=tmp_path / "spool", journal=tmp_path / "journal")
+    audit.start()
+    association = AssociationAudit(audit.record, "10.0.0.1", audit.journal)
+    association.instance(b"P", b"1.2", "1.2.840.10008.5.1.4.1.1.2", "C", stored=True)
+    association.ended()
+    audit.end(10)
+    assert counted(metrics, "spooled") == 1
+    assert list((tmp_path / "journal").iterdir()) == []
+
+
+def test_what_finds_no_place_is_counted_and_leaves_the_journal(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trail, "MOST_WAITING", 0)
+    audit = AuditTrail(metrics, spool=tmp_path / "spool", journal=tmp_path / "journal")
+    audit.start()
+    association = AssociationAudit(audit.record, "10.0.0.1", audit.journal)
+    association.instance(b"P", b"1.2", "1.2.840.10008.5.1.4.1.1.2", "C", stored=True)
+    association.ended()
+    audit.end(10)
+    assert counted(metrics, "lost") == 1
+    assert list((tmp_path / "journal").iterdir()) == []
