@@ -94,8 +94,9 @@ def _mount_points(fstab: list[bytes]) -> Iterator[Path]:
 
 def _mount_of(place: Path) -> _Mount | None:
     """Return the mount that shows what is at ``place``, or would be; None where the kernel doesn't tell."""
+    number = _mount_id(place)  # first, as it may mount something
     mounts = _mounts()
-    mount = mounts.get(_mount_id(place))
+    mount = mounts.get(number)
     while mount is not None and (beneath := mounts.get(mount.parent)) is not None and _shows(beneath, mount):
         mount = beneath
     return mount

@@ -141,14 +141,17 @@ def test_a_folder_that_fstab_mounts_over_itself_is_not_missed(tmp_path: Path) ->
     assert in_namespace([sys.executable, "-c", MISSING, str(tmp_path / "store"), str(fstab)]) == ""
 
 
+@pytest.mark.parametrize("root", ["data", "data/store"])
 @pytest.mark.parametrize(("mounted", "expected"), [("yes", ""), ("no", "missing")])
-def test_what_is_mounted_when_it_is_looked_at_is_looked_at(tmp_path: Path, mounted: str, expected: str) -> None:
+def test_what_is_mounted_when_it_is_looked_at_is_looked_at(
+    tmp_path: Path, mounted: str, expected: str, root: str
+) -> None:
     """As with the option x-systemd.automount."""
     point = tmp_path / "data"
     point.mkdir()
     fstab = tmp_path / "fstab"
     fstab.write_text(f"/dev/sdb1 {point} ext4 noauto,x-systemd.automount 0 2\n")
-    command = [sys.executable, "-c", AUTOMOUNT, str(point), str(point / "store"), str(fstab), mounted]
+    command = [sys.executable, "-c", AUTOMOUNT, str(point), str(tmp_path / root), str(fstab), mounted]
     told = in_namespace(command, stdin=MISSING)
     assert told == expected.replace("missing", str(point))
 
