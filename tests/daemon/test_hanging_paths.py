@@ -204,3 +204,31 @@ def test_an_old_generation_that_the_kernel_holds_fails_the_reload_that_waits_for
         for peer in peers[1:]:
             assert peer.store(instance()).status == 0
     assert daemon.reload()["event"] == "config applied"
+
+
+def validating(daemon: Daemon) -> int:
+    """Ask for a reload; the process that validates."""
+    before = set(daemon.pids())
+    daemon.signal(signal.SIGHUP)
+    wait_until(lambda: set(daemon.pids()) - before)
+    (pid,) = set(daemon.pids()) - before
+    return pid
+
+
+def test_a_validation_that_dies_fails_the_reload(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(dicomd={"workers": 1})
+    with hanging(daemon.config_path):
+        os.kill(validating(daemon), signal.SIGKILL)
+        rejected = daemon.wait_logged("config rejected")
+    assert rejected["config_errors"] == [f"{daemon.config_path}: the process that validated it has died"]
+    assert daemon.reload()["event"] == "config applied"
+    assert len(daemon.logged("config applied")) == 1
+
+
+def test_a_stop_waits_for_no_validation(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(dicomd={"workers": 1})
+    with hanging(daemon.config_path):
+        pid = validating(daemon)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait(15) == 0  # less than a validation has
+        wait_until(lambda: not exists(pid))
