@@ -207,6 +207,9 @@ def ask(folder: Path, request: dict[str, Any], *, timeout: float) -> Answer:
             found = orjson.loads(line)
     except TimeoutError as error:
         raise NoDaemonError(f"the daemon at {folder / NAME} gave no answer within {timeout:g} s") from error
+    except PermissionError as error:
+        allowed = "root, the daemon's user and members of the group that owns it"
+        raise NoDaemonError(f"{folder / NAME} may be used by {allowed}, not by this user") from error
     except OSError as error:
         raise NoDaemonError(f"no daemon answers at {folder / NAME}: {error.strerror}") from error
     return found if isinstance(found, dict) else {}

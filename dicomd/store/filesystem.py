@@ -37,6 +37,8 @@ from dicomd.store.writer import FileWriter
 
 OWN_FOLDER: Final = ".dicomd"
 
+_OWN_MODE: Final = 0o700
+"""Of that folder: those who may read instances see none that is under way."""
 _SENTINEL_SIZE: Final = 256
 _PATIENCE: Final = 5.0  # seconds that a look at the store may take; it is a few system calls
 _PROBE_PATIENCE: Final = 30.0  # seconds that a small write and sync may take on a busy disk
@@ -126,7 +128,9 @@ class FileStore:
             if not found and (point := mounts.missing_mount(self.root)):
                 raise StoreUnavailable(f"Not mounted: {point}", operation="open")
             root = Path(os.path.realpath(self.root))  # a symbolic link may lead to what is yet to be made
-            for folder in (root, self._own, self._tmp, self._locks):
+            make_folder(root)
+            make_folder(self._own, _OWN_MODE)
+            for folder in (self._tmp, self._locks):
                 make_folder(folder)
             for folder in (root.parent, root, self._own):  # somebody else may have made them an instant ago
                 sync_made(folder)

@@ -14,13 +14,13 @@ _NOT_OURS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.ERO
 """What a sync says of a folder that is closed to us, or of a system's that knows no syncs, as /sys and squashfs do."""
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder durably, with those above it. Raises OSError."""
+def make_folder(folder: Path, mode: int = DIRECTORY_MODE) -> None:
+    """Make a folder of this mode durably, and those above it. Raises OSError."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
     with contextlib.suppress(FileExistsError):
-        folder.mkdir(DIRECTORY_MODE)
+        folder.mkdir(mode)
     sync_folder(folder.parent)
 
 

@@ -74,9 +74,9 @@ def survey(root: Path) -> int:
 def verify(root: Path, layout: Layout) -> Iterator[Finding]:
     """Look at every file of the store at ``root``, and at what is left of temporary ones."""
     own = root / OWN_FOLDER
-    if not _is_there(own / "store"):
-        yield Finding(f"{OWN_FOLDER}/store", 0, "the store has no sentinel", "is its file system mounted?")
     try:
+        if not (own / "store").is_file():
+            yield Finding(f"{OWN_FOLDER}/store", 0, "the store has no sentinel", "is its file system mounted?")
         remains = temporary.remains(own / "tmp", own / "locks")
     except OSError as error:
         yield Finding(str(Path(OWN_FOLDER, "tmp")), 0, f"can't be read: {error.strerror}", "look at its permissions")
@@ -97,13 +97,6 @@ def verify(root: Path, layout: Layout) -> Iterator[Finding]:
                 continue  # deleted or moved meanwhile
             except OSError as error:
                 yield _unreadable(relative, 0, error)
-
-
-def _is_there(sentinel: Path) -> bool:
-    try:
-        return sentinel.is_file()
-    except OSError:
-        return False
 
 
 def _entries(root: Path, relative: str) -> Iterator[tuple[os.DirEntry[str] | OSError, str]]:

@@ -56,6 +56,14 @@ Stored instances, unless
 .B storage.root
 names another folder.
 Removing or purging the package leaves them.
+.SH GROUPS
+Of the Debian package:
+.TP
+.B dicomd-read
+reads the stored instances, and nothing else.
+.TP
+.B dicomd
+uses the control socket (status, reload, maintenance), and reads the TLS key and the audit spool.
 .SH SEE ALSO
 .BR dicomd.toml (5),
 .BR systemctl (1),

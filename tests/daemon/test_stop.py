@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -177,6 +179,37 @@ def test_the_store_holds_nothing_but_instances(start_daemon: StartDaemon, connec
     for folder in (path.parent, path.parent.parent):
         assert folder.stat().st_mode & 0o777 == 0o750
     assert {entry.name for entry in daemon.root.iterdir()} == {".dicomd", path.parent.parent.name}
+    assert (daemon.root / ".dicomd").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.root
+def test_the_group_of_a_setgid_root_goes_to_all_that_is_made_below_it(tmp_path: Path) -> None:
+    """Also to what is built aside and moved into place, since somebody had removed its folders."""
+    readers, folder = 31337, tmp_path / "dicomd"
+    folder.mkdir()
+    daemon = Daemon(folder, {})
+    daemon.root.mkdir()
+    os.chown(daemon.root, -1, readers)
+    daemon.root.chmod(0o2750)
+    daemon.start()
+    try:
+        with RawPeer(daemon.address) as peer:
+            peer.associate()
+            assert peer.store(instance()).status == 0
+            daemon.empty()
+            for _ in range(3):
+                assert peer.store(instance()).status == 0
+            peer.release()
+        everything = [daemon.root, *daemon.root.rglob("*")]
+        assert len(daemon.paths()) == 3
+        for path in everything:
+            status = path.stat()
+            assert status.st_gid == readers, path
+            assert bool(status.st_mode & stat.S_ISGID) == path.is_dir(), path
+        daemon.stop()
+    finally:
+        if daemon.running:
+            daemon.kill()
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_the_documented_drop_ins_do_what_they_say(service: Service) -> None:
     examples = service.machine.tree / "usr/share/doc/dicomd/examples"
     service.drop_in((examples / "port-104.conf").read_text(), "dicomd.socket")
     service.drop_in((examples / "store-path.conf").read_text())
-    service.machine.run("install", "-d", "-o", "dicomd", "-g", "dicomd", "-m", "0750", "/srv/dicom")
+    service.machine.run("install", "-d", "-o", "dicomd", "-g", "dicomd-read", "-m", "2750", "/srv/dicom")
     service.configure('[storage]\nroot = "/srv/dicom"\n')
     service.machine.run("systemctl", "stop", "dicomd.socket", UNIT)
     service.systemctl("start")

@@ -19,7 +19,7 @@ STARTED = "551ff59224984777a2d6d988cbd83a4b"
 # The installed daemon, as its user and with its own configuration, takes an object.
 STORE = """
 as="setpriv --reuid=dicomd --regid=dicomd --init-groups"
-install -d -o dicomd -g dicomd -m 0750 /var/lib/dicomd
+install -d -o dicomd -g dicomd -m 0751 /var/lib/dicomd
 $as dicomd check-config >&2
 $as dicomd serve 2>/tmp/log & daemon=$!
 for attempt in $(seq 100); do

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.slow, pytest.mar
 
 NEWER = "99:0.1.0-1"
 A_ASSOCIATE_AC = 2
+STORE = "/var/lib/dicomd/store"
 
 
 @pytest.fixture
@@ -31,6 +32,22 @@ def newer(package: Path, tmp_path: Path) -> Path:
     return made
 
 
+def as_before_the_readers_had_a_group(machine: Machine) -> None:
+    """What a package without dicomd-read has left of a store."""
+    machine.run("chgrp", "-R", "dicomd", STORE)
+    machine.run("chmod", "-R", "g-s", STORE)
+    machine.run("chmod", "0750", f"{STORE}/.dicomd")
+    machine.run("groupdel", "dicomd-read")
+
+
+def assert_readers_have_a_group(machine: Machine) -> None:
+    """For what is stored from the upgrade on."""
+    modes = machine.run("stat", "--format=%a %G", STORE, f"{STORE}/.dicomd", f"{STORE}/.dicomd/tmp").stdout.splitlines()
+    assert modes == ["2750 dicomd-read", "2700 dicomd-read", "2750 dicomd-read"]
+    groups = machine.run("find", STORE, "-name", "*.dcm", "-printf", "%g\\n").stdout.split()
+    assert sorted(groups) == ["dicomd", "dicomd-read", "dicomd-read"]  # the first had been begun before
+
+
 def test_upgrade_removal_and_purge(boot: Callable[[], Machine], package: Path, newer: Path) -> None:
     machine = boot()
     machine.install(package)
@@ -41,6 +58,7 @@ def test_upgrade_removal_and_purge(boot: Callable[[], Machine], package: Path, n
     service.start_afresh()
     service.configure("[limits]\nassociations = 40\n")
 
+    as_before_the_readers_had_a_group(machine)
     old = service.main_pid
     unfinished = store_message(instance(size=200_000))
     with service.peer() as open_one:
@@ -69,6 +87,7 @@ def test_upgrade_removal_and_purge(boot: Callable[[], Machine], package: Path, n
     )  # the administrator's own file stayed
     stored = {path: path.read_bytes() for path in service.paths()}
     assert len(stored) == 3
+    assert_readers_have_a_group(machine)
 
     machine.apt("remove", "dicomd")
     for unit in ("dicomd.service", "dicomd.socket", "dicomd-metrics.socket"):

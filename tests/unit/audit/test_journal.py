@@ -25,9 +25,7 @@ def fail(error: OSError) -> None:
 def killed(folder: Path, work: Callable[[Journal], object]) -> None:
     """Do something with a journal in a process of its own, and kill that."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # of a fork beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
         pid = os.fork()
     if pid == 0:
         try:
