@@ -12,14 +12,12 @@ of addresses can't wash it out. Hosts that find no account share one.
 
 from __future__ import annotations
 
-import ipaddress
 import mmap
 import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
@@ -83,7 +81,7 @@ class LineBudget:
     def is_spent(self, host: str, peer: str) -> bool:
         """Whether another line would be too much: before it is made, and without waiting for anybody.
 
-        `host` is as `host_of` has it, `peer` the name of a peer, "" for what concerns none.
+        `host` is as `addresses.host_of` has it, `peer` the name of a peer, "" for what concerns none.
         """
         second = int(self._clock())
         if peer and not (of_peer := self._of_peer(peer)).has_room(second, of_peer.last_line, PEER_BYTES):
@@ -232,17 +230,6 @@ class _Account:
         name = bytes(self._name[: self._words[_NAME_LENGTH]]).decode(errors="replace")
         events = {event: count for event, count in zip(EVENTS, counts, strict=True) if count}
         return LeftOut(name, 1 if name else 0, events)
-
-
-@lru_cache(ACCOUNTS)
-def host_of(address: str) -> str:
-    """What shares a budget: an IPv4 address, or the /64 of an IPv6 address, all of which one host can use."""
-    if ":" not in address:
-        return address
-    try:
-        return str(ipaddress.IPv6Network((address.partition("%")[0], 64), strict=False))
-    except ValueError:
-        return address
 
 
 def _lock_of_one_process() -> Locked:

@@ -20,8 +20,9 @@ from typing import Any, Final, Literal, TextIO, cast
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from dicomd.addresses import host_of
 from dicomd.telemetry import journal
-from dicomd.telemetry.budget import LineBudget, host_of
+from dicomd.telemetry.budget import LineBudget
 from dicomd.telemetry.cells import adder
 from dicomd.telemetry.journal import JournalWriter, encode
 from dicomd.telemetry.labels import UNKNOWN_PEER

@@ -23,7 +23,6 @@ from dicomd.telemetry.budget import (
     PEER_BYTES,
     WINDOW,
     LineBudget,
-    host_of,
 )
 from dicomd.telemetry.logs import LATER, UNBOUNDED, bound_logger, configure_logging, get_logger, report_suppressed
 from dicomd.telemetry.messages import Message
@@ -190,21 +189,6 @@ def test_threads_may_use_it(budget: LineBudget) -> None:
         thread.join()
     assert 1000 * sum(counts) <= HOST_BYTES
     assert sum(counts) + sum(sum(each.events.values()) for each in budget.take_left_out(at_once=True)) == 4000
-
-
-@pytest.mark.parametrize(
-    ("address", "host"),
-    [
-        ("10.0.0.1", "10.0.0.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        (":", ":"),
-        ("", ""),
-    ],
-)
-def test_a_network_of_one_host_is_one_host(address: str, host: str) -> None:
-    assert host_of(address) == host
 
 
 def test_a_long_or_odd_name_is_no_trouble(budget: LineBudget) -> None:
