@@ -5,6 +5,7 @@ from tests.unit.docs.markdown import ROOT, rows
 
 
 def test_every_limit_is_explained_once() -> None:
-    table = rows((ROOT / "docs/limits.md").read_text(encoding="utf-8"))
+    page = (ROOT / "docs/limits.md").read_text(encoding="utf-8")
+    table = rows(page.partition("## Beside Associations")[0])
     assert sorted(row[0].strip("`") for row in table) == sorted(LIMITS)
     assert [row for row in table if not all(row)] == []
