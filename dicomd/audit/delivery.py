@@ -75,13 +75,17 @@ class Forwarding:
         self._spool.release()
 
     def _empty(self) -> None:
+        """Send on all that can be read. Raises OSError, also for a message that can't be: it is tried again."""
         if not self._spool.claim():
             return
+        unreadable: list[OSError] = []
         names = self._spool.names()  # once: to list a long backlog for each batch would take longer than to send it
         for at in range(0, len(names), BATCH):
-            if waiting := self._spool.read(names[at : at + BATCH]):
+            if waiting := self._spool.read(names[at : at + BATCH], unreadable):
                 self._deliver([message for _, message in waiting])
                 self._spool.remove([path for path, _ in waiting])
+        if unreadable:
+            raise unreadable[0]
 
 
 class Persistence:

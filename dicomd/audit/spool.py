@@ -133,16 +133,24 @@ class Spool:
         """The messages that are there now, the oldest first. Raises OSError."""
         return sorted(self._names())
 
-    def read(self, names: list[str]) -> list[tuple[Path, Rendered]]:
-        """Messages by their names, as far as they are still there. Raises OSError."""
+    def read(self, names: list[str], unreadable: list[OSError]) -> list[tuple[Path, Rendered]]:
+        """Return messages by their names, as far as they are still there and can be read.
+
+        What keeps one from being read is appended to `unreadable`, for it must not hold up the others.
+        """
         found = []
         for name in names:
             if match := _NAME.fullmatch(name):
                 year, month, hour, minute, second, outcome = match.groups()
                 path = self._folder / name
-                with contextlib.suppress(FileNotFoundError):  # a collector was quicker
+                try:
                     xml = path.read_bytes()
-                    found.append((path, Rendered(f"{year}-{month}-{hour}:{minute}:{second}", outcome, xml)))
+                except FileNotFoundError:  # a collector was quicker
+                    continue
+                except OSError as error:
+                    unreadable.append(error)
+                    continue
+                found.append((path, Rendered(f"{year}-{month}-{hour}:{minute}:{second}", outcome, xml)))
         return found
 
     def remove(self, paths: list[Path]) -> None:

@@ -140,8 +140,11 @@ class Daemon:
         return [self.pid, *(int(pid) for pid in children.split())]
 
     def worker_pids(self) -> dict[int, str]:
-        """The processes that serve, and the state of each, as /status has them."""
-        return {worker["pid"]: worker["state"] for worker in self.status()["workers"]}
+        """The processes that serve, and the state of each, as /status has them; not those without a number yet.
+
+        Whose number is 0 is about to start: a signal to it would go to the group of whoever sends it.
+        """
+        return {worker["pid"]: worker["state"] for worker in self.status()["workers"] if worker["pid"]}
 
     def status(self) -> Record:
         """What /status says."""

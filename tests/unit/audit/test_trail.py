@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from dicomd.audit import alerts, delivery, spool, trail
+from dicomd.audit.delivery import Forwarding
 from dicomd.audit.events import ApplicationActivity, Node, SecurityAlert, now
 from dicomd.audit.journal import Journal
 from dicomd.audit.messages import Rendered, Reporter, render
@@ -215,11 +216,40 @@ def test_one_process_sends_on_and_foreign_files_are_left_alone(tmp_path: Path) -
     (tmp_path / "notes.xml").write_text("not ours")
     message = render(started(), Reporter("h", os.getpid()))
     first.put([message], [])
-    ((path, read),) = first.read(first.names())
+    ((path, read),) = first.read(first.names(), [])
     assert read == message
     first.remove([path])
     assert first.names() == []
     assert (tmp_path / "notes.xml").exists()
+
+
+class ReceivingConnection:
+    """Stands for a `SyslogConnection` whose server takes everything."""
+
+    def __init__(self) -> None:
+        self.received: list[Rendered] = []
+
+    def send(self, messages: list[Rendered]) -> None:
+        self.received += messages
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_message_that_cannot_be_read_holds_up_no_other(tmp_path: Path, metrics: Metrics) -> None:
+    messages = [render(started(), Reporter("h", os.getpid())) for _ in range(3)]
+    Spool(tmp_path).put(list(messages), [])
+    oldest = min(tmp_path.glob("*.xml"))
+    oldest.unlink()
+    oldest.mkdir()  # what reading says of it is an error for root, too
+    connection, over = ReceivingConnection(), threading.Event()
+    forwarding = Forwarding(Spool(tmp_path), connection, metrics, over)  # type: ignore[arg-type]
+    thread = threading.Thread(target=forwarding.run)
+    thread.start()
+    wait(lambda: len(connection.received) == 2)
+    over.set()
+    thread.join()
+    assert list(tmp_path.glob("*.xml")) == [oldest]
 
 
 def test_a_journal_that_hangs_holds_up_no_message(
