@@ -134,8 +134,8 @@ class Storage(Table):
     reserve_free: Annotated[
         Size,
         Key(
-            "Space to leave free: below it instances are answered 0xA700 and the daemon is not ready, until 1.1 times "
-            "as much is free again."
+            "Space to leave free, however fast is sent: instances that would go below it are answered 0xA700 and the "
+            "daemon is not ready, until 1.1 times as much is free again. 0 fills the disk to its last byte."
         ),
     ] = GIB
     max_object_size: Annotated[Size, Ge(1), Key("A larger data set is answered 0xA710 and not kept.")] = 8 * GIB

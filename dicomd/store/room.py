@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -80,7 +79,7 @@ class Room:
         self._pending = 0  # bytes: taken, or about to be taken, and not known to be settled
         self._left = 0  # bytes: taken in advance
         self._pieces: list[int] = []  # so too, in parts
-        self._settled: deque[int] = deque()  # no longer pending
+        self._settled: list[int] = []  # no longer pending
         self._lookers = 0
         self._advance = 0  # bytes to take in advance with the next look
         self.preallocates = False
@@ -116,6 +115,49 @@ class Room:
 
     def give_back(self, seen: Space, *, on_xfs: bool) -> None:
         """Take what is free as just seen, and keep nothing in advance: others may need it, and may use it meanwhile."""
+        self._avail, self._size, self.preallocates = seen.avail_bytes, seen.size_bytes, on_xfs
+        self._drop_advance()
+
+    def _look(self, size: int) -> None:
+        """Take room for ``size`` bytes, and more in advance if may be, by what the file system says now."""
+        seen, reason = self._attempt(size, in_advance=True)
+        if reason:
+            self._drop_advance()
+            seen, reason = self._attempt(size, in_advance=False)
+        if reason:
+            self._reached(seen, reason)
+            raise OutOfSpace(reason, operation="write")
+
+    def _attempt(self, size: int, *, in_advance: bool) -> tuple[Space, str]:
+        """Return what is seen, and "" if room has been taken, else why there is too little."""
+        with self._changing:
+            in_advance = in_advance and not self._lookers  # by one thread is enough
+            pieces, left = self._next_advance() if in_advance else ([], 0)
+            wanted = size + sum(pieces) + left
+            self._lookers += 1
+            self._pending += wanted
+            self._show()
+        reason = "failed"
+        try:
+            processes, pending = self._pending_writes.total()
+            seen = space.look(self._root)
+            reason = self._shortage(seen, pending)
+        except OSError as error:
+            raise from_oserror(error, "statvfs") from error
+        finally:
+            with self._changing:
+                self._lookers -= 1
+                if reason:
+                    self._pending -= wanted
+                else:
+                    self._pieces.extend(pieces)
+                    self._left += left
+                self._show()
+        self._avail, self._size = seen.avail_bytes, seen.size_bytes
+        self._advance = self._advance_from(seen, pending, processes)
+        return seen, reason
+
+    def _drop_advance(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
                 self.settle(self._pieces.pop())
@@ -123,44 +165,11 @@ class Room:
             self._pending -= self._left
             self._left = 0
             self._show()
-            self._avail, self._size, self.preallocates = seen.avail_bytes, seen.size_bytes, on_xfs
-
-    def _look(self, size: int) -> None:
-        """Take room for ``size`` bytes, and in advance if may be, by what the file system says now."""
-        with self._changing:
-            pieces, left = ([], 0) if self._lookers else self._next_advance()  # by one thread is enough
-            advance = sum(pieces) + left
-            self._lookers += 1
-            self._pending += size + advance
-            self._show()
-        unused = size + advance
-        try:
-            processes, pending = self._pending_writes.total()
-            seen = space.look(self._root)
-            reason = self._shortage(seen, pending)
-            if not reason:
-                unused = 0
-            elif advance and not (reason := self._shortage(seen, pending - advance)):
-                unused = advance
-        except OSError as error:
-            raise from_oserror(error, "statvfs") from error
-        finally:
-            with self._changing:
-                self._lookers -= 1
-                self._pending -= unused
-                if not unused:
-                    self._pieces.extend(pieces)
-                    self._left += left
-                self._show()
-        self._avail, self._size = seen.avail_bytes, seen.size_bytes
-        self._advance = self._advance_from(seen, pending, processes)
-        if reason:
-            self._reached(seen, reason)
-            raise OutOfSpace(reason, operation="write")
 
     def _show(self) -> None:
-        while self._settled:
-            self._pending -= self._settled.popleft()
+        settled = self._settled[:]
+        del self._settled[: len(settled)]  # what comes meanwhile comes behind
+        self._pending -= sum(settled)
         self._pending_writes.show(self._pending)
 
     def _next_advance(self) -> tuple[list[int], int]:

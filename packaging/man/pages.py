@@ -59,7 +59,7 @@ Removing or purging the package leaves them.
 .SH GROUPS
 Of the Debian package:
 .TP
-.B dicomd-read
+.B dicomd\\-read
 reads the stored instances, and nothing else.
 .TP
 .B dicomd

@@ -116,7 +116,10 @@ class FreeSpace:
 
 
 class Fillers:
-    """A context manager: `count` senders without a pause of instances with `size` bytes of Pixel Data."""
+    """A context manager: `count` senders of instances with `size` bytes of Pixel Data.
+
+    They have their Associations open when it is entered, and send without a pause from `go` on.
+    """
 
     def __init__(self, address: tuple[str, int], *, size: int, count: int = 8, refusals: int = 20) -> None:
         self._arguments = ("send", *address, size, refusals)
@@ -124,11 +127,18 @@ class Fillers:
 
     def __enter__(self) -> Self:
         self._senders = [_Program(*self._arguments) for _ in range(self._count)]
-        for sender in self._senders:
-            sender.wait(b"open")
+        try:
+            for sender in self._senders:
+                sender.wait(b"open")
+        except BaseException:
+            self._kill()
+            raise
+        return self
+
+    def go(self) -> None:
+        """Let them begin."""
         for sender in self._senders:
             sender.go()
-        return self
 
     def statuses(self) -> dict[str, int]:
         """Wait until all have been refused; return how often each status was answered."""
@@ -142,6 +152,9 @@ class Fillers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._kill()
+
+    def _kill(self) -> None:
         for sender in self._senders:
             sender.kill()
 

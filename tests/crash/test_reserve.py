@@ -107,7 +107,49 @@ def test_the_reserve_stays_free_at_full_speed(
         dicomd={"workers": workers}, storage={"root": str(point / "store"), "reserve_free": f"{RESERVE}B"}
     )
     free = free_bytes(point)
-    with FreeSpace(point) as watched, Fillers(daemon.address, size=size) as fillers:
+    with Fillers(daemon.address, size=size) as fillers, FreeSpace(point) as watched:
+        fillers.go()
         statuses = fillers.statuses()
     figures(least_free=watched.least_bytes, reserve=RESERVE, looks=watched.looks, **statuses)
     assert_reserve_kept(daemon, watched, statuses, free, RESERVE)
+
+
+@pytest.mark.parametrize("size", [4 * KIB, 300 * KIB])
+def test_generations_that_store_at_once_keep_one_reserve(
+    start_daemon: StartDaemon, disk: Disk, figures: Figures, size: int
+) -> None:
+    """Old generations end their Associations at full speed while the new one takes others."""
+    point = disk("tmpfs", free=96)
+    daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(point / "store"), "reserve_free": f"{RESERVE}B"})
+    free = free_bytes(point)
+    with contextlib.ExitStack() as stack:
+        generations = []
+        for _ in range(3):
+            generations.append(stack.enter_context(Fillers(daemon.address, size=size, count=3)))
+            daemon.reload()
+        assert len(daemon.worker_pids()) > 2
+        with FreeSpace(point) as watched:
+            for fillers in generations:
+                fillers.go()
+            statuses = {"0000": 0, "A700": 0}
+            for fillers in generations:
+                for status, count in fillers.statuses().items():
+                    statuses[status] = statuses.get(status, 0) + count
+    figures(least_free=watched.least_bytes, reserve=RESERVE, looks=watched.looks, **statuses)
+    assert_reserve_kept(daemon, watched, statuses, free, RESERVE)
+
+
+def test_inodes_are_left_free_at_full_speed(start_daemon: StartDaemon, disk: Disk, figures: Figures) -> None:
+    """A twentieth of all where there are few."""
+    inodes = 8000
+    point = disk("tmpfs", free=400, options=f"mode=0755,nr_inodes={inodes}")
+    daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(point / "store")})
+    reserve = inodes // 20
+    with Fillers(daemon.address, size=4 * KIB) as fillers, FreeSpace(point) as watched:
+        fillers.go()
+        statuses = fillers.statuses()
+    figures(least_free=watched.least_files, reserve=reserve, looks=watched.looks, **statuses)
+    assert set(statuses) == {"0000", "A700"}
+    assert 0.9 * reserve <= watched.least_files <= reserve + 0.2 * (inodes - reserve)
+    daemon.empty()
+    assert_takes_one(daemon)
