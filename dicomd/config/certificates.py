@@ -1,22 +1,21 @@
 """What the files of [tls] hold, read as a requestor would be shown it.
 
-The rule: OpenSSL judges. A server's certificate is looked at by a handshake in memory with the files themselves, so
-what is found here is what a peer will find; only the date of a revocation list, which Python's ssl doesn't tell, is
-read from its bytes, and only after OpenSSL has accepted them.
+OpenSSL decides whether a file can be used, since it is what serves with it; `cryptography` says what is in one that
+can.
 """
 
-import re
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-_CERTIFICATE: Final = re.compile(r"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
-_REVOCATION_LIST: Final = re.compile(r"-----BEGIN X509 CRL-----([^-]*)-----END X509 CRL-----")
-_MOST_FLIGHTS: Final = 4  # TLS 1.2 takes two each way
-_NO_CHECK_TIME: Final = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME, which ssl has no name for
-_SEQUENCE, _INTEGER, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0x02, 0x17, 0x18  # X.690
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from dicomd.private_keys import refuse_passphrase
+
+_SERVER_PURPOSES: Final = frozenset((ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,52 +33,49 @@ class ServerCertificate:
     issuer_present: bool
 
 
-def server_certificate(certificate: Path, key: Path) -> ServerCertificate:
-    """Read the certificate and see that the key fits it. Raises OSError, ssl.SSLError among it, and ValueError.
+class WrongPurposeError(ValueError):
+    """The certificate is not for TLS servers (RFC 5280 §4.2.1.3 and §4.2.1.12)."""
 
-    An `ssl.SSLCertVerificationError` means that it is none that a server may show; its dates don't matter here.
+
+def server_certificate(certificate: Path, key: Path) -> ServerCertificate:
+    """Read the certificate and check that the key fits it. Its dates don't matter here.
+
+    Raises OSError (`ssl.SSLError` and `EncryptedKeyError` among it) where OpenSSL can't serve with the two,
+    `WrongPurposeError` for a certificate that isn't for servers, and ValueError for one that can't be read.
     """
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate, key, password=_refuse_passphrase)
-    blocks = _CERTIFICATE.findall(certificate.read_text("ascii", errors="replace"))
-    if not blocks:
-        raise ValueError("no certificate in PEM")
-    requestor = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    requestor.check_hostname = False
-    requestor.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
-    requestor.load_verify_locations(cadata=blocks[0])
-    shown = _shown(server, requestor)
+    server.load_cert_chain(certificate, key, password=refuse_passphrase)
+    served, *others = x509.load_pem_x509_certificates(certificate.read_bytes())
+    _check_purpose(served)
     return ServerCertificate(
-        subject=_name(shown["subject"]),
-        issuer=_name(shown["issuer"]),
-        not_before=ssl.cert_time_to_seconds(shown["notBefore"]),
-        not_after=ssl.cert_time_to_seconds(shown["notAfter"]),
-        self_signed=shown["subject"] == shown["issuer"],
-        issuer_present=shown["issuer"] in _issuers("\n".join(blocks[1:])),
+        subject=_text(served.subject),
+        issuer=_text(served.issuer),
+        not_before=served.not_valid_before_utc.timestamp(),
+        not_after=served.not_valid_after_utc.timestamp(),
+        self_signed=served.subject == served.issuer,
+        issuer_present=any(other.subject == served.issuer for other in others),
     )
 
 
-class EncryptedKeyError(OSError):
-    """The key has a passphrase."""
-
-
-def _refuse_passphrase() -> str:
-    raise EncryptedKeyError
-
-
-def _shown(server: ssl.SSLContext, requestor: ssl.SSLContext) -> dict[str, Any]:
-    """The server's certificate as the requestor has it after a handshake between the two."""
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    accepting = server.wrap_bio(there, back, server_side=True)
-    asking = requestor.wrap_bio(back, there)
-    for side in (asking, accepting) * _MOST_FLIGHTS:
-        try:
-            side.do_handshake()
-        except ssl.SSLWantReadError:
-            continue
-        if side is asking:
-            return side.getpeercert() or {}
-    raise ssl.SSLError("the handshake with itself doesn't end")
+def _check_purpose(certificate: x509.Certificate) -> None:
+    """Apply the checks that OpenSSL's clients apply to a server's certificate (purpose "sslserver")."""
+    try:
+        extensions = certificate.extensions
+    except x509.DuplicateExtension as error:
+        raise ValueError(str(error)) from error
+    try:
+        purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        pass
+    else:
+        if not _SERVER_PURPOSES & set(purposes):
+            raise WrongPurposeError("its extended key usage lacks serverAuth")
+    try:
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return
+    if not (usage.digital_signature or usage.key_encipherment or usage.key_agreement):
+        raise WrongPurposeError("its key usage lacks digitalSignature, keyEncipherment and keyAgreement")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +87,14 @@ class Authority:
 
 
 def authorities(path: Path) -> list[Authority]:
-    """The authorities in a file. Raises OSError, ssl.SSLError among it, where there is no certificate in it."""
+    """Return the authorities in a file. Raises OSError, ssl.SSLError among it, where there is no certificate in it.
+
+    ValueError where OpenSSL takes one that can't be read otherwise.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cafile=path)
-    return [
-        Authority(_name(one["subject"]), ssl.cert_time_to_seconds(str(one["notAfter"])))
-        for one in context.get_ca_certs()
-    ]
+    found = [x509.load_der_x509_certificate(der) for der in context.get_ca_certs(binary_form=True)]
+    return [Authority(_text(one.subject), one.not_valid_after_utc.timestamp()) for one in found]
 
 
 def holds_certificate(path: Path) -> bool:
@@ -109,28 +106,12 @@ def holds_certificate(path: Path) -> bool:
     return True
 
 
-def _issuers(pem: str) -> list[Any]:
-    """The distinguished names of the authorities in a text."""
-    if not pem:
-        return []
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=pem)
-    return [one["subject"] for one in context.get_ca_certs()]
+def _text(name: x509.Name) -> str:
+    """Return a distinguished name as `CN=…, O=…`, in the order of the certificate."""
+    return ", ".join(f"{part.rfc4514_attribute_name}={part.value!s}" for part in name) or "(no name)"
 
 
-def _name(parts: Any) -> str:
-    """A distinguished name, as `CN=…, O=…` in the order of the certificate."""
-    return ", ".join(f"{_SHORT.get(key, key)}={value}" for part in parts for key, value in part) or "(no name)"
-
-
-_SHORT: Final = {
-    "commonName": "CN",
-    "organizationName": "O",
-    "organizationalUnitName": "OU",
-    "countryName": "C",
-    "localityName": "L",
-    "stateOrProvinceName": "ST",
-}
+_ARMOUR: Final = (b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----")
 
 
 def revocation_due(path: Path) -> float | None:
@@ -142,52 +123,10 @@ def revocation_due(path: Path) -> float | None:
     context.load_verify_locations(cafile=path)
     if not context.cert_store_stats()["crl"]:
         raise ValueError("no revocation list")
-    due = []
-    for text in _REVOCATION_LIST.findall(path.read_text("ascii", errors="replace")):
-        block = f"-----BEGIN CERTIFICATE-----{text}-----END CERTIFICATE-----"  # ssl undoes the armour of these only
-        found = _next_update(ssl.PEM_cert_to_DER_cert(block))
-        if found is not None:
-            due.append(found)
-    return min(due, default=None)
-
-
-def _next_update(der: bytes) -> float | None:
-    """The nextUpdate of a CertificateList (RFC 5280 §5.1): the second of the two times in what is signed."""
-    outer = _element(der, 0)
-    body = _element(der, outer[1])
-    times: list[float] = []
-    at, end = body[1], body[2]
-    while at < end and len(times) < 2:
-        tag, start, at = _element(der, at)
-        if tag in (_UTC_TIME, _GENERALIZED_TIME):
-            times.append(_time(tag, der[start:at].decode("ascii")))
-        elif times:
-            break  # the revoked certificates: there is no nextUpdate
-        elif tag not in (_SEQUENCE, _INTEGER):
-            raise ValueError("not a revocation list")
-    return times[1] if len(times) == 2 else None
-
-
-def _element(der: bytes, at: int) -> tuple[int, int, int]:
-    """Tag, start and end of the contents of the element at `at` (X.690 §8.1). Raises ValueError where there is none."""
-    header = der[at : at + 2]
-    if len(header) < 2:
-        raise ValueError("cut off")
-    tag, length = header
-    start = at + 2
-    if length & 0x80:
-        size = length & 0x7F
-        length, start = int.from_bytes(der[start : start + size]), start + size
-    if start + length > len(der):
-        raise ValueError("cut off")
-    return tag, start, start + length
-
-
-def _time(tag: int, text: str) -> float:
-    """A Time of RFC 5280 §4.1.2.5, in UTC; years of two digits from 50 on are those of the last century."""
-    if tag == _UTC_TIME:
-        text = ("19" if text[:2] >= "50" else "20") + text
-    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()
+    begin, end = _ARMOUR
+    blocks = [block.partition(end)[0] for block in path.read_bytes().split(begin)[1:]]
+    due = [x509.load_pem_x509_crl(begin + block + end).next_update_utc for block in blocks]
+    return min((moment.timestamp() for moment in due if moment is not None), default=None)
 
 
 def day(seconds: float) -> str:

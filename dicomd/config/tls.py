@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicomd.config.certificates import (
-    EncryptedKeyError,
     ServerCertificate,
+    WrongPurposeError,
     authorities,
     day,
     holds_certificate,
@@ -22,6 +22,7 @@ from dicomd.config.certificates import (
 )
 from dicomd.config.problems import Problem
 from dicomd.config.schema import Tls
+from dicomd.private_keys import EncryptedKeyError
 
 SOON = 30 * 86400.0
 """Seconds before its end from which a certificate or a revocation list is warned about."""
@@ -89,11 +90,14 @@ def _server(file: str, tls: Tls, now: float, found: Findings) -> None:
     except EncryptedKeyError:
         wrong, right = f"{tls.key} has a passphrase", "a key without one: a daemon has nobody to ask"
         found.errors.append(Problem(file, "tls.key", wrong, right))
-    except ssl.SSLCertVerificationError as error:
-        wrong = f"{tls.certificate} is none that a server may show: {error.verify_message}"
+    except WrongPurposeError as error:
+        wrong = f"{tls.certificate} is not valid as a server certificate: {error}"
         found.errors.append(Problem(file, "tls.certificate", wrong, "one that is meant for TLS servers"))
-    except (ssl.SSLError, OSError, ValueError) as error:
+    except (ssl.SSLError, OSError) as error:
         found.errors.append(_no_pair(file, tls, getattr(error, "reason", "")))
+    except ValueError as error:
+        wrong = f"{tls.certificate} can't be read: {error}"
+        found.errors.append(Problem(file, "tls.certificate", wrong, "a certificate as RFC 5280 has it"))
     else:
         _dates(file, tls.certificate, certificate, now, found)
         found.warnings.extend(_trust(file, tls.certificate, certificate))

@@ -25,6 +25,7 @@ from typing import Any, Final, Literal, cast
 from dicomd.net.deadlines import Deadline, TimedOutError
 from dicomd.net.report import AssociationReport
 from dicomd.net.transport import ConnectionLostError, PlainTransport, Session
+from dicomd.private_keys import refuse_passphrase
 
 Profile = Literal["bcp195", "modified-bcp195", "modern"]
 ClientCertificate = Literal["required", "optional", "none"]
@@ -80,7 +81,7 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
     # keep OpenSSL from sending the A-ABORT of an Association that is woken to be told that dicomd stops.
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     context.num_tickets = 0
-    context.load_cert_chain(settings.certificate, settings.key, password=_refuse_passphrase)
+    context.load_cert_chain(settings.certificate, settings.key, password=refuse_passphrase)
     if settings.client_certificate != "none" and settings.client_ca is not None:
         context.load_verify_locations(cafile=settings.client_ca)
         # An authority is trusted as it stands in the file, also one that another has certified.
@@ -91,10 +92,6 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
             context.load_verify_locations(cafile=settings.crl)
             context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     return context
-
-
-def _refuse_passphrase() -> str:
-    raise OSError(None, "the key has a passphrase, and a daemon has nobody to ask")
 
 
 class TlsTransport(PlainTransport):

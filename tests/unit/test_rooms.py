@@ -28,8 +28,8 @@ def _room(rooms: str = "", libraries: str = "") -> Room:
 
 EVERY_ROOM = "cli config process net services dimse upperlayer store audit telemetry"
 ROOMS = {
-    "cli": _room(EVERY_ROOM, "click tomlkit orjson pydicom pynetdicom prometheus_client pydantic structlog"),
-    "config": _room("", "annotated_types pydantic pydantic_core tomlkit pydicom pynetdicom"),
+    "cli": _room(EVERY_ROOM, "click orjson pydicom pynetdicom prometheus_client pydantic structlog"),
+    "config": _room("", "annotated_types cryptography pydantic pydantic_core pydicom pynetdicom"),
     "process": _room("net services upperlayer store audit telemetry config", "prometheus_client orjson"),
     "net": _room("services dimse upperlayer audit telemetry"),
     "services": _room("dimse store.errors store.types", "pydicom"),
