@@ -1,1 +1,1 @@
-"""The commands: one module each, thin, imported when the command is called."""
+"""The commands of `dicomd`: one thin module each, imported only when the command is called."""

@@ -1,4 +1,4 @@
-"""`dicomd check-config`: everything that would keep `serve` or a reload from taking a configuration."""
+"""`dicomd check-config`: report everything that would make `serve` or a reload reject a configuration."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from dicomd.cli.options import EX_CONFIG, config_option, fail, version_option
 def check_config(config_path: Path) -> None:
     """Validate the configuration.
 
-    All errors are told at once. Folders, certificates and keys are looked at as the user who runs this command. Exit
-    status: 0 if the configuration can be used, else 78 with every error on stderr.
+    All errors are reported at once. Folders, certificates and keys are checked with the permissions of the user who
+    runs this command. Exit status: 0 if the configuration can be used, else 78 with every error on stderr.
     """
     from dicomd.config import examine
 

@@ -1,4 +1,4 @@
-"""`dicomd check-peer`: would this peer be admitted, what may it do, and by which rule."""
+"""`dicomd check-peer`: say whether a peer would be admitted, what it may do, and which rule decides."""
 
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,14 +23,14 @@ def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:
 
 @click.command("check-peer")
 @ae_title_option("--calling", required=True, help="Calling AE Title of the peer.")
-@ae_title_option("--called", required=True, help="Called AE Title that it uses for dicomd.")
-@click.option("--address", required=True, callback=_address, metavar="IP", help="Where it connects from.")
+@ae_title_option("--called", required=True, help="Called AE Title that the peer uses for dicomd.")
+@click.option("--address", required=True, callback=_address, metavar="IP", help="Address that the peer connects from.")
 @click.option(
     "--certificate",
     "certificate_names",
     multiple=True,
     metavar="NAME",
-    help="A name in its TLS certificate; may be repeated.",
+    help="A name in the peer's TLS certificate; may be repeated.",
 )
 @config_option
 @version_option
@@ -40,10 +40,11 @@ def check_peer(
 ) -> None:
     """Say whether a peer would be admitted, and why.
 
-    Also told is what it may do, how often at once, and by which rule. The answer is that of the file, which a daemon
-    uses after its next reload or start. What changes by the minute isn't asked: whether the store takes instances, and
-    how many Associations are open. Exit status: 0 for a peer that is admitted, 1 for one that isn't, 78 for a
-    configuration that can't be used.
+    For a peer that is admitted, also say what it may do, how many Associations it may have open, and which rule
+    decides. The answer is that of the configuration file, which a running daemon uses only after its next reload or
+    start. It ignores what changes from minute to minute: whether the store accepts instances, and how many
+    Associations are open. Exit status: 0 for a peer that is admitted, 1 for one that isn't, 78 for a configuration
+    that can't be used.
     """
     from dicomd.net.access import Source, normal_address
     from dicomd.process.access import access_rules
@@ -51,7 +52,7 @@ def check_peer(
     rules = access_rules(load_or_exit(config_path))
     source = Source(normal_address(address), certificate_names)
     if reason := rules.refuses_address(source.address):
-        click.echo(f"refused: the connection is closed before a word, by peers.addresses: {reason}")
+        click.echo(f"refused: connection refused before negotiation, by peers.addresses: {reason}")
         ctx.exit(1)
     verdict = rules.judge(calling=calling, called=called, source=source)
     if verdict.refusal is not None:
@@ -64,11 +65,11 @@ def check_peer(
     if verdict.audited is not None:
         rejection = verdict.audited.rejection
         click.echo(
-            f'access.mode = "enforce" would refuse it: {_rejection(rejection)}, by {verdict.audited.rule}: '
+            f'access.mode = "enforce" would refuse this peer: {_rejection(rejection)}, by {verdict.audited.rule}: '
             f"{rejection.advice}"
         )
     elif verdict.rights != verdict.configured_rights:
-        click.echo(f'access.mode = "enforce" would refuse all but: {_rights(verdict, configured=True)}')
+        click.echo(f'access.mode = "enforce" would allow only: {_rights(verdict, configured=True)}')
 
 
 def _rejection(rejection: "Rejection") -> str:

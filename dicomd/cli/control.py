@@ -1,4 +1,4 @@
-"""Commands for the running daemon: where its control socket is, and what becomes of a refusal."""
+"""Talking to the running daemon: find its control socket, send a request, and end the command if it is refused."""
 
 import tomllib
 from pathlib import Path
@@ -8,7 +8,7 @@ from dicomd.cli.options import fail
 
 
 def daemon_folder(config_path: Path) -> tuple[Path, bool]:
-    """Where the daemon's control socket and metric files are, and whether the configuration says so."""
+    """Return the folder of the daemon's control socket and metric files, and whether the configuration names it."""
     from dicomd.config import ConfigError, load_config
     from dicomd.process.runtime_dir import DEFAULT, from_environment
 
@@ -20,7 +20,7 @@ def daemon_folder(config_path: Path) -> tuple[Path, bool]:
 
 
 def _runtime_dir_of_a_bad_one(config_path: Path) -> Path | None:
-    """What a file that is wrong elsewhere says: whoever broke it asks the daemon, which runs with the one before."""
+    """Return the `runtime_dir` of a file that is invalid elsewhere: the daemon still runs on the previous version."""
     try:
         written = tomllib.loads(config_path.read_text())["dicomd"]["runtime_dir"]
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError):
@@ -29,10 +29,10 @@ def _runtime_dir_of_a_bad_one(config_path: Path) -> Path | None:
 
 
 def ask_daemon(config_path: Path, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
-    """The daemon's answer to the request; ends the command with exit status 1 where it refuses or can't be reached.
+    """Return the daemon's answer to `request`; exit with status 1 if it refuses or can't be reached.
 
-    Its folder is that of the configuration file, else $RUNTIME_DIRECTORY, else the one of the shipped unit. A file that
-    can't be used is no hindrance: the daemon may run with an earlier one.
+    The daemon's folder is the one in the configuration file, else $RUNTIME_DIRECTORY, else that of the shipped unit. An
+    invalid configuration file doesn't prevent the request, since the daemon may be running with an earlier version.
     """
     from dicomd.process.control import NoDaemonError, ask
 

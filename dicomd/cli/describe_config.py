@@ -1,4 +1,4 @@
-"""`dicomd describe-config`: the schema, for reading or as the generated files of the source tree."""
+"""`dicomd describe-config`: print the schema, for reading or as the generated files of the source tree."""
 
 import click
 
@@ -12,14 +12,14 @@ from dicomd.cli.options import version_option
     type=click.Choice(["text", "toml", "markdown"]),
     default="text",
     show_default=True,
-    help="text to read here, toml as a commented configuration file, markdown as its reference.",
+    help="text for the terminal, toml for a commented configuration file, markdown for the reference.",
 )
 @version_option
 def describe_config(form: str) -> None:
     """Describe the keys of the configuration.
 
-    For each key: its type, unit and default, and whether a reload applies it. `--format toml` is etc/dicomd.toml and
-    `--format markdown` docs/configuration.md of the source tree.
+    Shows the type, unit and default of each key, and whether a reload applies it. In the source tree, etc/dicomd.toml
+    is the output of `--format toml` and docs/configuration.md that of `--format markdown`.
     """
     from dicomd.config import describe
 

@@ -1,4 +1,4 @@
-"""`dicomd echo`: is there a DICOM peer, and does it talk to us?"""
+"""`dicomd echo`: check that a DICOM peer can be reached and answers a C-ECHO."""
 
 import time
 
@@ -13,7 +13,7 @@ from dicomd.cli.secure import TlsOptions, tls_options
 @tls_options
 @version_option
 def echo(host: str, port: int, called: str, calling: str, timeout: float, tls: TlsOptions | None) -> None:
-    """Ask a DICOM peer for an echo (C-ECHO).
+    """Send a C-ECHO to a DICOM peer.
 
     Exit status: 0 only if the peer answers with status 0x0000, else 1 with the reason on stderr.
     """

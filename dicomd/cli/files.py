@@ -1,7 +1,7 @@
-"""Which of the given files and folders can be sent, and what they hold.
+"""Finds the files to send among the given files and folders, and what each of them contains.
 
-The rule: only the File Meta Information is read (PS3.10 §7.1); what isn't a Part 10 file is named with its reason,
-never a crash.
+Only the File Meta Information is read (PS3.10 §7.1). A file that isn't a Part 10 file is reported with the reason; it
+never raises.
 """
 
 import os
@@ -18,7 +18,7 @@ _DICOMDIR = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage: a table o
 
 @dataclass(frozen=True, slots=True)
 class Part10File:
-    """A file that can be sent. `size` is the whole file's, in bytes."""
+    """A file that can be sent. `size` is that of the whole file in bytes."""
 
     path: Path
     size: int
@@ -27,13 +27,13 @@ class Part10File:
 
     @property
     def context(self) -> tuple[str, str]:
-        """What a Presentation Context must offer: (Abstract Syntax, Transfer Syntax)."""
+        """The (Abstract Syntax, Transfer Syntax) pair that a Presentation Context must offer."""
         return self.sop_class_uid, self.transfer_syntax_uid
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that isn't sent, and why. `broken` says that it should have been: it couldn't be read."""
+    """A file that isn't sent, and why. `broken` means that it couldn't be read, which counts as a failure."""
 
     path: Path
     why: str
@@ -41,7 +41,7 @@ class Skipped:
 
 
 def find(paths: Iterable[Path]) -> Iterator[Part10File | Skipped]:
-    """Every file among the paths and below the folders among them, by name; links to folders aren't followed."""
+    """Yield every given file, and every file below the given folders, by name. Links to folders aren't followed."""
     for path in paths:
         if path.is_dir():
             yield from _below(path)
@@ -63,13 +63,13 @@ def _below(folder: Path) -> Iterator[Part10File | Skipped]:
 
 
 def look(path: Path) -> Part10File | Skipped:
-    """What one file is."""
+    """Classify one file. Never raises."""
     try:
         if not path.is_file():
             return Skipped(path, "not a file" if path.exists() else "no such file", broken=not path.exists())
         size = path.stat().st_size
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's remarks on unusual values: they are sent as they are
+            warnings.simplefilter("ignore")  # pydicom warns of unusual values, which are sent unchanged
             meta = read_file_meta_info(path)
         sop_class, instance, syntax = (
             str(meta.get(keyword) or "")
@@ -79,7 +79,7 @@ def look(path: Path) -> Part10File | Skipped:
         return Skipped(path, "not a DICOM file")
     except OSError as error:
         return Skipped(path, error.strerror or str(error), broken=True)
-    except Exception as error:  # whatever pydicom makes of bytes that only begin like DICOM
+    except Exception as error:  # pydicom may raise anything for bytes that merely begin like DICOM
         return Skipped(path, f"not a readable DICOM file: {error}", broken=True)
     if not (sop_class and instance and syntax):
         why = "its File Meta Information lacks a SOP Class, SOP Instance or Transfer Syntax UID"

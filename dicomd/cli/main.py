@@ -1,6 +1,6 @@
-"""The command `dicomd`: which commands there are, and where.
+"""The command `dicomd`: its commands, and the module that each one lives in.
 
-The rule: a command's module is imported when that command is called, so `dicomd --help` costs no more than click.
+A command's module is imported only when that command is called, so `dicomd --help` imports nothing but click.
 """
 
 from importlib import import_module
@@ -26,24 +26,24 @@ COMMANDS = {
         "dicomd.cli.describe_config:describe_config", "Describe the keys of the configuration."
     ),
     "check-peer": Registered("dicomd.cli.check_peer:check_peer", "Say whether a peer would be admitted, and why."),
-    "status": Registered("dicomd.cli.status:status", "Show what the daemon does."),
-    "reload": Registered("dicomd.cli.reload:reload", "Put the configuration into force."),
-    "maintenance": Registered("dicomd.cli.maintenance:maintenance", "Refuse new Associations, or take them again."),
-    "verify-store": Registered("dicomd.cli.verify_store:verify_store", "Read the store again, and say what is wrong."),
-    "echo": Registered("dicomd.cli.echo:echo", "Ask a DICOM peer for an echo (C-ECHO)."),
+    "status": Registered("dicomd.cli.status:status", "Show what the daemon is doing."),
+    "reload": Registered("dicomd.cli.reload:reload", "Make the daemon reload its configuration."),
+    "maintenance": Registered("dicomd.cli.maintenance:maintenance", "Stop or resume accepting new Associations."),
+    "verify-store": Registered("dicomd.cli.verify_store:verify_store", "Re-read the store and list what is wrong."),
+    "echo": Registered("dicomd.cli.echo:echo", "Send a C-ECHO to a DICOM peer."),
     "send": Registered("dicomd.cli.send:send", "Send DICOM files to a peer (C-STORE)."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are asked for."""
+    """A group that imports a command only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """The names, in the order in which people meet the commands."""
+        """Return the names in the order of `COMMANDS`, which is the order in which people need them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """The command, imported; None for an unknown name."""
+        """Import and return the command, or None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name].target.partition(":")
@@ -53,7 +53,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
-        """The list of commands, without importing them."""
+        """Write the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
 

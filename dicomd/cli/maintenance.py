@@ -1,4 +1,4 @@
-"""`dicomd maintenance on|off`: no new Associations for a while, without a stop."""
+"""`dicomd maintenance on|off`: reject new Associations for a while without stopping the daemon."""
 
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from dicomd.cli.options import config_option, version_option
 @config_option
 @version_option
 def maintenance(wanted: str, config_path: Path) -> None:
-    """Refuse new Associations, or take them again.
+    """Stop or resume accepting new Associations.
 
-    While it is on, the daemon is not ready, new Associations are rejected (2/3/1, which peers retry) and open ones
-    end. A reload leaves it as it is, a restart ends it. Exit status: 0 when the daemon has done it, else 1.
+    While maintenance is on, the daemon is not ready, new Associations are rejected (2/3/1, which peers retry) and open
+    ones may finish. It survives a reload but not a restart. Exit status: 0 when the daemon has applied the change,
+    else 1.
     """
     answer = ask_daemon(config_path, {"command": "maintenance", "on": wanted == "on"}, timeout=10)
     open_ones = answer.get("associations", 0)

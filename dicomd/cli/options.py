@@ -1,6 +1,6 @@
 """Options and exits that several commands share.
 
-The rule: a user's mistake ends in a sentence on stderr and an exit status, never in a traceback.
+Invariant: a user's mistake ends with a sentence on stderr and an exit status, never with a traceback.
 """
 
 import sys
@@ -34,7 +34,7 @@ config_option = click.option(
 
 
 def load_or_exit(path: Path) -> "Config":
-    """The configuration in the file; with errors, all of them on stderr and exit 78."""
+    """Load the configuration from the file; if it has errors, print them all on stderr and exit with status 78."""
     from dicomd.config import ConfigError, load_config
 
     try:
@@ -44,13 +44,13 @@ def load_or_exit(path: Path) -> "Config":
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
-    """Say why on stderr, and exit."""
+    """Print `message` on stderr and exit."""
     click.echo(message, err=True)
     sys.exit(status)
 
 
 def readable_size(size: int) -> str:
-    """Bytes as people say them."""
+    """Format a number of bytes for people, in kB or MB."""
     return f"{size / 1e3:.1f} kB" if size < 1_000_000 else f"{size / 1e6:.1f} MB"
 
 
@@ -78,12 +78,12 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
 
 
 def ae_title_option(name: str, **attributes: Any) -> Callable[[Decorated], Decorated]:
-    """An option whose value is an AE Title, without its padding."""
+    """An option whose value is an AE Title; its padding is stripped."""
     return click.option(name, callback=_ae_title, **attributes)
 
 
 def peer_options(timeout: str) -> Callable[[Decorated], Decorated]:
-    """HOST and PORT, the AE Titles, and the time-out of a command that calls a peer."""
+    """Add HOST, PORT, the AE Titles and the timeout to a command that calls a peer."""
 
     def decorate(command: Decorated) -> Decorated:
         options = (

@@ -1,4 +1,4 @@
-"""`dicomd reload`: SIGHUP, and how it ended."""
+"""`dicomd reload`: reload the configuration as SIGHUP does, and report the outcome."""
 
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from dicomd.cli.options import config_option, version_option
 @config_option
 @version_option
 def reload(config_path: Path, timeout: float) -> None:
-    """Put the configuration into force.
+    """Make the daemon reload its configuration.
 
-    Waits until it is. New Associations get the new configuration, open ones end under the old one. With any error in
-    the file nothing changes. Exit status: 0 when the new configuration serves, else 1 with the reasons on stderr.
+    Waits for the outcome. New Associations get the new configuration, open ones keep the old one until they end. If
+    the file has any error, nothing changes. Exit status: 0 when the new configuration is in use, else 1 with the
+    reasons on stderr.
     """
     answer = ask_daemon(config_path, {"command": "reload"}, timeout=timeout)
     click.echo(f"generation {answer.get('generation')} serves new Associations")

@@ -1,7 +1,7 @@
-"""An Association as its requestor, for `echo` and `send`, on pynetdicom.
+"""The requestor's side of an Association, for `echo` and `send`, built on pynetdicom.
 
-The rule: an Association is open, or there is an `AssociationFailedError` whose message tells a person why: refused,
-rejected, aborted, closed or silent.
+pynetdicom reports a failed Association only in its log. Here it raises `AssociationFailedError`, whose message says
+whether the connection was refused or closed, the Association rejected or aborted, or the peer silent.
 """
 
 import socket
@@ -49,14 +49,14 @@ _CONTEXT_RESULTS = {
 
 
 class AssociationFailedError(Exception):
-    """No Association came about, or it ended early. The message is for people."""
+    """The Association could not be established, or it ended early. The message is written for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Whom to call, as whom, and how long to wait for the connection and for each answer (seconds).
+    """The peer to call, the AE Titles to use, and how long to wait for the connection and for each answer (seconds).
 
-    `tls` is what to speak with it, and the name its certificate should have; None is no TLS.
+    `tls` holds the TLS context and the name expected in the peer's certificate; None means no TLS.
     """
 
     host: str
@@ -72,14 +72,14 @@ class Peer:
 
 @dataclass(slots=True)
 class Attempt:
-    """What came over the wire, which pynetdicom's Association doesn't keep."""
+    """What was received during one attempt; pynetdicom's Association doesn't keep it."""
 
     connected: bool = False
     reject: A_ASSOCIATE_RJ | None = None
     abort: A_ABORT_RQ | None = None
 
     def note(self, event: evt.Event) -> None:
-        """Take part in pynetdicom's events of the Association."""
+        """Record one of pynetdicom's events."""
         if event.event is evt.EVT_CONN_OPEN:
             self.connected = True
         elif isinstance(event.pdu, A_ASSOCIATE_RJ):
@@ -89,10 +89,10 @@ class Attempt:
 
 
 class Requestor:
-    """One Association. A context manager: released at its end, aborted if that was an exception."""
+    """One Association, as a context manager: released on exit, aborted if an exception was raised."""
 
     def __init__(self, peer: Peer, contexts: list[PresentationContext]) -> None:
-        """Open it. Raises AssociationFailedError."""
+        """Open the Association. Raises AssociationFailedError."""
         self._peer = peer
         self._attempt = Attempt()
         began = time.monotonic()
@@ -125,7 +125,7 @@ class Requestor:
                 self.association.abort()
 
     def why_ended(self) -> str:
-        """Why the open Association ended, or why an answer didn't come."""
+        """Say why the open Association ended, or why no answer came."""
         if self._attempt.abort is not None:
             return f"the peer aborted the Association: {_abort_in_words(self._attempt.abort)}"
         return f"no answer: the connection was closed, or {self._peer.timeout:g} s passed"
@@ -145,24 +145,25 @@ class Requestor:
             return f"{peer}: connected, but no answer to the A-ASSOCIATE-RQ within {peer.timeout:g} s"
         if peer.tls is not None:
             return (
-                f"{peer}: TLS is agreed on, then the peer closed the connection; it may want a certificate, or another"
+                f"{peer}: the peer closed the connection after the TLS handshake; "
+                "it may require a client certificate, or another one"
             )
-        return f"{peer}: the peer closed the connection without an answer; it may not speak DICOM, or want TLS"
+        return f"{peer}: the peer closed the connection without an answer; it may not speak DICOM, or may require TLS"
 
 
 def context_in_words(result: int | None) -> str:
-    """The result of a refused Presentation Context (PS3.8 Table 9-18)."""
+    """Name the result of a refused Presentation Context (PS3.8 Table 9-18)."""
     return _CONTEXT_RESULTS.get(-1 if result is None else result, "not answered")
 
 
 def status_in_words(status: int) -> str:
-    """A C-STORE status (PS3.4 B.2.3): `0xA700 (Failure: Refused: Out of Resources)`."""
+    """Format a C-STORE status (PS3.4 §B.2.3) as `0xA700 (Failure: Refused: Out of Resources)`."""
     category, meaning = STORAGE_SERVICE_CLASS_STATUS.get(status, (code_to_category(status), ""))
     return f"0x{status:04X} ({category}{': ' + meaning if meaning else ''})"
 
 
 def printable(text: str) -> str:
-    """A peer's text without what a terminal would act on."""
+    """Replace the control characters in a peer's text, which a terminal would act on."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
@@ -182,7 +183,7 @@ def _abort_in_words(abort: A_ABORT_RQ) -> str:
 
 
 def _connection_trouble(peer: Peer) -> str:
-    """Why there is no connection. pynetdicom only logs that, so a second try tells."""
+    """Find out why the connection failed, by a second attempt: pynetdicom only logs the reason."""
     try:
         with socket.create_connection((peer.host, peer.port), timeout=peer.timeout) as connection:
             if peer.tls is not None:
@@ -194,7 +195,7 @@ def _connection_trouble(peer: Peer) -> str:
         return f"the peer's certificate is not accepted: {error.verify_message}"
     except ssl.SSLError as error:
         reason = (error.reason or str(error)).replace("_", " ").lower()
-        return f"no TLS with the peer: {reason}"
+        return f"the TLS handshake with the peer failed: {reason}"
     except OSError as error:
         return (error.strerror or str(error)).lower()
-    return "the connection failed, but works now"
+    return "the connection failed, although a second attempt succeeded"

@@ -1,7 +1,7 @@
-"""TLS of the commands that call a peer: their options, and what they mean.
+"""The TLS options of the commands that call a peer, and the TLS context they ask for.
 
-The rule: who asks for TLS gets a peer that is who it says it is. Each thing that is not checked has to be asked for by
-name, and is said on stderr.
+Invariant: with --tls the peer's certificate and name are verified. Each check has to be turned off by an option of its
+own, and --tls-insecure, which turns off all of them, also prints a warning on stderr.
 """
 
 import ssl
@@ -20,7 +20,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
-    """What was asked for: `authorities` None are those of the system, `name` None is the host that is called."""
+    """The options as given. `authorities` None means those of the system, `name` None the host that is called."""
 
     authorities: Path | None = None
     certificate: Path | None = None
@@ -30,7 +30,7 @@ class TlsOptions:
     insecure: bool = False
 
     def context(self) -> ssl.SSLContext:
-        """What the requestor speaks. Raises click.UsageError for files that can't be used."""
+        """Make the requestor's TLS context. Raises click.UsageError for files that can't be used."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.check_hostname = not (self.any_name or self.insecure)
@@ -56,15 +56,17 @@ def _load(load: Callable[[], None], option: str, path: Path) -> None:
 
 
 def tls_options(command: Decorated) -> Decorated:
-    """The options, as the parameter `tls` of the command: `TlsOptions`, or None where TLS isn't asked for."""
+    """Add the options to a command, which gets them as its parameter `tls`: `TlsOptions`, or None without --tls."""
     options = (
-        click.option("--tls", "use_tls", is_flag=True, help="Speak TLS, and check the peer's certificate and name."),
-        click.option("--ca", type=_FILE, metavar="FILE", help="Authorities to trust (PEM) instead of the system's."),
-        click.option("--certificate", type=_FILE, metavar="FILE", help="Certificate (PEM) to show to the peer."),
-        click.option("--key", type=_FILE, metavar="FILE", help="Its key (PEM); by default in the same file."),
+        click.option("--tls", "use_tls", is_flag=True, help="Use TLS, and verify the peer's certificate and name."),
+        click.option("--ca", type=_FILE, metavar="FILE", help="Trust these authorities (PEM) instead of the system's."),
+        click.option("--certificate", type=_FILE, metavar="FILE", help="Certificate (PEM) to present to the peer."),
+        click.option(
+            "--key", type=_FILE, metavar="FILE", help="Private key (PEM); default: in the --certificate file."
+        ),
         click.option("--tls-name", metavar="NAME", help="Name to expect in the peer's certificate instead of HOST."),
-        click.option("--tls-any-name", is_flag=True, help="Take any name, if the certificate is to be trusted."),
-        click.option("--tls-insecure", is_flag=True, help="Check nothing: whoever answers is believed."),
+        click.option("--tls-any-name", is_flag=True, help="Accept any name in a certificate that is trusted."),
+        click.option("--tls-insecure", is_flag=True, help="Verify nothing: the peer may be anybody."),
     )
 
     @wraps(command)
@@ -93,12 +95,12 @@ def _tls(
 ) -> TlsOptions | None:
     if not use_tls:
         if ca or certificate or key or tls_name or tls_any_name or tls_insecure:
-            raise click.UsageError("an option of TLS without --tls")
+            raise click.UsageError("TLS options need --tls")
         return None
     if key and not certificate:
         raise click.UsageError("--key needs --certificate")
     if tls_insecure and (ca or tls_name):
-        raise click.UsageError("--tls-insecure checks nothing: leave it out, or --ca and --tls-name")
+        raise click.UsageError("--tls-insecure verifies nothing, so it can't be combined with --ca or --tls-name")
     if tls_insecure:
-        click.echo("warning: --tls-insecure: nobody checks who answers", err=True)
+        click.echo("warning: --tls-insecure: the peer's identity is not verified", err=True)
     return TlsOptions(ca, certificate, key, tls_name, tls_any_name, tls_insecure)

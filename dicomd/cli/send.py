@@ -1,4 +1,4 @@
-"""`dicomd send`: C-STORE of files and folders, for trying an installation without other tools."""
+"""`dicomd send`: send files and folders by C-STORE, for trying out an installation without other tools."""
 
 import contextlib
 import sys
@@ -27,14 +27,14 @@ def send(
 ) -> None:
     """Send DICOM files to a peer (C-STORE).
 
-    FILE may be a folder: everything below it is sent. What isn't DICOM is skipped with a note. Data sets go out byte
-    for byte as they are in their files. Exit status: 0 if all were stored, else 1.
+    If FILE is a folder, everything below it is sent. Files that aren't DICOM are skipped with a message. Data Sets are
+    sent byte for byte as they are in the files. Exit status: 0 if all were stored, else 1.
     """
     from dicomd.cli.files import Part10File, Skipped, find
     from dicomd.cli.requestor import Peer
     from dicomd.cli.storing import Result, store_all
 
-    secured = (tls.context(), tls.name or host) if tls else None  # a wrong option is told before the files are read
+    secured = (tls.context(), tls.name or host) if tls else None  # first, so that a bad option fails early
     files: list[Part10File] = []
     failed = 0
     for found in find(paths):

@@ -1,4 +1,4 @@
-"""`dicomd serve`: the Storage SCP in the foreground."""
+"""`dicomd serve`: run the Storage SCP in the foreground."""
 
 import sys
 from pathlib import Path
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def serve(config_path: Path) -> None:
     """Run the Storage SCP until SIGTERM or SIGINT.
 
-    At a stop open Associations may end within dicomd.drain_timeout; a second signal aborts them at once. SIGHUP reads
-    the configuration again: with errors in it nothing changes. Exit status: 0 after a stop, 78 for a bad configuration,
-    1 where a socket or the store can't be used, or no worker can start.
+    On a stop, open Associations have dicomd.drain_timeout to finish; a second signal aborts them at once. SIGHUP
+    reloads the configuration; if it has errors, nothing changes. Exit status: 0 after a stop, 78 for a bad
+    configuration, 1 if a socket or the store can't be used or no worker can start.
     """
     from dicomd.process.serve import StartError
     from dicomd.process.serve import serve as run
@@ -38,7 +38,7 @@ def serve(config_path: Path) -> None:
 
 
 def _examined(config_path: Path) -> "Examination":
-    """What the file came to; errors are on stderr. Under systemd it may be corrected within a few seconds."""
+    """Examine the file and print its errors on stderr. Under systemd, wait a few seconds for it to be corrected."""
     from dicomd.config import examine
     from dicomd.process.correction import await_correction, has_inherited_sockets
 

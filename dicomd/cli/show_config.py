@@ -1,4 +1,4 @@
-"""`dicomd show-config`: what is in force, defaults filled in."""
+"""`dicomd show-config`: print the effective configuration, defaults included."""
 
 from pathlib import Path
 
@@ -13,8 +13,7 @@ from dicomd.cli.options import config_option, load_or_exit, version_option
 def show_config(config_path: Path) -> None:
     """Print the effective configuration as TOML.
 
-    Defaults are filled in. Of keys and certificates only the paths are shown. The output is a configuration file
-    itself.
+    Defaults are filled in. Keys and certificates appear only as paths. The output is itself a valid configuration file.
     """
     from dicomd.config import to_toml
 

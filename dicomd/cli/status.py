@@ -1,4 +1,4 @@
-"""`dicomd status`: what the running daemon does, over its control socket."""
+"""`dicomd status`: show what the running daemon is doing, asked over its control socket."""
 
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ from dicomd.cli.options import config_option, version_option
 
 
 @click.command("status")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, as /status has it.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, as /status does.")
 @config_option
 @version_option
 def status(as_json: bool, config_path: Path) -> None:
-    """Show what the daemon does.
+    """Show what the daemon is doing.
 
-    Who stores right now, what was counted since the start, the store's space, certificates, the last reload and the
-    last refusals with their reasons. Needs no HTTP. Exit status: 0 when it takes images, 3 when it runs but doesn't, 1
-    when no daemon answers.
+    Shows the open Associations, the counters since the start, the store's free space, the certificates, the last reload
+    and the last refusals with their reasons. Works without the HTTP listener. Exit status: 0 when the daemon accepts
+    instances, 3 when it runs but doesn't accept any, 1 when no daemon answers.
     """
     found = ask_daemon(config_path, {"command": "status"}, timeout=10)["status"] | _from_metrics(config_path)
     if as_json:
@@ -31,19 +31,19 @@ def status(as_json: bool, config_path: Path) -> None:
 
 
 def _from_metrics(config_path: Path) -> dict[str, Any]:
-    """What the daemon's metric files say, where this user may read them."""
+    """Read peers and certificates from the daemon's metric files, if this user may."""
     from dicomd.process.runtime_dir import METRICS
     from dicomd.process.status import from_metrics
 
     try:
         return from_metrics(daemon_folder(config_path)[0] / METRICS)
     except OSError as error:
-        click.echo(f"dicomd: without peers and certificates: {error.strerror}", err=True)
+        click.echo(f"dicomd: can't read the metric files, so no peers and certificates: {error.strerror}", err=True)
         return {"peers": [], "certificates": []}
 
 
 def written(found: dict[str, Any]) -> str:
-    """The status for a terminal."""
+    """Format the status for a terminal."""
     lines = [*_head(found), *_store(found), *_configuration(found), *_tables(found)]
     return "\n".join(lines)
 
@@ -52,14 +52,14 @@ def _head(found: dict[str, Any]) -> list[str]:
     from dicomd.process.page import amount, duration
 
     counters, associations = found["counters"], found["associations"]
-    state = "takes images" if found["ready"] else f"takes no images: {found['reason']}"
+    state = "accepting instances" if found["ready"] else f"not accepting instances: {found['reason']}"
     return [
         _fact("dicomd", f"{found['version']}, up {duration(found['uptime_seconds'])}, {state}"),
         *(_fact(f"listener {name}", address) for name, address in (found["listeners"] or {}).items()),
         _fact("associations", f"{associations['open']} open of {associations['limit']} at most"),
         _fact(
             "since the start",
-            f"{counters['instances']} images stored ({amount(counters['bytes'])} received), "
+            f"{counters['instances']} instances stored ({amount(counters['bytes'])} received), "
             f"{counters['failures']} refused; "
             f"{counters['associations']} Associations ended, {counters['rejected']} of them rejected",
         ),
@@ -84,7 +84,7 @@ def _configuration(found: dict[str, Any]) -> list[str]:
     if last.get("successful", True):
         lines.append(_fact("", f"in use since {last.get('time')}"))
     else:
-        lines.append(_fact("", f"the last reload was rejected at {last['time']}: the one before is in use"))
+        lines.append(_fact("", f"the last reload was rejected at {last['time']}: the previous one is in use"))
         lines += [_fact("", f"  {error}") for error in last.get("errors", ())]
     if pending := configuration.get("restart_pending"):
         lines.append(_fact("", f"needs a restart: {', '.join(pending)}"))
@@ -93,7 +93,8 @@ def _configuration(found: dict[str, Any]) -> list[str]:
     for certificate in found["certificates"]:
         lines.append(
             _fact(
-                f"certificate {certificate['listener']}", f"{certificate['days']} days, to {certificate['not_after']}"
+                f"certificate {certificate['listener']}",
+                f"{certificate['days']} days, until {certificate['not_after']}",
             )
         )
     return lines
@@ -111,7 +112,7 @@ def _tables(found: dict[str, Any]) -> list[str]:
         ],
     )
     lines += _table(
-        ("PEER", "CALLING", "CALLED", "ADDRESS", "FOR", "IMAGES", "REFUSED", "SIZE"),
+        ("PEER", "CALLING", "CALLED", "ADDRESS", "AGE", "INSTANCES", "REFUSED", "SIZE"),
         [
             [
                 *(str(row.get(key, "")) for key in ("peer", "calling_aet", "called_aet", "peer_address")),
@@ -124,9 +125,9 @@ def _tables(found: dict[str, Any]) -> list[str]:
         ],
     )
     if associations["not_listed"]:
-        lines.append(f"and {associations['not_listed']} Associations more")
+        lines.append(f"and {associations['not_listed']} more Associations")
     lines += _table(
-        ("PEER", "LAST STORE", "IMAGES", "FAILURES"),
+        ("PEER", "LAST STORE", "INSTANCES", "FAILURES"),
         [
             [peer["peer"], peer["last_store"] or "never", str(peer["instances"]), str(peer["failures"])]
             for peer in found["peers"]
@@ -153,7 +154,7 @@ def _fact(name: str, text: str) -> str:
 
 
 def _table(heads: tuple[str, ...], rows: list[list[str]]) -> list[str]:
-    """An empty line and columns as wide as their content; nothing without rows."""
+    """Lay out an empty line and columns as wide as their content; nothing if there are no rows."""
     if not rows:
         return []
     widths = [max(len(line[at]) for line in (heads, *rows)) for at in range(len(heads))]

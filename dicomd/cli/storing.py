@@ -1,7 +1,7 @@
-"""C-STORE of many files over as few Associations as will do.
+"""Sends many files by C-STORE over as few Associations as possible.
 
-The rule: the data set's bytes go out as they are in the file. So each pair of SOP Class and Transfer Syntax has a
-Presentation Context of its own, and what the peer doesn't accept isn't sent rather than converted.
+Invariant: the Data Set's bytes are sent as they are in the file. So each pair of SOP Class and Transfer Syntax gets a
+Presentation Context of its own, and a file whose pair the peer doesn't accept isn't sent, never converted.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from dicomd.cli.requestor import (
 )
 
 _CONTEXTS = 128  # Presentation Context IDs are the odd numbers of a byte (PS3.8 §9.3.2.2)
-_WARNINGS = range(0xB000, 0xC000)  # stored, with a remark (PS3.7 Annex C)
+_WARNINGS = range(0xB000, 0xC000)  # stored, with a warning (PS3.7 Annex C)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a file. `why` is the failure, or the peer's warning about a stored instance, else ""."""
+    """The outcome for one file. `why` is the failure, or the peer's warning about a stored instance, else ""."""
 
     file: Part10File
     stored: bool
@@ -38,9 +38,10 @@ class Result:
 
 
 def store_all(peer: Peer, files: Sequence[Part10File]) -> Iterator[Result]:
-    """Send the files, one result each. An Association that ends early costs one file; the others get a new one.
+    """Send the files and yield one result for each.
 
-    When no Association can be had, everything that still waits has failed for that reason.
+    If an Association ends early, one file fails and a new Association sends the rest. If none can be established, all
+    remaining files fail for that reason.
     """
     with _bytes_as_they_are():
         for batch in _batches(files):
@@ -54,7 +55,7 @@ def store_all(peer: Peer, files: Sequence[Part10File]) -> Iterator[Result]:
 
 
 def _one_association(peer: Peer, waiting: deque[Part10File]) -> Iterator[Result]:
-    """Results until all are sent or the Association is gone; at least one file is taken from `waiting`."""
+    """Yield results until all files are sent or the Association ends. Takes at least one file from `waiting`."""
     pairs = dict.fromkeys(file.context for file in waiting)
     with Requestor(peer, [build_context(sop_class, syntax) for sop_class, syntax in pairs]) as requestor:
         while waiting:
@@ -66,14 +67,14 @@ def _one_association(peer: Peer, waiting: deque[Part10File]) -> Iterator[Result]
 
 
 def _store(requestor: Requestor, file: Part10File) -> tuple[Result, bool]:
-    """The result, and whether the Association can go on."""
+    """Send one file; return its result, and whether the Association can still be used."""
     association = requestor.association
     if refusal := _refusal(requestor, file):
         return Result(file, stored=False, why=refusal), True
     try:
         answer = association.send_c_store(file.path)
     except (OSError, ValueError, AttributeError, RuntimeError) as error:
-        # the file vanished or changed, perhaps in mid-object; or the Association was gone already
+        # the file vanished or changed, perhaps halfway through; or the Association had already ended
         why = requestor.why_ended() if isinstance(error, RuntimeError) else printable(str(error))
         association.abort()
         return Result(file, stored=False, why=why), False
@@ -90,7 +91,7 @@ def _store(requestor: Requestor, file: Part10File) -> tuple[Result, bool]:
 
 
 def _refusal(requestor: Requestor, file: Part10File) -> str:
-    """Why the peer takes no such instance, "" if it does."""
+    """Say why the peer doesn't accept this kind of instance; "" if it does."""
     association = requestor.association
     for context in association.accepted_contexts:
         if (context.abstract_syntax, context.transfer_syntax[0]) == file.context:
@@ -108,7 +109,7 @@ def _refusal(requestor: Requestor, file: Part10File) -> str:
 
 
 def _batches(files: Iterable[Part10File]) -> Iterator[list[Part10File]]:
-    """The files in groups that need at most 128 Presentation Contexts each."""
+    """Group the files so that each group needs at most 128 Presentation Contexts."""
     by_context: dict[tuple[str, str], list[Part10File]] = {}
     for file in files:
         by_context.setdefault(file.context, []).append(file)
@@ -119,7 +120,7 @@ def _batches(files: Iterable[Part10File]) -> Iterator[list[Part10File]]:
 
 @contextlib.contextmanager
 def _bytes_as_they_are() -> Iterator[None]:
-    """Files are streamed instead of decoded and encoded anew, without pydicom's remarks on their values."""
+    """Have pynetdicom stream the files instead of decoding and re-encoding them; silence warnings about values."""
     before = _config.STORE_SEND_CHUNKED_DATASET
     _config.STORE_SEND_CHUNKED_DATASET = True
     try:

@@ -1,4 +1,4 @@
-"""`dicomd verify-store`: read the whole store again and say what is wrong with it."""
+"""`dicomd verify-store`: re-read the whole store and list what is wrong with it."""
 
 import contextlib
 import sys
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 @config_option
 @version_option
 def verify_store(config_path: Path) -> None:
-    """Read the store again, and say what is wrong.
+    """Re-read the store and list what is wrong.
 
-    Every file below storage.root should be a readable Part 10 file, in the place that storage.layout gives it, and
-    what its checksum of reception says, where it has one; and no temporary file of a crash should be left. Nothing is
-    changed, and dicomd may run meanwhile. Exit status: 0 if all is well, else 1 with a line for each problem.
+    Checks that every file below storage.root is a readable Part 10 file in the place that storage.layout gives it, that
+    it still matches the checksum recorded when it was received, if there is one, and that no temporary file was left
+    behind by a crash. Nothing is changed, and dicomd may run meanwhile. Exit status: 0 if no problem was found, else 1
+    with a line for each problem.
     """
     from dicomd.store.layout import Layout
     from dicomd.store.verification import survey, verify
@@ -54,7 +55,7 @@ def verify_store(config_path: Path) -> None:
     for finding in waiting:
         _tell(finding)
     click.echo(
-        f"{root}: {instances} instances are well, {compared} of them by their checksum; "
+        f"{root}: {instances} instances OK, {compared} of them by checksum; "
         f"{problems} problem{'' if problems == 1 else 's'} ({readable_size(size)} read)"
     )
     if problems:

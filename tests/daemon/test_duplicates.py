@@ -85,4 +85,4 @@ def test_equal_uids_at_once_over_two_workers(
         peer.release()
     daemon.wait_no_temporary_files()
     assert len(daemon.paths()) == files
-    assert f": {files} instances are well" in verify_store(daemon)
+    assert f": {files} instances OK" in verify_store(daemon)

@@ -105,7 +105,13 @@ def test_it_tells_what_is_open_what_was_counted_and_what_was_refused(
     assert "ae_titles" in refusals["association"]["advice"]
     assert refusals["instance"]["why"].startswith("A900 ")
     text = ask(daemon).stdout
-    for told in ("takes images", "CT1", "4 images stored", "rejected 1/1/7", "every peer that can connect may store"):
+    for told in (
+        "accepting instances",
+        "CT1",
+        "4 instances stored",
+        "rejected 1/1/7",
+        "every peer that can connect may store",
+    ):
         assert told in text
     open_one.release()
     wait_status(daemon, lambda status: not status["associations"]["listed"])
@@ -138,7 +144,7 @@ def test_not_ready_is_exit_status_3_with_the_reason(start_daemon: StartDaemon, r
     )
     done = ask(daemon)
     assert done.returncode == 3
-    assert "takes no images: dicomd is in maintenance" in done.stdout
+    assert "not accepting instances: dicomd is in maintenance" in done.stdout
     assert "in maintenance" in daemon.get("/")[1]
 
 

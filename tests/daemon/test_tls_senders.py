@@ -211,9 +211,9 @@ def test_dicomd_says_why_there_is_no_tls(secure: Daemon, pki: Pki, start_daemon:
     assert "unable to get local issuer certificate" in echo("--tls", "--ca", another)
     wrong_name = echo("--tls", "--ca", pki.trusted, "--tls-name", "pacs.example.org")
     assert "pacs.example.org" in wrong_name
-    assert "nobody checks who answers" in echo("--tls", "--tls-insecure")
-    assert "or want TLS" in echo()
+    assert "the peer's identity is not verified" in echo("--tls", "--tls-insecure")
+    assert "or may require TLS" in echo()
     strict = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(client_ca=pki.trusted))
-    assert "it may want a certificate" in echo("--tls", "--ca", pki.trusted, daemon=strict)
+    assert "it may require a client certificate" in echo("--tls", "--ca", pki.trusted, daemon=strict)
     plain = start_daemon()
-    assert "no TLS with the peer" in echo("--tls", "--ca", pki.trusted, daemon=plain)
+    assert "TLS handshake with the peer failed" in echo("--tls", "--ca", pki.trusted, daemon=plain)

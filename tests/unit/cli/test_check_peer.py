@@ -76,7 +76,7 @@ def test_a_peer_with_a_certificate(ask: Call) -> None:
 @pytest.mark.parametrize(
     ("calling", "address", "called", "expected"),
     [
-        ("CT1", "192.0.2.1", "ARCHIVE", "refused: the connection is closed before a word, by peers.addresses: "),
+        ("CT1", "192.0.2.1", "ARCHIVE", "refused: connection refused before negotiation, by peers.addresses: "),
         ("CT1", "10.9.9.9", "ARCHIVE", "refused: A-ASSOCIATE-RJ 1/1/3, by peers: peers.ct1 has this AE Title"),
         ("XX", "10.9.9.9", "ARCHIVE", "refused: A-ASSOCIATE-RJ 1/1/3, by peers: peers.probe has this address"),
         ("CT1", "10.1.2.3", "OTHER", "refused: A-ASSOCIATE-RJ 1/1/7, by dicomd.ae_titles: "),
@@ -94,8 +94,8 @@ def test_audit_mode_admits_and_says_what_enforce_would_do(ask: Call) -> None:
     assert stranger.exit_code == 0
     lines = stranger.stdout.splitlines()
     assert lines[:2] == ["admitted: unknown, by peers", "may: echo, store"]
-    assert lines[3].startswith('access.mode = "enforce" would refuse it: A-ASSOCIATE-RJ 1/1/3, by peers: ')
-    assert ask("PROBE", "10.1.1.1").stdout.splitlines()[3] == 'access.mode = "enforce" would refuse all but: echo'
+    assert lines[3].startswith('access.mode = "enforce" would refuse this peer: A-ASSOCIATE-RJ 1/1/3, by peers: ')
+    assert ask("PROBE", "10.1.1.1").stdout.splitlines()[3] == 'access.mode = "enforce" would allow only: echo'
     assert len(ask("CT1", "10.1.2.3").stdout.splitlines()) == 3
 
 

@@ -21,9 +21,7 @@ def test_a_sound_store(tmp_path: Path) -> None:
     put(store, data_set("1.1"), identity("1.1"))
     status, output = run(tmp_path / "root")
     assert status == 0
-    assert output.startswith(
-        f"{tmp_path}/root: 2 instances are well, {2 * store.checksums} of them by their checksum; 0 "
-    )
+    assert output.startswith(f"{tmp_path}/root: 2 instances OK, {2 * store.checksums} of them by checksum; 0 ")
 
 
 def test_problems_are_listed_with_advice_and_nothing_is_changed(tmp_path: Path) -> None:
@@ -36,7 +34,7 @@ def test_problems_are_listed_with_advice_and_nothing_is_changed(tmp_path: Path) 
     assert "1.2.3/1.2.3.4/1.2.3.4.5.dcm: it is" in output
     assert "(ask the sender for it again" in output
     assert "'a\\nb': this is no file of dicomd's (move it out of the store)" in output
-    assert "0 instances are well, 0 of them by their checksum; 2 problems" in output
+    assert "0 instances OK, 0 of them by checksum; 2 problems" in output
     assert path.read_bytes() == b"damaged"
 
 
