@@ -1,7 +1,7 @@
-"""Configuration: the schema, reading it with all errors at once, describing it.
+"""The configuration: its schema, a loader that reports all errors at once, and the documents generated from it.
 
-The rule: nothing of dicomd is imported here but this package, and nothing else reads the file or the environment for
-settings.
+Invariant: this package imports no other room of dicomd, and no other room reads settings from the file or the
+environment.
 """
 
 from dicomd.config.checks import Examination, check, examine

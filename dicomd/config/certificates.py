@@ -1,7 +1,7 @@
-"""What the files of [tls] hold, read as a requestor would be shown it.
+"""Reads the files of [tls] and describes what they contain.
 
-OpenSSL decides whether a file can be used, since it is what serves with it; `cryptography` says what is in one that
-can.
+OpenSSL decides whether a file can be used, since OpenSSL is what serves with it; `cryptography` then says what the
+file contains.
 """
 
 import ssl
@@ -20,9 +20,9 @@ _SERVER_PURPOSES: Final = frozenset((ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKe
 
 @dataclass(frozen=True, slots=True)
 class ServerCertificate:
-    """What is known of a server's certificate. Times are seconds since the epoch.
+    """A server's certificate. Times are seconds since the epoch.
 
-    `issuer_present`: the certificate of its issuer is in the file, too. That of a root needn't be.
+    `issuer_present`: whether the file also contains the issuer's certificate, which isn't needed if that is a root.
     """
 
     subject: str
@@ -34,14 +34,14 @@ class ServerCertificate:
 
 
 class WrongPurposeError(ValueError):
-    """The certificate is not for TLS servers (RFC 5280 §4.2.1.3 and §4.2.1.12)."""
+    """The certificate is not meant for TLS servers (RFC 5280 §4.2.1.3 and §4.2.1.12)."""
 
 
 def server_certificate(certificate: Path, key: Path) -> ServerCertificate:
-    """Read the certificate and check that the key fits it. Its dates don't matter here.
+    """Read the certificate and check that the key matches it. Its dates are not checked here.
 
-    Raises OSError (`ssl.SSLError` and `EncryptedKeyError` among it) where OpenSSL can't serve with the two,
-    `WrongPurposeError` for a certificate that isn't for servers, and ValueError for one that can't be read.
+    Raises OSError (including its subclasses `ssl.SSLError` and `EncryptedKeyError`) if OpenSSL can't serve with them,
+    `WrongPurposeError` for a certificate that isn't meant for servers, and ValueError for one that can't be parsed.
     """
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate, key, password=refuse_passphrase)
@@ -87,9 +87,10 @@ class Authority:
 
 
 def authorities(path: Path) -> list[Authority]:
-    """Return the authorities in a file. Raises OSError, ssl.SSLError among it, where there is no certificate in it.
+    """Return the authorities in a file.
 
-    ValueError where OpenSSL takes one that can't be read otherwise.
+    Raises OSError (including ssl.SSLError) if there is no certificate in it, and ValueError for a certificate that
+    OpenSSL accepts but `cryptography` can't parse.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cafile=path)
@@ -98,7 +99,7 @@ def authorities(path: Path) -> list[Authority]:
 
 
 def holds_certificate(path: Path) -> bool:
-    """Whether a file has a certificate in it, of an authority or not."""
+    """Whether a file contains a certificate, of an authority or not."""
     try:
         authorities(path)
     except (OSError, ValueError):
@@ -115,9 +116,9 @@ _ARMOUR: Final = (b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----")
 
 
 def revocation_due(path: Path) -> float | None:
-    """When the first of the revocation lists in a file is due for renewal: after that OpenSSL refuses every peer.
+    """Return when the first revocation list in a file is due for renewal. From then on OpenSSL rejects every peer.
 
-    In seconds since the epoch; None where none says so. Raises OSError, and ValueError for what isn't a list.
+    In seconds since the epoch; None if no list has a nextUpdate. Raises OSError, and ValueError if there is no list.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cafile=path)
@@ -130,5 +131,5 @@ def revocation_due(path: Path) -> float | None:
 
 
 def day(seconds: float) -> str:
-    """A moment as people write it, in UTC."""
+    """Format a time for people, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

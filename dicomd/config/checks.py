@@ -1,7 +1,7 @@
-"""What of a configuration only the machine can tell: folders, certificates and keys.
+"""Checks a configuration against the machine it is used on: folders, certificates and keys.
 
-The rule: nothing is created or changed by looking. Errors are what would stop the start or a reload; warnings are
-what an administrator should know.
+Invariant: checking neither creates nor changes anything. An error is what would prevent the start or a reload; a
+warning is what an administrator should know.
 """
 
 import os
@@ -22,7 +22,7 @@ from dicomd.config.tls import Findings, Looking, look, tell_nobody, unreadable
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """Everything found out about a configuration file. `config` is None if there are errors."""
+    """All findings about a configuration file. `config` is None if there are errors."""
 
     config: Config | None
     errors: tuple[Problem, ...]
@@ -31,11 +31,11 @@ class Examination:
 
 
 def examine(path: str | os.PathLike[str], *, starting: bool = False, looking: Looking = tell_nobody) -> Examination:
-    """All findings about a file at once, those of its text and those of the machine. Raises nothing for a bad file.
+    """Return all findings about a file, those of its text and those of the machine. Doesn't raise for a bad file.
 
-    A file system that hangs holds this up without end: `looking` is told of each path before that may happen.
-    `starting`: a certificate whose time is over doesn't keep the daemon from starting. It is only warned about then,
-    since peers that don't look at it, and listeners without TLS, are still served.
+    Doesn't return while a file system hangs, so `looking` is called with each path before it is looked at.
+    With `starting`, an expired certificate is only a warning: the daemon may start with it, since it can still serve
+    listeners without TLS and peers that don't check the certificate.
     """
     file = os.fspath(path)
     looking("", Path(path))
@@ -53,13 +53,13 @@ def examine(path: str | os.PathLike[str], *, starting: bool = False, looking: Lo
 
 
 def check(config: Config, file: str = "configuration") -> list[Problem]:
-    """What speaks against putting this configuration into force on this machine, as the user who asks."""
+    """Return what prevents the use of this configuration on this machine, checked as the current user."""
     tls = _tls(config, file, tell_nobody)
     return [*_folders(config, file, tell_nobody), *tls.errors, *tls.lapsed]
 
 
 def _tls(config: Config, file: str, looking: Looking) -> Findings:
-    """Of the files of [tls], which nobody reads without a TLS listener."""
+    """Check the files of [tls], unless there is no TLS listener and so nothing reads them."""
     speaks_tls = any(listener.tls for listener in config.listen)
     return look(file, config.tls, time.time(), looking) if speaks_tls else Findings()
 
@@ -86,29 +86,31 @@ def _audit(file: str, config: Config, looking: Looking) -> Iterator[Problem]:
     if problem := unreadable(file, "audit.syslog_ca", ca):
         yield problem
     elif not holds_certificate(ca):
-        yield Problem(file, "audit.syslog_ca", f"{ca} holds nothing that can be used", "a PEM file of certificates")
+        yield Problem(file, "audit.syslog_ca", f"{ca} contains no usable certificate", "a PEM file of certificates")
 
 
 def _folder(file: str, key: str, folder: Path) -> Iterator[Problem]:
-    """The folder must be writable, or be one that can be made."""
+    """Check that the folder is writable, or can be created."""
     nearest = folder
     try:
         while not nearest.exists() and nearest != nearest.parent:
             nearest = nearest.parent
         is_folder = nearest.is_dir()
-    except OSError as error:  # PermissionError on the way, a name that is too long
-        yield Problem(file, key, f"{folder} can't be looked at: {error.strerror}", "a folder that dicomd may write to")
+    except OSError as error:  # PermissionError for a parent, or a name that is too long
+        yield Problem(file, key, f"{folder} can't be examined: {error.strerror}", "a folder that dicomd may write to")
         return
     if not is_folder:
         yield Problem(file, key, f"{nearest} is not a folder", "a folder that dicomd may write to")
     elif not os.access(nearest, os.W_OK | os.X_OK, effective_ids=True):
-        wrong = f"{folder} is not writable" if nearest == folder else f"{folder} can't be made in {nearest}"
+        wrong = f"{folder} is not writable" if nearest == folder else f"{folder} can't be created in {nearest}"
         yield Problem(file, key, wrong, "a folder that dicomd may write to")
 
 
 def _warnings(config: Config, file: str) -> Iterator[Problem]:
     if config.storage.durability == "none":
-        yield Problem(file, "storage.durability", "a power cut can lose instances answered with success", '"fsync"')
+        yield Problem(
+            file, "storage.durability", "a power failure can lose instances that were answered with success", '"fsync"'
+        )
     yield from peers.warnings(config, file)
     told: set[str] = set()
     for path in without_effect(config):

@@ -1,9 +1,9 @@
-"""Which Presentation Contexts are accepted: names of the configuration become UIDs.
+"""Resolves the names in [contexts] to UIDs: the Presentation Contexts that are accepted.
 
-The rule: everything is resolved here, once; what negotiates sees UIDs only. SOP Classes may be groups ("all-storage",
-"any"), keywords or UIDs, Transfer Syntaxes groups ("all", "uncompressed", "lossless"), keywords or UIDs; private UIDs
-are taken as they are. pydicom and pynetdicom are imported on first use, so that commands without a configuration
-start fast.
+Names are resolved here, once; negotiation sees only UIDs. A SOP Class may be given as a group ("all-storage", "any"), a
+keyword or a UID, a Transfer Syntax as a group ("all", "uncompressed", "lossless"), a keyword or a UID; private UIDs are
+accepted unchanged. pydicom and pynetdicom are imported on first use, so that commands that need no configuration start
+fast.
 """
 
 import difflib
@@ -18,8 +18,8 @@ TRANSFER_SYNTAX_GROUPS = ("all", "uncompressed", "lossless")
 
 _UID = re.compile(r"[0-9]+(?:\.[0-9]+)*", re.ASCII)
 
-# PS3.5 §10 and Annex A: no pixel value is changed by these. Deflate packs the whole data set and comes last, being the
-# slowest to read back.
+# PS3.5 §10 and Annex A: none of these changes a pixel value. Deflate compresses the whole Data Set and comes last,
+# because it is the slowest to read back.
 _UNCOMPRESSED = (
     "1.2.840.10008.1.2.1",  # Explicit VR Little Endian
     "1.2.840.10008.1.2",  # Implicit VR Little Endian
@@ -38,7 +38,7 @@ _REVERSIBLE = (
     "1.2.840.10008.1.2.5",  # RLE Lossless
     "1.2.840.10008.1.2.8.1",  # Deflated Image Frame Compression
 )
-# PS3.6 Table A-1: named so, but no instance comes by C-STORE under them.
+# PS3.6 Table A-1: these have "Storage" in their names, but no instance is ever sent by C-STORE under them.
 _STORAGE_IN_NAME_ONLY = frozenset(
     {
         "1.2.840.10008.1.3.10",  # Media Storage Directory Storage (PS3.10 §8)
@@ -50,9 +50,9 @@ _STORAGE_IN_NAME_ONLY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class SupportedContexts:
-    """What is accepted. `sop_classes` None takes every Abstract Syntax; `transfer_syntaxes` are in order of preference.
+    """What is accepted. `sop_classes` None means every Abstract Syntax; `transfer_syntaxes` are in order of preference.
 
-    Verification is not in here: it is always accepted.
+    Verification is not listed, as it is always accepted.
     """
 
     sop_classes: tuple[str, ...] | None
@@ -60,7 +60,7 @@ class SupportedContexts:
 
 
 def resolve(sop_classes: Iterable[str], transfer_syntaxes: Iterable[str]) -> SupportedContexts:
-    """The UIDs behind the texts of `[contexts]`, each once, first mention first. Raises UnacceptableError."""
+    """Resolve the names in `[contexts]` to UIDs without duplicates, in order. Raises UnacceptableError."""
     classes: list[str] = []
     everything = False
     for text in sop_classes:
@@ -72,7 +72,7 @@ def resolve(sop_classes: Iterable[str], transfer_syntaxes: Iterable[str]) -> Sup
 
 
 def sop_class_uids(text: str) -> tuple[str, ...] | None:
-    """The SOP Class UIDs that one text names; None for "any". Raises UnacceptableError."""
+    """Return the SOP Class UIDs that one name stands for; None for "any". Raises UnacceptableError."""
     if text == "any":
         return None
     if text == "all-storage":
@@ -88,7 +88,7 @@ def sop_class_uids(text: str) -> tuple[str, ...] | None:
 
 
 def transfer_syntax_uids(text: str) -> tuple[str, ...]:
-    """The Transfer Syntax UIDs that one text names, in order of preference. Raises UnacceptableError."""
+    """Return the Transfer Syntax UIDs that one name stands for, in order of preference. Raises UnacceptableError."""
     if text == "all":
         from pynetdicom import ALL_TRANSFER_SYNTAXES
 
@@ -103,12 +103,12 @@ def transfer_syntax_uids(text: str) -> tuple[str, ...]:
 
 
 def sop_class(value: object) -> str:
-    """One text of `sop_classes`, checked. Raises UnacceptableError."""
+    """Check one name in `sop_classes` and return it. Raises UnacceptableError."""
     return _checked(value, sop_class_uids, "a SOP Class")
 
 
 def transfer_syntax(value: object) -> str:
-    """One text of `transfer_syntaxes`, checked. Raises UnacceptableError."""
+    """Check one name in `transfer_syntaxes` and return it. Raises UnacceptableError."""
     return _checked(value, transfer_syntax_uids, "a Transfer Syntax")
 
 
@@ -120,7 +120,7 @@ def _checked(value: object, resolver: Callable[[str], tuple[str, ...] | None], k
 
 
 def _keywords(kind: str) -> dict[str, str]:
-    """UID by keyword. pynetdicom's names fill in where pydicom's dictionary has no keyword yet."""
+    """Map keywords to UIDs. pynetdicom's names supplement pydicom's dictionary where that has no keyword yet."""
     from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]  # PS3.6 Annex A, imported there
 
     found = {entry[4]: uid for uid, entry in UID_dictionary.items() if entry[1] == kind and entry[4]}
@@ -148,7 +148,7 @@ def _uid(text: str, kind: str, groups: tuple[str, ...], keywords: dict[str, str]
 
 
 def _must_be(uid: str, text: str, kind: str) -> None:
-    """A UID that the standard registers as something else is a mistake; one it doesn't know is private or newer."""
+    """Reject a UID that the standard registers as something else. An unregistered one may be private or newer."""
     from pydicom.uid import UID
 
     known = UID(uid)
@@ -157,7 +157,7 @@ def _must_be(uid: str, text: str, kind: str) -> None:
 
 
 def _all_storage() -> tuple[str, ...]:
-    """All that pynetdicom serves as storage, then what only PS3.6 lists: of old devices, DICOS, DICONDE."""
+    """Return all that pynetdicom serves as storage, then what only PS3.6 lists: retired classes, DICOS, DICONDE."""
     from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]
     from pynetdicom.presentation import AllStoragePresentationContexts
 
@@ -174,5 +174,5 @@ def _is_storage(uid: str) -> bool:
     from pynetdicom.service_class import NonPatientObjectStorageServiceClass, ServiceClass, StorageServiceClass
     from pynetdicom.sop_class import uid_to_service_class
 
-    # ServiceClass itself: pynetdicom doesn't know the UID, which is then retired, newer or private
+    # ServiceClass itself is the answer for a UID that pynetdicom doesn't know: a retired, newer or private one
     return uid_to_service_class(uid) in {StorageServiceClass, NonPatientObjectStorageServiceClass, ServiceClass}

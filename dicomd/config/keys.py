@@ -1,6 +1,6 @@
-"""The schema as data: which tables and keys there are, and what is known about each.
+"""The schema as data: the tables and keys there are, and what is known about each.
 
-The rule: this is read from the models of `schema` and the set of `effect`; nothing is written down here.
+Everything here is read from the models in `schema` and the list in `effect`.
 """
 
 from collections.abc import Iterator
@@ -32,13 +32,13 @@ class KeyDescription:
     has_effect: bool
 
     def value(self, value: Any) -> TomlValue | None:
-        """The value as TOML writes it; None where the key is left out."""
+        """Convert a value to what TOML writes; None if the key is left out."""
         return None if value is None and self.default is None else self.kind.write(value)
 
 
 @dataclass(frozen=True, slots=True)
 class TableDescription:
-    """One table. `repeated` is an array of tables, `[[name]]`."""
+    """One table. `repeated` means an array of tables, `[[name]]`."""
 
     name: str
     doc: str
@@ -48,26 +48,27 @@ class TableDescription:
 
     @property
     def header(self) -> str:
-        """As it stands in the file."""
+        """The table's header as it is written in the file."""
         return f"[[{self.name}]]" if self.repeated else f"[{self.name}]"
 
 
 @cache
 def tables() -> tuple[TableDescription, ...]:
-    """All tables, in the order of the schema."""
+    """Return all tables in the order of the schema."""
     return tuple(_table(name, info) for name, info in Config.model_fields.items())
 
 
 @cache
 def key(path: str) -> KeyDescription | None:
-    """The key of this path (`limits.max_pdu`, without indices), or None."""
+    """Return the key of this path (`limits.max_pdu`, without indices), or None."""
     return next((key for table in tables() for key in table.keys if key.path == path), None)
 
 
 def unreloadable_changes(old: Config, new: Config) -> list[str]:
-    """The paths of the keys that differ and that a reload can't apply, in the order of the schema.
+    """Return the paths of the keys that differ and that a reload can't apply, in the order of the schema.
 
-    Listeners are compared as a whole, since one that comes or goes has no counterpart: they are "listen".
+    An array of tables such as `listen` is compared as a whole and reported by its name, since an added or removed
+    entry has no counterpart.
     """
     changed: list[str] = []
     for table in tables():
@@ -82,7 +83,7 @@ def unreloadable_changes(old: Config, new: Config) -> list[str]:
 
 
 def without_effect(config: Config) -> list[str]:
-    """The paths of the keys that this file sets and that do nothing in this version, in the order of the schema."""
+    """Return the paths of the keys that are set but have no effect in this version, in the order of the schema."""
     return [path for path in dict.fromkeys(_set(config)) if not has_effect(path)]
 
 
@@ -121,7 +122,7 @@ def _key(path: str, name: str, info: FieldInfo) -> KeyDescription:
 
 
 def _kind(annotation: Any) -> Kind:
-    """The kind of a type that carries none: found inside an optional type, or plain."""
+    """Derive the kind of a type without one of its own: that inside an optional type, else a plain one."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return next((item for item in arguments if isinstance(item, Kind)), None) or _kind(arguments[0])

@@ -1,8 +1,8 @@
-"""The types that configuration keys have, each with its reading, its writing and its name.
+"""The types of configuration keys: how each is read, how it is written back, and what people call it.
 
-The rule: pydantic reads a value by the validator beside the type; `Kind` in the same annotation says how people call
-the type and how the value is written back to TOML. `Key` is what a key adds: its sentence, and whether a reload
-applies it.
+pydantic reads a value with the validator in the annotation of its type. The `Kind` in the same annotation names the
+type for people and writes the value back to TOML. A `Key` adds what is particular to one key: its description, and
+whether a reload applies it.
 """
 
 import json
@@ -20,7 +20,7 @@ TomlValue = str | int | float | bool | list[Any]
 
 
 def plain(value: Any) -> TomlValue:
-    """A value of the schema as TOML has it, where no unit is involved."""
+    """Convert a value without a unit to what TOML writes."""
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple):
@@ -29,11 +29,11 @@ def plain(value: Any) -> TomlValue:
 
 
 def toml(value: TomlValue) -> str:
-    """A TOML value, on one line."""
+    """Format a TOML value on one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # a JSON string is a TOML basic string, but for DEL, which TOML wants escaped
+        # a JSON string is a TOML basic string, except that TOML requires DEL to be escaped
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list):
         return f"[{', '.join(toml(item) for item in value)}]"
@@ -46,7 +46,7 @@ def _or_off(value: Any) -> TomlValue:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How people call a type, its unit, and how its values are written."""
+    """What people call a type, its unit, and how its values are written."""
 
     name: str
     unit: str = ""
@@ -55,7 +55,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What documents one key. `example` is a TOML value where the default shows none; `unset` is what absence means."""
+    """Documents one key. `example` is a TOML value, given where there is no default; `unset` is what absence means."""
 
     doc: str
     reload: bool = True
@@ -65,7 +65,7 @@ class Key:
 
 Duration = Annotated[float, BeforeValidator(units.parse_duration), Kind("duration", "seconds", units.format_duration)]
 Size = Annotated[int, BeforeValidator(units.parse_size), Kind("size", "bytes", units.format_size)]
-Rate = Annotated[float, BeforeValidator(units.parse_rate), Kind("rate", "bytes a second", units.format_rate)]
+Rate = Annotated[float, BeforeValidator(units.parse_rate), Kind("rate", "bytes per second", units.format_rate)]
 ListenAddress = Annotated[Address, PlainValidator(units.parse_address), Kind("IP address and port")]
 RemoteAddress = Annotated[
     HostPort | None, PlainValidator(units.parse_host_port_or_off), Kind("host and port", write=_or_off)

@@ -1,6 +1,6 @@
-"""From a file to a `Config`, or to a list of everything that is wrong with it.
+"""Loads a file into a `Config`, or reports everything that is wrong with it.
 
-The rule: whatever the bytes are, the only exception is `ConfigError`, and it holds all problems at once.
+Invariant: whatever the bytes are, the only exception is `ConfigError`, and it holds all problems at once.
 """
 
 import os
@@ -27,7 +27,7 @@ _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a text came to. With problems, `config` holds the defaults in the tables named by `broken`."""
+    """The result of loading a text. If there are problems, `config` has defaults for the tables named in `broken`."""
 
     config: Config
     problems: tuple[Problem, ...]
@@ -35,20 +35,20 @@ class Outcome:
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:
-    """The configuration in the file. Raises ConfigError with every problem that the text alone shows.
+    """Load the configuration from the file. Raises ConfigError with every problem that the text alone shows.
 
-    What depends on the machine (folders, certificates) is `checks.check`.
+    What depends on the machine (folders, certificates) is checked by `checks.check`.
     """
     return _unbroken(outcome(read(path), os.fspath(path)))
 
 
 def parse_config(text: str, file: str = "configuration") -> Config:
-    """The configuration in the text; `file` is what problems call it. Raises ConfigError."""
+    """Load the configuration from the text; `file` is its name in problems. Raises ConfigError."""
     return _unbroken(outcome(text, file))
 
 
 def read(path: str | os.PathLike[str]) -> str:
-    """The text of a configuration file. Raises ConfigError if it can't be read, is too long or isn't UTF-8."""
+    """Read the text of a configuration file. Raises ConfigError if it can't be read, is too long or isn't UTF-8."""
     file = os.fspath(path)
     try:
         with Path(path).open("rb") as opened:
@@ -69,16 +69,16 @@ def read(path: str | os.PathLike[str]) -> str:
 
 
 def outcome(text: str, file: str) -> Outcome:
-    """The text with everything that is wrong in it. Raises ConfigError only where it isn't TOML."""
+    """Load the text and collect everything that is wrong with it. Raises ConfigError only if it isn't TOML."""
     raw = _toml(text, file)
     try:
         config, problems, broken = Config.model_validate(raw), [], frozenset[str]()
     except ValidationError as error:
-        # a list whose items are all wrong is called too short as well
+        # pydantic also reports a list as too short if all of its items are wrong
         details = [d for d in error.errors(include_url=False) if d["type"] != "too_short" or not d["input"]]
         problems = [_problem(detail, file, raw) for detail in details]
         broken = frozenset(str(detail["loc"][0]) for detail in details)
-        # what stands in sound tables is still checked; the others are as if they were absent
+        # sound tables are still checked against each other, as if the broken ones were absent
         config = Config.model_validate({name: value for name, value in raw.items() if name not in broken})
     problems.extend(problem for involved, problem in _inconsistencies(config, file) if not involved & broken)
     return Outcome(config, tuple(problems), broken)
@@ -99,19 +99,19 @@ def _toml(text: str, file: str) -> dict[str, Any]:
         where = f"line {place[1]}, column {place[2]}" if place and place[1] else "end of the file" if place else ""
         raise ConfigError([Problem(file, where, _PLACE.sub("", message), "TOML 1.0")]) from error
     except (ValueError, RecursionError, OverflowError) as error:  # integers of thousands of digits, deep nesting
-        raise ConfigError([Problem(file, "", "holds a value that is too long or too deep")]) from error
+        raise ConfigError([Problem(file, "", "a number is too long, or tables are nested too deeply")]) from error
     return raw  # type: ignore[no-any-return]  # a document is a table
 
 
 def _frozen(value: Any) -> Any:
-    """Lists become tuples, which frozen models hold."""
+    """Turn lists into tuples, which are what frozen models hold."""
     if isinstance(value, dict):
         return {name: _frozen(item) for name, item in value.items()}
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
 def _inconsistencies(config: Config, file: str) -> Iterator[tuple[frozenset[str], Problem]]:
-    """What no single key shows: the tables involved, and the problem."""
+    """Yield problems that no single key shows, each with the tables involved."""
     yield from _repeated_names(config, file, "listen")
     yield from _repeated_names(config, file, "peers")
     sockets = [(f"listen[{i}].address", listener.address) for i, listener in enumerate(config.listen)]
@@ -119,7 +119,9 @@ def _inconsistencies(config: Config, file: str) -> Iterator[tuple[frozenset[str]
     for i, (path, address) in enumerate(sockets):
         for other, earlier in sockets[:i]:
             if address.port and address.port == earlier.port and _overlap(address.ip, earlier.ip):
-                problem = Problem(file, path, f"{address} is taken by {other}, {earlier}", "another port or address")
+                problem = Problem(
+                    file, path, f"{address} is already used by {other}, {earlier}", "another port or address"
+                )
                 yield frozenset({"listen", path.partition(".")[0].partition("[")[0]}), problem
                 break
     if config.tls.client_ca is None:
@@ -133,15 +135,15 @@ def _repeated_names(config: Config, file: str, table: str) -> Iterator[tuple[fro
     first: dict[str, int] = {}
     for i, entry in enumerate(getattr(config, table)):
         if (earlier := first.setdefault(entry.name, i)) != i:
-            what = f"{shown(entry.name)} is the name of {table}[{earlier}] already"
+            what = f"{shown(entry.name)} is already the name of {table}[{earlier}]"
             yield frozenset({table}), Problem(file, f"{table}[{i}].name", what, "another name")
 
 
 def _overlap(first: Any, second: Any) -> bool:
-    """Whether two IP addresses can't both be bound with one port: equal ones, or one of them stands for all."""
+    """Whether two IP addresses can't both be bound to one port: they are equal, or one of them stands for all."""
     if first.version == second.version:
         return bool(first == second or first.is_unspecified or second.is_unspecified)
-    return bool(max(first, second, key=lambda ip: ip.version).is_unspecified)  # "::" takes IPv4 too
+    return bool(max(first, second, key=lambda ip: ip.version).is_unspecified)  # "::" includes IPv4
 
 
 def _problem(detail: ErrorDetails, file: str, raw: dict[str, Any]) -> Problem:
@@ -151,7 +153,7 @@ def _problem(detail: ErrorDetails, file: str, raw: dict[str, Any]) -> Problem:
 
 
 def _paths(loc: tuple[int | str, ...]) -> tuple[str, str]:
-    """The path as it is told, with indices, and the one of the schema, without."""
+    """Return the path as it is reported, with indices, and the one in the schema, without them."""
     path = plain = ""
     for part in loc:
         if isinstance(part, int):
@@ -176,7 +178,7 @@ def _wording(detail: ErrorDetails, plain: str, raw: dict[str, Any]) -> tuple[str
         return error.what, error.right
     if table is not None:
         if kind == "too_short":
-            return "is empty", f"at least one {table.header}, or none of it for the default"
+            return "is empty", f"at least one {table.header}, or leave it out for the default"
         found = (
             "a single table where several may be"
             if isinstance(value, dict)
@@ -195,7 +197,7 @@ def _wording(detail: ErrorDetails, plain: str, raw: dict[str, Any]) -> tuple[str
         if kind == "literal_error":
             return f"{shown(value)} is not known", str(context["expected"]).replace("'", '"')
         return f"{shown(value)} is {_toml_type(value)}", _expected(key)
-    # an entry of an array of tables that is no table
+    # an entry of an array of tables that isn't a table
     return f"{_toml_type(value)} instead of a table", f"[[{plain}]] and its keys below it"
 
 
@@ -205,7 +207,7 @@ def _expected(key: keys.KeyDescription) -> str:
 
 
 def _written(raw: dict[str, Any], detail: ErrorDetails, value: Any) -> Any:
-    """The value as it stands in the file; `value` is what its unit made of it."""
+    """Return the value as it is written in the file; `value` is what it was converted to."""
     found: Any = raw
     try:
         for part in detail["loc"]:
@@ -221,7 +223,7 @@ def _toml_type(value: Any) -> str:
 
 
 def _suggestion(path: str) -> str:
-    """What an unknown key or table was probably meant to be."""
+    """Suggest what an unknown key or table was probably meant to be."""
     table, _, name = path.rpartition(".")
     own = [key.name for found in keys.tables() if found.name == table for key in found.keys]
     candidates = own if table else [found.name for found in keys.tables()]
@@ -229,5 +231,5 @@ def _suggestion(path: str) -> str:
         return f"did you mean {toml(close[0])}?"
     elsewhere = [found.header for found in keys.tables() if any(key.name == name for key in found.keys)]
     if elsewhere:
-        return f"it belongs into {' or '.join(elsewhere)}"
-    return f"known here: {', '.join(candidates)}" if candidates else ""
+        return f"it belongs in {' or '.join(elsewhere)}"
+    return f"expected one of {', '.join(candidates)}" if candidates else ""

@@ -1,6 +1,6 @@
-"""What an administrator should know about [[peers]] and [access]: entries that do nothing, a mode that refuses nobody.
+"""Warns of [[peers]] entries that can never match and of an [access] mode that refuses nobody.
 
-The rule: these are warnings. What they describe is safe, and probably not what was meant.
+What is warned about here is safe, but probably not what was meant.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from dicomd.config.units import Network
 
 
 def warnings(config: Config, file: str) -> Iterator[Problem]:
-    """In the order of the file."""
+    """Yield the warnings in the order of the file."""
     tls = any(listener.tls for listener in config.listen) and config.tls.client_certificate_policy != "none"
     for i, peer in enumerate(config.peers):
         if peer.certificate_names and not tls:
@@ -19,16 +19,16 @@ def warnings(config: Config, file: str) -> Iterator[Problem]:
             yield Problem(file, f"peers[{i}].certificate_names", what, "a listener with tls, and tls.client_ca")
         earlier = next((first for first in config.peers[:i] if _covers(first, peer)), None)
         if earlier is not None:
-            what = f'"{earlier.name}" comes first and matches whatever this entry could'
+            what = f'this entry never applies, since "{earlier.name}" comes first and matches every peer that it would'
             yield Problem(file, f"peers[{i}]", what, "the narrower entry first")
     if config.access.mode == "audit" and config.peers:
         yield Problem(
-            file, "access.mode", '"audit" refuses nobody who isn\'t listed', '"enforce" once the log is quiet'
+            file, "access.mode", '"audit" admits peers that aren\'t listed', '"enforce" once the log is quiet'
         )
 
 
 def _covers(first: Peer, later: Peer) -> bool:
-    """Whether everybody whom `later` matches is matched by `first`."""
+    """Whether `first` matches every peer that `later` matches."""
     return (
         _any_or_all(first.ae_titles, later.ae_titles)
         and _any_or_all([n.lower() for n in first.certificate_names], [n.lower() for n in later.certificate_names])

@@ -1,6 +1,6 @@
-"""What is wrong with a configuration, said to a person.
+"""Describes what is wrong with a configuration, for people.
 
-The rule: a problem names the file, the key, what is wrong and what would be right, and all problems are told at once.
+A problem names the file, the key, what is wrong and what would be right. All problems are reported at once.
 """
 
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 class UnacceptableError(ValueError):
-    """One value breaks a rule. `what` is wrong with it, `right` is what would be accepted ("" if nothing helps)."""
+    """A value is not acceptable. `what` says what is wrong, `right` what would be accepted ("" if nothing would)."""
 
     def __init__(self, what: str, right: str = "") -> None:
         super().__init__(f"{what} ({right})" if right else what)
@@ -35,7 +35,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """A configuration that can't be used. `problems` holds every one that was found, in the order of the schema."""
+    """The configuration can't be used. `problems` holds everything that was found, in the order of the schema."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -43,6 +43,6 @@ class ConfigError(Exception):
 
 
 def shown(value: object) -> str:
-    """The value as a message shows it: short, on one line, with control characters escaped."""
+    """Format a value for a message: short, on one line, with control characters escaped."""
     text = repr(value) if not isinstance(value, str) else f'"{value.encode("unicode_escape").decode("ascii")}"'
     return text if len(text) <= 80 else text[:76] + " ..."

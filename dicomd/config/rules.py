@@ -1,6 +1,6 @@
-"""Rules for single texts of the configuration: names, AE Titles, paths and the layout of the store.
+"""Validates single texts in the configuration: names, AE Titles, paths and the layout of the store.
 
-The rule: each function returns the value to use, or raises `UnacceptableError` saying what would be right.
+Each function returns the value to use, or raises `UnacceptableError` saying what would be right.
 """
 
 import re
@@ -18,14 +18,14 @@ _LONGEST_COMPONENT = 255 - 24  # NAME_MAX of Linux file systems, with room for t
 
 
 def listener_name(value: object) -> str:
-    """The name of a listener: a metric label, and the name of its inherited descriptor."""
+    """Check the name of a listener, which is its metric label and the name of its inherited descriptor."""
     if value == "metrics":
         raise UnacceptableError('"metrics" is the inherited descriptor of [http]', 'another name, such as "dicom"')
     return _name(value)
 
 
 def peer_name(value: object) -> str:
-    """The name of a peer: a metric label. "unknown" labels the peers that have no entry."""
+    """Check the name of a peer, which is its metric label. "unknown" is the label of peers without an entry."""
     if value == "unknown":
         raise UnacceptableError('"unknown" stands for peers without an entry', 'another name, such as "ct1"')
     return _name(value)
@@ -39,10 +39,10 @@ def _name(value: object) -> str:
 
 
 def ae_title(value: object) -> str:
-    r"""An AE Title without its padding (PS3.5 §6.2, VR AE).
+    r"""Check an AE Title and return it without its padding (PS3.5 §6.2, VR AE).
 
-    1 to 16 characters of the default character repertoire, no backslash, no control character, not only spaces.
-    Leading and trailing spaces mean nothing and are removed.
+    It has 1 to 16 characters of the default character repertoire, without backslash and control characters, and
+    doesn't consist of spaces only. Leading and trailing spaces are not significant and are removed.
     """
     if not isinstance(value, str):
         raise UnacceptableError(f"{shown(value)} is not an AE Title", 'text such as "CT1"')
@@ -54,14 +54,14 @@ def ae_title(value: object) -> str:
     for character in title:
         if character == "\\" or not " " <= character <= "~":
             raise UnacceptableError(
-                f"{shown(value)} holds {shown(character)}, which an AE Title may not",
+                f"{shown(value)} contains {shown(character)}, which an AE Title must not",
                 "ASCII without backslash and control characters",
             )
     return title
 
 
 def path(value: object) -> Path:
-    """A path, made absolute from the working directory where it is relative."""
+    """Return a path, made absolute from the working directory if it is relative."""
     if isinstance(value, Path):
         return value.absolute()
     if not isinstance(value, str) or not value.strip() or "\0" in value:
@@ -72,12 +72,12 @@ def path(value: object) -> Path:
 
 
 def folder_or_off(value: object) -> Path | None:
-    """A path; the empty text is None, off."""
+    """Return a path; None for the empty text, which means off."""
     return None if value is None or value == "" else path(value)
 
 
 def certificate_name(value: object) -> str:
-    """A name as it stands in a certificate: a DNS name, an IP address or a Common Name."""
+    """Check a name as it appears in a certificate: a DNS name, an IP address or a Common Name."""
     if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 253:
         raise UnacceptableError(f"{shown(value)} is not a certificate name", 'text such as "ct1.example.org"')
     return value.strip()
@@ -92,10 +92,11 @@ def host_name(value: object) -> str:
 
 
 def layout(value: object) -> str:
-    """The relative path of an instance, with placeholders in braces.
+    """Check a layout: the relative path of an instance, with placeholders in braces.
 
-    It has to be unambiguous: two instances with different UIDs must never share a path, so two UIDs in one component
-    need a character between them that no UID has. It stays inside the store: no "..", nothing that starts with a dot.
+    A layout is unambiguous: two instances with different UIDs never share a path, so two UIDs in one component need a
+    character between them that can't be part of a UID. And it stays inside the store: no component starts with a dot,
+    so none is "..".
     """
     if not isinstance(value, str):
         raise UnacceptableError(f"{shown(value)} is not a layout", _example())
@@ -122,7 +123,7 @@ def _component(component: str, whole: str) -> list[str]:
         if element is None:
             text = piece[0]
             if text in {"{", "}"} or not text.isprintable() or "\\" in text:
-                raise UnacceptableError(f"{shown(whole)} holds {shown(text)} where it means nothing", _example())
+                raise UnacceptableError(f"{shown(whole)} contains {shown(text)}, which a layout must not", _example())
             length += len(text.encode())
             between = None if between is None else between + text
             continue

@@ -1,8 +1,8 @@
-"""The configuration: every key, its type, its default, its sentence.
+"""The schema of the configuration: every key with its type, its default and its description.
 
-The rule: names are the TOML keys; nothing is defined twice. The documents, `show-config`, the suggestions for a
-mistyped key and the list of what a reload can't apply are all read from these models. Models are frozen and reject
-keys they don't know. Durations are seconds, sizes bytes, rates bytes a second.
+Names are the TOML keys, and nothing is defined twice: the documents, `show-config`, the suggestions for a mistyped key
+and the list of what a reload can't apply are all read from these models. Models are frozen and reject unknown keys.
+Durations are in seconds, sizes in bytes, rates in bytes per second.
 """
 
 from pathlib import Path
@@ -48,17 +48,19 @@ class Daemon(Table):
 
     ae_titles: Annotated[
         AETitles,
-        Key("Called AE Titles that are accepted; the empty list accepts any, so that a first try needs none."),
+        Key("Called AE Titles that are accepted; the empty list accepts any, so that a first test needs none."),
     ] = ()
-    workers: Annotated[int, Ge(0), Le(1024), Key("Processes that serve Associations; 0 is one for each CPU.")] = 0
+    workers: Annotated[
+        int, Ge(0), Le(1024), Key("Number of processes that serve Associations; 0 means one per CPU.")
+    ] = 0
     drain_timeout: Annotated[
         Duration,
-        Key("How long open Associations may go on at a stop. After a reload they end in their own time."),
+        Key("How long open Associations may continue after a stop. After a reload they may continue until they end."),
     ] = 60.0
     runtime_dir: Annotated[
         FilePath | None,
         Key(
-            "Folder of the control socket and the metric files.",
+            "Folder for the control socket and the metric files.",
             reload=False,
             example='"/run/dicomd"',
             unset="$RUNTIME_DIRECTORY, else a private temporary folder",
@@ -67,12 +69,12 @@ class Daemon(Table):
 
 
 class Listener(Table):
-    """A socket that takes Associations. Without any, one named "dicom" listens on 0.0.0.0:11112."""
+    """A socket that accepts Associations. If there is none, one named "dicom" listens on 0.0.0.0:11112."""
 
     name: Annotated[
         ListenerName,
         Key(
-            "Its name in metrics and logs; also the FileDescriptorName= of an inherited socket.",
+            "Name of the listener in metrics and logs; also the FileDescriptorName= of an inherited socket.",
             reload=False,
             example='"dicom"',
         ),
@@ -85,11 +87,12 @@ class Listener(Table):
             example='"0.0.0.0:11112"',
         ),
     ]
-    tls: Annotated[bool, Key("Speak TLS, as [tls] says.", reload=False)] = False
+    tls: Annotated[bool, Key("Use TLS, configured in [tls].", reload=False)] = False
     proxy_protocol: Annotated[
         Networks,
         Key(
-            "Balancers whose PROXY protocol v2 header is trusted, and then required. Empty: no header is read.",
+            "Load balancers that connections must come from, each with a PROXY protocol v2 header, which is trusted. "
+            "Empty: no header is read.",
             reload=False,
             example='["10.0.0.0/8"]',
         ),
@@ -101,55 +104,57 @@ class Storage(Table):
 
     root: Annotated[
         FilePath,
-        Key("Folder of the store. A relative path starts at the working directory.", reload=False),
+        Key("Folder of the store. A relative path is relative to the working directory.", reload=False),
     ] = Path("/var/lib/dicomd/store")
     layout: Annotated[
         Layout,
         Key(
-            "Path of an instance below the root, from {StudyInstanceUID}, {SeriesInstanceUID} and {SOPInstanceUID}. "
-            "It ends in .dcm; only {SOPInstanceUID} is needed."
+            "Path of an instance below the root, made from {StudyInstanceUID}, {SeriesInstanceUID} and "
+            "{SOPInstanceUID}. It must end in .dcm and contain {SOPInstanceUID}."
         ),
     ] = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
     durability: Annotated[
         Literal["fsync", "none"],
         Key(
-            '"fsync" answers success when the instance is safe from a power cut; "none" skips only the syncs, and is '
-            "warned about at start."
+            '"fsync" answers success only when the instance would survive a power failure. "none" skips the syncs, and '
+            "nothing else: a power failure can then lose instances that were answered with success. It is warned "
+            "about at the start."
         ),
     ] = "fsync"
     duplicates: Annotated[
         Literal["keep-both", "replace", "reject"],
         Key(
-            "What happens to other bytes under a SOP Instance UID that is there already: keep both files, rename the "
-            "new one over the old, or answer 0xC010. The identical instance is a success without a second file."
+            "What happens to an instance whose SOP Instance UID is already stored with different bytes: keep both "
+            "files, replace the old file, or answer 0xC010. An identical instance is answered with success and not "
+            "stored twice."
         ),
     ] = "keep-both"
     checksums: Annotated[
         bool,
         Key(
-            "Record a checksum of each instance at its reception, in an extended attribute of the file; "
+            "Record a checksum of each instance when it is received, in an extended attribute of the file; "
             "verify-store compares it."
         ),
     ] = True
     reserve_free: Annotated[
         Size,
         Key(
-            "Space to leave free, however fast is sent: instances that would go below it are answered 0xA700 and the "
-            "daemon is not ready, until 1.1 times as much is free again. 0 fills the disk to its last byte."
+            "Space to keep free, however fast instances arrive. Instances that would use it are answered 0xA700 and "
+            "the daemon is not ready until 1.1 times as much is free again. 0 fills the disk to its last byte."
         ),
     ] = GIB
-    max_object_size: Annotated[Size, Ge(1), Key("A larger data set is answered 0xA710 and not kept.")] = 8 * GIB
+    max_object_size: Annotated[Size, Ge(1), Key("A larger Data Set is answered 0xA710 and not stored.")] = 8 * GIB
 
 
 class Contexts(Table):
-    """Which Presentation Contexts are accepted. Verification always is."""
+    """The Presentation Contexts that are accepted. Verification is always accepted."""
 
     sop_classes: Annotated[
         SopClasses,
         MinLen(1),
         Key(
-            'SOP Classes: the group "all-storage", keywords (CTImageStorage) or UIDs, private ones too; ["any"] takes '
-            "every Abstract Syntax."
+            'SOP Classes: the group "all-storage", keywords (CTImageStorage) or UIDs, including private ones; ["any"] '
+            "accepts every Abstract Syntax."
         ),
     ] = ("all-storage",)
     transfer_syntaxes: Annotated[
@@ -157,70 +162,78 @@ class Contexts(Table):
         MinLen(1),
         Key(
             'Transfer Syntaxes in order of preference: the groups "all", "uncompressed" and "lossless" (which includes '
-            "the uncompressed), keywords (JPEG2000Lossless) or UIDs, private ones too."
+            "the uncompressed ones), keywords (JPEG2000Lossless) or UIDs, including private ones."
         ),
     ] = ("all",)
 
     def resolved(self) -> SupportedContexts:
-        """The UIDs behind the texts."""
+        """Resolve the names to UIDs."""
         return resolve(self.sop_classes, self.transfer_syntaxes)
 
 
 class Limits(Table):
-    """What bounds a peer's use of the daemon."""
+    """Limits on what peers may use of the daemon."""
 
-    connections: Annotated[int, Ge(1), Le(1_000_000), Key("Open TCP connections, Associations or not.")] = 1024
+    connections: Annotated[int, Ge(1), Le(1_000_000), Key("Open TCP connections, with or without an Association.")] = (
+        1024
+    )
     associations: Annotated[
-        int, Ge(1), Le(1_000_000), Key("Open Associations; one more is rejected, transient (2/3/2).")
+        int, Ge(1), Le(1_000_000), Key("Open Associations; any further one is rejected as transient (2/3/2).")
     ] = 256
     associations_per_peer: Annotated[
         int,
         Ge(1),
         Le(1_000_000),
-        Key("Open Associations of one peer: of a [[peers]] entry, else of one source address."),
+        Key("Open Associations of one peer, that is, of one [[peers]] entry or else of one source address."),
     ] = 64
     max_pdu: Annotated[
         Size,
         Ge(4 * KIB),
         Le(16 * MIB),
         Key(
-            "Maximum Length that is advertised; a longer P-DATA-TF is aborted. An A-ASSOCIATE-RQ has its own limit of "
-            "256 KiB."
+            "Maximum Length that is advertised; a longer P-DATA-TF is answered with an A-ABORT. The limit of an "
+            "A-ASSOCIATE-RQ is always 256 KiB."
         ),
     ] = 256 * KIB
     association_idle: Annotated[Duration, Gt(0), Key("Longest silence between two PDUs of an open Association.")] = 60.0
     request_timeout: Annotated[
         Duration,
         Gt(0),
-        Key("ARTIM timer: from the connection to the A-ASSOCIATE-RQ, TLS handshake included."),
+        Key("ARTIM timer: from the connection to the end of the A-ASSOCIATE-RQ, including the TLS handshake."),
     ] = 10.0
     minimum_rate: Annotated[
-        Rate, Key("Slowest peer in the middle of an object, averaged over 30 s; 0 lets it take its time.")
+        Rate, Key("Lowest rate of a peer in the middle of an object, averaged over 30 s; 0 means no limit.")
     ] = float(KIB)
 
 
 class Peer(Table):
-    """A remote that may connect. The first entry that matches counts; with none at all, every peer may store."""
+    """A remote system that may connect. The first matching entry applies. Without any entry, every peer may store."""
 
-    name: Annotated[PeerName, Key("Its label in metrics and logs.", example='"ct1"')]
-    ae_titles: Annotated[AETitles, Key("Calling AE Titles it uses; the empty list is any.", example='["CT1"]')] = ()
+    name: Annotated[PeerName, Key("Name of the peer in metrics and logs.", example='"ct1"')]
+    ae_titles: Annotated[AETitles, Key("Calling AE Titles that match; empty: any.", example='["CT1"]')] = ()
     addresses: Annotated[
         Networks,
         Key(
-            "Where it connects from; the empty list is anywhere. IPv4-mapped IPv6 addresses are matched as IPv4.",
+            "Source addresses that match; empty: any. IPv4-mapped IPv6 addresses are matched as IPv4.",
             example='["10.1.2.0/24"]',
         ),
     ] = ()
     certificate_names: Annotated[
         CertificateNames,
-        Key("Names in its TLS certificate; the empty list asks for none.", example='["ct1.example.org"]'),
+        Key(
+            "Names of which the peer's TLS certificate must have one; empty: no certificate is needed.",
+            example='["ct1.example.org"]',
+        ),
     ] = ()
-    allow: Annotated[tuple[Right, ...], Key("What it may do; the empty list refuses it.")] = ("echo", "store")
+    allow: Annotated[tuple[Right, ...], Key("What the peer may do; the empty list rejects its Associations.")] = (
+        "echo",
+        "store",
+    )
     associations: Annotated[
         int | None,
         Ge(1),
         Le(1_000_000),
-        Key("Open Associations it may have.", example="8", unset="limits.associations_per_peer"),
+        Key("Open Associations that the peer may have.", example="8", unset="limits.associations_per_peer"),
     ] = None
 
 
@@ -230,25 +243,25 @@ class Access(Table):
     mode: Annotated[
         Literal["enforce", "audit"],
         Key(
-            '"enforce" refuses who isn\'t listed, or asks for what its entry doesn\'t allow; "audit" lets them, and '
-            "logs who would have been refused. Limits and dicomd.ae_titles hold in either."
+            '"enforce" refuses peers that aren\'t listed and requests that an entry doesn\'t allow; "audit" lets both '
+            "pass and logs what would have been refused. Limits and dicomd.ae_titles are enforced in both modes."
         ),
     ] = "enforce"
 
 
 class Tls(Table):
-    """TLS of the listeners that have `tls = true`; not read without one."""
+    """TLS of the listeners that have `tls = true`. Ignored if there is none."""
 
     certificate: Annotated[
         FilePath, Key("PEM file of the server's certificate, followed by its intermediate certificates.")
     ] = Path("/etc/dicomd/tls/server.pem")
-    key: Annotated[FilePath, Key("PEM file of its private key, without a passphrase.")] = Path(
+    key: Annotated[FilePath, Key("PEM file of the certificate's private key, without a passphrase.")] = Path(
         "/etc/dicomd/tls/server.key"
     )
     client_ca: Annotated[
         FilePath | None,
         Key(
-            "PEM file of the authorities that peers' certificates must come from.",
+            "PEM file of the authorities that must have issued peers' certificates.",
             example='"/etc/dicomd/tls/clients.pem"',
             unset="peers' certificates are not checked",
         ),
@@ -256,7 +269,7 @@ class Tls(Table):
     client_certificate: Annotated[
         ClientCertificate | None,
         Key(
-            "Whether a peer must show a certificate.",
+            "Whether a peer must present a certificate.",
             example='"required"',
             unset='"required" with client_ca, else "none"',
         ),
@@ -279,7 +292,7 @@ class Tls(Table):
 
     @property
     def client_certificate_policy(self) -> ClientCertificate:
-        """`client_certificate`, or what its absence means."""
+        """`client_certificate`, or what its absence implies."""
         return self.client_certificate or ("required" if self.client_ca else "none")
 
 
@@ -306,25 +319,23 @@ class Log(Table):
 
     format: Annotated[
         Literal["auto", "journald", "console", "json"],
-        Key('"auto" is journald under systemd, console on a terminal, else json.', reload=False),
+        Key('"auto" means journald under systemd, console on a terminal, else json.', reload=False),
     ] = "auto"
-    level: Annotated[Literal["debug", "info", "warning", "error"], Key("The least important level that is logged.")] = (
-        "info"
-    )
-    instances: Annotated[bool, Key("Log a line for each instance.")] = True
+    level: Annotated[Literal["debug", "info", "warning", "error"], Key("The lowest level that is logged.")] = "info"
+    instances: Annotated[bool, Key("Log a line for each stored instance. Failures are always logged.")] = True
 
 
 class Audit(Table):
     """Audit messages of PS3.15 A.5."""
 
-    spool: Annotated[Folder, Key("Folder that audit messages are written to; empty is off.")] = None
-    syslog: Annotated[
-        RemoteAddress, Key('Syslog server over TLS, such as "syslog.example.org:6514"; empty is off.')
-    ] = None
+    spool: Annotated[Folder, Key("Folder that audit messages are written to; empty: none.")] = None
+    syslog: Annotated[RemoteAddress, Key('Syslog server over TLS, such as "syslog.example.org:6514"; empty: none.')] = (
+        None
+    )
     syslog_ca: Annotated[
         FilePath | None,
         Key(
-            "PEM file of the authorities that the syslog server's certificate must come from.",
+            "PEM file of the authorities that must have issued the syslog server's certificate.",
             example='"/etc/dicomd/tls/syslog-ca.pem"',
             unset="the system's",
         ),
@@ -337,7 +348,7 @@ class Audit(Table):
 
 
 class Config(Table):
-    """A whole configuration. Every table may be absent."""
+    """A whole configuration. Every table may be left out."""
 
     dicomd: Daemon = Daemon()
     listen: Annotated[tuple[Listener, ...], MinLen(1)] = (Listener(name="dicom", address=Address("0.0.0.0", 11112)),)

@@ -1,6 +1,6 @@
-"""The effective configuration as TOML.
+"""Writes the effective configuration as TOML.
 
-The rule: the text loads back to an equal `Config`. No key holds a secret: of the TLS key only the path is here.
+Invariant: the text loads back to an equal `Config`. It contains no secret: of the TLS key it has only the path.
 """
 
 from dicomd.config.keys import TableDescription, tables
@@ -9,7 +9,7 @@ from dicomd.config.schema import Config, Table
 
 
 def to_toml(config: Config) -> str:
-    """Every key that has a value, defaults filled in, in the order of the schema."""
+    """Write every key that has a value, defaults filled in, in the order of the schema."""
     blocks: list[str] = []
     for table in tables():
         value = getattr(config, table.name)

@@ -1,8 +1,8 @@
-"""Whether the files of [tls] can serve, and what an administrator should know of them.
+"""Checks that the files of [tls] can be used, and warns of what an administrator should know about them.
 
-The rule: what keeps TLS from working is an error, what keeps some peers out is a warning. A certificate or a revocation
-list whose time is over is both: nothing new may come into force with it, but a restart must not make things worse than
-they are, since peers that don't look at dates are still served.
+What prevents TLS from working is an error; what keeps some peers out is a warning. An expired certificate or revocation
+list is in between: a reload must not put it into use, but a restart with it must not make things worse than they are,
+since peers that don't check dates are still served.
 """
 
 import ssl
@@ -25,7 +25,7 @@ from dicomd.config.schema import Tls
 from dicomd.private_keys import EncryptedKeyError
 
 SOON = 30 * 86400.0
-"""Seconds before its end from which a certificate or a revocation list is warned about."""
+"""How many seconds before the expiry of a certificate or a revocation list the warnings begin."""
 _TOO_WEAK = frozenset(("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"))
 
 
@@ -39,7 +39,7 @@ def tell_nobody(_key: str, _path: Path) -> None:
 
 @dataclass(slots=True)
 class Findings:
-    """What was found: `lapsed` are errors, but to a start, which they only warn."""
+    """What was found. `lapsed` are errors to a reload, but only warnings at a start."""
 
     errors: list[Problem] = field(default_factory=list)
     lapsed: list[Problem] = field(default_factory=list)
@@ -47,9 +47,9 @@ class Findings:
 
 
 def look(file: str, tls: Tls, now: float, looking: Looking = tell_nobody) -> Findings:
-    """Look at all files at the time `now`, in seconds since the epoch; `file` is what problems call the configuration.
+    """Check all files as of the time `now`, in seconds since the epoch; `file` is the configuration's name in problems.
 
-    `looking` is told of each file, by its key and path, before it is read. Raises nothing for bad files.
+    `looking` is called with the key and path of each file before it is read. Doesn't raise for bad files.
     """
     found = Findings()
     named = {"tls.certificate": tls.certificate, "tls.key": tls.key, "tls.client_ca": tls.client_ca, "tls.crl": tls.crl}
@@ -70,7 +70,7 @@ def look(file: str, tls: Tls, now: float, looking: Looking = tell_nobody) -> Fin
 
 
 def unreadable(file: str, key: str, path: Path) -> Problem | None:
-    """Why nobody can read a PEM file that the configuration names under `key`; None if that is possible."""
+    """Return the problem if the PEM file that the configuration names under `key` can't be read, else None."""
     try:
         with path.open("rb") as opened:
             opened.read(1)
@@ -80,15 +80,15 @@ def unreadable(file: str, key: str, path: Path) -> Problem | None:
 
 
 def _server(file: str, tls: Tls, now: float, found: Findings) -> None:
-    """The certificate and its key, each for itself and then together."""
+    """Check the certificate and its key, each by itself and then together."""
     try:
         if tls.key.stat().st_mode & stat.S_IRWXO:
             found.warnings.append(
-                Problem(file, "tls.key", f"{tls.key} is open to every user", "mode 0640, group dicomd")
+                Problem(file, "tls.key", f"{tls.key} is accessible to every user", "mode 0640, group dicomd")
             )
         certificate = server_certificate(tls.certificate, tls.key)
     except EncryptedKeyError:
-        wrong, right = f"{tls.key} has a passphrase", "a key without one: a daemon has nobody to ask"
+        wrong, right = f"{tls.key} has a passphrase", "a key without one, since a daemon can't ask for it"
         found.errors.append(Problem(file, "tls.key", wrong, right))
     except WrongPurposeError as error:
         wrong = f"{tls.certificate} is not valid as a server certificate: {error}"
@@ -97,7 +97,7 @@ def _server(file: str, tls: Tls, now: float, found: Findings) -> None:
         found.errors.append(_no_pair(file, tls, getattr(error, "reason", "")))
     except ValueError as error:
         wrong = f"{tls.certificate} can't be read: {error}"
-        found.errors.append(Problem(file, "tls.certificate", wrong, "a certificate as RFC 5280 has it"))
+        found.errors.append(Problem(file, "tls.certificate", wrong, "a certificate that conforms to RFC 5280"))
     else:
         _dates(file, tls.certificate, certificate, now, found)
         found.warnings.extend(_trust(file, tls.certificate, certificate))
@@ -105,24 +105,24 @@ def _server(file: str, tls: Tls, now: float, found: Findings) -> None:
 
 def _no_pair(file: str, tls: Tls, reason: str) -> Problem:
     if reason == "KEY_VALUES_MISMATCH":
-        wrong = f"{tls.key} doesn't fit {tls.certificate}"
+        wrong = f"{tls.key} doesn't match {tls.certificate}"
         return Problem(file, "tls.key", wrong, "the key of this certificate, which has to be the first in its file")
     if reason in _TOO_WEAK:
         wrong = f"{tls.certificate} is too weak: {reason.lower().replace('_', ' ')}"
         return Problem(file, "tls.certificate", wrong, "RSA of 2048 bits or an elliptic curve, with SHA-256")
     if not holds_certificate(tls.certificate):
-        wrong = f"{tls.certificate} holds no certificate"
-        return Problem(file, "tls.certificate", wrong, "a PEM file, the server's first")
-    return Problem(file, "tls.key", f"{tls.key} holds no private key", "a PEM file with the private key")
+        wrong = f"{tls.certificate} contains no certificate"
+        return Problem(file, "tls.certificate", wrong, "a PEM file that begins with the server's certificate")
+    return Problem(file, "tls.key", f"{tls.key} contains no private key", "a PEM file with the private key")
 
 
 def _dates(file: str, path: Path, certificate: ServerCertificate, now: float, found: Findings) -> None:
     key, renewed = "tls.certificate", "a certificate that is valid now"
     if now < certificate.not_before:
         wrong = f"{path} is not valid before {day(certificate.not_before)}"
-        found.lapsed.append(Problem(file, key, wrong, f"{renewed}, and a clock that is right"))
+        found.lapsed.append(Problem(file, key, wrong, f"{renewed}, and a correct clock"))
     elif now > certificate.not_after:
-        found.lapsed.append(Problem(file, key, f"{path} has expired on {day(certificate.not_after)}", renewed))
+        found.lapsed.append(Problem(file, key, f"{path} expired on {day(certificate.not_after)}", renewed))
     elif now > certificate.not_after - SOON:
         found.warnings.append(Problem(file, key, f"{path} expires on {day(certificate.not_after)}", "renew it in time"))
 
@@ -130,13 +130,11 @@ def _dates(file: str, path: Path, certificate: ServerCertificate, now: float, fo
 def _trust(file: str, path: Path, certificate: ServerCertificate) -> Iterator[Problem]:
     key = "tls.certificate"
     if certificate.self_signed:
-        wrong = f"{path} is self-signed: peers that check certificates have to be given this one"
+        wrong = f"{path} is self-signed: peers that verify certificates have to be configured to trust it"
         yield Problem(file, key, wrong, "one from an authority that they trust")
     elif not certificate.issuer_present:
-        wrong = f"{path} holds nothing from {certificate.issuer}, which has issued it: the chain may be incomplete"
-        yield Problem(
-            file, key, wrong, "the certificates of the authorities on the way to the root behind the server's"
-        )
+        wrong = f"{path} lacks the certificate of its issuer, {certificate.issuer}: the chain may be incomplete"
+        yield Problem(file, key, wrong, "the server's certificate followed by the intermediate ones")
 
 
 def _authorities(file: str, path: Path, now: float, found: Findings) -> None:
@@ -145,11 +143,11 @@ def _authorities(file: str, path: Path, now: float, found: Findings) -> None:
     except (ssl.SSLError, OSError, ValueError):
         present = []
     if not present:
-        wrong = f"{path} holds nothing that can be used"
-        found.errors.append(Problem(file, "tls.client_ca", wrong, "a PEM file of the certificates of authorities"))
+        wrong = f"{path} contains no usable certificate"
+        found.errors.append(Problem(file, "tls.client_ca", wrong, "a PEM file of the authorities' certificates"))
     for one in present:
         if now > one.not_after:
-            wrong = f"{path}: {one.subject} has expired on {day(one.not_after)}: none of its certificates is accepted"
+            wrong = f"{path}: {one.subject} expired on {day(one.not_after)}: no certificate that it issued is accepted"
             found.warnings.append(Problem(file, "tls.client_ca", wrong, "the renewed certificate of the authority"))
 
 
@@ -158,12 +156,13 @@ def _revocation(file: str, path: Path, now: float, found: Findings) -> None:
     try:
         due = revocation_due(path)
     except (ssl.SSLError, OSError, ValueError):
-        found.errors.append(Problem(file, key, f"{path} holds nothing that can be used", right))
+        found.errors.append(Problem(file, key, f"{path} contains no usable revocation list", right))
         return
     if due is None:
         return
     if now > due:
-        wrong = f"{path} was due for renewal on {day(due)}: no peer that shows a certificate is let in"
-        found.lapsed.append(Problem(file, key, wrong, "the authority's present revocation list"))
+        wrong = f"{path} was due for renewal on {day(due)}: every peer that presents a certificate is rejected"
+        found.lapsed.append(Problem(file, key, wrong, "the authority's current revocation list"))
     elif now > due - SOON:
-        found.warnings.append(Problem(file, key, f"{path} is due for renewal on {day(due)}", "then no peer is let in"))
+        wrong = f"{path} is due for renewal on {day(due)}: then every peer that presents a certificate is rejected"
+        found.warnings.append(Problem(file, key, wrong, "renew it in time"))

@@ -1,8 +1,7 @@
-"""Quantities with units, and addresses: from the text of the configuration and back.
+"""Parses and formats quantities with units, and addresses.
 
-The rule: what a `format_` function writes, its `parse_` function reads back to an equal value. Durations are seconds,
-sizes are bytes, rates are bytes a second. A bare number is taken in that unit. Every rejection is an
-`UnacceptableError`.
+Invariant: what a `format_` function writes, its `parse_` function reads back to an equal value. Durations are seconds,
+sizes are bytes, rates are bytes per second; a bare number is in that unit. Every rejection is an `UnacceptableError`.
 """
 
 import ipaddress
@@ -23,7 +22,7 @@ _DECIMAL_UNITS = {"kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 10
 _NUMBER = r"\d+(?:\.\d+)?"
 _DURATION = re.compile(rf"({_NUMBER})\s*(ms|s|m|h|d)\s*", re.ASCII)
 _SIZE = re.compile(rf"({_NUMBER})\s*([A-Za-z]*)", re.ASCII)
-_LONGEST = 400  # characters of a quantity: bounds the arithmetic, and every float that may be written fits
+_LONGEST = 400  # characters of a quantity: bounds the arithmetic, and leaves room for every float that may be written
 
 MAXIMUM_DURATION = 365 * 86400.0  # socket and thread timeouts overflow far above
 MAXIMUM_SIZE = 2**62  # below a signed 64-bit file offset, and exact as a float
@@ -32,7 +31,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from `"60s"`, `"1m30s"`, `"250ms"` or a number of seconds.
+    """Parse `"60s"`, `"1m30s"`, `"250ms"` or a number of seconds into seconds.
 
     Raises UnacceptableError for anything else, for negative durations and for those above 365 days.
     """
@@ -59,7 +58,7 @@ def parse_duration(value: object) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest usual writing: `60.0` is "60s", `7200.0` is "2h", `0.25` is "250ms"."""
+    """Format in the shortest usual form: `60.0` becomes "60s", `7200.0` "2h", `0.25` "250ms"."""
     exact = Decimal(repr(float(seconds)))
     for unit, size in reversed(_DURATION_UNITS.items()):
         count = exact / size
@@ -69,7 +68,7 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_size(value: object) -> int:
-    """Bytes from `"256KiB"`, `"1.5GiB"`, `"500MB"` or a number of bytes. Raises UnacceptableError."""
+    """Parse `"256KiB"`, `"1.5GiB"`, `"500MB"` or a number of bytes into bytes. Raises UnacceptableError."""
     right = 'a size such as "256KiB", "8GiB" or a number of bytes'
     if isinstance(value, str):
         match = _SIZE.fullmatch(value.strip()) if len(value) <= _LONGEST else None
@@ -98,7 +97,7 @@ def _size_unit(name: str) -> int | None:
 
 
 def format_size(size: int) -> str:
-    """In the largest binary unit that divides it: `262144` is "256KiB"."""
+    """Format in the largest binary unit that divides the size: `262144` becomes "256KiB"."""
     for unit, factor in reversed(_SIZE_UNITS.items()):
         if size and size % factor == 0:
             return f"{size // factor}{unit}"
@@ -106,7 +105,7 @@ def format_size(size: int) -> str:
 
 
 def parse_rate(value: object) -> float:
-    """Bytes a second from `"1KiB/s"` or a number. Raises UnacceptableError."""
+    """Parse `"1KiB/s"` or a number into bytes per second. Raises UnacceptableError."""
     right = 'a rate such as "1KiB/s", or 0 for none'
     if isinstance(value, str):
         text = value.strip()
@@ -124,7 +123,7 @@ def parse_rate(value: object) -> float:
 
 
 def format_rate(rate: float) -> str | float:
-    """As text in the largest binary unit; a fraction of a byte stays a number."""
+    """Format in the largest binary unit; a rate with a fraction of a byte stays a number."""
     return format_size(int(rate)) + "/s" if rate == int(rate) else rate
 
 
@@ -137,7 +136,7 @@ class Address:
 
     @property
     def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-        """The address as a number, for its family and for comparisons."""
+        """The host as an IP address object, for its version and for comparisons."""
         return ipaddress.ip_address(self.host)
 
     def __str__(self) -> str:
@@ -165,7 +164,7 @@ def _split(value: object, right: str) -> tuple[str, int, bool]:
 
 
 def parse_address(value: object) -> Address:
-    """An IP address to listen on: `"127.0.0.1:11112"`, `"[::]:0"`. Names aren't resolved. Raises UnacceptableError."""
+    """Parse an IP address and port to listen on: `"127.0.0.1:11112"`, `"[::]:0"`. Raises UnacceptableError."""
     if isinstance(value, Address):
         return value
     right = 'an address such as "0.0.0.0:11112" or "[::]:11112"'
@@ -187,7 +186,7 @@ _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?"
 
 
 def parse_host_port(value: object) -> HostPort:
-    """A host to connect to: `"syslog.example.org:6514"`, `"10.0.0.9:6514"`, `"[2001:db8::1]:6514"`."""
+    """Parse a host to connect to: `"syslog.example.org:6514"`, `"10.0.0.9:6514"`, `"[2001:db8::1]:6514"`."""
     if isinstance(value, HostPort):
         return value
     right = 'a host such as "syslog.example.org:6514"'
@@ -205,7 +204,7 @@ def parse_host_port(value: object) -> HostPort:
 
 
 def parse_host_port_or_off(value: object) -> HostPort | None:
-    """A host to connect to; the empty text is None, off."""
+    """Parse a host to connect to; None for the empty text, which means off."""
     return None if value is None or value == "" else parse_host_port(value)
 
 
@@ -213,7 +212,7 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 def parse_network(value: object) -> Network:
-    """A network or single address: `"10.1.2.0/24"`, `"2001:db8::/32"`, `"10.1.2.3"`. Raises UnacceptableError.
+    """Parse a network or a single address: `"10.1.2.0/24"`, `"2001:db8::/32"`, `"10.1.2.3"`. Raises UnacceptableError.
 
     A network of IPv4-mapped IPv6 addresses becomes the IPv4 network, since such peers are matched as IPv4.
     """

@@ -46,7 +46,7 @@ def test_every_error_is_on_stderr_and_exits_78(dicomd: Call, file: Path, tmp_pat
     assert result.stderr.splitlines() == [
         f"{file}: limits.max_pdu: 1 is out of range (at least 4KiB)",
         f'{file}: log.level: "loud" is not known ("debug", "info", "warning" or "error")',
-        f"{file}: log.colour: unknown key (known here: format, level, instances)",
+        f"{file}: log.colour: unknown key (expected one of format, level, instances)",
         f"{file}: storage.root: {tmp_path}/taken is not a folder (a folder that dicomd may write to)",
     ]
 

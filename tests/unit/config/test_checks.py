@@ -83,10 +83,10 @@ def test_certificate_with_its_key_is_fine(certificates: Path) -> None:
 @pytest.mark.parametrize(
     ("certificate", "key", "problems"),
     [
-        ("a.pem", "b.key", [("tls.key", "b.key doesn't fit a.pem")]),
+        ("a.pem", "b.key", [("tls.key", "b.key doesn't match a.pem")]),
         ("a.pem", "locked.key", [("tls.key", "locked.key has a passphrase")]),
-        ("a.pem", "text.pem", [("tls.key", "text.pem holds no private key")]),
-        ("text.pem", "a.key", [("tls.certificate", "text.pem holds no certificate")]),
+        ("a.pem", "text.pem", [("tls.key", "text.pem contains no private key")]),
+        ("text.pem", "a.key", [("tls.certificate", "text.pem contains no certificate")]),
         (
             "no.pem",
             "no.key",
@@ -106,7 +106,7 @@ def test_certificate_and_key_that_cannot_be_used_are_told_apart(
 @needs_openssl
 def test_authorities_without_a_certificate_are_an_error(certificates: Path) -> None:
     found = tls_problems(certificates, "a.pem", "a.key", f'client_ca = "{certificates}/text.pem"')
-    assert found == [("tls.client_ca", "text.pem holds nothing that can be used")]
+    assert found == [("tls.client_ca", "text.pem contains no usable certificate")]
 
 
 def test_tls_files_are_not_read_without_a_tls_listener(tmp_path: Path) -> None:

@@ -136,11 +136,11 @@ def test_all_errors_are_told_at_once() -> None:
     """)
     assert problems == {
         "dicomd.ae_titles[0]": '"TOO_LONG_AE_TITLE_X" is longer than an AE Title may be (16 characters, not 19)',
-        "dicomd.ae_titles[2]": '"A\\\\B" holds "\\\\", which an AE Title may not '
+        "dicomd.ae_titles[2]": '"A\\\\B" contains "\\\\", which an AE Title must not '
         "(ASCII without backslash and control characters)",
         "dicomd.worker": 'unknown key (did you mean "workers"?)',
         "listen[0].address": 'names are not resolved ("127.0.0.1:11112" or "[::1]:11112")',
-        "storage.max_pdu": "unknown key (it belongs into [limits])",
+        "storage.max_pdu": "unknown key (it belongs in [limits])",
         "storage.durability": '"yes" is not known ("fsync" or "none")',
         "limits.max_pdu": '"1KiB" is out of range (at least 4KiB)',
         "limits.associations": '"7" is text (integer, such as 256)',
@@ -164,7 +164,7 @@ def test_a_problem_names_file_key_wrong_and_right() -> None:
     ("text", "key", "what"),
     [
         ("listen = 5", "listen", "an integer instead of a table ([[listen]] and its keys below it)"),
-        ("listen = []", "listen", "is empty (at least one [[listen]], or none of it for the default)"),
+        ("listen = []", "listen", "is empty (at least one [[listen]], or leave it out for the default)"),
         ("[listen]\nname = 'a'", "listen", "a single table where several may be ([[listen]] and its keys below it)"),
         ("[[storage]]", "storage", "a list instead of a table ([storage] and its keys below it)"),
         ("peers = ['ct1']", "peers[0]", "text instead of a table ([[peers]] and its keys below it)"),
@@ -231,7 +231,7 @@ def test_file_that_cannot_be_read_is_an_error(monkeypatch: pytest.MonkeyPatch, t
 def test_names_and_addresses_must_be_distinct() -> None:
     listener = '[[listen]]\nname = "{}"\naddress = "{}"\n'
     assert problems_of(listener.format("a", "127.0.0.1:1") + listener.format("a", "127.0.0.1:2")) == {
-        "listen[1].name": '"a" is the name of listen[0] already (another name)'
+        "listen[1].name": '"a" is already the name of listen[0] (another name)'
     }
     for second in ("127.0.0.1:1", "0.0.0.0:1"):
         problems = problems_of(listener.format("a", "127.0.0.1:1") + listener.format("b", second))

@@ -25,7 +25,9 @@ def warned(text: str) -> list[str]:
 )
 def test_an_entry_behind_a_wider_one_never_matches(wide: str) -> None:
     text = f'[[peers]]\nname = "wide"\n{wide}[[peers]]\n{NARROW}'
-    assert warned(text) == ['peers[1]: "wide" comes first and matches whatever this entry could']
+    assert warned(text) == [
+        'peers[1]: this entry never applies, since "wide" comes first and matches every peer that it would'
+    ]
     assert warned(f'[[peers]]\n{NARROW}[[peers]]\nname = "wide"\n{wide}') == []
 
 
