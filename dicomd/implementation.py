@@ -1,6 +1,6 @@
-"""Who made it, told to the peer in Association negotiation (PS3.7 §D.3.3.2) and to readers in File Meta (PS3.10 §7.1).
+"""Identifies this implementation, in Association negotiation (PS3.7 §D.3.3.2) and in File Meta (PS3.10 §7.1).
 
-The rule: one value each, in one place, whatever states it.
+Both places use the same two values, defined here.
 """
 
 from __future__ import annotations

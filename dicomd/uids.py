@@ -1,6 +1,6 @@
-"""UIDs where they come from the network (PS3.5 §9.1) and may become part of a path, and the few that have to be known.
+"""Validates UIDs from the network (PS3.5 §9.1), which may become part of a path; also defines a few well-known UIDs.
 
-The rule it keeps: a text that passes has digits and dots only, no component is empty, and at most 64 characters.
+Invariant: a UID that passes consists of digits and dots only, has no empty component, and has at most 64 characters.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _is_uid = re.compile(rb"[0-9]+(?:\.[0-9]+)*").fullmatch
 
 
 def uid_from_value(value: bytes) -> str | None:
-    """Return the UID in an element's value without its padding (NUL, or the space that some send), None if it is none.
+    """Return the UID in an element's value without its padding (NUL, or the space that some send); None if invalid.
 
-    Leading zeros in a component are against PS3.5 §9.1, but harmless and sent by real devices, so they pass.
+    Leading zeros in a component violate PS3.5 §9.1, but they are harmless and real devices send them, so they pass.
     """
     uid = value.rstrip(_PADDING)
     return uid.decode("ascii") if len(uid) <= MAX_UID_LENGTH and _is_uid(uid) else None
 
 
 def recurring_uid_from_value(value: bytes) -> str | None:
-    """As `uid_from_value`, for UIDs that come again and again (a class's, a study's, a series'): remembered."""
+    """Do the same as `uid_from_value`, with a cache: for UIDs that recur, such as those of a class, study or series."""
     return _remembered(value) if len(value) <= MAX_UID_LENGTH + 2 else None
 
 

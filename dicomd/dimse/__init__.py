@@ -1,1 +1,1 @@
-"""DIMSE messages (PS3.7): Command Sets in and out, and the status codes. Knows no socket, no file and no service."""
+"""DIMSE messages (PS3.7): parsing and encoding of Command Sets, and the status codes. No sockets, files or services."""

@@ -1,7 +1,7 @@
-"""Command Sets (PS3.7 §6.3, Annex E): implicit VR little endian, group 0000, at most 64 KiB.
+"""Parses and encodes Command Sets (PS3.7 §6.3, Annex E): Implicit VR Little Endian, group 0000, at most 64 KiB.
 
-The rule it keeps: a request is parsed whole before anything is done for it; what makes a request unanswerable raises
-`CommandSetError` (the Association is aborted), what is answerable but wrong is left to the services.
+A request is parsed completely before anything is done for it. If it can't be answered at all, `CommandSetError` is
+raised and the Association aborted; if it can be answered but is wrong, the services answer it with a failure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dicomd.dimse.statuses import Status
 from dicomd.uids import MAX_UID_LENGTH
 
 MAX_COMMAND_SET = 64 * 1024
-"""Bytes: a Command Set is a few hundred bytes, only lists of Attribute Identifiers could make it longer."""
+"""Bytes. A Command Set has a few hundred; only a list of Attribute Identifiers could make it longer."""
 NO_DATA_SET = 0x0101
 """Command Data Set Type (0000,0800) of a message without a Data Set (PS3.7 §E.1)."""
 
@@ -28,7 +28,7 @@ _RESPONSE_FLAG = 0x8000
 
 
 class CommandField(IntEnum):
-    """Command Field (0000,0100) of the requests that dicomd tells apart (PS3.7 §E.1)."""
+    """Command Field (0000,0100) of the requests that dicomd distinguishes (PS3.7 §E.1)."""
 
     C_STORE_RQ = 0x0001
     C_ECHO_RQ = 0x0030
@@ -51,18 +51,18 @@ class Element(IntEnum):
     AFFECTED_SOP_INSTANCE_UID = 0x1000
 
 
-# In Python 3.11 it costs ten times as much to name a member of an Enum as one of these.
+# In Python 3.11, looking up a member of an Enum costs ten times as much as looking up one of these.
 _MESSAGE_ID = Element.MESSAGE_ID
 _SOP_CLASS_UID, _REQUESTED_SOP_CLASS_UID = Element.AFFECTED_SOP_CLASS_UID, Element.REQUESTED_SOP_CLASS_UID
 _SOP_INSTANCE_UID = Element.AFFECTED_SOP_INSTANCE_UID
 
 
 class CommandSetError(ValueError):
-    """The bytes are no Command Set that could be answered."""
+    """The bytes are not a Command Set that could be answered."""
 
 
 class CommandSet(NamedTuple):
-    """A request's Command Set: the few numbers that every one has, and all element values by element number."""
+    """A parsed Command Set: the few values that every one has, and all element values by element number."""
 
     command_field: int
     message_id: int
@@ -71,17 +71,17 @@ class CommandSet(NamedTuple):
 
     @property
     def is_response(self) -> bool:
-        """Whether it is a response, which a Storage SCP never has any use for."""
+        """Whether it is a response. A Storage SCP sends no requests, so it never expects one."""
         return bool(self.command_field & _RESPONSE_FLAG)
 
     def value(self, element: Element) -> bytes:
-        """The element's value as sent, empty where it is missing."""
+        """Return the element's value as sent, empty if it is missing."""
         return self.elements.get(element, b"")
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """How a request is answered. `comment` has at most 64 characters and nothing of the patient's."""
+    """The answer to a request. `comment` has at most 64 characters and never contains patient data."""
 
     status: Status
     comment: str = ""
@@ -95,23 +95,23 @@ SUCCESS = Response(Status.SUCCESS)
 def parse_command_set(data: bytes | bytearray) -> CommandSet:
     """Parse a whole Command Set.
 
-    Raises `CommandSetError` where lengths don't fit, an element is of another group or comes twice, or one of Command
-    Field, Message ID and Command Data Set Type is missing or has no two bytes: without these no answer is possible.
+    Raises `CommandSetError` if lengths are inconsistent, if an element occurs twice or belongs to another group, or if
+    Command Field, Message ID or Command Data Set Type is missing or not two bytes long: no answer is possible then.
     """
     data = bytes(data)
     elements: dict[int, bytes] = {}
     at, end = 0, len(data)
     while at < end:
         if at + 8 > end:
-            raise CommandSetError("an element is cut short")
+            raise CommandSetError("the last element is truncated")
         group, number, length = _ELEMENT.unpack_from(data, at)
         at += 8 + length
         if group:
             raise CommandSetError(f"element of group {group:04X} in a Command Set")
         if at > end:
-            raise CommandSetError(f"(0000,{number:04X}) is longer than the Command Set")
+            raise CommandSetError(f"(0000,{number:04X}) extends beyond the end of the Command Set")
         if number in elements:
-            raise CommandSetError(f"(0000,{number:04X}) comes twice")
+            raise CommandSetError(f"(0000,{number:04X}) occurs twice")
         elements[number] = data[at - length : at]
     command_field = _us(elements, Element.COMMAND_FIELD)
     answers = command_field & _RESPONSE_FLAG or command_field == CommandField.C_CANCEL_RQ
@@ -120,10 +120,11 @@ def parse_command_set(data: bytes | bytearray) -> CommandSet:
 
 
 class CommandSetParser:
-    """Parses the Command Sets of one Association, as `parse_command_set` does, but each by comparing it with the last.
+    """Parses the Command Sets of one Association as `parse_command_set` does, but first compares each with the last.
 
-    The requests of a sender differ in Message ID and Affected SOP Instance UID, and seldom in anything else. Where all
-    other bytes are those of the last one, lengths included, so are the elements: that takes a third of the time.
+    The requests of one sender differ in Message ID and Affected SOP Instance UID, and rarely in anything else. If all
+    other bytes, lengths included, equal those of the last request, so do its other elements: comparing the bytes takes
+    a third of the time of parsing them.
     """
 
     __slots__ = ("_around", "_last", "_length", "_message_id", "_uid")
@@ -132,7 +133,7 @@ class CommandSetParser:
         self._last: CommandSet | None = None
         self._length = 0
         self._message_id = self._uid = slice(0)  # where the two values are
-        self._around: tuple[slice, bytes, bytes, bytes] = (slice(0), b"", b"", b"")  # and what is around them
+        self._around: tuple[slice, bytes, bytes, bytes] = (slice(0), b"", b"", b"")  # the bytes around them
 
     def parse(self, data: bytes) -> CommandSet:
         """Parse a whole Command Set. Raises `CommandSetError`."""
@@ -162,9 +163,9 @@ class CommandSetParser:
             at += len(value)
         message_id, uid = values.get(Element.MESSAGE_ID), values.get(Element.AFFECTED_SOP_INSTANCE_UID)
         if request.is_response or request.command_field == CommandField.C_CANCEL_RQ:
-            return  # they have another Message ID; a (0000,0110) of theirs may be anything
+            return  # their Message ID is another element; a (0000,0110) in them may be anything
         if message_id is None or uid is None or message_id.start > uid.start:
-            return  # a C-ECHO-RQ has no instance, and those that don't keep to the order are rare
+            return  # a C-ECHO-RQ has no SOP Instance UID, and Command Sets with elements out of order are rare
         self._last, self._length = request, len(data)
         self._message_id, self._uid = message_id, uid
         between = slice(message_id.stop, uid.start)
@@ -174,14 +175,14 @@ class CommandSetParser:
 def _us(elements: dict[int, bytes], element: int) -> int:
     value = elements.get(element, b"")
     if len(value) != _US.size:
-        raise CommandSetError(f"(0000,{element:04X}) is missing or not of two bytes")
+        raise CommandSetError(f"(0000,{element:04X}) is missing or not two bytes long")
     return value[0] | value[1] << 8
 
 
 def encode_response(request: CommandSet, response: Response) -> bytes:
-    """The Command Set of the response to `request` (PS3.7 §9.3.1.2, §9.3.5.2), which never has a Data Set.
+    """Encode the Command Set of the response to `request` (PS3.7 §9.3.1.2, §9.3.5.2), which never has a Data Set.
 
-    UIDs are repeated as they came, unless they are too long to be any: no request makes a response long.
+    UIDs are repeated as received. Those too long to be valid are left out, so that no request can inflate a response.
     """
     elements = request.elements
     sop_class = elements.get(_SOP_CLASS_UID) or elements.get(_REQUESTED_SOP_CLASS_UID) or b""
@@ -195,10 +196,10 @@ def encode_response(request: CommandSet, response: Response) -> bytes:
     return before + _US.pack(request.message_id) + between + behind
 
 
-# An Association's responses are all alike. The key's bytes are a peer's, so their length and number are bounded.
+# The responses on one Association are all alike. The peer chooses the cached bytes, so length and number are bounded.
 @lru_cache(maxsize=256)
 def _constant_parts(sop_class: bytes, command_field: int, status: int, behind: int) -> tuple[bytes, bytes]:
-    """What is before and behind the Message ID Being Responded To, where `behind` bytes follow the Status."""
+    """Return what precedes and follows Message ID Being Responded To, if `behind` more bytes follow the Status."""
     before = _element(Element.AFFECTED_SOP_CLASS_UID, sop_class) if sop_class else b""
     before += _element(Element.COMMAND_FIELD, _US.pack(command_field | _RESPONSE_FLAG))
     before += _ELEMENT.pack(0, Element.MESSAGE_ID_BEING_RESPONDED_TO, _US.size)
@@ -209,7 +210,7 @@ def _constant_parts(sop_class: bytes, command_field: int, status: int, behind: i
 
 
 def _explanation(response: Response) -> bytes:
-    """Offending Element and Error Comment, where there are any."""
+    """Encode Offending Element and Error Comment, if there are any."""
     body = b""
     if response.offending_elements:
         tags = b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in response.offending_elements)

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """Status (0000,0900). The comment is what it tells the peer."""
+    """Values of Status (0000,0900)."""
 
     SUCCESS = 0x0000
     INVALID_SOP_INSTANCE = 0x0117
