@@ -1,7 +1,7 @@
-"""From a request to the operation that answers it.
+"""Assigns each request an operation that serves and answers it.
 
-The rule it keeps: every request gets an operation, and every operation takes its whole Data Set, wanted or not, so that
-the Association stays usable whatever became of this one request.
+Invariant: every request gets an operation, and every operation consumes its whole Data Set even if it has failed, so
+that one failed request never makes the Association unusable.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dicomd.uids import uid_from_value
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What a peer may ask for: C-ECHO, C-STORE."""
+    """Which requests a peer may send: C-ECHO, C-STORE."""
 
     echo: bool
     store: bool
@@ -27,7 +27,7 @@ NOTHING = Rights(echo=False, store=False)
 
 
 class PresentationContext(NamedTuple):
-    """Under which agreement a request came (PS3.8 §7.1.1.13), between whom, and what the requestor may ask for."""
+    """The accepted Presentation Context of a request (PS3.8 §7.1.1.13), both AE Titles and the requestor's rights."""
 
     abstract_syntax: str
     transfer_syntax: str
@@ -37,30 +37,30 @@ class PresentationContext(NamedTuple):
 
 
 class Operation(Protocol):
-    """One request being served, by one thread: `write` as often as need be, then `finish`, `release`; or `discard`."""
+    """Serves one request in one thread: `write` any number of times, then `finish` and `release`; or else `discard`."""
 
     def write(self, fragments: list[memoryview], size: int) -> None:
-        """Take `size` bytes of the Data Set. The views are valid during the call only. Never raises for bad data."""
+        """Consume `size` bytes of the Data Set. The views are valid only during the call. Never raises for bad data."""
 
     def finish(self) -> Response | None:
-        """The Data Set is complete (or there is none): return how the request is answered, None for no answer."""
+        """Return the answer, now that the Data Set is complete or if there is none; None if no answer is due."""
 
     def release(self) -> None:
-        """The answer has gone out: do what nobody waits for."""
+        """Do deferred work, such as cleaning up, after the answer has been sent."""
 
     def discard(self) -> None:
-        """The request will never be complete: leave nothing behind."""
+        """Undo everything: the request will never be completed."""
 
 
 class Service(Protocol):
     """Serves the requests of one Command Field."""
 
     def begin(self, request: CommandSet, context: PresentationContext) -> Operation:
-        """Start serving `request`. Never raises: what is wrong with the request is the operation's answer."""
+        """Start serving `request`. Never raises: if the request is wrong, the operation's answer says so."""
 
 
 class Answered:
-    """An operation whose answer is known from the start; a Data Set that comes with it is passed over."""
+    """An operation whose answer is known from the start. It ignores its Data Set."""
 
     __slots__ = ("_response",)
 
@@ -68,7 +68,7 @@ class Answered:
         self._response = response
 
     def write(self, fragments: list[memoryview], size: int) -> None:
-        """Pass over the bytes."""
+        """Ignore the bytes."""
 
     def finish(self) -> Response | None:
         """Return the answer that was known from the start."""
@@ -85,32 +85,34 @@ class Verification:
     """The Verification Service Class (PS3.4 Annex A): C-ECHO."""
 
     def begin(self, request: CommandSet, context: PresentationContext) -> Operation:
-        """Answer 0x0000 if the request is for the SOP Class of its Presentation Context.
+        """Answer 0x0000 if the request is for the SOP Class of its Presentation Context, else 0x0122.
 
-        0x0122 where the peer may not ask for it: "not authorized" (0x0124) is no status of C-ECHO (PS3.7 §9.1.5.1.4).
+        Also 0x0122 for a peer without the right to C-ECHO, which has no status "not authorized" (PS3.7 §9.1.5.1.4).
         """
         if not context.rights.echo:
-            return Answered(Response(Status.SOP_CLASS_NOT_SUPPORTED, "This peer may not ask for an echo"))
+            return Answered(Response(Status.SOP_CLASS_NOT_SUPPORTED, "This peer may not use C-ECHO"))
         if uid_from_value(request.value(Element.AFFECTED_SOP_CLASS_UID)) != context.abstract_syntax:
             return Answered(
-                Response(Status.SOP_CLASS_NOT_SUPPORTED, "SOP Class is not the Presentation Context's", (0x00000002,))
+                Response(
+                    Status.SOP_CLASS_NOT_SUPPORTED, "SOP Class is not that of the Presentation Context", (0x00000002,)
+                )
             )
         return Answered(SUCCESS)
 
 
 class Services:
-    """Which service a request goes to, by its Command Field (PS3.7 §E.1)."""
+    """Dispatches requests to services by Command Field (PS3.7 §E.1)."""
 
     def __init__(self, *, verification: Service, storage: Service) -> None:
         self._by_command = {int(CommandField.C_ECHO_RQ): verification, int(CommandField.C_STORE_RQ): storage}
 
     def begin(self, request: CommandSet, context: PresentationContext) -> Operation:
-        """Start the operation that answers `request`; 0x0211 where there is no service for it."""
+        """Start the operation that answers `request`; it answers 0x0211 if no service exists for it."""
         service = self._by_command.get(request.command_field)
         if service is not None:
             return service.begin(request, context)
         if request.command_field == CommandField.C_CANCEL_RQ:
-            return Answered(None)  # nothing that dicomd does can be cancelled, and a C-CANCEL has no response
+            return Answered(None)  # no operation of dicomd's can be cancelled, and a C-CANCEL has no response
         return Answered(
             Response(
                 Status.UNRECOGNIZED_OPERATION, f"Only C-STORE and C-ECHO are served, not {request.command_field:04X}H"

@@ -1,7 +1,7 @@
-"""The Storage Service Class (PS3.4 Annex B): C-STORE, from the request to its status.
+"""The Storage Service Class (PS3.4 Annex B): serves C-STORE and decides its status.
 
-The rule it keeps: 0x0000 is returned only when the store's `commit` has returned, and every way a store can fail has
-its status here and nowhere else.
+Invariant: 0x0000 is answered only after the store's `commit` has returned. Failures of the store are mapped to statuses
+here and nowhere else.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ STATUSES: dict[type[StoreError], Status] = {
     LayoutElementInvalid: Status.LAYOUT_ELEMENT_INVALID,
     DuplicateRejected: Status.DUPLICATE_REJECTED,
 }
-"""How each failure of a store is told to the peer (PS3.4 Table B.2-1)."""
+"""The status that reports each kind of store failure to the peer (PS3.4 Table B.2-1)."""
 
 
 class StoreOperation:
-    """One C-STORE. What became of it is readable at its end: `response`, `stored`, `error`, `unexpected`, `subject`."""
+    """One C-STORE. Its outcome can be read at the end: `response`, `stored`, `error`, `unexpected`, `subject`."""
 
     __slots__ = ("_over", "_writer", "error", "identity", "response", "size", "stored", "unexpected")
 
@@ -55,11 +55,11 @@ class StoreOperation:
         """Begin the instance in `store`."""
         try:
             self._writer = store.open(self.identity)
-        except Exception as error:  # the one place that turns failures into statuses
+        except Exception as error:  # failures become statuses here, in one place
             self._failed(error)
 
     def write(self, fragments: list[memoryview], size: int) -> None:
-        """Hand `size` bytes of the Data Set to the store, or pass over them once it has failed."""
+        """Pass `size` bytes of the Data Set to the store; ignore them once the operation has failed."""
         self.size += size
         if self._writer is None:
             return
@@ -76,19 +76,19 @@ class StoreOperation:
             except Exception as error:  # as above
                 self._failed(error)
         if self.response is None:
-            # Success is the word that lets the peer delete its copy: it takes a commit that has returned.
+            # Success allows the peer to delete its own copy, so never answer it unless `commit` has returned.
             self.response = SUCCESS if self.stored is not None else _INTERNAL_ERROR
         return self.response
 
     def release(self) -> None:
-        """Let the store tidy up."""
+        """Let the store clean up after itself."""
         writer, self._writer = self._writer, None
         if writer is not None:
             self._over = writer
             writer.release()
 
     def discard(self) -> None:
-        """Leave nothing of an incomplete instance."""
+        """Discard an incomplete instance."""
         writer, self._writer = self._writer, None
         if writer is not None:
             self._over = writer
@@ -96,7 +96,7 @@ class StoreOperation:
 
     @property
     def subject(self) -> Subject:
-        """Whose instance it was, as far as it has been read."""
+        """The patient and study of the instance, as far as they have been read."""
         writer = self._over or self._writer
         return Subject() if writer is None else writer.subject
 
@@ -105,7 +105,8 @@ class StoreOperation:
         if isinstance(error, MemoryError):
             error = OutOfResources("Out of memory", operation="memory", errno="ENOMEM")
         if isinstance(error, StoreError):
-            # It says all by itself; the frames that it came through hold what the store had open, and this operation.
+            # The error speaks for itself. The frames of its traceback would keep the store's open files and this
+            # operation alive.
             error.__cause__ = error.__context__ = None
             self.error = error.with_traceback(None)
             kinds = type(error).__mro__
@@ -129,8 +130,8 @@ class Storage:
     def begin(self, request: CommandSet, context: PresentationContext) -> StoreOperation:
         """Check the request (PS3.7 §9.1.1) and open the instance.
 
-        A peer that may not store: 0x0124; SOP Class not that of the Presentation Context: 0x0122; a SOP Instance UID
-        that is none: 0x0117; no SOP Class UID or no Data Set announced: 0x0212.
+        Answers 0x0124 to a peer that may not store, 0x0122 if the SOP Class is not that of the Presentation Context,
+        0x0117 if the SOP Instance UID is not valid, 0x0212 without a SOP Class UID or if no Data Set is announced.
         """
         instance_uid = uid_from_value(request.value(Element.AFFECTED_SOP_INSTANCE_UID))
         class_uid = recurring_uid_from_value(request.value(Element.AFFECTED_SOP_CLASS_UID))
@@ -140,14 +141,14 @@ class Storage:
         elif not request.has_data_set:
             response = Response(Status.MISTYPED_ARGUMENT, "A C-STORE-RQ needs a Data Set", (0x00000800,))
         elif class_uid is None:
-            response = Response(Status.MISTYPED_ARGUMENT, "Affected SOP Class UID is missing or no UID", (0x00000002,))
+            response = Response(Status.MISTYPED_ARGUMENT, "Affected SOP Class UID is missing or invalid", (0x00000002,))
         elif class_uid != context.abstract_syntax or class_uid == VERIFICATION_SOP_CLASS:
             response = Response(
                 Status.SOP_CLASS_NOT_SUPPORTED, "SOP Class is not stored in this Presentation Context", (0x00000002,)
             )
         elif instance_uid is None:
             response = Response(
-                Status.INVALID_SOP_INSTANCE, "Affected SOP Instance UID is missing or no UID", (0x00001000,)
+                Status.INVALID_SOP_INSTANCE, "Affected SOP Instance UID is missing or invalid", (0x00001000,)
             )
         _, transfer_syntax, calling, called, _ = context
         identity = InstanceIdentity(class_uid or "", instance_uid or "", transfer_syntax, calling, called)
