@@ -1,7 +1,7 @@
 """What may come next on an Association: the acceptor's part of the state machine of PS3.8 §9.2, whole, in one table.
 
-The rule it keeps: nothing else in dicomd decides whether a PDU is in place. (It isn't asked about each P-DATA-TF of an
-open Association, of which it would say DT-2.) dicomd never asks for an Association nor for its release, so the other
+Invariant: nothing else in dicomd decides whether a PDU is in place. (It isn't asked about each P-DATA-TF of an open
+Association, for which the answer is always DT-2.) dicomd requests neither an Association nor its release, so the other
 states (Sta4, Sta5, Sta7, Sta9 to Sta12) can't be reached and have no column.
 
         Sta1 ── connection ──▶ Sta2 ── A-ASSOCIATE-RQ ──▶ Sta3 ── accept ──▶ Sta6 ── A-RELEASE-RQ ──▶ Sta8
@@ -27,7 +27,7 @@ class State(Enum):
     AWAITING_RELEASE_RESPONSE = "Sta8"
     AWAITING_CLOSE = "Sta13"
 
-    __hash__ = object.__hash__  # the table is looked up for each instance, and Enum's own hash is written in Python
+    __hash__ = object.__hash__  # looked up for each instance, and Enum's own hash is written in Python
 
 
 class Event(Enum):
@@ -54,7 +54,7 @@ class Event(Enum):
 
 
 class Action(Enum):
-    """What an event asks for (PS3.8 Tables 9-6 to 9-9); the comment is dicomd's reading of it."""
+    """What an event requires (PS3.8 Tables 9-6 to 9-9); the comment is dicomd's reading of it."""
 
     AE_5 = auto()  # start ARTIM
     AE_6 = auto()  # judge the request
@@ -132,11 +132,11 @@ RECEIVED: dict[int, Event] = {
     PDUType.A_RELEASE_RP: Event.RELEASE_RP_RECEIVED,
     PDUType.A_ABORT: Event.ABORT_RECEIVED,
 }
-"""The event that the arrival of each PDU type is."""
+"""The event that each PDU type raises on arrival."""
 
 
 class AcceptorStateMachine:
-    """The state of one Association, moved by `happened` alone. Starts in Sta2: its connection is already open."""
+    """The state of one Association, changed only by `happened`. Starts in Sta2: its connection is already open."""
 
     __slots__ = ("state",)
 
@@ -144,7 +144,7 @@ class AcceptorStateMachine:
         self.state = TABLE[Event.CONNECTED][State.IDLE][1]
 
     def happened(self, event: Event) -> Action:
-        """Move to the next state and return the action that PS3.8 Table 9-10 asks for.
+        """Move to the next state and return the action that PS3.8 Table 9-10 requires.
 
         Raises `ImpossibleEventError` where the table is blank.
         """

@@ -1,6 +1,6 @@
-"""The PDU types of PS3.8 §9.3 and the few fixed-length PDUs that an acceptor sends.
+"""The PDU types of PS3.8 §9.3, and the encoders of the few simple PDUs that an acceptor sends.
 
-The A-ASSOCIATE PDUs, which are not so simple, are left to pynetdicom's codecs in `negotiation`.
+The A-ASSOCIATE PDUs are less simple and are left to pynetdicom's codecs, in `negotiation`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import struct
 from enum import IntEnum
 
 PDU_HEADER = struct.Struct(">BxI")
-"""PDU type, one reserved byte, and the length of what follows (PS3.8 §9.3.1)."""
+"""PDU type, a reserved byte, and the length of the rest (PS3.8 §9.3.1)."""
 PDV_HEADER = struct.Struct(">IBB")
 """PDV length, Presentation Context ID and message control header (PS3.8 §9.3.5.1 and Annex E.2)."""
 
@@ -17,15 +17,15 @@ SINGLE_PDV_HEADER = struct.Struct(">BxIIBB")
 """Both headers of a P-DATA-TF with one PDV."""
 
 COMMAND = 1
-"""In a message control header: the fragment is one of a Command Set, else of a Data Set (PS3.8 Annex E.2)."""
+"""Bit of the message control header: the fragment belongs to a Command Set, else to a Data Set (PS3.8 Annex E.2)."""
 LAST = 2
-"""In a message control header: it is the last one of them."""
+"""Bit of the message control header: the fragment is the last one of its Command Set or Data Set."""
 
 A_RELEASE_RP_PDU = bytes.fromhex("06 00 00000004 00000000")
 
 
 class PDUType(IntEnum):
-    """PS3.8 §9.3.2 to §9.3.8."""
+    """The PDU types of PS3.8 §9.3.2 to §9.3.8."""
 
     A_ASSOCIATE_RQ = 1
     A_ASSOCIATE_AC = 2
@@ -37,18 +37,18 @@ class PDUType(IntEnum):
 
 
 P_DATA_TF = int(PDUType.P_DATA_TF)
-"""For what comes with each PDU: in Python 3.11 it costs ten times as much to name the member."""
+"""Used for each PDU: in Python 3.11, looking up the member costs ten times as much."""
 
 
 class AbortSource(IntEnum):
-    """Who aborts (PS3.8 Table 9-26)."""
+    """Who aborted (PS3.8 Table 9-26)."""
 
     SERVICE_USER = 0
     SERVICE_PROVIDER = 2
 
 
 class AbortReason(IntEnum):
-    """Why the service-provider aborts (PS3.8 Table 9-26)."""
+    """Why the service-provider aborted (PS3.8 Table 9-26)."""
 
     NOT_SPECIFIED = 0
     UNRECOGNIZED_PDU = 1
@@ -59,19 +59,19 @@ class AbortReason(IntEnum):
 
 
 def a_abort(source: int, reason: int) -> bytes:
-    """An A-ABORT PDU (PS3.8 §9.3.8)."""
+    """Encode an A-ABORT PDU (PS3.8 §9.3.8)."""
     return struct.pack(">BBIBBBB", PDUType.A_ABORT, 0, 4, 0, 0, source, reason)
 
 
 def a_associate_rj(result: int, source: int, reason: int) -> bytes:
-    """An A-ASSOCIATE-RJ PDU (PS3.8 §9.3.4)."""
+    """Encode an A-ASSOCIATE-RJ PDU (PS3.8 §9.3.4)."""
     return struct.pack(">BBIBBBB", PDUType.A_ASSOCIATE_RJ, 0, 4, 0, result, source, reason)
 
 
 def p_data_tf(context_id: int, command_set: bytes, max_pdu: int) -> bytes:
-    """The P-DATA-TF PDUs that carry a whole Command Set (PS3.8 §9.3.5), one unless the peer's limit is very small.
+    """Encode a Command Set in P-DATA-TF PDUs (PS3.8 §9.3.5): in one, unless the peer's limit is very small.
 
-    `max_pdu` is the longest PDU in bytes that the peer takes, 0 for no limit.
+    `max_pdu` is the length in bytes of the longest PDU that the peer accepts, 0 for no limit.
     """
     length = len(command_set)
     if not max_pdu or length + PDV_HEADER.size <= max_pdu:

@@ -1,14 +1,14 @@
 """Turns received bytes into PDUs and PDV fragments; it owns no socket and copies no Data Set.
 
-The rule it keeps: memory is bounded by what the peer has earned. A PDU that must be whole to be understood is collected
-only up to the limit of its type; the fragments of a P-DATA-TF are handed out as views of the receive buffer, as they
-arrive. The caller asks `next_event()` until it returns None, then receives into `space()` and says so to `received()`:
+Invariant: memory is bounded by the limit of each PDU type. A PDU that must be complete to be understood is collected up
+to that limit; the fragments of a P-DATA-TF are returned as they arrive, as views of the receive buffer. The caller
+calls `next_event()` until it returns None, then receives into `space()` and reports the count to `received()`:
 
     event = reader.next_event()        # PDU | Fragment | None: more bytes are needed
     count = sock.recv_into(reader.space())
     reader.received(count)
 
-Before each of them `next_fragments()` may be asked: it knows nothing but the common case, and that quickly.
+Before each `next_event()`, the caller may try `next_fragments()`, a fast path for the common case.
 Views stay valid until `rewind()` (due when `must_rewind` is true) or `start_over()`.
 """
 
@@ -28,19 +28,19 @@ from dicomd.upperlayer.pdus import (
 )
 
 SMALLEST_SPACE = 4096
-"""Bytes: with less room than this behind the received ones the buffer is rewound, or reads become tiny."""
+"""Bytes. With less room than this at its end the buffer is rewound, or else reads would become tiny."""
 
 _MOST_AT_ONCE = 64
-"""PDUs taken at once: with one byte each a buffer holds 12,000, and the view of each costs memory."""
+"""PDUs returned at once. A buffer has room for 12,000 PDUs of one byte, and the view of each costs memory."""
 
 MAX_ASSOCIATE_RQ = 256 * 1024
-"""Bytes: 128 Presentation Contexts with all known transfer syntaxes are 120 KiB; nothing honest needs more."""
+"""Bytes. 128 Presentation Contexts with all known transfer syntaxes take 120 KiB; no honest peer needs more."""
 
 
 class PDU(NamedTuple):
-    """A PDU has arrived: whole with its `body`, except that of a P-DATA-TF, whose fragments follow as events.
+    """A PDU that has arrived, complete with its `body`; that of a P-DATA-TF is empty, its fragments follow as events.
 
-    Once data are expected, a P-DATA-TF is no event any more, but its fragments alone.
+    Once established, only fragments matter; a P-DATA-TF itself is no longer reported (see `expect_data`).
     """
 
     pdu_type: int
@@ -50,8 +50,8 @@ class PDU(NamedTuple):
 class Fragment(NamedTuple):
     """A piece of a Presentation Data Value (PS3.8 §9.3.5.1, Annex E.2).
 
-    `control` is the message control header, `COMMAND` and `LAST`; the latter is set with the last piece of the PDV that
-    ends the Command Set or Data Set, never before. `data` is a view of the receive buffer.
+    `control` is the message control header, with the bits `COMMAND` and `LAST`. `LAST` is set only in the last piece of
+    the PDV that ends the Command Set or Data Set. `data` is a view of the receive buffer.
     """
 
     context_id: int
@@ -60,9 +60,9 @@ class Fragment(NamedTuple):
 
 
 class PDUError(Exception):
-    """The bytes are no valid PDU: to be answered with an A-ABORT of this `reason` (PS3.8 Table 9-26).
+    """The bytes are not a valid PDU; the answer is an A-ABORT with this `reason` (PS3.8 Table 9-26).
 
-    `limit` is the one that they exceed, "" for none.
+    `limit` is the limit that they exceed, "" if none.
     """
 
     def __init__(self, reason: AbortReason, message: str, limit: str = "") -> None:
@@ -70,7 +70,7 @@ class PDUError(Exception):
         self.reason, self.limit = reason, limit
 
 
-_HEADERS_SIZE = SINGLE_PDV_HEADER.size  # what each PDU takes is named: a name costs less than an attribute
+_HEADERS_SIZE = SINGLE_PDV_HEADER.size  # needed for each PDU, and a global costs less to look up than an attribute
 _PDU_HEADER_SIZE = PDU_HEADER.size
 _unpack_headers = SINGLE_PDV_HEADER.unpack_from
 
@@ -88,8 +88,8 @@ _SMALLEST_ASSOCIATE = 68
 class PDUReader:
     """The receiving half of one Association's connection.
 
-    `buffer` is any writable, contiguous memory of at least `SMALLEST_SPACE` bytes; `max_pdu` the length in bytes of the
-    longest P-DATA-TF to be taken, as advertised in the A-ASSOCIATE-AC.
+    `buffer` is writable, contiguous memory of at least `SMALLEST_SPACE` bytes; `max_pdu` the length in bytes of the
+    longest P-DATA-TF that is accepted, as advertised in the A-ASSOCIATE-AC.
     """
 
     __slots__ = (
@@ -113,56 +113,56 @@ class PDUReader:
         self._buffer = buffer
         self._capacity = len(buffer)
         self._max_pdu = max_pdu
-        self._start = self._end = 0  # received and not yet handed out: buffer[start:end]
+        self._start = self._end = 0  # received but not yet returned: buffer[start:end]
         self._pdu_type = 0
         self._pdu_left = 0  # bytes of the current P-DATA-TF beyond the current PDV
-        self._pdv_left = 0  # bytes of the current PDV not yet handed out
+        self._pdv_left = 0  # bytes of the current PDV not yet returned
         self._pdv_context_id = 0
         self._control = 0  # the message control header of the current PDV
-        self._body: bytearray | None = None  # of a PDU that has to be whole
+        self._body: bytearray | None = None  # of a PDU that has to be complete
         self._body_length = 0
-        self._skip = 0  # bytes to pass over
+        self._skip = 0  # bytes to skip
         self._data_expected = False
 
     # -- the caller's side of the buffer ---------------------------------------------------------------------------
 
     @property
     def must_rewind(self) -> bool:
-        """Whether the buffer has no useful room left, so that views have to be used up before the next read."""
+        """Whether the buffer has no useful room left, so that the views must be consumed before the next read."""
         return self._capacity - self._end < SMALLEST_SPACE
 
     @property
     def at_boundary(self) -> bool:
-        """Whether every received byte is handed out and no PDU is under way."""
+        """Whether every received byte has been returned and no PDU is incomplete."""
         return self._start == self._end and not self.inside_pdu
 
     @property
     def inside_pdu(self) -> bool:
-        """Whether the rest of a PDU whose header has been read is still to come."""
+        """Whether the header of a PDU has been read, but its rest is still to come."""
         return bool(self._pdu_left or self._pdv_left or self._skip) or self._body is not None
 
     @property
     def unread(self) -> int:
-        """Bytes received and not handed out yet."""
+        """Bytes received but not yet returned."""
         return self._end - self._start
 
     @property
     def pdv_left(self) -> int:
-        """Bytes of the current PDV that have not been handed out yet."""
+        """Bytes of the current PDV that have not been returned yet."""
         return self._pdv_left
 
     def space(self) -> memoryview:
-        """Where the next received bytes belong."""
+        """Return the part of the buffer to receive the next bytes into."""
         return self._buffer[self._end :]
 
     def received(self, count: int) -> None:
-        """Note that `count` bytes have been put at the start of `space()`."""
+        """Record that `count` bytes have been received into the start of `space()`."""
         self._end += count
 
     def rewind(self, buffer: memoryview | None = None) -> None:
-        """Make room: what is not handed out moves to the front, into `buffer` where a new one is given.
+        """Make room by moving the bytes not yet returned to the front, or into `buffer` if a new one is given.
 
-        Every view handed out before becomes invalid. A new buffer has to be longer than what is not handed out.
+        Invalidates every view returned before. A new buffer must be longer than the bytes not yet returned.
         """
         left = self._end - self._start
         target = self._buffer if buffer is None else buffer
@@ -172,20 +172,20 @@ class PDUReader:
         self._start, self._end = 0, left
 
     def start_over(self) -> None:
-        """Let the next received bytes be the buffer's first: for a reader `at_boundary`, no view of which is in use."""
+        """Receive the next bytes at the front of the buffer. Only `at_boundary`, and when no view is in use."""
         self._start = self._end = 0
 
     # -- what the bytes mean ---------------------------------------------------------------------------------------
 
     def expect_data(self) -> None:
-        """From now on a P-DATA-TF may come, and is of no interest but for its fragments."""
+        """From now on accept P-DATA-TFs, and report only their fragments."""
         self._data_expected = True
 
     def next_event(self) -> PDU | Fragment | None:
         """Return the next PDU or fragment, or None when more bytes are needed.
 
-        Raises `PDUError` for a PDU that is unknown, too long or malformed; its remaining bytes are then skipped, so
-        that the reading can go on behind it.
+        Raises `PDUError` for a PDU that is unknown, too long or malformed. Its remaining bytes are then skipped, so
+        that reading can continue after it.
         """
         while True:
             available = self._end - self._start
@@ -210,12 +210,13 @@ class PDUReader:
                 return pdu
 
     def next_fragments(self) -> list[tuple[int, int, memoryview]]:
-        """Return what the next `Fragment`s would hold, as long as each is all there is, or the last, of its P-DATA-TF.
+        """Return the next fragments, each as the fields of a `Fragment`. Fast path for `next_event`.
 
-        They are those of one message, as a Command Set is only ever the first, and `_MOST_AT_ONCE` and one at most.
-        An empty list says that more bytes are needed or that something else is next: `next_event` tells, takes whatever
-        comes, and knows what is wrong with it. It does so step by step, at some three times the bytecodes for each PDU,
-        and DCMTK's senders make 33 of them of 512 KiB.
+        Must behave exactly like `next_event`, but stops at a fragment that isn't the only or the last one of its
+        P-DATA-TF. All fragments belong to one message, since a Command Set can only be the first one; there are at most
+        `_MOST_AT_ONCE` and one more. If the list is empty, call `next_event`: more bytes are needed or something else
+        comes next. `next_event` handles everything, errors included, but takes some three times the bytecodes for each
+        PDU, and DCMTK's senders divide 512 KiB into 33 PDUs.
         """
         found: list[tuple[int, int, memoryview]] = []
         start, end = self._start, self._end
@@ -248,7 +249,7 @@ class PDUReader:
         return found
 
     def skip_pdu(self) -> None:
-        """Pass over the rest of the current P-DATA-TF."""
+        """Skip the rest of the current P-DATA-TF."""
         self._skip += self._pdv_left + self._pdu_left
         self._pdv_left = self._pdu_left = 0
 
@@ -260,12 +261,12 @@ class PDUReader:
                 self._skip = length
                 raise PDUError(
                     AbortReason.INVALID_PDU_PARAMETER,
-                    f"P-DATA-TF of {length} bytes, {self._max_pdu} at most",
+                    f"P-DATA-TF of {length} bytes exceeds {self._max_pdu}",
                     "max_pdu",
                 )
             if length < PDV_HEADER.size:
                 self._skip = length
-                raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "P-DATA-TF without a whole PDV")
+                raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "P-DATA-TF too short for a PDV")
             self._pdu_left = length
             return None if self._data_expected else P_DATA_STARTED
         fixed = _FIXED_LENGTHS.get(pdu_type)
@@ -275,7 +276,7 @@ class PDUReader:
             valid = _SMALLEST_ASSOCIATE <= length <= MAX_ASSOCIATE_RQ
         else:
             self._skip = length
-            raise PDUError(AbortReason.UNRECOGNIZED_PDU, f"PDU type {pdu_type:02X}H is none of PS3.8's")
+            raise PDUError(AbortReason.UNRECOGNIZED_PDU, f"PDU type {pdu_type:02X}H is not defined by PS3.8")
         if not valid:
             self._skip = length
             raise PDUError(
@@ -298,7 +299,7 @@ class PDUReader:
     def _pdv_header(self) -> Fragment | None:
         if self._pdu_left < PDV_HEADER.size:
             self.skip_pdu()
-            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "bytes behind the last PDV of a P-DATA-TF")
+            raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "extra bytes after the last PDV of a P-DATA-TF")
         length, context_id, control = PDV_HEADER.unpack_from(self._buffer, self._start)
         self._start += PDV_HEADER.size
         self._pdu_left -= 4 + length
@@ -314,7 +315,7 @@ class PDUReader:
     def _fragment(self, available: int) -> Fragment | None:
         left = self._pdv_left
         if available < left:
-            # A piece of a PDV is handed out only when the buffer is full: fewer and larger writes.
+            # Return part of a PDV only when the buffer is full, for fewer and larger writes.
             if not available or self._capacity - self._end >= SMALLEST_SPACE:
                 return None
             count = available
