@@ -1,7 +1,7 @@
-"""Threads that serve connections one after the other: a new one costs more than many an Association does.
+"""Threads that serve one connection after another, because starting a thread can cost more than a short Association.
 
-The rule it keeps: a connection never waits for a thread that is busy. An idle one takes it, the last that became idle
-first, or a new one is started; those that have nothing to do for a while end, and give their memory back.
+Invariant: a connection never waits for a busy thread. The thread that became idle last takes it, or else a new one is
+started. A thread that stays idle for a while ends and frees its memory.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-_STAYS: Final = 2.0  # seconds that a thread waits for the next connection; where they are rarer, a new one does no harm
-_MOST_IDLE: Final = 32  # a burst's threads need not all stay
+_STAYS: Final = 2.0  # seconds that a thread waits for a connection; if they come less often, a new thread does no harm
+_MOST_IDLE: Final = 32  # the threads started for a burst need not all stay
 
 
 class Crew:
-    """The threads of one acceptor. `assign` belongs to one thread."""
+    """The threads of one acceptor. `assign` must always be called by the same thread."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -23,10 +23,7 @@ class Crew:
         self._changing = threading.Lock()
 
     def assign(self, work: Callable[[], None]) -> None:
-        """Have `work`, which never raises, done by another thread at once.
-
-        Raises RuntimeError where no thread is to be had.
-        """
+        """Have another thread do `work`, which must not raise, at once. Raises RuntimeError if no thread can start."""
         with self._changing:
             member = self._idle.pop() if self._idle else None
         if member is not None:
@@ -40,7 +37,7 @@ class Crew:
         while (work := member.work) is not None:
             member.work = None
             work()
-            del work  # with all that it holds
+            del work  # free everything that it refers to
             with self._changing:
                 if len(self._idle) >= _MOST_IDLE:
                     return
@@ -50,7 +47,7 @@ class Crew:
                     if member in self._idle:
                         self._idle.remove(member)
                         return
-                member.called.acquire()  # it was called this very moment
+                member.called.acquire()  # work was assigned just when the wait ended
 
 
 class _Member:

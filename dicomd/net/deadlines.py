@@ -1,8 +1,8 @@
-"""When the next bytes of an Association are due.
+"""Decides when the next bytes of an Association are due.
 
-The rule it keeps: a peer may be slow, never endless. Before and after the Association runs ARTIM (PS3.8 §9.1.5), a
-span that no trickle of bytes extends; between messages a limit for each wait; inside a message a minimum rate.
-Only waiting for the peer counts: a slow disk here is not the peer's fault.
+Invariant: a peer may be slow, but it can't hold an Association forever. Before and after the Association the ARTIM
+timer runs (PS3.8 §9.1.5), which no trickle of bytes extends; between messages each wait is limited; inside a message
+the peer has to keep a minimum rate. Only time spent waiting for the peer counts: a slow disk is not the peer's fault.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from enum import Enum, auto
 from dicomd.net.transport import PlainTransport
 
 _TICKS_A_WINDOW = 4
-"""How often, at least, a stalled transfer is looked at in one window: it is noticed a quarter of it later at most."""
+"""How often a stalled transfer is checked in one window, at least: it is noticed at most a quarter of a window late."""
 _LONGEST_TICK = 2.0
-"""Seconds after which it is looked at in any case, and after which an Association that pauses is taken for idle."""
+"""Seconds after which it is checked in any case, and after which an Association that pauses is considered idle."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
-    """`request` (ARTIM) and `idle` in seconds, `minimum_rate` in bytes a second averaged over `window` seconds."""
+    """`request` (ARTIM) and `idle` in seconds, `minimum_rate` in bytes per second averaged over `window` seconds."""
 
     request: float = 10.0
     idle: float = 60.0
@@ -30,7 +30,7 @@ class TimeLimits:
 
 
 class TimedOutError(Exception):
-    """The peer took too long, by this `limit`."""
+    """The peer exceeded the time limit that `limit` names."""
 
     def __init__(self, message: str, limit: str) -> None:
         super().__init__(message)
@@ -62,23 +62,23 @@ class Deadline:
     def __init__(self, transport: PlainTransport, limits: TimeLimits) -> None:
         self._transport, self._limits = transport, limits
         self._tick = min(limits.window / _TICKS_A_WINDOW, _LONGEST_TICK)
-        self._wait = self._rest = 0.0  # seconds of a wait between messages: as it is limited now, and what may follow
+        self._wait = self._rest = 0.0  # seconds of a wait between messages: the limit now, and the rest of it
         self._bytes = 0
         self._asked = self._waited = 0.0
         self.start_artim()
 
     def start_artim(self, at_most: float | None = None) -> None:
-        """Start the ARTIM timer anew, with a span of `at_most` seconds where that is shorter than the limit."""
+        """Restart the ARTIM timer, with a span of `at_most` seconds if that is shorter than the limit."""
         self._phase = _Phase.ARTIM
         span = self._limits.request if at_most is None else min(at_most, self._limits.request)
         self._expires = time.monotonic() + span
 
     def between_messages(self, *, pausing: bool = False) -> None:
-        """Each wait for bytes may now last as long as an Association may be idle.
+        """From now on, each wait for bytes may last as long as an Association may be idle.
 
-        `pausing`: a first part of it, short and as long as a wait in a message, ends with a call of `elapsed`. So
-        whoever holds something for the next message can let go of it; and where messages follow each other no limit
-        has to be changed.
+        With `pausing`, the wait is split: its first part is as short as a wait inside a message and ends with a call
+        of `elapsed`. Then the caller can release what it holds for the next message; and while messages follow each
+        other without a pause, no limit needs to be changed.
         """
         idle = self._limits.idle
         first = min(self._tick, idle) if pausing else idle
@@ -88,7 +88,7 @@ class Deadline:
             self._transport.limit_receive(first)
 
     def in_message(self) -> None:
-        """From now on the peer has to keep the minimum rate; with none set, each wait may last as between messages."""
+        """From now on, the peer has to keep the minimum rate; if none is set, waits are limited as between messages."""
         if not self._limits.minimum_rate:
             self.between_messages()
         elif self._phase is not _Phase.IN_MESSAGE:
@@ -97,7 +97,7 @@ class Deadline:
             self._transport.limit_receive(self._tick)
 
     def before_receive(self) -> None:
-        """Set the limit of the read that follows. Raises `TimedOutError` when there is no time left for it."""
+        """Set the time limit of the following read. Raises `TimedOutError` if there is no time left."""
         if self._phase is _Phase.ARTIM:
             left = self._expires - time.monotonic()
             if left <= 0:
@@ -113,7 +113,7 @@ class Deadline:
             self._check_rate()
 
     def elapsed(self) -> None:
-        """A read came to its limit. Raises `TimedOutError` unless the peer still has time."""
+        """Account for a read that reached its limit. Raises `TimedOutError` unless the peer still has time."""
         if self._phase is _Phase.BETWEEN_MESSAGES:
             if self._rest:
                 self._wait, self._rest = self._rest, 0.0

@@ -1,7 +1,7 @@
-"""The accept loop: connections in, a thread for each, and a drained end.
+"""The accept loop: accepts connections, gives each a thread, and drains them at a stop.
 
-The rule it keeps: nothing that a peer sends, or doesn't send, is waited for here; a connection that can't be served
-(too many, no thread, no descriptor) is closed and counted, and the loop goes on.
+Invariant: the loop never waits for what a peer sends or doesn't send. A connection that can't be served (too many, no
+thread, no descriptor) is closed and counted, and the loop continues.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from dicomd.net.tls import TlsTransport
 from dicomd.net.transport import PlainTransport
 
 BACKLOG = 512
-"""Connections that wait in the kernel while a burst is accepted."""
+"""Connections that may wait in the kernel while a burst is accepted."""
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
-_PAUSE = 100  # milliseconds; without it a listener that can't accept for want of descriptors would spin
-_COURTESIES = 5  # milliseconds for a less busy process to take a connection, looked at after each
+_PAUSE = 100  # milliseconds; without it, the loop would spin while there are no descriptors left to accept with
+_COURTESIES = 5  # milliseconds that a less busy process has to accept a connection, checked after each
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
     """A listening socket, its name in metrics and logs, and whether it speaks TLS.
 
-    With `balancers` it takes connections from these networks only, and each begins with a PROXY header.
+    With `balancers`, it accepts connections only from these networks, and each must begin with a PROXY header.
     """
 
     name: str
@@ -49,24 +49,24 @@ class Listener:
 
 
 class Colleagues(Protocol):
-    """The other processes that accept on the same sockets. One of them is woken by a connection, not all."""
+    """The other processes that accept on the same sockets. A connection wakes only one process, not all of them."""
 
     def gives_way(self) -> bool:
-        """Whether another one should have the next connection."""
+        """Whether another process should get the next connection, as it is less busy."""
 
     def call(self) -> None:
         """Wake one of them to accept it."""
 
     @property
     def calls(self) -> int:
-        """A descriptor that is readable while a call waits for somebody to take it."""
+        """A descriptor that is readable while a call is pending."""
 
     def take_call(self) -> bool:
-        """Take a call; False where another was quicker."""
+        """Take a call; False if another process was quicker."""
 
 
 def bind(name: str, address: str, port: int) -> Listener:
-    """Listen on an address, IPv4 or IPv6; "::" takes IPv4 too. Raises OSError."""
+    """Listen on an address, IPv4 or IPv6; "::" includes IPv4. Raises OSError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return Listener(
         name,
@@ -75,7 +75,7 @@ def bind(name: str, address: str, port: int) -> Listener:
 
 
 class ConnectionAcceptor:
-    """Accepts on `listeners` and serves each connection in a thread of its own."""
+    """Accepts connections on `listeners` and serves each in a thread of its own."""
 
     def __init__(
         self,
@@ -87,14 +87,14 @@ class ConnectionAcceptor:
     ) -> None:
         """`new_report` makes the report of an Association from the listener's name and the source address.
 
-        `colleagues` are there where other processes accept on the same sockets. Raises ValueError for a listener that
-        should speak TLS where `settings` say nothing of it.
+        `colleagues` are the other processes that accept on the same sockets, if any. Raises ValueError if a listener
+        needs TLS and `settings` have no TLS context.
         """
         self._contexts: dict[str, ssl.SSLContext] = {}
         for listener in listeners:
             if listener.tls:
                 if settings.tls is None:
-                    raise ValueError(f"{listener.name} should speak TLS, and there are no settings for it")
+                    raise ValueError(f"{listener.name} needs TLS, but there are no settings for it")
                 self._contexts[listener.name] = settings.tls
         self._listeners, self._settings, self._report, self._new_report = listeners, settings, report, new_report
         self._colleagues = colleagues
@@ -104,14 +104,14 @@ class ConnectionAcceptor:
         self._changing = threading.Lock()
         self._closed = False
         self._last_ended = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._poller = select.epoll()  # kept: when there are no descriptors left, another couldn't be had
+        self._poller = select.epoll()  # kept open: when descriptors run out, a new one couldn't be made
         for listener in listeners:
-            listener.sock.setblocking(False)  # another process may be quicker at the same socket
+            listener.sock.setblocking(False)  # another process may accept the connection first
 
     def serve(self, wakeup: int, seconds: float) -> None:
-        """Accept connections until the descriptor `wakeup` is readable, `seconds` at most.
+        """Accept connections until the descriptor `wakeup` is readable, for `seconds` at most.
 
-        After `close` none is accepted, and the wait also ends with the last connection.
+        After `close` none is accepted, and the wait also ends when the last connection has ended.
         """
         ends = time.monotonic() + seconds
         by_fd = {} if self._closed else {listener.sock.fileno(): listener for listener in self._listeners}
@@ -121,7 +121,7 @@ class ConnectionAcceptor:
         elif self._colleagues is not None:
             watched[self._colleagues.calls] = select.EPOLLIN | select.EPOLLEXCLUSIVE
         try:
-            # Each time anew: to register a socket tells of connections that a colleague was woken for and has left.
+            # Register each time: registering reports pending connections that another process was woken for, but left.
             for fd, events in watched.items():
                 self._poller.register(fd, events)
             while (left := ends - time.monotonic()) > 0:
@@ -132,16 +132,16 @@ class ConnectionAcceptor:
                     self._accept(by_fd[fd], wakeup)
         finally:
             for fd in watched:
-                with contextlib.suppress(FileNotFoundError):  # it couldn't be registered
+                with contextlib.suppress(FileNotFoundError):  # registering it had failed
                     self._poller.unregister(fd)
 
     def _ours(self, ready: AbstractSet[int], listening: AbstractSet[int], wakeup: int) -> AbstractSet[int]:
-        """On which of the listening sockets to accept: on those that are `ready`, and for a call on all."""
+        """Return the listening sockets to accept on: those that are `ready`, or all of them after a call."""
         colleagues = self._colleagues
         if colleagues is None:
             return ready
         if colleagues.calls in ready and colleagues.take_call():
-            return listening  # the caller was woken by one of them, this process wasn't
+            return listening  # only the caller knows which of them has a connection
         ready = ready & listening
         if ready and colleagues.gives_way():
             colleagues.call()
@@ -149,7 +149,7 @@ class ConnectionAcceptor:
         return ready
 
     def _wait_for_colleague(self, ready: AbstractSet[int], wakeup: int) -> None:
-        """Until it has accepted what is `ready`, or should have."""
+        """Wait until another process has accepted what is `ready`, or has had the time to do so."""
         waiting = select.poll()
         for fd in ready:
             waiting.register(fd, select.POLLIN)
@@ -159,9 +159,9 @@ class ConnectionAcceptor:
                 return
 
     def close(self) -> None:
-        """Stop listening. Open Associations go on; what is over already needn't wait for its peer to close."""
+        """Stop listening. Open Associations continue; those already over no longer wait for their peers to close."""
         if self._colleagues is not None and not self._closed:
-            self._colleagues.call()  # this process may have been woken for a connection that it won't accept any more
+            self._colleagues.call()  # this process may have been woken for a connection that it will no longer accept
         for listener in self._listeners:
             listener.sock.close()
         with self._changing:
@@ -171,7 +171,7 @@ class ConnectionAcceptor:
             self._tell_if_idle()
 
     def abort(self, why: str) -> int:
-        """Abort all open Associations; return how many connections that were. `why` is for their log lines."""
+        """Abort all open Associations; return how many connections there were. `why` is for their log lines."""
         with self._changing:
             left = list(self._live)
         for association in left:
@@ -219,18 +219,18 @@ class ConnectionAcceptor:
                 self._live.add(association)
             self._crew.assign(partial(self._serve, association))
         except (OSError, RuntimeError, MemoryError) as error:
-            # The peer is gone already, or there is no thread or memory to be had.
+            # The peer is already gone, or there is no thread or memory for it.
             self._report.refused(listener.name, address, str(error))
             sock.close()
             self._ended(association)
 
     def _refuses(self, listener: Listener, address: str) -> str:
-        """Why nothing from this address is read. Who is behind a balancer is judged when its header has come."""
+        """Say why this address is refused, "" if it isn't. A peer behind a balancer is judged by its PROXY header."""
         if not listener.balancers:
             return self._settings.admission.rules.refuses_address(address)
         if in_networks(address, listener.balancers):
             return ""
-        return f"not one of the balancers that {listener.name} takes connections from: its proxy_protocol names them"
+        return f"not one of the balancers in proxy_protocol of {listener.name}: add its address there"
 
     def _transport(self, listener: Listener, sock: socket.socket) -> PlainTransport:
         send_timeout, context = self._settings.limits.request, self._contexts.get(listener.name)
@@ -239,13 +239,13 @@ class ConnectionAcceptor:
         return TlsTransport(sock, context, send_timeout=send_timeout)
 
     def _accept_failed(self, listener: Listener, wakeup: int, error: OSError) -> None:
-        """Say so once, not ten times a second; and wait a little, or the loop would spin."""
+        """Report the first failure only, not ten a second; and pause, or the loop would spin."""
         if not self._failing:
             self._report.accept_failed(listener.name, error)
         self._failing += 1
         if error.errno in _OUT_OF_RESOURCES:
             if self._colleagues is not None:
-                self._colleagues.call()  # they haven't been woken for it
+                self._colleagues.call()  # the connection woke only this process
             _wait_for(wakeup, _PAUSE)
 
     def _serve(self, association: Association) -> None:
@@ -269,6 +269,6 @@ class ConnectionAcceptor:
 
 
 def _wait_for(wakeup: int, milliseconds: int) -> None:
-    poller = select.poll()  # select(2) knows no descriptor above 1023
+    poller = select.poll()  # select(2) can't handle descriptors above 1023
     poller.register(wakeup, select.POLLIN)
     poller.poll(milliseconds)

@@ -1,7 +1,7 @@
-"""The DIMSE messages of one Association: from their fragments to an operation, and from its result to the response.
+"""Serves the DIMSE messages of one Association: from fragments to an operation, and from its result to the response.
 
-The rules it keeps: a Data Set is handed on as it arrives and never held; requests are served in turn; and what nobody
-waits for comes after the answer.
+Invariants: a Data Set is passed on as it arrives and never held as a whole; requests are served in order; work that the
+answer doesn't depend on is done after the answer has been sent.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Respond = Callable[[int, bytes], None]
 """Sends a Command Set in a Presentation Context."""
 
 _MOST_VIEWS = 512
-"""Fragments kept for one write; half of what a single writev takes."""
+"""Fragments collected for one write; half of what a single writev accepts."""
 
 
 class Messages:
     """Serves the messages of an Association through `services`; used by its thread alone.
 
-    Malformed messages raise `PDUError`. What sends a response is told with each message and not kept: it belongs to the
-    Association, and the two would keep each other, and all buffers, until the garbage collector comes by.
+    Malformed messages raise `PDUError`. The function that sends a response is passed with each message and not kept: it
+    belongs to the Association, and the reference cycle would keep all buffers until the garbage collector ran.
     """
 
     def __init__(self, services: Services, report: AssociationReport) -> None:
@@ -42,23 +42,23 @@ class Messages:
         self._views: list[memoryview] = []
 
     def accept(self, contexts: Mapping[int, PresentationContext]) -> None:
-        """From now on messages may come, in these Presentation Contexts."""
+        """From now on accept messages, in these Presentation Contexts."""
         self._contexts = contexts
 
     @property
     def under_way(self) -> bool:
-        """Whether the rest of a message is still to come."""
+        """Whether a message has begun and is not complete."""
         return self._operation is not None or bool(self._command)
 
     @property
     def in_data_set(self) -> bool:
-        """Whether the rest of a Data Set is still to come."""
+        """Whether a Data Set has begun and is not complete."""
         return self._operation is not None
 
     def take(self, fragments: Iterable[tuple[int, int, memoryview]], respond: Respond) -> None:
-        """Take the next fragments, and answer each message that is complete with one of them.
+        """Process the next fragments, and answer each message that one of them completes.
 
-        What they consist of is described with `Fragment`. Their views are kept until `flush`.
+        Their fields are those of a `Fragment`. Their views are kept until `flush`.
         """
         for context_id, control, data in fragments:
             if control & COMMAND:
@@ -80,7 +80,7 @@ class Messages:
                 self.flush()
 
     def flush(self) -> None:
-        """Hand the collected views on, before the buffer they show is used again."""
+        """Pass the collected views on. Must be called before their buffer is reused."""
         views = self._views
         if views:
             self._views = []
@@ -88,7 +88,7 @@ class Messages:
                 self._operation.write(views, sum(map(len, views)))
 
     def drop(self) -> None:
-        """The message that has begun will never be complete: leave nothing of it."""
+        """Discard the incomplete message, if there is one."""
         operation, self._operation, self._request = self._operation, None, None
         self._views = []
         self._command.clear()
@@ -139,7 +139,7 @@ class Messages:
                 respond(self._context_id, encode_response(request, response))
                 sent = True
         finally:
-            # What nobody waits for comes after the answer, the log line too: the peer sends on meanwhile.
+            # Clean up and log only after the answer has been sent: meanwhile the peer can send its next request.
             operation.release()
             if response is not None:
                 self._report.answered(operation, request.command_field, response, sent=sent)

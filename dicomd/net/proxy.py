@@ -1,8 +1,8 @@
-"""The PROXY protocol, version 2: who is behind a balancer (haproxy's doc/proxy-protocol.txt, §2.2).
+"""The PROXY protocol, version 2: tells which peer is behind a load balancer (haproxy's doc/proxy-protocol.txt, §2.2).
 
-The rule it keeps: exactly the header is read, 16 bytes and as many as they announce, so that what follows it, TLS or
-not, is as it was; within a span that no trickle extends; and at most `_LONGEST_ADDRESSES` bytes of it are kept. Whether
-the sender of the header is to be believed is the listener's business.
+Invariant: exactly the header is read, 16 bytes and as many more as they announce, so that whatever follows, TLS or not,
+is left untouched; a time limit that no trickle of bytes extends bounds the reading; and at most `_LONGEST_ADDRESSES`
+bytes are kept. The listener decides whether the sender of the header is trusted.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from dicomd.net.transport import ConnectionLostError, PlainTransport
 
 SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 HEAD: Final = 16
-"""Bytes before those whose number they announce."""
+"""Bytes of the fixed part, which announces the length of the rest."""
 WITHIN: Final = 5.0
-"""Seconds for a balancer to send the header: it does so with its first packet."""
+"""Seconds in which a balancer has to send the header; it normally does so in its first packet."""
 
 _VERSION_2: Final = 0x20
 _LOCAL, _PROXY = 0, 1
 _TCP_OVER_IPV4, _TCP_OVER_IPV6 = 0x11, 0x21
 _ADDRESSES: Final = {_TCP_OVER_IPV4: 12, _TCP_OVER_IPV6: 36}
-"""Bytes that the addresses and ports of a family take; what follows them are extensions that nothing here needs."""
+"""Bytes of addresses and ports in each family; they are followed by extensions that nothing here needs."""
 _LONGEST_ADDRESSES: Final = max(_ADDRESSES.values())
 
 
 class ProxyHeaderError(Exception):
-    """What came is no header to go by; the message says what is wrong, and what would be right."""
+    """There was no usable header; the message says what is wrong, and what would be right."""
 
 
 def announced(head: bytes) -> int:
-    """How many bytes follow the first 16 ones of a header. Raises `ProxyHeaderError`."""
+    """Return how many bytes follow the first 16 bytes of a header. Raises `ProxyHeaderError`."""
     if len(head) != HEAD or not head.startswith(SIGNATURE):
         if head.startswith(b"PROXY "):
             raise ProxyHeaderError("a PROXY header of version 1: have the balancer send version 2 (send-proxy-v2)")
@@ -46,10 +46,10 @@ def announced(head: bytes) -> int:
 
 
 def source(head: bytes, addresses: bytes) -> str | None:
-    """The address behind the balancer; None where the balancer itself is at the other end (LOCAL).
+    """Return the address behind the balancer, or None if the balancer itself is the peer (LOCAL).
 
-    `head` is what `announced` has taken, `addresses` the beginning of what follows. Raises `ProxyHeaderError`, also for
-    an address that isn't told: who can't be told apart can't be judged.
+    `head` is what `announced` has accepted, `addresses` the beginning of what follows. Raises `ProxyHeaderError`, also
+    for a header without an address, since access rules couldn't be applied to the peer.
     """
     command, family = head[12] & 0x0F, head[13]
     if command == _LOCAL:
@@ -58,7 +58,7 @@ def source(head: bytes, addresses: bytes) -> str | None:
         raise ProxyHeaderError(f"a PROXY header with the unknown command {command}")
     size = _ADDRESSES.get(family)
     if size is None:
-        raise ProxyHeaderError(f"a PROXY header for something else than TCP over IPv4 or IPv6 ({family:02X}H)")
+        raise ProxyHeaderError(f"a PROXY header for something other than TCP over IPv4 or IPv6 ({family:02X}H)")
     if len(addresses) < size:
         raise ProxyHeaderError("a PROXY header that is shorter than its addresses")
     if family == _TCP_OVER_IPV4:
@@ -69,10 +69,10 @@ def source(head: bytes, addresses: bytes) -> str | None:
 def peer_behind(
     transport: PlainTransport, balancer: Source, limits: TimeLimits, rules: AccessRules, report: AssociationReport
 ) -> str:
-    """Read the header; return the address that the peer has by it, judged as if it had connected itself.
+    """Read the header and return the peer's address, which is judged as if the peer had connected directly.
 
-    The balancer's own address where it looks whether anybody is here. Raises what `receive_header` does, and
-    `ConnectionLostError` for a connection that is to be closed without a word; why has been told.
+    Returns the balancer's own address for its health checks. Raises what `receive_header` raises, and
+    `ConnectionLostError` for a connection that is to be closed before negotiation, after reporting why.
     """
     transport.header_due = False
     try:
@@ -90,9 +90,9 @@ def peer_behind(
 
 
 def receive_header(transport: PlainTransport, within: float) -> str | None:
-    """Read a header from a new connection, before TLS; return what `source` does.
+    """Read a header from a new connection, before any TLS, and return what `source` returns.
 
-    Raises `ProxyHeaderError`, `ConnectionLostError`, and `TimedOutError` where it isn't whole after `within` seconds.
+    Raises `ProxyHeaderError`, `ConnectionLostError`, and `TimedOutError` if it isn't complete after `within` seconds.
     """
     ends = time.monotonic() + within
     head = _receive(transport, HEAD, ends, within)
@@ -105,16 +105,16 @@ def receive_header(transport: PlainTransport, within: float) -> str | None:
 
 
 def _receive(transport: PlainTransport, count: int, ends: float, within: float) -> bytes:
-    """Exactly so many bytes."""
+    """Receive exactly `count` bytes."""
     space = memoryview(bytearray(count))
     got = 0
     while got < count:
         left = ends - time.monotonic()
         if left <= 0:
-            raise TimedOutError(f"no whole PROXY header within {within:g} s", "proxy_header")
+            raise TimedOutError(f"no complete PROXY header within {within:g} s", "proxy_header")
         transport.limit_receive(left)
         try:
-            # Of the connection itself, whatever is spoken on it afterwards.
+            # Bypass TLS: the header comes before it.
             got += PlainTransport.receive_into(transport, space[got:], acknowledge=True)
         except TimeoutError:
             continue

@@ -1,12 +1,13 @@
-"""TLS: what dicomd offers by profile, and a connection that speaks it.
+"""TLS: what dicomd offers in each profile, and a transport that speaks it.
 
-The rule it keeps: no byte of an Association passes before the handshake is done, and every wait still ends. The
-handshake runs in the Association's own thread under its ARTIM timer, so a peer that stalls in it holds up nobody.
+Invariant: no byte of an Association passes before the handshake is done, and every wait ends. The handshake runs in the
+Association's own thread under its ARTIM timer, so a peer that stalls in it delays nobody else.
 
-OpenSSL reads and writes the socket itself, and never waits for it: what is waited for, and how long, is decided here.
-Measured, two system calls a record cost less than to fetch large pieces and to have them copied through memory.
-One wait isn't ours: while a peer floods us with records that carry nothing (KeyUpdates of TLS 1.3), OpenSSL reads on.
-That keeps one thread busy, without Python's lock, and ends with the process, which waits for no thread at its end.
+OpenSSL reads and writes the socket itself but never waits for it: all waiting, with its time limits, is done here. Two
+system calls per record were measured to cost less than fetching large pieces and copying them through memory. There is
+one exception to the limits: while a peer floods us with records that carry no data (KeyUpdates of TLS 1.3), OpenSSL
+keeps reading. That occupies one thread, without Python's lock; it can't delay the end of the process, which waits for
+no thread.
 """
 
 from __future__ import annotations
@@ -30,32 +31,32 @@ from dicomd.private_keys import refuse_passphrase
 Profile = Literal["bcp195", "modified-bcp195", "modern"]
 ClientCertificate = Literal["required", "optional", "none"]
 
-# Of TLS 1.2; those of TLS 1.3 are OpenSSL's defaults, three AEADs that every profile asks for. Level 2 asks for 112
-# bits of security of keys and signatures: RSA keys of 2048 bits, no SHA-1. Finite-field DHE is left out: RFC 9325 §4.1
-# advises against it, and PS3.15 B.13 wants its key length under control.
+# Cipher suites of TLS 1.2; for TLS 1.3 OpenSSL's defaults are used, three AEADs that every profile allows. Level 2
+# requires 112 bits of security of keys and signatures: RSA keys of 2048 bits, no SHA-1. Finite-field DHE is left out:
+# RFC 9325 §4.1 advises against it, and PS3.15 B.13 restricts its key length.
 _CIPHERS: Final[dict[Profile, str]] = {
     "bcp195": "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2",
     "modified-bcp195": "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM:@SECLEVEL=2",
-    "modern": "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2",  # of no effect: there is no TLS 1.2
+    "modern": "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2",  # no effect, as TLS 1.2 is off
 }
 _LONGEST_POLL: Final = 2**31 - 1
-"""Milliseconds that poll(2) can wait at once; limits may be longer."""
+"""Longest wait of poll(2) in milliseconds; a configured limit may be longer."""
 _ALL: Final = 2**31 - 1
-"""More bytes than any buffer has: OpenSSL reads what there is room for, and the loop has nothing to compute."""
+"""More bytes than any buffer has: OpenSSL reads as much as there is room for, and the loop needn't compute that."""
 _NOT_SECURED: Final = "the TLS handshake is not done"
 _FAREWELL: Final = 2.0
-"""Seconds that a peer whose handshake failed has to take the alert that says why."""
+"""Seconds that a peer whose handshake failed has to receive the alert that says why."""
 _NOT_TLS: Final = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"))
 _NAME_TYPES: Final = frozenset(("DNS", "IP Address", "URI"))
 
 
 class TlsFailedError(ConnectionLostError):
-    """The handshake failed; the message says why, in OpenSSL's words."""
+    """The handshake failed; the message is OpenSSL's reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """The files (PEM) and the terms of all TLS listeners."""
+    """The files (PEM) and the settings of all TLS listeners."""
 
     certificate: Path
     key: Path
@@ -66,10 +67,10 @@ class TlsSettings:
 
 
 def server_context(settings: TlsSettings) -> ssl.SSLContext:
-    """What the listeners offer, with the files read. Raises OSError, ssl.SSLError among it, for files that can't serve.
+    """Make the context of the listeners and read the files. Raises OSError (including ssl.SSLError) for unusable files.
 
-    No compression, no renegotiation, no session tickets: their keys would live as long as the process, and with them
-    every Association they began (RFC 9325 §3.4).
+    There is no compression, no renegotiation, and there are no session tickets: their keys would live as long as the
+    process, and whoever stole one could decrypt every Association that it was used for (RFC 9325 §3.4).
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if settings.profile == "modern" else ssl.TLSVersion.TLSv1_2
@@ -77,14 +78,14 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
     context.options |= (
         ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     )
-    # An end without close_notify is an end; what it cuts off is found out by lengths and release. As an error it would
-    # keep OpenSSL from sending the A-ABORT of an Association that is woken to be told that dicomd stops.
+    # Treat an end without close_notify as a normal end: truncation is detected by PDU lengths and the missing release.
+    # As an error, it would prevent OpenSSL from sending the A-ABORT after `wake` has shut down the receiving side.
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     context.num_tickets = 0
     context.load_cert_chain(settings.certificate, settings.key, password=refuse_passphrase)
     if settings.client_certificate != "none" and settings.client_ca is not None:
         context.load_verify_locations(cafile=settings.client_ca)
-        # An authority is trusted as it stands in the file, also one that another has certified.
+        # Every authority in the file is trusted, including one whose own certificate another authority has issued.
         context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
         required = settings.client_certificate == "required"
         context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
@@ -95,27 +96,27 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
 
 
 class TlsTransport(PlainTransport):
-    """TLS over TCP, as `PlainTransport` otherwise: `shake_hands` has to have succeeded before anything is sent.
+    """TLS over TCP. Like `PlainTransport`, but the handshake (`shake_hands`) must be done before anything is sent.
 
-    Until the handshake begins the connection is a plain one, for what comes before TLS.
+    Until the handshake begins, the connection can be used without TLS, for a PROXY header.
     """
 
     __slots__ = ("_broken", "_context", "_dry", "_next_step", "_read", "_tls", "_waiting", "heard", "session")
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, send_timeout: float) -> None:
-        """Prepare an accepted socket. Raises OSError if it is gone."""
+        """Prepare an accepted socket. Raises OSError if the connection is already gone."""
         super().__init__(sock, send_timeout=send_timeout)
         self._context = context
         self._tls: ssl.SSLSocket | None = None
         self._read: Callable[[int, memoryview], int] = _read_nothing
         self._waiting = select.poll()
-        self._dry = False  # whether all that had arrived has been read
-        self._broken = ""  # what is wrong behind the last bytes that could be decrypted
+        self._dry = False  # whether everything that had arrived has been read
+        self._broken = ""  # the error after the last bytes that could be decrypted, reported by the next read
         self._next_step = select.POLLIN  # what the handshake waits for
         self.heard = False
         """Whether the peer has sent anything."""
         self.session: Session | None = None
-        """What the handshake has agreed on, once it is done."""
+        """The outcome of the handshake, once it is done."""
 
     @property
     def secured(self) -> bool:
@@ -124,20 +125,20 @@ class TlsTransport(PlainTransport):
 
     @property
     def certificate_names(self) -> tuple[str, ...]:
-        """The names in the peer's certificate; none where it showed none."""
+        """The names in the peer's certificate; none if it presented none."""
         return self.session.certificate_names if self.session is not None else ()
 
     def limit_receive(self, seconds: float) -> None:
-        """Let each following `receive_into` or `shake_hands` wait at most so long."""
+        """Limit how long each following `receive_into` or `shake_hands` may wait."""
         if self._tls is None:
             super().limit_receive(seconds)
         self._receive_timeout = seconds
 
     def shake_hands(self, buffer: memoryview) -> None:
-        """Take the next step of the handshake with what arrives; `buffer` is room to work in.
+        """Wait for the peer and take the next step of the handshake; `buffer` is scratch space.
 
-        Raises TimeoutError after the limit of a read, `TlsFailedError` where the two don't agree, and
-        `ConnectionLostError` for a peer that leaves.
+        Raises TimeoutError after the limit of a read, `TlsFailedError` if the handshake fails, and
+        `ConnectionLostError` if the peer closes the connection.
         """
         try:
             tls = self._tls or self._begin()
@@ -152,7 +153,7 @@ class TlsTransport(PlainTransport):
         except ssl.SSLWantWriteError:
             self._next_step = select.POLLOUT
             return
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # between the look at what has come and the reading of it
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # closed between the MSG_PEEK and the handshake's own read
             raise self._ended() from None
         except ssl.SSLError as error:
             self._linger(buffer)
@@ -161,8 +162,8 @@ class TlsTransport(PlainTransport):
             raise
         except OSError as error:
             raise ConnectionLostError(error.strerror or str(error)) from error
-        # Python's object below the socket: two calls of each record are saved, and with them a tenth of all that is
-        # Python's. Where there is none any more, the socket has the same method.
+        # Reading from Python's object below the socket saves two calls per record, and with them a tenth of Python's
+        # own time. If a future version has no such object, the socket has the same method.
         self._read = cast("Callable[[int, memoryview], int]", getattr(tls, "_sslobj", tls).read)
         cipher = tls.cipher()
         self.session = Session(
@@ -172,14 +173,14 @@ class TlsTransport(PlainTransport):
         )
 
     def receive_into(self, buffer: memoryview, *, acknowledge: bool) -> int:
-        """Read what has arrived into `buffer` and return how much that is; 0 where it is only part of a record.
+        """Read what has arrived into `buffer` and return how many bytes; 0 if only part of a record has arrived.
 
-        Otherwise as `PlainTransport.receive_into`.
+        Otherwise like `PlainTransport.receive_into`.
         """
         if not self._dry and (count := self._decrypt(buffer)):
             return count
         if acknowledge:
-            with contextlib.suppress(OSError):  # what is wrong with the connection shows in a moment
+            with contextlib.suppress(OSError):  # the read below will report what is wrong
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self._await(select.POLLIN, self._receive_timeout)
         return self._decrypt(buffer)
@@ -194,13 +195,13 @@ class TlsTransport(PlainTransport):
         try:
             while room:
                 length = read(_ALL, room)
-                if not length:  # the peer's close_notify, or its end without one
+                if not length:  # the peer's close_notify, or the end of the connection without one
                     ended = True
                     break
                 room = room[length:]
         except ssl.SSLWantReadError:
             self._dry = True
-        except ssl.SSLWantWriteError:  # an answer of the protocol's own, such as to a KeyUpdate
+        except ssl.SSLWantWriteError:  # TLS itself has something to send, such as the answer to a KeyUpdate
             self._await_room(time.monotonic() + self._send_timeout)
         except ssl.SSLEOFError:
             ended = True
@@ -209,7 +210,7 @@ class TlsTransport(PlainTransport):
         except OSError as error:
             broken = error.strerror or str(error)
         count = len(buffer) - len(room)
-        if count:  # what came before counts: it may be the peer's A-ABORT
+        if count:  # first deliver what came before the error: it may be the peer's A-ABORT
             self._broken = broken
         elif broken:
             raise ConnectionLostError(broken)
@@ -218,7 +219,7 @@ class TlsTransport(PlainTransport):
         return count
 
     def send(self, data: bytes) -> None:
-        """Send all of `data`. Raises `ConnectionLostError`, also for a peer that doesn't read."""
+        """Send all of `data`. Raises `ConnectionLostError`, also if the peer doesn't read."""
         if self._tls is None or not self.secured:
             raise ConnectionLostError(_NOT_SECURED)
         rest, deadline = memoryview(data), time.monotonic() + self._send_timeout
@@ -233,22 +234,22 @@ class TlsTransport(PlainTransport):
                 raise ConnectionLostError(error.strerror or str(error)) from error
 
     def close(self) -> None:
-        """Say so (close_notify) if that costs no waiting, and close. Never raises."""
+        """Send a close_notify if that is possible without waiting, and close. Never raises."""
         if self._tls is not None and self.secured:
-            with contextlib.suppress(OSError, ValueError):  # SSLWantReadError: the peer's own isn't waited for
+            with contextlib.suppress(OSError, ValueError):  # SSLWantReadError: don't wait for the peer's close_notify
                 self._tls.unwrap()
         super().close()
 
     def _begin(self) -> ssl.SSLSocket:
-        """From now on the connection is TLS, and never waits by itself: the waiting is done here. Raises OSError."""
+        """Switch the connection to TLS and the socket to non-blocking, as all waiting is done here. Raises OSError."""
         self._sock.setblocking(False)
         try:
             tls = self._context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
-        except ssl.SSLError:  # it has spoken, and is gone already
+        except ssl.SSLError:  # the peer has sent something and is already gone
             self.heard = True
             raise
         self._sock = self._tls = tls
-        if self._woken:  # perhaps in the moment when neither socket was there to be woken
+        if self._woken:  # possibly while the socket was being replaced, so that the wake-up was lost
             self.wake(self._woken)
         return tls
 
@@ -259,7 +260,7 @@ class TlsTransport(PlainTransport):
             raise TimeoutError
 
     def _await_room(self, deadline: float) -> None:
-        """Wait for a peer that reads slowly, but has to be done by `deadline`."""
+        """Wait until a slowly reading peer makes room. Raises `ConnectionLostError` at `deadline`."""
         with contextlib.suppress(TimeoutError):
             if (left := deadline - time.monotonic()) > 0:
                 self._await(select.POLLOUT, left)
@@ -267,7 +268,7 @@ class TlsTransport(PlainTransport):
         raise self._not_read()
 
     def _linger(self, buffer: memoryview) -> None:
-        """Read on a little after an alert: to close with unread bytes would reset the connection and eat it."""
+        """Keep reading briefly after an alert: closing with unread bytes would reset the connection and lose it."""
         ends = time.monotonic() + _FAREWELL
         with contextlib.suppress(TimeoutError, OSError):
             socket.socket.shutdown(self._sock, socket.SHUT_WR)
@@ -282,14 +283,15 @@ def _read_nothing(_size: int, _buffer: memoryview) -> int:
 
 
 def secure(transport: TlsTransport, deadline: Deadline, buffer: memoryview, report: AssociationReport) -> None:
-    """Shake hands while `deadline` runs; `buffer` is room to work in.
+    """Do the TLS handshake before `deadline`; `buffer` is scratch space.
 
-    What fails is a connection, for there is no Association yet. Raises `TimedOutError` and `ConnectionLostError`.
+    A failure is reported for the connection, as there is no Association yet. Raises `TimedOutError` and
+    `ConnectionLostError`.
     """
     try:
         while not transport.secured:
             deadline.before_receive()
-            with contextlib.suppress(TimeoutError):  # `before_receive` says so when no time is left
+            with contextlib.suppress(TimeoutError):  # `before_receive` raises when no time is left
                 transport.shake_hands(buffer)
     except (TimedOutError, ConnectionLostError) as error:
         report.not_secured(error, heard=transport.heard)
@@ -299,10 +301,10 @@ def secure(transport: TlsTransport, deadline: Deadline, buffer: memoryview, repo
 
 
 def names(certificate: dict[str, Any]) -> tuple[str, ...]:
-    """The names of a certificate as `SSLSocket.getpeercert` describes it.
+    """Return the names in a certificate, given as `SSLSocket.getpeercert` describes it.
 
-    Its alternative names of hosts, addresses and URIs, else its common name, which counts only without them
-    (RFC 9525 §2 and its predecessors).
+    They are its alternative names of hosts, addresses and URIs, or without any of these its common name (RFC 9525 §2
+    and its predecessors).
     """
     found = [
         _address(value) if kind == "IP Address" else value
@@ -315,7 +317,7 @@ def names(certificate: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _address(text: str) -> str:
-    """An IP address as people write it; OpenSSL writes IPv6 in full, in capitals."""
+    """Normalize an IP address: OpenSSL writes IPv6 unabbreviated and in capitals."""
     try:
         return str(ipaddress.ip_address(text.strip()))
     except ValueError:
@@ -323,7 +325,7 @@ def _address(text: str) -> str:
 
 
 def reason(error: ssl.SSLError) -> str:
-    """OpenSSL's reason in lower case: "no shared cipher", "certificate verify failed: certificate has expired"."""
+    """Put OpenSSL's reason in lower case: "no shared cipher", "certificate verify failed: certificate has expired"."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
     words = (error.reason or error.strerror or str(error)).replace("_", " ").lower()

@@ -1,7 +1,7 @@
 """A connected socket as an Association uses it: blocking reads and writes with time limits, no threads and no polling.
 
-The rule it keeps: every wait ends. Time limits are the kernel's own (SO_RCVTIMEO, SO_SNDTIMEO): they cost no system
-call a read, wake nobody but the waiting thread, and leave the connection usable for an A-ABORT.
+Invariant: every wait ends. Time limits are the kernel's own (SO_RCVTIMEO, SO_SNDTIMEO): they need no system call per
+read, wake only the waiting thread, and leave the connection usable for an A-ABORT.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SHORTEST: Final = 0.001  # seconds: a timeval of zero would mean no limit
 
 
 class ConnectionLostError(Exception):
-    """The connection ended: closed or reset by the peer, or unusable. `limit` is the one that ended it, "" for none."""
+    """The connection was closed or reset by the peer, or is unusable. `limit` names the limit that ended it, if any."""
 
     def __init__(self, message: str, limit: str = "") -> None:
         super().__init__(message)
@@ -27,12 +27,12 @@ class ConnectionLostError(Exception):
 
 
 class WokenError(ConnectionLostError):
-    """The wait for the peer was ended from this side, by `PlainTransport.wake`; the message says why."""
+    """This side ended the wait for the peer, by `PlainTransport.wake`; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a TLS handshake has agreed on. `certificate_names` are those of the peer's certificate, if it showed one."""
+    """The outcome of a TLS handshake. `certificate_names` are those in the peer's certificate, if it presented one."""
 
     version: str
     cipher: str
@@ -45,9 +45,9 @@ class PlainTransport:
     __slots__ = ("_receive_timeout", "_send_timeout", "_sock", "_woken", "header_due")
 
     def __init__(self, sock: socket.socket, *, send_timeout: float) -> None:
-        """Prepare an accepted socket, which is a blocking one. Raises OSError if it is gone.
+        """Prepare an accepted, blocking socket. Raises OSError if the connection is already gone.
 
-        `send_timeout` is in seconds a write may block.
+        `send_timeout` is how long a write may block, in seconds.
         """
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -57,15 +57,15 @@ class PlainTransport:
         self._send_timeout = send_timeout
         self._woken = ""
         self.header_due = False
-        """Whether a balancer's PROXY header has to come first."""
+        """Whether the connection must begin with a load balancer's PROXY header, and that is still to come."""
 
     @property
     def certificate_names(self) -> tuple[str, ...]:
-        """The names in the peer's verified certificate: none, as there is none without TLS."""
+        """The names in the peer's verified certificate: none without TLS."""
         return ()
 
     def limit_receive(self, seconds: float) -> None:
-        """Let each following `receive_into` wait at most so long."""
+        """Limit how long each following `receive_into` may wait."""
         if seconds != self._receive_timeout:
             self._receive_timeout = seconds
             try:
@@ -77,9 +77,9 @@ class PlainTransport:
         """Read at least one byte into `buffer` and return how many.
 
         `acknowledge` sends the pending TCP acknowledgement at once: real senders write the header and the body of a PDU
-        apart, and with Nagle's algorithm wait for it 40 ms a PDU. The option isn't sticky: it is set for each read.
-        Raises TimeoutError after the limit, `ConnectionLostError` at the end of the connection, which is `WokenError`
-        after `wake`.
+        separately, and with Nagle's algorithm they would wait 40 ms per PDU for it. The option isn't sticky, so it is
+        set for each read. Raises TimeoutError after the limit and `ConnectionLostError` at the end of the connection,
+        `WokenError` if `wake` ended it.
         """
         try:
             if acknowledge:
@@ -94,7 +94,7 @@ class PlainTransport:
         return count
 
     def send(self, data: bytes) -> None:
-        """Send all of `data`. Raises `ConnectionLostError`, also for a peer that doesn't read."""
+        """Send all of `data`. Raises `ConnectionLostError`, also if the peer doesn't read."""
         try:
             sent = self._sock.send(data)
             if sent != len(data):
@@ -105,7 +105,7 @@ class PlainTransport:
             raise ConnectionLostError(error.strerror or str(error)) from error
 
     def _send_rest(self, rest: memoryview) -> None:
-        """What the kernel had no room for: the peer reads slowly, but has to be done within the limit."""
+        """Send what the kernel had no room for. The peer may read slowly, but only up to the time limit."""
         deadline = time.monotonic() + self._send_timeout
         while rest:
             if time.monotonic() > deadline:
@@ -116,17 +116,17 @@ class PlainTransport:
         return WokenError(self._woken) if self._woken else ConnectionLostError("closed by the peer")
 
     def _not_read(self) -> ConnectionLostError:
-        with contextlib.suppress(OSError):  # what the peer doesn't read must not linger in the kernel
+        with contextlib.suppress(OSError):  # unread data must not linger in the kernel
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         return ConnectionLostError("the peer does not read", "send_timeout")
 
     def wake(self, why: str) -> None:
-        """Let a blocked `receive_into` end as if the peer had closed; sending stays possible. From any thread.
+        """End a blocked `receive_into` as if the peer had closed; sending stays possible. May be called by any thread.
 
-        What has arrived, or still arrives, can be read on: Linux only ends the waiting.
+        What has arrived, or still arrives, can be read: Linux only stops waiting for more.
         """
         self._woken = why
-        with contextlib.suppress(OSError):  # an SSLSocket's own shutdown would have it speak on without TLS
+        with contextlib.suppress(OSError):  # SSLSocket.shutdown would continue without TLS
             socket.socket.shutdown(self._sock, socket.SHUT_RD)
 
     def close(self) -> None:

@@ -72,9 +72,9 @@ def test_the_longest_header_is_read_to_its_end() -> None:
         (b"\x16\x03\x01" + bytes(200), "no PROXY header"),
         (header(ipv4("10.1.2.3"), command=0x11), "of version 1, not 2"),
         (header(ipv4("10.1.2.3"), command=0x2F), "unknown command 15"),
-        (header(ipv4("10.1.2.3"), family=0), "something else than TCP"),
-        (header(ipv4("10.1.2.3"), family=0x12), "something else than TCP"),
-        (header(bytes(216), family=0x31), "something else than TCP"),
+        (header(ipv4("10.1.2.3"), family=0), "something other than TCP"),
+        (header(ipv4("10.1.2.3"), family=0x12), "something other than TCP"),
+        (header(bytes(216), family=0x31), "something other than TCP"),
         (header(ipv4("10.1.2.3")[:-1]), "shorter than its addresses"),
         (header(ipv4("10.1.2.3"), family=TCP6), "shorter than its addresses"),
     ],
@@ -93,7 +93,7 @@ def test_a_header_that_is_cut_short_is_a_lost_connection_and_one_that_stays_away
         accepted, _ = server.accept()
         with accepted:
             peer.sendall(whole[:-1])
-            with pytest.raises(TimedOutError, match=r"no whole PROXY header within 0\.2 s"):
+            with pytest.raises(TimedOutError, match=r"no complete PROXY header within 0\.2 s"):
                 receive_header(PlainTransport(accepted, send_timeout=1), 0.2)
 
 
