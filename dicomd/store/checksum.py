@@ -1,11 +1,11 @@
 """Checksums recorded at reception: XXH128 of the whole file, in an extended attribute of the file itself.
 
-The rule: the checksum is in the file before the file is synced, so it is as durable as the Data Set, goes where the
-file is moved, and goes when the file is deleted. What it guards against is decay and accidents, not an adversary, who
-could write a new one; so it may be a fast hash: XXH128 costs a thirtieth of SHA-256. `xxhsum -H2 FILE` computes the
-same, and `getfattr -e hex -n user.dicomd.xxh128 FILE` shows what was recorded.
+Invariant: the checksum is set before the file is synced, so it is as durable as the Data Set. It moves with the file
+and disappears with it. It protects against decay and accidents, not against an adversary, who could write a new one; so
+a fast hash will do: XXH128 costs a thirtieth of SHA-256. `xxhsum -H2 FILE` computes the same checksum, and
+`getfattr -e hex -n user.dicomd.xxh128 FILE` shows what was recorded.
 
-16 bytes as they are, and not a line of text, still fit into an inode of ext4 (256 bytes) beside an SELinux label.
+It is stored as 16 raw bytes rather than as text: they fit into an ext4 inode (256 bytes) even beside an SELinux label.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def record(fd: int, checksum: Checksum) -> None:
 
 
 def read(fd: int) -> bytes | None:
-    """Return the checksum recorded in the file open as ``fd``, None without one. Raises OSError."""
+    """Return the checksum recorded in the file open as ``fd``, None if there is none. Raises OSError."""
     try:
         return os.getxattr(fd, ATTRIBUTE)
     except OSError as error:
@@ -39,7 +39,7 @@ def read(fd: int) -> bytes | None:
 
 
 def are_kept(fd: int) -> bool:
-    """Whether the file system of the (scratch) file open as ``fd`` takes checksums. Raises OSError."""
+    """Whether the file system of the (scratch) file open as ``fd`` can keep checksums. Raises OSError."""
     try:
         os.setxattr(fd, ATTRIBUTE, bytes(SIZE))
     except OSError as error:

@@ -1,15 +1,15 @@
-"""The head of a Data Set, scanned as it passes: the UIDs that the layout and the checks against the command need.
+"""Scans the head of a Data Set as it is received, for the UIDs that the layout and the checks against the command need.
 
-The rule: one pass, constant memory. A value that isn't wanted is skipped without being kept, of a wanted one at most
-80 bytes stay, nesting is bounded, and a deflated head is inflated piece by piece up to a limit. Fragments may be cut
-anywhere. The scan ends once all four elements are found, at the first top-level element beyond (0020,000E), or with
-the Data Set.
+Invariant: one pass and constant memory, however the fragments are cut. Unwanted values are skipped without being kept,
+at most 80 bytes of a wanted one are kept, nesting is bounded, and a deflated head is inflated piece by piece up to a
+limit. The scan ends once all four elements are found, at the first top-level element beyond (0020,000E), or with the
+Data Set.
 
-Elements out of order (against PS3.5 §7.1) are read all the same as long as nothing beyond (0020,000E) has come:
-skipping them costs nothing, and the Data Set says what it says in any order. A wanted element that comes twice with
-different values makes the Data Set unreadable, as readers would disagree about whose it is. Whether there are VRs is
-seen in the first element rather than believed: some senders encode one way and announce the other, and most readers
-can read that.
+Elements out of order (a violation of PS3.5 §7.1) are accepted until something beyond (0020,000E) has been seen: that
+costs nothing, and their meaning doesn't depend on their order. A wanted element that occurs twice with different values
+makes the Data Set unreadable, because readers would disagree about whose it is. Whether VRs are explicit is detected in
+the first element rather than taken from the Transfer Syntax: some senders announce one encoding and use the other, and
+most readers cope with that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.outline import Header, Memory, Value
 
 if TYPE_CHECKING:
-    from zlib import _Decompress as Inflater  # the name that typeshed has for what zlib keeps to itself
+    from zlib import _Decompress as Inflater  # typeshed's name for a type that zlib doesn't export
 
 PATIENT_ID: Final = 0x00100020
 SOP_CLASS_UID: Final = 0x00080016
@@ -31,9 +31,9 @@ SOP_INSTANCE_UID: Final = 0x00080018
 STUDY_INSTANCE_UID: Final = 0x0020000D
 SERIES_INSTANCE_UID: Final = 0x0020000E
 
-MAX_VALUE: Final = 80  # a UID has 64 characters; the rest leaves room to see that a value is too long
+MAX_VALUE: Final = 80  # a UID has 64 characters; the rest makes it possible to tell that a value is too long
 MAX_NESTING: Final = 128  # sequences and items of undefined length; real ones stay below 20
-MAX_INFLATED: Final = 16 << 20  # of a deflated head; a decompression bomb ends here
+MAX_INFLATED: Final = 16 << 20  # of a deflated head; stops decompression bombs
 
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM_GROUP: Final = 0xFFFE
@@ -43,7 +43,7 @@ _INFLATE_STEP: Final = 1 << 16
 
 # PS3.5 §7.1.2: these have a length of 16 bits; every other VR, known or not yet, has two reserved bytes and 32 bits.
 _SHORT_VRS: Final = "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()  # noqa: SIM905
-# What some writers put where they know no VR, with a length of 16 bits.
+# What some writers put where they don't know the VR, with a length of 16 bits.
 _UNKNOWN_VR: Final = "??"
 
 Unpack = Callable[[Any, int], tuple[int, ...]]
@@ -77,7 +77,7 @@ _EXPLICIT_LITTLE: Final = _encoding("<", explicit=True)
 _EXPLICIT_BIG: Final = _encoding(">", explicit=True)
 _IMPLICIT_LITTLE: Final = _encoding("<", explicit=False)
 
-# All others, encapsulated and private ones too, are Explicit VR Little Endian (PS3.5 §A.4).
+# All other transfer syntaxes, including encapsulated and private ones, are Explicit VR Little Endian (PS3.5 §A.4).
 _ENCODINGS: Final[dict[str, _Encoding]] = {
     "1.2.840.10008.1.2": _IMPLICIT_LITTLE,
     "1.2.840.10008.1.20": _IMPLICIT_LITTLE,  # Papyrus 3, retired
@@ -96,33 +96,33 @@ _DEFLATED: Final = frozenset(
 class HeadScanner:
     """Scans one Data Set in the given transfer syntax, fragment by fragment.
 
-    ``values`` has the wanted elements found so far at the top level, tag (0xGGGGEEEE) to value, padding included and
-    cut after 80 bytes; ``complete`` says that no more can come. Both feeding and finishing raise
-    ``DataSetUnreadable``.
+    ``values`` maps the tags (0xGGGGEEEE) of the wanted elements found so far at the top level to their values, which
+    include the padding and are truncated to 80 bytes. ``complete`` means that no more can be found. Both ``feed`` and
+    ``finish`` raise ``DataSetUnreadable``.
     """
 
-    # As most heads are like one before, little more than this is ever used, and what is constant isn't set each time.
+    # Class-level defaults, so that an instance doesn't have to set them: most heads match a template and need no more.
     complete = False
     patient_id = b""
     _inflated = 0
     _begun = False
-    _carry = b""  # the beginning of an element whose rest has yet to come
-    _skip = 0  # bytes of a value still to pass; never at the same time as _carry
+    _carry = b""  # the beginning of an element whose rest is still to come
+    _skip = 0  # bytes of a value still to be skipped; only ever without _carry
     _headers: list[Header] | None = None  # of a head that may be worth remembering
 
     def __init__(self, transfer_syntax_uid: str, *, of_patient: bool = False, memory: Memory | None = None) -> None:
-        """`of_patient`: `patient_id` is wanted, too: for it alone the scan doesn't go on, nor fail.
+        """With `of_patient`, also look for `patient_id`, though the scan neither continues nor fails because of it.
 
-        `memory` is that of Data Sets that are probably alike; a scan with another `of_patient` needs another.
+        `memory` is shared by scans of Data Sets that are probably alike; all of them must have the same `of_patient`.
         """
         self.values: dict[int, bytes] = {}
         self._of_patient = of_patient
         self._encoding = _ENCODINGS.get(transfer_syntax_uid, _EXPLICIT_LITTLE)
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in _DEFLATED else None
-        # What of undefined length is open, each with the encoding inside it: a sequence, its item, a sequence in it...
+        # The open sequences and items of undefined length, alternately, each with the encoding of its contents.
         self._nesting: list[_Encoding] = []
         self._memory = memory if self._inflater is None else None
-        self._found: list[Value] = []  # in the head that may be worth remembering; no longer than its fragment allows
+        self._found: list[Value] = []  # in a head that may be worth remembering; bounded by the size of one fragment
 
     def feed(self, fragment: memoryview | bytes) -> bool:
         """Scan the next bytes of the Data Set; return ``complete``."""
@@ -136,7 +136,7 @@ class HeadScanner:
         return self.complete
 
     def _begin(self, fragment: memoryview | bytes, memory: Memory) -> None:
-        """Take the first fragment, which mostly has the whole head, in one step if it is built like one before."""
+        """Scan the first fragment, which usually has the whole head, in one step if it is built like an earlier one."""
         self._memory = None
         if (outline := memory.outline) is not None and (values := outline.read(fragment)) is not None:
             self.patient_id = values.pop(PATIENT_ID, b"")
@@ -151,18 +151,18 @@ class HeadScanner:
             memory.learn(fragment, headers, self._found)
 
     def finish(self) -> None:
-        """End the scan with the Data Set, which must not end inside an element."""
+        """End the scan at the end of the Data Set, which must not be inside an element."""
         if self.complete:
             return
         if self._carry or self._skip or self._nesting:
             raise DataSetUnreadable("Data Set ends inside an element")
         if self._inflater is not None and not self._inflater.eof:
-            raise DataSetUnreadable("Deflated Data Set is cut off")
+            raise DataSetUnreadable("Deflated Data Set is truncated")
         self.complete = True
 
     def _inflate(self, deflated: memoryview | bytes) -> None:
         while (inflater := self._inflater) is not None and not inflater.eof:  # what follows the end is padding
-            before = inflater.copy()  # some 5 µs; of a stream that breaks, what came out of one call would be lost
+            before = inflater.copy()  # some 5 µs; if the stream is damaged, the output of one call would be lost
             try:
                 plain = inflater.decompress(deflated, _INFLATE_STEP)
             except zlib.error:
@@ -188,7 +188,7 @@ class HeadScanner:
         at = self._skip
         carry = self._carry
         if carry:
-            # Finish the element that was cut in a short copy; whatever else fits into that is scanned in passing.
+            # Complete the divided element in a short copy. Any further elements that fit into the copy are scanned too.
             joined = carry + data[:_LOOKAHEAD]
             at = self._scan(joined, 0, len(joined))
             if self.complete:
@@ -210,7 +210,7 @@ class HeadScanner:
             self._skip = at - end
 
     def _scan(self, data: memoryview | bytes, at: int, end: int) -> int:
-        """Scan from ``at``; return where the first incomplete element starts, or beyond ``end`` to skip a value."""
+        """Scan from ``at``; return the start of the first incomplete element, or a place beyond ``end`` to skip to."""
         while True:
             if self._nesting:
                 at = self._scan_nested(data, at, end)
@@ -227,7 +227,7 @@ class HeadScanner:
             announced = self._encoding
             self._encoding = _actual_encoding(announced, data[at + 4], data[at + 5])
             if self._encoding is not announced and self._encoding.header(data, at)[0] > 0x20:
-                # Neither as announced nor with anything of an instance's head: rubbish, not another encoding.
+                # Neither the announced encoding nor an element of an instance's head: garbage, not another encoding.
                 raise DataSetUnreadable("Data Set does not begin with an element")
         explicit, header, _, long_length, short_vrs, _ = encoding = self._encoding
         headers = self._headers
@@ -337,7 +337,7 @@ class HeadScanner:
 
 
 def _up_to_the_damage(inflater: Inflater, deflated: memoryview | bytes) -> bytes:
-    """What comes out ahead of the byte that breaks the stream, so that a head means the same however it was cut."""
+    """Inflate up to the damaged byte, so that the result doesn't depend on how the fragments were cut."""
     plain = bytearray()
     for at in range(len(deflated)):
         try:
@@ -356,6 +356,6 @@ def _actual_encoding(announced: _Encoding, first: int, second: int) -> _Encoding
 
 
 def _check_vr(vr: int) -> None:
-    """Refuse what can't be a VR: all there are and will be have two upper case letters (PS3.5 §6.2)."""
+    """Reject what can't be a VR: all present and future ones are two upper-case letters (PS3.5 §6.2)."""
     if not (0x41 <= vr >> 8 <= 0x5A and 0x41 <= vr & 0xFF <= 0x5A):
         raise DataSetUnreadable("Element has no Value Representation")

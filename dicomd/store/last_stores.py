@@ -1,7 +1,7 @@
-"""When each peer last stored, kept over a restart: an empty file a peer, whose time of change is that moment.
+"""Remembers across restarts when each peer last stored: an empty file for each peer, modified at that time.
 
-The rule: it is a note, and never in the way. Nothing is synced for it, and where it can't be written a restart knows
-less. Names are those of the configuration, never a peer's own.
+The record is only a convenience: it is never synced, and if it can't be written, only the times after the next restart
+are missing. File names are the names of peers in the configuration, never anything that a peer sent.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _SUFFIX = ".peer"
 
 
 class LastStores:
-    """The notes of the store at ``root``; times are seconds since 1970."""
+    """The record of the store at ``root``; times are seconds since the epoch."""
 
     def __init__(self, root: Path) -> None:
         self._folder = root / OWN_FOLDER / "peers"
         self._noted: dict[str, float] = {}
 
     def read(self, names: Iterable[str]) -> dict[str, float]:
-        """When each of the named peers last stored, as far as it is known."""
+        """Return when each of the named peers last stored, as far as that is known."""
         found = {}
         for name in names:
             try:
@@ -33,7 +33,7 @@ class LastStores:
         return found
 
     def note(self, last_stores: dict[str, float]) -> None:
-        """Write down what has changed since it was last called, as far as that can be. Raises the first OSError."""
+        """Write the times that have changed since the last call, all that can be. Raises the first OSError."""
         failure: OSError | None = None
         for name, seconds in last_stores.items():
             if self._noted.get(name, 0.0) < seconds:
@@ -48,7 +48,7 @@ class LastStores:
 
     def _touch(self, path: Path, seconds: float) -> None:
         try:
-            if path.stat().st_mtime >= seconds:  # another worker's note is newer
+            if path.stat().st_mtime >= seconds:  # another worker has recorded a later store
                 return
         except FileNotFoundError:
             self._folder.mkdir(mode=0o750, exist_ok=True)

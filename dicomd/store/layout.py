@@ -1,7 +1,7 @@
-"""The layout: which path an instance gets, from the UIDs of its Data Set.
+"""The layout: derives an instance's path from the UIDs in its Data Set.
 
-The rule: nothing that was sent becomes part of a path unless it is a UID, digits and dots with a digit at both ends of
-each part, so that no value can climb out of the root, hide, or name another instance's file.
+Invariant: nothing that was received becomes part of a path unless it is a UID, that is, digits separated by single
+dots. So no value can escape from the root, name a hidden file, or name another instance's file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def numbered(name: str, number: int) -> str:
 
 
 class Layout:
-    """A layout template, checked and compiled. Raises ValueError, saying what would be right, for one that is none.
+    """A layout template, checked and compiled. Raises ValueError for an invalid one, saying what would be right.
 
     ``elements`` are the tags (0xGGGGEEEE) that a path needs.
     """
@@ -73,24 +73,24 @@ class Layout:
 
 
 def check_template(template: str) -> list[str]:
-    """Return the placeholders of a layout template in their order; raise ValueError for one that is no layout.
+    """Return the placeholders of a layout template in order. Raises ValueError for an invalid template.
 
-    A layout ends in ".dcm", stays below the root, starts no component with a dot (``.dicomd`` is the store's own),
-    and is unambiguous: instances with different UIDs never share a path, so {SOPInstanceUID} is in it and two UIDs in
-    one component have a character between them that no UID has.
+    A layout ends in ".dcm", stays below the root, and has no component that starts with a dot (``.dicomd`` is the
+    store's own). It is unambiguous: instances with different UIDs never share a path, so it contains {SOPInstanceUID},
+    and two UIDs in one component have a character between them that can't be part of a UID.
     """
     if not template.endswith(SUFFIX):
-        raise ValueError(f"a layout ends in {SUFFIX}")
+        raise ValueError(f"a layout must end in {SUFFIX}")
     if "{SOPInstanceUID}" not in template:
-        raise ValueError("a layout needs {SOPInstanceUID}")
+        raise ValueError("a layout must contain {SOPInstanceUID}")
     return [name for component in template.split("/") for name in _placeholders(component)]
 
 
 def _placeholders(component: str) -> list[str]:
     if not component:
-        raise ValueError("a layout is a relative path without empty components")
+        raise ValueError("a layout must be a relative path without empty components")
     if component.startswith("."):
-        raise ValueError("no component of a layout starts with a dot")
+        raise ValueError("no component of a layout may start with a dot")
     used: list[str] = []
     length = 0
     between: str | None = None  # the text since the last placeholder of this component
@@ -99,17 +99,17 @@ def _placeholders(component: str) -> list[str]:
         if name is None:
             text = piece[0]
             if text in {"{", "}"} or "\\" in text or not text.isprintable():
-                raise ValueError(f"{text!r} means nothing in a layout")
+                raise ValueError(f"{text!r} is not allowed in a layout")
             length += len(text.encode())
             between = None if between is None else between + text
             continue
         if name not in PLACEHOLDERS:
-            raise ValueError(f"{{{name}}} is none of " + ", ".join(f"{{{known}}}" for known in PLACEHOLDERS))
+            raise ValueError(f"{{{name}}} is not one of " + ", ".join(f"{{{known}}}" for known in PLACEHOLDERS))
         if between is not None and not between.strip("0123456789."):
-            raise ValueError("two UIDs in one component need a character between them that no UID has")
+            raise ValueError("two UIDs in one component need a character between them that can't be part of a UID")
         used.append(name)
         length += MAX_UID_LENGTH
         between = ""
     if length > _LONGEST_COMPONENT:
-        raise ValueError(f"a component of a layout may become {_LONGEST_COMPONENT} bytes long at most")
+        raise ValueError(f"a component of a layout must never exceed {_LONGEST_COMPONENT} bytes")
     return used

@@ -1,8 +1,9 @@
-"""Heads of Data Sets that are built alike: where the wanted values are is known before the scan.
+"""Recognizes heads of Data Sets that are built alike, so that their wanted values are found without a scan.
 
-The rule: an outline holds all element headers that a scan went by, tag, VR and length, and where they were. A head with
-the same headers at the same places would take the same scan the same way, so its wanted values are where they were.
-Instances of one series mostly differ in values and not in lengths; comparing costs a tenth of the scan.
+An outline holds every element header (tag, VR and length) that a scan has used, and its position. Invariant: a head
+with the same headers at the same positions would be scanned in the same way, so its wanted values are at the same
+positions, too. Instances of one series usually differ in values but not in lengths, and comparing headers costs a tenth
+of a scan.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from collections.abc import Callable, Hashable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-_MOST_HEADERS: Final = 256  # of one outline, so that nobody makes it big
+_MOST_HEADERS: Final = 256  # of one outline, so that a peer can't make it large
 _MOST_REMEMBERED: Final = 256
 
 Header = tuple[int, int]
-"""Where the header of an element begins and ends."""
+"""Where the header of an element begins and ends, in bytes."""
 Value = tuple[int, int, int]
 """The tag of a wanted element, and where its value begins and ends."""
 
 
 class Outline(NamedTuple):
-    """How the head of one Data Set was built: in `end` bytes, these `headers`, and values of these `tags`."""
+    """How the head of a Data Set is built: within `end` bytes it has these `headers`, and values for these `tags`."""
 
     unpack_headers: Callable[[Any], tuple[bytes, ...]]
     headers: tuple[bytes, ...]
@@ -38,7 +39,7 @@ class Outline(NamedTuple):
 
 
 class Memory:
-    """The outline of the last Data Sets of a kind. Any thread may use it: what others learn meanwhile is as true."""
+    """The outline of the last Data Sets of a kind. Thread-safe: an outline set by another thread is just as valid."""
 
     __slots__ = ("_last", "outline")
 
@@ -47,13 +48,13 @@ class Memory:
         self._last: list[Header] = []
 
     def learn(self, data: memoryview | bytes, headers: list[Header], values: list[Value]) -> None:
-        """Remember a head that the outline didn't fit, if the one before it was built in the same way.
+        """Remember how a head that didn't match is built, if the one before it was built in the same way.
 
-        To make an outline costs as much as a scan, which would be wasted where no two heads are alike.
+        Making an outline costs as much as a scan, which would be wasted if no two heads are alike.
         """
         last, self._last = self._last, headers if len(headers) <= _MOST_HEADERS else []
         if headers != last or len({tag for tag, _, _ in values}) < len(values):
-            return  # an element that comes twice is judged by its value
+            return  # of elements that occur twice, the values must be compared
         shape, wanted = _pieces(headers), _pieces([(start, stop) for _, start, stop in values])
         tags = tuple(tag for tag, _, _ in values)
         end = max(shape.size, wanted.size)
@@ -61,7 +62,7 @@ class Memory:
 
 
 def _pieces(places: list[Header]) -> struct.Struct:
-    """What unpacks the bytes at these places, one behind the other."""
+    """Make a struct that unpacks the bytes at these places, which are in ascending order."""
     words, at = ["="], 0
     for start, stop in places:
         words.append(f"{start - at}x{stop - start}s")
@@ -71,5 +72,5 @@ def _pieces(places: list[Header]) -> struct.Struct:
 
 @lru_cache(maxsize=_MOST_REMEMBERED)
 def memory(*_kind: Hashable) -> Memory:
-    """Return the memory of one kind of heads, the same one each time; a kind that hasn't come for long is forgotten."""
+    """Return the memory for one kind of heads, always the same one. Kinds not seen for long are forgotten."""
     return Memory()

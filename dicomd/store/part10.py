@@ -1,7 +1,7 @@
-"""The beginning of a Part 10 file: preamble and File Meta Information (PS3.10 §7.1), written and read back.
+"""Writes and reads the beginning of a Part 10 file: preamble and File Meta Information (PS3.10 §7.1).
 
-The rule: what is written depends on the command and the Presentation Context alone, so that it can stand before the
-first byte of the Data Set; the Data Set follows as it was received.
+Invariant: what is written depends only on the command and the Presentation Context. So it can be written before the
+first byte of the Data Set, which then follows as it was received.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _SHORT: Final = struct.Struct("<HH2sH")
 _LONG: Final = struct.Struct("<HH2sHI")
 _VERSION: Final = _LONG.pack(0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01"
 _MAX_AE_TITLE: Final = 16
-_MAX_READ: Final = 1 << 16  # real File Meta Information has a few hundred bytes
+_MAX_READ: Final = 1 << 16  # real File Meta Information has only a few hundred bytes
 
 
 class Header(NamedTuple):
-    """What a Part 10 file says before its Data Set, which begins at ``data_set_offset``."""
+    """The File Meta Information of a Part 10 file. Its Data Set begins at ``data_set_offset``."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -33,17 +33,17 @@ class Header(NamedTuple):
 
 
 def header(identity: InstanceIdentity) -> bytes:
-    """Return preamble and File Meta Information of an instance, in Explicit VR Little Endian."""
+    """Encode the preamble and File Meta Information of an instance, in Explicit VR Little Endian."""
     uid = identity.sop_instance_uid.encode("ascii", "replace")
     before, behind = _around(len(uid), identity.sop_class_uid, identity.transfer_syntax_uid, identity.calling_ae_title)
     return before + uid + behind
 
 
-# What an Association brings differs in Media Storage SOP Instance UID (0002,0003) alone. Few SOP Classes, transfer
-# syntaxes and peers are all a receiver sees; the bound is for the hostile.
+# The instances of one Association usually differ only in Media Storage SOP Instance UID (0002,0003). A receiver sees
+# few SOP Classes, transfer syntaxes and peers; the bound is for hostile ones.
 @lru_cache(maxsize=512)
 def _around(length: int, sop_class_uid: str, transfer_syntax_uid: str, calling_ae_title: str) -> tuple[bytes, bytes]:
-    """What is before and behind the `length` bytes of the SOP Instance UID."""
+    """Encode what precedes and follows the `length` bytes of the SOP Instance UID."""
     before = _VERSION + _element(0x0002, b"UI", sop_class_uid.encode("ascii", "replace"))
     instance = _element(0x0003, b"UI", bytes(length))
     behind = b"".join(
@@ -60,9 +60,10 @@ def _around(length: int, sop_class_uid: str, transfer_syntax_uid: str, calling_a
 
 
 def legal_ae_title(ae_title: str) -> str:
-    """Return an AE Title as VR AE allows it (PS3.5 §6.2): what it forbids becomes "?", what exceeds 16 characters goes.
+    """Make an AE Title valid for VR AE (PS3.5 §6.2): replace forbidden characters by "?", truncate to 16 characters.
 
-    A title is compared with the configuration as it came; in a file it must not make the File Meta unreadable.
+    Titles are compared with the configuration as they were received, but an invalid one must not make File Meta
+    unreadable.
     """
     legal = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in ae_title[:_MAX_AE_TITLE])
     return legal.strip(" ")
@@ -75,10 +76,10 @@ def _element(number: int, vr: bytes, value: bytes) -> bytes:
 
 
 def read_header(fd: int) -> Header | None:
-    """Return the header of the Part 10 file open as ``fd``, None if it is none. Raises OSError when it can't be read.
+    """Return the header of the file open as ``fd``; None if it isn't a Part 10 file. Raises OSError if reading fails.
 
-    Any Part 10 file will do, whoever wrote it; the elements of group 0002 are read until another group begins, as
-    (0002,0000) is wrong in some.
+    Reads the files of any writer. The elements of group 0002 are read until another group begins, since (0002,0000) is
+    wrong in some files.
     """
     data = os.pread(fd, _MAX_READ, 0)
     if data[128:132] != b"DICM":

@@ -1,8 +1,8 @@
-"""Reading a store again: is every file a readable Part 10 file, in its right place, and what was received?
+"""Re-reads a store: checks that every file is a readable Part 10 file, in its right place, and as it was received.
 
-The rule: it only reads. It says what is wrong and what may be done about it, and does nothing of that itself. It is
-safe beside a running daemon: what comes, goes or is replaced meanwhile is no problem, and temporary files of a living
-process aren't stray.
+Invariant: it only reads. It reports what is wrong and what can be done about it, and changes nothing itself. It may run
+beside a daemon: files that appear, disappear or are replaced meanwhile aren't reported, nor are the temporary files of
+running processes.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from dicomd.store.part10 import Header, read_header
 from dicomd.uids import uid_from_value
 
 _STEP: Final = 1 << 20
-_DEFER: Final = 1 << 16  # bytes; longer values are passed over
+_DEFER: Final = 1 << 16  # bytes; longer values are skipped
 _UNDEFINED: Final = 0xFFFFFFFF
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _PADDING: Final = b"\0 "
 
-AGAIN: Final = "ask the sender for it again, or restore it from a backup"
+AGAIN: Final = "have it sent again, or restore it from a backup"
 ASIDE: Final = "move it out of the store"
 
 
 class Finding(NamedTuple):
-    """One file that was looked at: its path below the root, and its size in bytes.
+    """The result for one file, with its path below the root and its size in bytes.
 
-    ``problem`` is what is wrong, "" if nothing, and ``advice`` what may be done about it. ``compared`` says whether
+    ``problem`` is what is wrong, "" if nothing is, and ``advice`` what can be done about it. ``compared`` says whether
     there was a checksum to compare with.
     """
 
@@ -53,7 +53,7 @@ class Finding(NamedTuple):
 
 
 class _ProblemError(Exception):
-    """What is wrong with a file, and what may be done."""
+    """What is wrong with a file, and what can be done about it."""
 
     def __init__(self, problem: str, advice: str) -> None:
         super().__init__(problem)
@@ -62,45 +62,45 @@ class _ProblemError(Exception):
 
 
 def survey(root: Path) -> int:
-    """Return how many bytes there are to read below ``root``. Files that come or go meanwhile change that."""
+    """Return how many bytes there are to read below ``root``, an estimate: files may appear or disappear later."""
     size = 0
     for entry, _ in _entries(root, ""):
         if isinstance(entry, os.DirEntry):
-            with contextlib.suppress(OSError):  # gone already; what else is wrong with it, ``verify`` will tell
+            with contextlib.suppress(OSError):  # already deleted; ``verify`` reports anything else
                 size += entry.stat(follow_symlinks=False).st_size
     return size
 
 
 def verify(root: Path, layout: Layout) -> Iterator[Finding]:
-    """Look at every file of the store at ``root``, and at what is left of temporary ones."""
+    """Check every file of the store at ``root``, and look for temporary files left by a crash."""
     own = root / OWN_FOLDER
     try:
         if not (own / "store").is_file():
-            yield Finding(f"{OWN_FOLDER}/store", 0, "the store has no sentinel", "is its file system mounted?")
+            yield Finding(f"{OWN_FOLDER}/store", 0, "the store's sentinel is missing", "is its file system mounted?")
         remains = temporary.remains(own / "tmp", own / "locks")
     except OSError as error:
-        yield Finding(str(Path(OWN_FOLDER, "tmp")), 0, f"can't be read: {error.strerror}", "look at its permissions")
+        yield Finding(str(Path(OWN_FOLDER, "tmp")), 0, f"can't be read: {error.strerror}", "check its permissions")
         remains = []
     for name in remains:
         if temporary.may_be_an_instance(own / "tmp" / name):
             advice = "move it to where it belongs, if nothing is there"
-            yield Finding(str(Path(OWN_FOLDER, "tmp", name)), 0, "a crash left an instance here", advice)
+            yield Finding(str(Path(OWN_FOLDER, "tmp", name)), 0, "an instance left here by a crash", advice)
             continue
-        yield Finding(str(Path(OWN_FOLDER, "tmp", name)), 0, "a crash left it", "the next start of dicomd removes it")
+        yield Finding(str(Path(OWN_FOLDER, "tmp", name)), 0, "left by a crash", "the next start of dicomd removes it")
     for entry, relative in _entries(root, ""):
         if isinstance(entry, OSError):
-            yield Finding(relative, 0, f"can't be read: {entry.strerror}", "look at its permissions and at the disk")
+            yield Finding(relative, 0, f"can't be read: {entry.strerror}", "check its permissions and the disk")
         else:
             try:
                 yield _look(entry, relative, layout)
             except FileNotFoundError:
-                continue  # deleted or moved meanwhile
+                continue  # deleted or moved in the meantime
             except OSError as error:
                 yield _unreadable(relative, 0, error)
 
 
 def _entries(root: Path, relative: str) -> Iterator[tuple[os.DirEntry[str] | OSError, str]]:
-    """Everything below a folder but folders, by name, with its path below ``root``; and folders that can't be read."""
+    """Yield every file below a folder, by name, with its path below ``root``; also errors for unreadable folders."""
     try:
         with os.scandir(root / relative) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -128,7 +128,7 @@ def _look(entry: os.DirEntry[str], relative: str, layout: Layout) -> Finding:
     status = entry.stat(follow_symlinks=False)
     size = status.st_size
     if not stat.S_ISREG(status.st_mode) or not relative.endswith(SUFFIX):
-        return Finding(relative, size, "this is no file of dicomd's", ASIDE)
+        return Finding(relative, size, "not a file of dicomd's", ASIDE)
     try:
         with os.fdopen(os.open(entry.path, _FLAGS), "rb", buffering=0) as file:
             try:
@@ -142,24 +142,24 @@ def _look(entry: os.DirEntry[str], relative: str, layout: Layout) -> Finding:
 
 
 def _unreadable(relative: str, size: int, error: OSError) -> Finding:
-    return Finding(relative, size, f"can't be read: {error.strerror}", f"look at the disk; {AGAIN}")
+    return Finding(relative, size, f"can't be read: {error.strerror}", f"check the disk; {AGAIN}")
 
 
 def _verify_file(file: BinaryIO, relative: str, layout: Layout) -> bool:
-    """Whether a checksum was compared. Raises ``_ProblemError``; OSError when it can't be read."""
+    """Check a file; return whether a checksum was compared. Raises ``_ProblemError``, and OSError if reading fails."""
     header = read_header(file.fileno())
     recorded = checksum.read(file.fileno())
     actual = _read_whole(file)
     if recorded is not None and actual != recorded:
         raise _ProblemError(
             "it isn't what was received: the checksum differs",
-            f"{AGAIN}; had somebody to edit it, `setfattr -x {checksum.ATTRIBUTE} FILE` drops the checksum",
+            f"{AGAIN}; if it was edited on purpose, `setfattr -x {checksum.ATTRIBUTE} FILE` removes the checksum",
         )
     if header is None:
-        raise _ProblemError("it is no Part 10 file", AGAIN)
+        raise _ProblemError("not a Part 10 file", AGAIN)
     _verify_place(file.fileno(), header, relative, layout)
     if recorded is None and not _is_whole(file, header):
-        raise _ProblemError("its Data Set is cut off or damaged", AGAIN)
+        raise _ProblemError("its Data Set is truncated or damaged", AGAIN)
     return recorded is not None
 
 
@@ -192,17 +192,19 @@ def _verify_place(fd: int, header: Header, relative: str, layout: Layout) -> Non
     uids = {tag: uid_from_value(values.get(tag, b"")) for tag in (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)}
     uids[SOP_INSTANCE_UID] = uid_from_value(header.sop_instance_uid.encode("ascii", "replace"))
     if any(uids[tag] is None for tag in layout.elements):
-        raise _ProblemError("a UID that its path is made of is missing or invalid", ASIDE)
+        raise _ProblemError("a UID that its path needs is missing or invalid", ASIDE)
     place = layout.place(uids[STUDY_INSTANCE_UID] or "", uids[SERIES_INSTANCE_UID] or "", uids[SOP_INSTANCE_UID] or "")
     folder, _, name = relative.rpartition("/")
     one_of_several = rf"{re.escape(place.name.removesuffix(SUFFIX))}(_[1-9]\d*)?{re.escape(SUFFIX)}"
     if folder != place.directory or not re.fullmatch(one_of_several, name):
         where = f"{place.directory}/{place.name}".removeprefix("/")
-        raise _ProblemError(f"it belongs at {where}", "move it there, if that is free; or was storage.layout changed?")
+        raise _ProblemError(
+            f"it belongs at {where}", "move it there, unless that name is taken; or was storage.layout changed?"
+        )
 
 
 def _is_whole(file: BinaryIO, header: Header) -> bool:
-    """Whether the Data Set can be followed element by element to the very end of the file."""
+    """Whether the Data Set can be read element by element to the exact end of the file."""
     size = os.fstat(file.fileno()).st_size
     file.seek(header.data_set_offset)
     syntax = UID(header.transfer_syntax_uid)
@@ -211,7 +213,7 @@ def _is_whole(file: BinaryIO, header: Header) -> bool:
             return _is_whole_stream(file)
         implicit, little = syntax.is_implicit_VR, syntax.is_little_endian
     except ValueError:
-        implicit, little = False, True  # a private one: PS3.5 §A.4
+        implicit, little = False, True  # a private transfer syntax: PS3.5 §A.4
     end = header.data_set_offset
     try:
         with os.fdopen(os.dup(file.fileno()), "rb") as buffered:
@@ -225,7 +227,7 @@ def _is_whole(file: BinaryIO, header: Header) -> bool:
                     return False
     except OSError:
         raise
-    except Exception:  # whatever pydicom makes of damaged bytes
+    except Exception:  # pydicom may raise anything for damaged bytes
         return False
     return end == size
 

@@ -32,8 +32,8 @@ def test_problems_are_listed_with_advice_and_nothing_is_changed(tmp_path: Path) 
     status, output = run(tmp_path / "root")
     assert status == 1
     assert "1.2.3/1.2.3.4/1.2.3.4.5.dcm: it is" in output
-    assert "(ask the sender for it again" in output
-    assert "'a\\nb': this is no file of dicomd's (move it out of the store)" in output
+    assert "(have it sent again" in output
+    assert "'a\\nb': not a file of dicomd's (move it out of the store)" in output
     assert "0 instances OK, 0 of them by checksum; 2 problems" in output
     assert path.read_bytes() == b"damaged"
 

@@ -261,7 +261,7 @@ def test_what_is_not_deflated_is_unreadable() -> None:
     unreadable(zlib.compress(head(series=None)), DEFLATED)  # with zlib's own header, which PS3.5 §A.5 has not
     compressor = zlib.compressobj(wbits=-15)
     endless = compressor.compress(head(series=None)) + compressor.flush(zlib.Z_SYNC_FLUSH)
-    assert unreadable(endless, DEFLATED) == "Deflated Data Set is cut off"
+    assert unreadable(endless, DEFLATED) == "Deflated Data Set is truncated"
 
 
 def test_padding_after_the_deflated_stream_is_not_hoarded() -> None:

@@ -65,7 +65,7 @@ def test_a_layout_needs_the_elements_it_names(template: str, elements: set[int],
     ],
 )
 def test_what_is_no_layout_is_a_value_error(template: str) -> None:
-    with pytest.raises(ValueError, match=r"layout|component|is none of|UIDs"):
+    with pytest.raises(ValueError, match=r"layout|component|is not one of|UIDs"):
         Layout(template)
 
 

@@ -108,7 +108,7 @@ def test_a_changed_byte_is_found(store: FileStore, tmp_path: Path, at: int) -> N
         file.write(data)
     assert "checksum" in problems(tmp_path)[PLACE]
     (finding,) = findings(tmp_path)
-    assert "ask the sender" in finding.advice
+    assert "have it sent again" in finding.advice
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", IMPLICIT, DEFLATED])
@@ -122,7 +122,7 @@ def test_without_a_checksum_what_is_cut_off_is_found(tmp_path: Path, syntax: str
     path = put(store, data, identity(syntax=syntax)).path
     assert problems(tmp_path) == {}
     os.truncate(path, path.stat().st_size - lost)
-    assert "cut off" in problems(tmp_path)[PLACE]
+    assert "truncated" in problems(tmp_path)[PLACE]
 
 
 def test_undefined_lengths_and_long_values_are_followed_to_the_end(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_undefined_lengths_and_long_values_are_followed_to_the_end(tmp_path: Pat
     path = put(store, head() + pixels, identity(syntax="1.2.840.10008.1.2.4.50")).path
     assert problems(tmp_path) == {}
     os.truncate(path, path.stat().st_size - 8)
-    assert "cut off" in problems(tmp_path)[PLACE]
+    assert "truncated" in problems(tmp_path)[PLACE]
 
 
 def test_what_is_no_instances_file_is_found(tmp_path: Path) -> None:
@@ -144,10 +144,10 @@ def test_what_is_no_instances_file_is_found(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / STUDY / "3.dcm")
     (tmp_path / STUDY / "empty").mkdir()
     assert problems(tmp_path) == {
-        f"{STUDY}/1.dcm": "it is no Part 10 file",
-        f"{STUDY}/2.dcm": "this is no file of dicomd's",
-        f"{STUDY}/3.dcm": "this is no file of dicomd's",
-        f"{STUDY}/notes.txt": "this is no file of dicomd's",
+        f"{STUDY}/1.dcm": "not a Part 10 file",
+        f"{STUDY}/2.dcm": "not a file of dicomd's",
+        f"{STUDY}/3.dcm": "not a file of dicomd's",
+        f"{STUDY}/notes.txt": "not a file of dicomd's",
     }
 
 
@@ -187,12 +187,12 @@ def test_remains_of_a_crash_are_found_and_files_of_a_living_process_are_not(tmp_
         assert problems(tmp_path) == {}
     found = problems(tmp_path)
     assert len(found) == 2
-    assert set(found.values()) == {"a crash left it"}
+    assert set(found.values()) == {"left by a crash"}
     assert len(list((tmp_path / ".dicomd" / "tmp").iterdir())) == 2  # it only reads
 
 
 def test_a_missing_sentinel_is_found(tmp_path: Path) -> None:
-    assert problems(tmp_path)[".dicomd/store"] == "the store has no sentinel"
+    assert problems(tmp_path)[".dicomd/store"] == "the store's sentinel is missing"
 
 
 def test_what_goes_while_it_is_counted_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
