@@ -1,5 +1,6 @@
-"""The benchmark: dicomd and the receivers its users know, given the same work by the same senders.
+"""The benchmark: compares dicomd with other receivers, giving all of them the same work from the same senders.
 
-Nothing here is imported by dicomd, and nothing here imports it: every receiver is a program that is started,
-sent to over loopback and stopped. `scripts/bench` runs it, `docs/performance.md` says how to read it.
+Each receiver is a program that is started, sent to over loopback, and stopped. dicomd doesn't import this package, and
+apart from `uncounted`, this package doesn't import dicomd. `scripts/bench` runs the benchmark, and
+`docs/performance.md` explains its results.
 """

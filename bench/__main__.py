@@ -1,4 +1,4 @@
-"""The command line of the benchmark: what to run, how often, and what to do with the results."""
+"""The command line of the benchmark: selects what to run and how often, and what is done with the results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Found = TypeVar("Found")
 
 
 def chosen(patterns: str, names: Iterable[str], what: str) -> list[str]:
-    """The names that any of the comma-separated patterns matches; all without patterns. Raises click.BadParameter."""
+    """Return the names that match any of the comma-separated patterns, or all names. Raises click.BadParameter."""
     known = list(names)
     wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
     for pattern in wanted:
@@ -39,7 +39,7 @@ def chosen(patterns: str, names: Iterable[str], what: str) -> list[str]:
 
 
 def file_system(folder: Path) -> str:
-    """The type of the file system that holds the folder."""
+    """Return the type of the file system that contains the folder."""
     best, found = "", "unknown"
     for line in Path("/proc/mounts").read_text().splitlines():
         _, point, kind, *_ = line.split()
@@ -49,7 +49,7 @@ def file_system(folder: Path) -> str:
 
 
 def machine(scratch: Path) -> dict[str, str]:
-    """What the figures depend on besides the receivers."""
+    """Describe what the results depend on besides the receivers."""
     cpu = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":", 1)[1].strip() for line in cpu if "model name" in line), platform.machine())
     return {
@@ -57,12 +57,12 @@ def machine(scratch: Path) -> dict[str, str]:
         "kernel": platform.release(),
         "file system": file_system(scratch),
         "Python": platform.python_version(),
-        "load before": f"{os.getloadavg()[0]:.1f}",  # more than a little, and the figures are of no use
+        "load before": f"{os.getloadavg()[0]:.1f}",  # if the machine is busy, the results are useless
     }
 
 
 def make_plan(only: str, peers: str) -> list[Step]:
-    """The chosen workloads for the chosen receivers."""
+    """Combine the chosen workloads with the chosen receivers."""
     names = chosen(peers, receivers.BY_NAME, "receiver")
     steps = []
     for name in chosen(only, workloads.BY_NAME, "workload"):
@@ -72,13 +72,13 @@ def make_plan(only: str, peers: str) -> list[Step]:
 
 
 def describe(plan: list[Step]) -> dict[str, dict[str, str]]:
-    """Title and version of each receiver of the plan that is installed."""
+    """Return title and version of each receiver in the plan; the version is empty if it isn't installed."""
     concerned = [r for r in receivers.BY_NAME.values() if any(r in step.receivers for step in plan)]
     return {r.name: {"title": r.title, "version": "" if r.missing() else r.version()} for r in concerned}
 
 
 def run(plan: list[Step], turns: int, scale: float, scratch: Path) -> report.Results:
-    """Carries out the plan; what was measured before trouble is in the results, with the trouble."""
+    """Carry out the plan. If something fails, the results hold what was measured before and the failure."""
     results = report.Results(
         started=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=machine(scratch),
@@ -102,7 +102,7 @@ def run(plan: list[Step], turns: int, scale: float, scratch: Path) -> report.Res
 
 
 def save(results: report.Results, output: Path | None) -> Path:
-    """Writes the JSON, by default to a file of its own in bench/results/."""
+    """Write the JSON, by default to a new file in bench/results/."""
     name = results.started.replace(":", "").replace(" UTC", "").replace(" ", "-")
     path = output or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def save(results: report.Results, output: Path | None) -> Path:
 
 
 def show_names() -> None:
-    """What --only and --peers choose from."""
+    """Print the names that --only and --peers accept."""
     for workload in workloads.WORKLOADS:
         click.echo(f"{workload.name:<18} {workload.title}")
     click.echo()
@@ -120,30 +120,30 @@ def show_names() -> None:
 
 
 def show(found: Found, to_json: Callable[[Found], str], page: Callable[[Found], str], output: Path | None) -> None:
-    """Print what was found, and write it to `output` where one is asked for."""
+    """Print what was found, and also write it to `output` if that is given."""
     if output:
         output.write_text(to_json(found))
     click.echo(page(found))
 
 
 @click.command()
-@click.option("--only", default="", metavar="NAMES", help="Only these workloads, by name or pattern, with commas.")
-@click.option("--peers", default="", metavar="NAMES", help="Only these receivers (dicomd-none and -fsync are two).")
-@click.option("--turns", type=click.IntRange(1), default=None, help="Turns, 5 by default.")
-@click.option("--quick", is_flag=True, help=f"{QUICK_TURNS} turns of a tenth of the work: does it run at all?")
-@click.option("--must-show", is_flag=True, help="Only what dicomd has to reach, and whether it does.")
-@click.option("--strict", is_flag=True, help="Exit 1 unless every target that was measured, and at least one, is met.")
+@click.option("--only", default="", metavar="NAMES", help="Only these workloads: names or patterns, comma-separated.")
+@click.option("--peers", default="", metavar="NAMES", help="Only these receivers, such as dicomd-none,dcmtk.")
+@click.option("--turns", type=click.IntRange(1), default=None, help="Number of turns, by default 5.")
+@click.option("--quick", is_flag=True, help=f"{QUICK_TURNS} turns of a tenth of the work: a smoke test.")
+@click.option("--must-show", is_flag=True, help="Only what is needed to judge dicomd's targets.")
+@click.option("--strict", is_flag=True, help="Exit 1 unless all measured targets, at least one, are met.")
 @click.option("--write-docs", is_flag=True, help="Write the tables into docs/performance.md.")
-@click.option("--from", "source", type=FILE, help="Run nothing: show this JSON.")
-@click.option("--output", type=FILE, help="The JSON's place (default: a new file in bench/results/).")
+@click.option("--from", "source", type=FILE, help="Run nothing; show the results in this JSON.")
+@click.option("--output", type=FILE, help="Write the JSON here (default: a new file in bench/results/).")
 @click.option(
     "--scratch",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default="/var/tmp",  # noqa: S108 - a fresh private folder is made in it; unlike /tmp it is on a disk
-    help="Where receivers store, on a real disk (default /var/tmp).",
+    help="Folder that receivers store in, on a real disk (default /var/tmp).",
 )
-@click.option("--cost", "costs", is_flag=True, help="Only what log lines and metrics cost dicomd, in CPU time.")
-@click.option("--crowd", "besieged", is_flag=True, help="Only what a hostile crowd costs a normal sender of dicomd's.")
+@click.option("--cost", "costs", is_flag=True, help="Only the CPU time that log lines and metrics cost dicomd.")
+@click.option("--crowd", "besieged", is_flag=True, help="Only what a hostile crowd costs a normal sender.")
 @click.option("--list", "names", is_flag=True, help="List workloads and receivers.")
 def main(
     only: str,
@@ -160,8 +160,8 @@ def main(
     besieged: bool,
     names: bool,
 ) -> None:
-    """Compares dicomd with pynetdicom's and DCMTK's storescp and with Orthanc, and prints medians and ratios."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends its receivers, as Ctrl-C does
+    """Compare dicomd with pynetdicom's and DCMTK's storescp and with Orthanc, and print medians and ratios."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the receivers, as on Ctrl-C
     if names:
         show_names()
         return
@@ -181,7 +181,7 @@ def main(
             plan = targets.plan() if must_show else make_plan(only, peers)
             scale = QUICK_SCALE if quick else 1.0
             results = run(plan, turns or (QUICK_TURNS if quick else 5), scale, scratch)
-            click.echo(f"raw figures: {save(results, output)}", err=True)
+            click.echo(f"raw results: {save(results, output)}", err=True)
         verdicts = targets.judge(results.outcomes)
         if any(outcome.measured or outcome.not_run for outcome in results.outcomes.values()):
             click.echo("\n" + (report.target_page(results) if must_show else report.page(results)))

@@ -1,12 +1,12 @@
-"""A raw DICOM requestor that costs next to nothing, so that a measurement shows the receiver and not the sender.
+"""A raw DICOM requestor that costs almost nothing, so that the receiver is what is measured and not the sender.
 
-Sending an instance is one sendall (a large one repeats one block) and reading one response. It proposes CT Image
-Storage and Verification in Explicit VR Little Endian, and uses nothing but the standard library:
+Sending an instance takes one sendall (a large one repeats the same block) and reading one response. It proposes CT
+Image Storage and Verification in Explicit VR Little Endian, and uses only the standard library:
 
     python3 -m bench.blast 11112 --count 200 --side-by-side 4
 
-Rule: every time printed begins when all senders have had their first Association open and have encoded their data, and
-ends when the last response (and the last A-RELEASE-RP, where Associations are what is counted) has arrived.
+Timing begins when all senders have opened their first Association and encoded their data, and ends when the last
+response has arrived (or the last A-RELEASE-RP, if Associations are counted).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Work = Literal["store", "echo", "nothing"]
 
 @dataclass(frozen=True)
 class Receiver:
-    """Where to send, and how to be known there. `tls` is a CA file; `timeout` is seconds without progress."""
+    """The receiver's address, and the AE Titles to use. `tls` is a CA file; `timeout` in seconds without progress."""
 
     port: int
     host: str = "127.0.0.1"
@@ -63,7 +63,7 @@ class Association:
     """An open Association on a blocking socket."""
 
     def __init__(self, receiver: Receiver) -> None:
-        """Connects and negotiates. Raises BlastError if refused, OSError if there is no connection."""
+        """Connect and negotiate. Raises BlastError if refused, OSError if there is no connection."""
         self.sock: socket.socket = socket.create_connection((receiver.host, receiver.port), timeout=receiver.timeout)
         try:
             self.maximum_length = self._open(receiver)
@@ -86,7 +86,7 @@ class Association:
         return accepted_maximum_length(body, (STORAGE_CONTEXT, VERIFICATION_CONTEXT))
 
     def read_exactly(self, count: int) -> bytes:
-        """`count` bytes. Raises BlastError if the receiver closes first."""
+        """Read exactly `count` bytes. Raises BlastError if the receiver closes first."""
         data = b""
         while len(data) < count:
             chunk = self.sock.recv(count - len(data))
@@ -96,32 +96,32 @@ class Association:
         return data
 
     def read_pdu(self) -> tuple[int, bytes]:
-        """One PDU: its type and body."""
-        # Without QUICKACK, a receiver that writes a response's header and body apart costs 40 ms a response.
+        """Read one PDU: its type and body."""
+        # Without QUICKACK, a receiver that writes header and body of a response separately would take 40 ms for each.
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         kind, length = struct.unpack(">BxI", self.read_exactly(6))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return kind, self.read_exactly(length)
 
     def read_status(self) -> int:
-        """The Status of the next response."""
+        """Read the next response and return its Status."""
         kind, body = self.read_pdu()
         if kind != P_DATA_TF:
             raise BlastError(f"PDU type {kind} instead of a response: {body.hex()}")
         return status_of(body)
 
     def store(self, stream: InstanceStream) -> int:
-        """One C-STORE; its Status."""
+        """Send one C-STORE and return its Status."""
         stream.send(self.sock)
         return self.read_status()
 
     def echo(self) -> int:
-        """One C-ECHO; its Status."""
+        """Send one C-ECHO and return its Status."""
         self.sock.sendall(p_data_tf(c_echo_rq(), 3, VERIFICATION_CONTEXT))
         return self.read_status()
 
     def release(self) -> None:
-        """Releases and closes."""
+        """Release the Association and close the connection."""
         try:
             self.sock.sendall(struct.pack(">BBII", A_RELEASE_RQ, 0, 4, 0))
             kind, _ = self.read_pdu()
@@ -131,16 +131,16 @@ class Association:
             self.sock.close()
 
     def abandon(self) -> None:
-        """Closes without a word."""
+        """Close the connection without release or abort."""
         self.sock.close()
 
 
 @dataclass(frozen=True)
 class Order:
-    """What each sender does.
+    """What each sender does: `count` pieces of `work`.
 
-    `count` pieces of `work`, a new Association after every `per_association` of them (0: one for all), no new piece
-    after `at_most` seconds (0: no such limit). A piece of "nothing" is an Association opened and released.
+    It opens a new Association after every `per_association` of them (0: one for all), and begins no new piece after
+    `at_most` seconds (0: no limit). A piece of "nothing" is opening and releasing an Association.
     """
 
     work: Work = "store"
@@ -152,7 +152,7 @@ class Order:
 
 @dataclass
 class Tally:
-    """What one sender did: monotonic times of its begin and end, its CPU time between, the seconds each piece took."""
+    """What one sender did: when it began and ended (monotonic), its CPU time, and the seconds that each piece took."""
 
     began: float
     maximum_length: int
@@ -164,11 +164,11 @@ class Tally:
 
 
 def perform(order: Order, receiver: Receiver, start: Barrier | None = None) -> Tally:
-    """Carries out `order`. Raises BlastError and OSError; a failed Status is counted, not raised."""
+    """Carry out `order`. Raises BlastError and OSError; a failure Status is only counted."""
     association = Association(receiver)
     stream = InstanceStream.encode(order.size, association.maximum_length) if order.work == "store" else None
     each = order.per_association or (1 if order.work == "nothing" else 0)
-    if order.work == "nothing":  # what is counted is opening, so none may be open when the clock starts
+    if order.work == "nothing":  # opening is what is measured, so none may be open when the clock starts
         association.release()
     if start is not None:
         start.wait(receiver.timeout)
@@ -191,7 +191,7 @@ def perform(order: Order, receiver: Receiver, start: Barrier | None = None) -> T
         else:
             association.release()
         tally.taken.append(time.monotonic() - began)
-    if each and order.work != "nothing":  # where Associations are counted, the last release belongs to them
+    if each and order.work != "nothing":  # when Associations are counted, the last release is part of the work
         association.release()
         tally.ended = time.monotonic()
     else:
@@ -205,7 +205,7 @@ def perform(order: Order, receiver: Receiver, start: Barrier | None = None) -> T
 def _sender(order: Order, receiver: Receiver, start: Barrier, answer: Connection) -> None:
     try:
         answer.send(perform(order, receiver, start))
-    except Exception as error:  # whatever it is, the parent reports it and stops the others
+    except Exception as error:  # of any kind: the parent reports it and stops the others
         start.abort()
         answer.send(f"{type(error).__name__}: {error}")
 
@@ -238,20 +238,20 @@ def _tallies(order: Order, receiver: Receiver, side_by_side: int) -> list[Tally]
                 process.kill()
                 process.join()
     troubles = [answer for answer in answers if isinstance(answer, str)]
-    if troubles:  # a broken barrier is only the echo of the first trouble
+    if troubles:  # a broken barrier is only a consequence of the first failure
         raise BlastError(next((t for t in troubles if "BrokenBarrier" not in t), troubles[0]))
     return [answer for answer in answers if isinstance(answer, Tally)]
 
 
 def percentile(ordered: Sequence[float], fraction: float) -> float:
-    """The value below which `fraction` of the ascending values lie (nearest rank); 0.0 of nothing."""
+    """Return the value below which `fraction` of the ascending values lie (nearest rank); 0.0 if there are none."""
     return ordered[min(int(len(ordered) * fraction), len(ordered) - 1)] if ordered else 0.0
 
 
 def blast(order: Order, receiver: Receiver, side_by_side: int = 1) -> dict[str, float | int | str]:
-    """Carries out `order` by `side_by_side` senders, a process each, and returns the figures.
+    """Carry out `order` with `side_by_side` senders, each in a process of its own, and return the results.
 
-    Rates are a second, times in seconds or milliseconds as named. Raises BlastError if any sender could not.
+    Rates are per second, times in seconds or milliseconds as their names say. Raises BlastError if any sender fails.
     """
     tallies = _tallies(order, receiver, side_by_side)
     seconds = max(t.ended for t in tallies) - min(t.began for t in tallies)
@@ -275,20 +275,20 @@ def blast(order: Order, receiver: Receiver, side_by_side: int = 1) -> dict[str, 
 
 
 def main() -> int:
-    """The command line; 1 if a Status was not Success or a sender could not send."""
+    """Run the command line; return 1 if a Status was not Success or a sender failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("port", type=int)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("-n", "--count", type=int, default=100, help="pieces of work a sender (default 100)")
-    parser.add_argument("-c", "--side-by-side", type=int, default=1, help="senders, each a process with an Association")
+    parser.add_argument("-n", "--count", type=int, default=100, help="pieces of work per sender (default 100)")
+    parser.add_argument("-c", "--side-by-side", type=int, default=1, help="senders, each in its own process")
     parser.add_argument("--work", choices=("store", "echo", "nothing"), default="store")
     parser.add_argument("--size", type=int, default=524288, help="bytes of Pixel Data, even (default 512 KiB)")
-    parser.add_argument("--per-association", type=int, default=0, help="a new Association after so many (default: one)")
-    parser.add_argument("--at-most", type=float, default=0.0, metavar="SECONDS", help="then start no more work")
+    parser.add_argument("--per-association", type=int, default=0, help="pieces per Association (default: all)")
+    parser.add_argument("--at-most", type=float, default=0.0, metavar="SECONDS", help="begin no more work after that")
     parser.add_argument("--called", default="ANY-SCP")
     parser.add_argument("--calling", default="BLAST")
     parser.add_argument("--tls", default="", metavar="CA.pem")
-    parser.add_argument("--certificate", default="", metavar="FILE", help="the requestor's, with --tls")
+    parser.add_argument("--certificate", default="", metavar="FILE", help="the requestor's certificate, with --tls")
     parser.add_argument("--key", default="", metavar="FILE")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds without progress (default 120)")
     parser.add_argument("--json", action="store_true")

@@ -1,4 +1,4 @@
-"""A throw-away CA and server certificate for the rows over TLS, made by the openssl program."""
+"""Makes a throw-away CA and server certificate for the workloads over TLS, with the openssl program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Certificates:
 
 
 def make(folder: Path) -> Certificates:
-    """Makes them in `folder`, valid for two days and for 127.0.0.1. Raises BenchError without a working openssl."""
+    """Make them in `folder`, valid for two days and for 127.0.0.1. Raises BenchError if openssl is missing or fails."""
     folder.mkdir(parents=True, exist_ok=True)
     made = Certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
     ca_key = folder / "ca.key"
@@ -38,5 +38,5 @@ def make(folder: Path) -> Certificates:
         except (OSError, subprocess.SubprocessError) as error:
             output = error.stderr if isinstance(error, subprocess.CalledProcessError) else b""
             detail = output.decode(errors="replace") or error
-            raise BenchError(f"openssl made no certificate: {detail}") from error
+            raise BenchError(f"openssl could not make a certificate: {detail}") from error
     return made

@@ -1,6 +1,7 @@
-"""Medians of turns and ratios of medians.
+"""Computes medians over turns, and ratios of medians.
 
-Rule: a ratio says how many times as good the first is as the second, above 1 is better, whichever way the figure runs.
+Invariant: a ratio says how many times as good the first is as the second. Above 1 means better, whether more or less of
+the figure is better.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from bench.workloads import Figure
 
 @dataclass(frozen=True)
 class Summary:
-    """The median of a figure over the turns, and the least and greatest of them."""
+    """The median of a figure over the turns, its minimum and maximum."""
 
     median: float
     least: float
@@ -24,7 +25,7 @@ class Summary:
 
 
 def summary(turns: Sequence[Figures], key: str) -> Summary | None:
-    """Of one figure; None where no turn has it."""
+    """Summarize one figure; None if no turn has it."""
     values = [turn[key] for turn in turns if key in turn]
     if not values:
         return None
@@ -32,14 +33,14 @@ def summary(turns: Sequence[Figures], key: str) -> Summary | None:
 
 
 def median(outcomes: Mapping[str, Outcome], workload: str, receiver: str, key: str) -> float | None:
-    """The median of a figure, None if it wasn't measured."""
+    """Return the median of a figure, None if it wasn't measured."""
     outcome = outcomes.get(workload)
     found = summary(outcome.measured.get(receiver, []), key) if outcome else None
     return found.median if found else None
 
 
 def ratio(figure: Figure, first: float | None, second: float | None) -> float | None:
-    """How many times as good `first` is as `second`; None where one is missing or the divisor is nothing."""
+    """Return how many times as good `first` is as `second`; None if one is missing or the divisor is zero."""
     if first is None or second is None:
         return None
     above, below = (first, second) if figure.more_is_better else (second, first)

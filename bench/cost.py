@@ -1,9 +1,8 @@
-"""What log lines and metrics cost: dicomd's CPU time for one 4 KiB object, with and without them.
+"""Measures what log lines and metrics cost: dicomd's CPU time for one 4 KiB object, with and without them.
 
-Rule: the same work for each, side by side; CPU time and not the clock, so that what else the machine does counts
-little.
-The journal is a socket in journald's place that is read and thrown away: journald's own work is another's, dicomd's
-share of it is not.
+All variants do the same work, side by side. CPU time is measured rather than elapsed time, so that other activity on
+the machine matters little. The journal is replaced by a socket whose input is discarded: dicomd's share of the work is
+measured, but not journald's own.
 """
 
 from __future__ import annotations
@@ -37,28 +36,28 @@ _MOUNT = (
 
 
 class Variant(Dicomd):
-    """dicomd with one way of logging; `counted` is whether its metrics are."""
+    """dicomd with one way of logging; `counted` says whether it updates its metrics."""
 
     def __init__(self, durability: str, name: str, title: str, log: str, *, counted: bool = True) -> None:
         super().__init__(durability)
         self.name, self.title = f"{durability}-{name}", title
         self._log, self._counted = log, counted
         self.journal = Path()
-        """Where the socket in journald's place is."""
+        """The folder of the socket in journald's place."""
 
     @property
     def to_journal(self) -> bool:
-        """Whether it logs to the journal."""
+        """Whether this variant logs to the journal."""
         return "journald" in self._log
 
     def missing(self) -> str:
-        """To put a socket in journald's place takes a mount namespace."""
+        """Without root, journald's socket can't be replaced, as that takes a mount namespace."""
         if self.to_journal and (os.geteuid() or not shutil.which("unshare")):
-            return "to put a socket in journald's place takes root"
+            return "replacing journald's socket needs root"
         return ""
 
     def command(self, place: Place) -> list[str]:
-        """As dicomd's, with another log."""
+        """The command of `Dicomd`, with this variant's log."""
         python, _, _, *words = super().command(place)
         config = Path(words[-1])
         config.write_text(f"{config.read_text()}[log]\n{self._log}\n")
@@ -70,20 +69,18 @@ class Variant(Dicomd):
 
 
 def variants(durability: str) -> list[Variant]:
-    """The first is what the others are compared with."""
+    """Return the variants. The others are compared with the first."""
     return [
-        Variant(durability, "quiet", "no line an instance", 'format = "json"\ninstances = false'),
-        Variant(durability, "json", "a line an instance, JSON", 'format = "json"'),
-        Variant(durability, "journald", "a line an instance, journal", 'format = "journald"'),
-        Variant(
-            durability, "uncounted", "no line, and no metrics", 'format = "json"\ninstances = false', counted=False
-        ),
+        Variant(durability, "quiet", "no line per instance", 'format = "json"\ninstances = false'),
+        Variant(durability, "json", "one line per instance, JSON", 'format = "json"'),
+        Variant(durability, "journald", "one line per instance, journal", 'format = "journald"'),
+        Variant(durability, "uncounted", "no line and no metrics", 'format = "json"\ninstances = false', counted=False),
     ]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one turn of a variant came to: CPU microseconds an object, and milliseconds a scrape."""
+    """The result of one turn of a variant: CPU microseconds per object, and milliseconds per scrape."""
 
     object_us: float
     scrape_ms: float
@@ -91,7 +88,7 @@ class Cost:
 
 @contextlib.contextmanager
 def journal(folder: Path) -> Iterator[Path]:
-    """Takes datagrams at `folder/socket` in a process of its own, and throws them away; yields the folder."""
+    """Receive and discard datagrams at `folder/socket`, in a process of its own; yields the folder."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(folder / "socket"))
         reader = multiprocessing.get_context("fork").Process(target=_discard, args=(sock,), daemon=True)
@@ -110,7 +107,7 @@ def _discard(sock: socket.socket) -> None:
 
 
 def _blast(started: Running, count: int) -> None:
-    """Sends objects over one Association. Raises BenchError."""
+    """Send objects over one Association. Raises BenchError."""
     try:
         figures = blast.blast(blast.Order("store", count, SIZE), started.place.address, 1)
     except (BlastError, OSError) as error:
@@ -120,7 +117,7 @@ def _blast(started: Running, count: int) -> None:
 
 
 def _scrape(started: Running) -> float:
-    """CPU milliseconds of one scrape."""
+    """Measure the CPU milliseconds of one scrape."""
     before = processes.cpu_seconds(started.pid)
     for _ in range(SCRAPES):
         with urllib.request.urlopen(f"http://127.0.0.1:{started.place.http_port}/metrics", timeout=30) as answer:
@@ -129,10 +126,10 @@ def _scrape(started: Running) -> float:
 
 
 def _side_by_side(started: dict[str, Running], scale: float) -> dict[str, Cost]:
-    """One turn: every variant runs, and they are given a few objects each in rounds.
+    """Run one turn: all variants run at once, and in each round every variant gets a few objects.
 
-    What a machine has to do besides, and what its host takes, changes within seconds; so do caches and frequencies. In
-    rounds of a few tenths of a second each variant has its share of all that.
+    Other activity on the machine and its host changes within seconds, and so do caches and clock frequencies. Rounds of
+    a few tenths of a second spread all of that evenly over the variants.
     """
     for one in started.values():
         _blast(one, WARM_UP)
@@ -148,7 +145,7 @@ def _side_by_side(started: dict[str, Running], scale: float) -> dict[str, Cost]:
 
 
 def run(turns: int, scale: float, scratch: Path, say: Callable[[str], None]) -> dict[str, list[Cost]]:
-    """The costs of each turn by variant. Raises BenchError."""
+    """Measure every variant; return the costs of each turn by variant. Raises BenchError."""
     place = Scratch(scratch)
     found: dict[str, list[Cost]] = {}
     try:
@@ -164,14 +161,14 @@ def run(turns: int, scale: float, scratch: Path, say: Callable[[str], None]) -> 
                         started[variant.name] = stack.enter_context(running(variant, place))
                     for name, cost in _side_by_side(started, scale).items():
                         found.setdefault(name, []).append(cost)
-                        say(f"turn {turn + 1}/{turns}  {name:<18} {cost.object_us:6.1f} µs an object")
+                        say(f"turn {turn + 1}/{turns}  {name:<18} {cost.object_us:6.1f} µs per object")
     finally:
         place.remove()
     return found
 
 
 def page(found: dict[str, list[Cost]]) -> str:
-    """The medians, and those of what each is above its first variant in the same turn."""
+    """Show medians, and the median increase over the first variant in the same turn."""
     rows = []
     for durability in ("none", "fsync"):
         base: list[Cost] = []
@@ -192,9 +189,9 @@ def page(found: dict[str, list[Cost]]) -> str:
                     f"{scrape:.1f}",
                 ]
             )
-    return table(["durability: what it does", "CPU µs an object", "against the first", "CPU ms a scrape"], rows)
+    return table(["durability: variant", "CPU µs per object", "above the first", "CPU ms per scrape"], rows)
 
 
 def to_json(found: dict[str, list[Cost]]) -> str:
-    """Every turn's figures."""
+    """Return every turn's results as JSON."""
     return json.dumps({name: [vars(cost) for cost in costs] for name, costs in found.items()}, indent=1) + "\n"

@@ -1,7 +1,7 @@
-"""A crowd that says little: connections that are silent, stall in a TLS handshake, or drip, all from one process.
+"""A hostile crowd: connections that stay silent, stall in a TLS handshake, or drip bytes, all from one process.
 
-Rule: nobody in it closes first, and nobody heeds an A-ABORT: each stays until the receiver closes its connection. Its
-place is then taken anew, so that the crowd stays as it is, until it is told to let itself be cut.
+Invariant: no connection closes first or reacts to an A-ABORT; each stays until the receiver closes it. It is then
+replaced by a new one, so that the crowd keeps its size, until `let_go` stops the replacing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.errors import BenchError
 REQUEST_TIMEOUT = 10.0
 """dicomd's default: ARTIM, from the connection to the A-ASSOCIATE-RQ, and from an A-ABORT to the end."""
 RATE_WINDOW = 30.0
-"""Over which the minimum rate is averaged."""
+"""Seconds over which the minimum rate is averaged."""
 TICK = 0.1
 DRIP_EVERY = 1.0
 ANSWER_WITHIN = 30.0
@@ -34,9 +34,10 @@ Order = Literal["report", "let go", "leave"]
 
 @dataclass(frozen=True)
 class Kind:
-    """`count` connections of a kind, to the TLS listener or the plain one, due to be cut after `deadline` seconds.
+    """`count` connections of a kind, to the TLS or the plain listener, that must be cut after `deadline` seconds.
 
-    Each sends `opening`, `message` if it gets an A-ASSOCIATE-AC, and from then on `drop` bytes of `drips` a second.
+    Each sends `opening`, then `message` if it gets an A-ASSOCIATE-AC, and from then on `drop` bytes of `drips` per
+    second.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Kind:
 
 @dataclass
 class Tally:
-    """What became of a kind: seconds from each deadline to its cut, of the earliest and the latest one."""
+    """The outcome for one kind; `earliest` and `latest` are the seconds from a deadline to the cut."""
 
     opened: int = 0
     cut: int = 0
@@ -61,7 +62,7 @@ class Tally:
 
 
 def client_hello() -> bytes:
-    """What a TLS requestor of this Python begins with."""
+    """Make the first bytes of a TLS requestor with this Python."""
     arrived, leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
     try:
         ssl.create_default_context().wrap_bio(arrived, leaving, server_hostname="localhost").do_handshake()
@@ -71,7 +72,7 @@ def client_hello() -> bytes:
 
 
 def kinds() -> list[Kind]:
-    """500 silent ones, 100 stalled handshakes, 100 drips."""
+    """Return the crowd: 500 silent connections, 100 stalled handshakes, 100 that drip."""
     hello, request = client_hello(), associate_rq("ANY-SCP", "CROWD")
     message = bytes(InstanceStream.encode(1 << 16, 0).first)
     begun = 6 + int.from_bytes(message[2:6], "big") + 12  # the command's PDU, and the headers of the Data Set's
@@ -86,7 +87,7 @@ def kinds() -> list[Kind]:
             "drips of an object",
             50,
             tls=False,
-            # From the message's begin to the A-ABORT; then ARTIM, since who doesn't send on doesn't close either.
+            # From the beginning of the message to the A-ABORT, and then ARTIM, since the crowd doesn't close either.
             deadline=RATE_WINDOW + REQUEST_TIMEOUT,
             opening=request,
             message=message[:begun],
@@ -102,12 +103,12 @@ class _Member:
     sock: socket.socket
     began: float = 0.0
     connected: bool = False
-    dripped: int = -1  # below 0: it doesn't drip yet
+    dripped: int = -1  # below 0: not dripping yet
     due: float = field(default=0.0)
 
 
 class _Members:
-    """The connections, and what is done with each event."""
+    """The connections, and the event loop that serves them."""
 
     def __init__(self, kinds: Sequence[Kind], ports: tuple[int, int], control: Connection) -> None:
         self._ports, self._control = ports, control
@@ -122,7 +123,7 @@ class _Members:
                 self._open(kind)
 
     def serve(self) -> None:
-        """Until told to leave."""
+        """Serve the connections until the order to leave."""
         next_drip = time.monotonic()
         while True:
             for key, _ in self._selector.select(max(0.0, next_drip - time.monotonic())):
@@ -221,10 +222,10 @@ def _serve(kinds: Sequence[Kind], ports: tuple[int, int], control: Connection) -
 
 
 class Crowd:
-    """A crowd in a process of its own, as a context manager; whoever is left at the end of the block leaves."""
+    """A crowd in a process of its own, as a context manager that closes all connections at the end of the block."""
 
     def __init__(self, kinds: Sequence[Kind], plain: int, tls: int) -> None:
-        """Of these `kinds`, at the ports of a plain and of a TLS listener."""
+        """Connect the `kinds` to the ports of a plain and a TLS listener."""
         self.size = sum(kind.count for kind in kinds)
         context = multiprocessing.get_context("spawn")  # the caller may have threads
         self._control, there = context.Pipe()
@@ -234,15 +235,15 @@ class Crowd:
         self.pid = self._process.pid or 0
 
     def report(self) -> tuple[dict[str, Tally], int]:
-        """What became of each kind so far, and how many connections are open."""
+        """Return the outcome for each kind so far, and how many connections are open."""
         return self._say("report")
 
     def let_go(self) -> None:
-        """Whoever is cut from now on doesn't come back."""
+        """From now on, don't replace connections that are cut."""
         self._say("let go")
 
     def wait_for(self, connections: int, within: float) -> dict[str, Tally]:
-        """Wait until so many are open; what became of each kind. Raises BenchError."""
+        """Wait until so many connections are open; return the outcome for each kind. Raises BenchError."""
         ends = time.monotonic() + within
         while True:
             tallies, found = self.report()
@@ -256,20 +257,20 @@ class Crowd:
         try:
             self._control.send(order)
             if not self._control.poll(ANSWER_WITHIN):
-                raise BenchError(f"the crowd hasn't answered within {ANSWER_WITHIN:.0f} s")
+                raise BenchError(f"the crowd did not answer within {ANSWER_WITHIN:.0f} s")
             answer: tuple[dict[str, Tally], int] = self._control.recv()
         except (EOFError, OSError) as error:
             raise BenchError("the crowd's process has died") from error
         return answer
 
     def __enter__(self) -> Self:
-        """The crowd, on its way."""
+        """Return the crowd, which may still be connecting."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Ends its process."""
+        """End the crowd's process."""
         try:
             self._say("leave")
         except BenchError:

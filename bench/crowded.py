@@ -1,8 +1,8 @@
-"""What a hostile crowd costs a normal sender, and what it leaves behind: ./scripts/bench --crowd.
+"""Measures what a hostile crowd costs a normal sender, and what it leaves behind: ./scripts/bench --crowd.
 
-Rule: dicomd as it is shipped, with its default limits, a plain and a TLS listener; the sender without the crowd and
-beside it in turns. Beside it, its time is as long as the limit that cuts most of the crowd, so that everyone is cut and
-replaced once in each turn.
+dicomd runs as shipped, with its default limits, a plain and a TLS listener. In turns, the sender works without the
+crowd and beside it. Beside it, it works for as long as the limit that cuts most of the crowd, so that all of these are
+cut and replaced once in each turn.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from bench.report import number, table, times
 from bench.scratch import Scratch, empty
 
 SIZE = 1 << 16
-ALONE, BESIDE = 5.0, REQUEST_TIMEOUT  # seconds of a sender's turn
-COMES_WITHIN = 20.0  # seconds for all of the crowd to be connected, and for the workers to see that it has gone
+ALONE, BESIDE = 5.0, REQUEST_TIMEOUT  # seconds of work in each turn
+COMES_WITHIN = 20.0  # seconds for the whole crowd to connect, and for the workers to see that it has gone
 ALL_CUT_WITHIN = 60.0
-RESTS = 15.0  # seconds after the last has been cut: idle threads have ended by then
-SHARE, GROWTH, LATE = 0.8, 1.15, 2.0  # of the growth a part is for what is used for the first time: it comes once
+RESTS = 15.0  # seconds after the last connection has been cut: idle threads have ended by then
+SHARE, GROWTH, LATE = 0.8, 1.15, 2.0  # part of the growth is due to first use, and happens only once
 MEGABYTE = 1_000_000
 
 
 class TwoListeners(Dicomd):
-    """dicomd with a second listener that speaks TLS, and nothing but default limits."""
+    """dicomd with its default limits and a second listener, which uses TLS."""
 
     limits = ()
 
@@ -46,7 +46,7 @@ class TwoListeners(Dicomd):
         self.tls_port = free_port()
 
     def command(self, place: Place) -> list[str]:
-        """As dicomd's, with another listener."""
+        """The command of `Dicomd`, with another listener."""
         words = super().command(place)
         lines = [
             "[[listen]]",
@@ -64,7 +64,7 @@ class TwoListeners(Dicomd):
 
 @dataclass(frozen=True)
 class Use:
-    """What the workers hold: resident memory in bytes, descriptors, threads, connections."""
+    """What the workers use: resident memory in bytes, descriptors, threads, connections."""
 
     memory: int
     descriptors: int
@@ -74,7 +74,7 @@ class Use:
 
 @dataclass
 class Siege:
-    """One durability's turns: the sender's rates, objects a second, and the workers before, during and after."""
+    """The turns of one durability: the sender's rates in objects per second, and what the workers used."""
 
     alone: list[float] = field(default_factory=list)
     beside: list[float] = field(default_factory=list)
@@ -87,13 +87,13 @@ class Siege:
 
     @property
     def share(self) -> float:
-        """The sender's rate beside the crowd, as a share of that without."""
+        """The sender's rate beside the crowd, as a share of the rate without it."""
         return statistics.median(self.beside) / statistics.median(self.alone)
 
 
 @dataclass(frozen=True)
 class Goal:
-    """Something to be shown: at least or at most `bound`."""
+    """A target: the figure must be at least or at most `bound`."""
 
     text: str
     sign: Literal["≥", "≤"]
@@ -102,30 +102,30 @@ class Goal:
 
     @property
     def met(self) -> bool:
-        """Whether it was."""
+        """Whether the target is met."""
         return self.measured >= self.bound if self.sign == "≥" else self.measured <= self.bound
 
 
 def goals(siege: Siege, durability: str) -> list[Goal]:
-    """What a siege has to show."""
+    """Return the targets of a siege."""
     latest = max(tally.latest for tally in siege.tallies.values())
     earliest = min(tally.earliest for tally in siege.tallies.values())
     return [
-        Goal(f"{durability}: rate beside the crowd, of that without", "≥", SHARE, siege.share),
-        Goal(f"{durability}: memory after it, of that before", "≤", GROWTH, siege.after.memory / siege.before.memory),
+        Goal(f"{durability}: rate beside the crowd / without it", "≥", SHARE, siege.share),
+        Goal(f"{durability}: memory afterwards / before", "≤", GROWTH, siege.after.memory / siege.before.memory),
         Goal(
-            f"{durability}: descriptors after it, above those before",
+            f"{durability}: additional descriptors afterwards",
             "≤",
             0,
             siege.after.descriptors - siege.before.descriptors,
         ),
-        Goal(f"{durability}: the last is cut, s after its deadline", "≤", LATE, latest),
-        Goal(f"{durability}: the first is cut, s after its deadline", "≥", -0.5, earliest),
+        Goal(f"{durability}: latest cut, s after its deadline", "≤", LATE, latest),
+        Goal(f"{durability}: earliest cut, s after its deadline", "≥", -0.5, earliest),
     ]
 
 
 def use(started: Running) -> Use:
-    """Of the workers as they are now."""
+    """Measure what the workers use now."""
     with urllib.request.urlopen(f"http://127.0.0.1:{started.place.http_port}/status", timeout=30) as answer:
         workers = json.load(answer)["workers"]
     pids = [worker["pid"] for worker in workers]
@@ -138,7 +138,7 @@ def use(started: Running) -> Use:
 
 
 def _descriptors(pid: int, store: Path) -> int:
-    """How many there are, but for the folders of instances: the store keeps the last ones it used open."""
+    """Count descriptors, except those of instance folders: the store keeps the last ones that it used open."""
     count = 0
     for link in (processes.PROC / str(pid) / "fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
@@ -148,7 +148,7 @@ def _descriptors(pid: int, store: Path) -> int:
 
 
 def _rate(started: Running, seconds: float) -> float:
-    """Objects a second of one sender. What it stores is emptied: the disk is not what is looked at."""
+    """Measure one sender in objects per second, then empty what it stored: the disk is not what is measured."""
     try:
         order = blast.Order("store", 10**9, SIZE, at_most=seconds)
         figures = blast.blast(order, started.place.address)
@@ -157,13 +157,13 @@ def _rate(started: Running, seconds: float) -> float:
     if figures["failed"]:
         raise BenchError(f"{figures['failed']} requests of the sender failed")
     for study in started.place.store.iterdir():
-        if study.name != ".dicomd":  # which is the store's own
+        if study.name != ".dicomd":  # the store's own folder
             empty(study)
     return float(figures["per_s"])
 
 
 def _wait_for(started: Running, connections: int) -> None:
-    """Until the workers have so many; they accept what waits in the kernel one by one."""
+    """Wait until the workers have so many connections; they accept those waiting in the kernel one by one."""
     ends = time.monotonic() + COMES_WITHIN
     while (found := use(started).connections) != connections:
         if time.monotonic() > ends:
@@ -172,7 +172,7 @@ def _wait_for(started: Running, connections: int) -> None:
 
 
 def _warm_up(started: Running, receiver: TwoListeners, scale: float) -> None:
-    """Both workers have stored and spoken TLS once: what that needs, libraries among it, stays."""
+    """Have all workers store and use TLS once, since what that allocates, such as libraries, stays."""
     plain = started.place.address
     secure = blast.Receiver(receiver.tls_port, tls=str(receiver.certificates.ca))
     try:
@@ -199,7 +199,7 @@ def _besiege(started: Running, receiver: TwoListeners, turns: int, scale: float,
             siege.beside.append(_rate(started, BESIDE * scale))
             siege.crowd_cores += (processes.cpu_seconds(crowd.pid) - cpu) / (time.monotonic() - began) / turns
             siege.during.append(use(started))
-            if turn == turns - 1:  # now to see all of them cut
+            if turn == turns - 1:  # in the last turn, see all of them cut
                 crowd.let_go()
                 crowd.wait_for(0, ALL_CUT_WITHIN)
             _merge(siege.tallies, crowd.report()[0])
@@ -222,7 +222,7 @@ def _merge(into: dict[str, Tally], more: dict[str, Tally]) -> None:
 def run(
     durabilities: Sequence[str], turns: int, scale: float, scratch: Path, say: Callable[[str], None]
 ) -> dict[str, Siege]:
-    """The siege of each durability. Raises BenchError."""
+    """Run the siege of each durability. Raises BenchError."""
     place = Scratch(scratch)
     found = {}
     try:
@@ -238,7 +238,7 @@ def run(
 
 
 def page(found: dict[str, Siege]) -> str:
-    """The tables: who was cut when, what the workers held, and what had to be shown."""
+    """Show the tables: when connections were cut, what the workers used, and the targets."""
     parts = []
     for durability, siege in found.items():
         rows = [
@@ -254,14 +254,14 @@ def page(found: dict[str, Siege]) -> str:
         ]
         parts.append(
             f"{durability}: alone {statistics.median(siege.alone):,.0f}, beside the crowd "
-            f"{statistics.median(siege.beside):,.0f} objects of {SIZE // 1024} KiB a second; "
+            f"{statistics.median(siege.beside):,.0f} objects of {SIZE // 1024} KiB per second; "
             f"the crowd itself takes {siege.crowd_cores:.2f} of a core."
         )
-        parts.append(table(["kind", "opened", "cut", "refused", "first cut, s late", "last"], rows))
+        parts.append(table(["kind", "opened", "cut", "refused", "earliest cut, s late", "latest"], rows))
         during = max(siege.during, key=lambda one: one.memory)
-        uses = [("before", siege.before), ("during (the most)", during)]
+        uses = [("before", siege.before), ("during (maximum)", during)]
         uses += [(f"after turn {turn}", one) for turn, one in enumerate(siege.between, 1)]
-        uses += [(f"{RESTS:.0f} s after the last", siege.after)]
+        uses += [(f"{RESTS:.0f} s after the last cut", siege.after)]
         parts.append(
             table(
                 ["the workers", "memory MB", "descriptors", "threads"],
@@ -280,5 +280,5 @@ def page(found: dict[str, Siege]) -> str:
 
 
 def to_json(found: dict[str, Siege]) -> str:
-    """Every figure."""
+    """Return all results as JSON."""
     return json.dumps({name: asdict(siege) for name, siege in found.items()}, indent=1) + "\n"

@@ -1,7 +1,7 @@
-"""The bytes of a requestor that knows one data set: its PDUs, Command Sets and P-DATA streams.
+"""Encodes PDUs, Command Sets and P-DATA streams for a requestor that sends a single, synthetic Data Set.
 
-Standard library only. Rule: whatever is sent more than once is encoded once; a C-STORE stream is encoded for an
-Association, and for each instance only the digits of its SOP Instance UID are changed in place.
+Uses only the standard library. What is sent more than once is encoded only once: a C-STORE stream is encoded once for
+an Association, and then only the digits of the SOP Instance UID are changed in place for each instance.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ IN_ONE_PIECE = 8 << 20  # a stream up to this many bytes is encoded whole; a lar
 
 
 def item(kind: int, body: bytes) -> bytes:
-    """One item or sub-item of an A-ASSOCIATE PDU (PS3.8 §9.3.2)."""
+    """Encode an item or sub-item of an A-ASSOCIATE PDU (PS3.8 §9.3.2)."""
     return struct.pack(">BBH", kind, 0, len(body)) + body
 
 
 def associate_rq(called: str, calling: str) -> bytes:
-    """An A-ASSOCIATE-RQ PDU that proposes CT Image Storage and Verification (PS3.8 §9.3.2)."""
+    """Encode an A-ASSOCIATE-RQ PDU that proposes CT Image Storage and Verification (PS3.8 §9.3.2)."""
     contexts = b"".join(
         item(0x20, struct.pack(">BBBB", identifier, 0, 0, 0) + item(0x30, uid) + item(0x40, EXPLICIT_VR_LITTLE_ENDIAN))
         for identifier, uid in ((STORAGE_CONTEXT, CT_IMAGE_STORAGE), (VERIFICATION_CONTEXT, VERIFICATION))
@@ -44,7 +44,7 @@ def associate_rq(called: str, calling: str) -> bytes:
 
 
 def accepted_maximum_length(accept: bytes, needed: Sequence[int]) -> int:
-    """The receiver's maximum PDU length from the body of an A-ASSOCIATE-AC; 0 means no maximum (PS3.8 §D.1).
+    """Read the receiver's maximum PDU length from the body of an A-ASSOCIATE-AC; 0 means no maximum (PS3.8 §D.1).
 
     Raises BlastError if a Presentation Context of `needed` was not accepted.
     """
@@ -68,23 +68,23 @@ def accepted_maximum_length(accept: bytes, needed: Sequence[int]) -> int:
 
 
 def padded(value: bytes, pad: bytes) -> bytes:
-    """`value` with an even length."""
+    """Pad `value` to an even length."""
     return value + pad if len(value) % 2 else value
 
 
 def command_element(number: int, value: bytes) -> bytes:
-    """An element of group 0000, Implicit VR Little Endian (PS3.7 §6.3.1)."""
+    """Encode an element of group 0000, in Implicit VR Little Endian (PS3.7 §6.3.1)."""
     return struct.pack("<HHI", 0, number, len(value)) + value
 
 
 def command_set(*elements: bytes) -> bytes:
-    """The elements with their Command Group Length in front (PS3.7 §E.1)."""
+    """Put the Command Group Length in front of the elements (PS3.7 §E.1)."""
     body = b"".join(elements)
     return command_element(0, struct.pack("<I", len(body))) + body
 
 
 def c_store_rq(instance_uid: bytes) -> bytes:
-    """The Command Set of a C-STORE-RQ, Message ID 1 (PS3.7 §9.3.1.1). Requests follow each other, so one ID will do."""
+    """Encode the Command Set of a C-STORE-RQ (PS3.7 §9.3.1.1). Message ID is always 1, as requests never overlap."""
     return command_set(
         command_element(0x0002, padded(CT_IMAGE_STORAGE, b"\0")),
         command_element(0x0100, struct.pack("<H", 0x0001)),
@@ -96,7 +96,7 @@ def c_store_rq(instance_uid: bytes) -> bytes:
 
 
 def c_echo_rq() -> bytes:
-    """The Command Set of a C-ECHO-RQ, Message ID 1 (PS3.7 §9.3.5.1)."""
+    """Encode the Command Set of a C-ECHO-RQ, Message ID 1 (PS3.7 §9.3.5.1)."""
     return command_set(
         command_element(0x0002, padded(VERIFICATION, b"\0")),
         command_element(0x0100, struct.pack("<H", 0x0030)),
@@ -106,7 +106,7 @@ def c_echo_rq() -> bytes:
 
 
 def status_of(response: bytes) -> int:
-    """The Status of a response that came as one PDV of one P-DATA-TF, given its body. Raises BlastError without one."""
+    """Read the Status of a response from the body of its only P-DATA-TF. Raises BlastError if there is none."""
     at = 6  # past the PDV's length, context ID and message control header
     while at + 8 <= len(response):
         _, number, length = struct.unpack_from("<HHI", response, at)
@@ -117,13 +117,13 @@ def status_of(response: bytes) -> int:
 
 
 def data_element(group: int, number: int, vr: bytes, value: bytes) -> bytes:
-    """An element of a short VR in Explicit VR Little Endian (PS3.5 §7.1.2)."""
+    """Encode an element with a short VR in Explicit VR Little Endian (PS3.5 §7.1.2)."""
     value = padded(value, b"\0" if vr == b"UI" else b" ")
     return struct.pack("<HH2sH", group, number, vr, len(value)) + value
 
 
 def data_set_head(instance_uid: bytes, study_uid: bytes, pixel_bytes: int) -> bytes:
-    """A CT data set in Explicit VR Little Endian up to and without the `pixel_bytes` bytes of its Pixel Data."""
+    """Encode a CT Data Set in Explicit VR Little Endian, without the `pixel_bytes` bytes of Pixel Data at its end."""
     return b"".join(
         (
             data_element(0x0008, 0x0016, b"UI", CT_IMAGE_STORAGE),
@@ -139,20 +139,20 @@ def data_set_head(instance_uid: bytes, study_uid: bytes, pixel_bytes: int) -> by
 
 
 def p_data_tf(fragment: bytes, control: int, context: int) -> bytes:
-    """A P-DATA-TF PDU of one PDV (PS3.8 §9.3.5); `control` has bit 0 for a command, bit 1 for a last fragment."""
+    """Encode a P-DATA-TF with one PDV (PS3.8 §9.3.5); `control` has bit 0 for a command, bit 1 for a last fragment."""
     return struct.pack(">BBIIBB", P_DATA_TF, 0, len(fragment) + 6, len(fragment) + 2, context, control) + fragment
 
 
 def random_uid() -> bytes:
-    """A new UID, "2.25." and UID_DIGITS digits (PS3.5 §B.2)."""
+    """Make a new UID, "2.25." and UID_DIGITS digits (PS3.5 §B.2)."""
     return b"2.25.%d" % (10 ** (UID_DIGITS - 1) + secrets.randbelow(9 * 10 ** (UID_DIGITS - 1)))
 
 
 @dataclass
 class InstanceStream:
-    """The P-DATA stream of C-STORE requests that differ in their SOP Instance UID only.
+    """The P-DATA stream of C-STORE requests that differ only in their SOP Instance UID.
 
-    `first` holds the command and the beginning of the data set, then `block` is sent `repeats` times, then `last`.
+    `first` holds the command and the beginning of the Data Set. It is followed by `block`, `repeats` times, and `last`.
     """
 
     first: bytearray
@@ -164,7 +164,7 @@ class InstanceStream:
 
     @classmethod
     def encode(cls, size: int, maximum_length: int) -> InstanceStream:
-        """Of instances with `size` bytes of Pixel Data (even) for a receiver that takes PDUs of `maximum_length`."""
+        """Encode instances with `size` bytes of Pixel Data (even), for a receiver whose limit is `maximum_length`."""
         uid = random_uid()
         command = p_data_tf(c_store_rq(uid), 3, STORAGE_CONTEXT)
         head = data_set_head(uid, random_uid(), size)
@@ -196,14 +196,14 @@ class InstanceStream:
         return cls(bytearray(first), block, repeats, last, int(uid[5:]), tuple(found))
 
     def renew(self) -> None:
-        """The next SOP Instance UID."""
+        """Change to the next SOP Instance UID."""
         self.number += 1
         digits = b"%d" % self.number
         for at in self.uid_at:
             self.first[at : at + UID_DIGITS] = digits
 
     def send(self, sock: socket.socket) -> None:
-        """Writes the stream."""
+        """Send the stream."""
         sock.sendall(self.first)
         for _ in range(self.repeats):
             sock.sendall(self.block)

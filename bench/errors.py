@@ -1,11 +1,11 @@
-"""What ends a sender, or the whole benchmark, before its end."""
+"""The errors that end a sender, or the whole benchmark."""
 
 from __future__ import annotations
 
 
 class BlastError(Exception):
-    """The receiver refused, failed or closed where it should not have."""
+    """The receiver unexpectedly refused, failed or closed the connection."""
 
 
 class BenchError(Exception):
-    """A receiver or sender did not do its part, so no figure would mean anything."""
+    """A receiver or sender failed, so that no result would mean anything."""

@@ -1,7 +1,7 @@
-"""Files for the senders that read files: one data set, and new SOP Instance UIDs for every turn.
+"""Generates files for the senders that read files: always the same Data Set, with new SOP Instance UIDs for each turn.
 
-Rule: a generated file differs from the template in the digits of its SOP Instance UID only, and no UID is used twice,
-so that no receiver ever gets an instance that it, or another, has had before.
+Invariant: a generated file differs from the template only in the digits of its SOP Instance UID, and no UID is used
+twice, so no receiver ever gets an instance that was sent before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IMPLEMENTATION_CLASS_UID = b"2.25.1"
 
 
 def file_head(instance_uid: bytes) -> bytes:
-    """Preamble, prefix and File Meta Information (PS3.10 §7.1) of a CT instance in Explicit VR Little Endian."""
+    """Encode preamble, prefix and File Meta Information (PS3.10 §7.1) of a CT instance in Explicit VR Little Endian."""
     meta = struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\0\1"
     meta += data_element(0x0002, 0x0002, b"UI", CT_IMAGE_STORAGE)
     meta += data_element(0x0002, 0x0003, b"UI", instance_uid)
@@ -35,12 +35,12 @@ def file_head(instance_uid: bytes) -> bytes:
 
 
 def template(size: int, instance_uid: bytes) -> bytes:
-    """A Part 10 file with `size` bytes of Pixel Data and that SOP Instance UID."""
+    """Make a Part 10 file with `size` bytes of Pixel Data and the given SOP Instance UID."""
     return file_head(instance_uid) + data_set_head(instance_uid, random_uid(), size) + secrets.token_bytes(size)
 
 
 def patch_uid(content: bytearray, old: bytes, new: bytes) -> int:
-    """Writes `new` over each `old` in the first 4 KiB of a file, and returns how often; both have the same length."""
+    """Replace each `old` in the first 4 KiB of a file by `new`, which has the same length; return how often."""
     if len(old) != len(new):
         raise ValueError("a UID can only be replaced by one of the same length")
     count, at = 0, content.find(old, 0, 4096)
@@ -51,7 +51,7 @@ def patch_uid(content: bytearray, old: bytes, new: bytes) -> int:
 
 
 def write_files(folder: Path, count: int, size: int) -> None:
-    """Makes `folder` and writes `count` files of `size` bytes of Pixel Data into it, each a new SOP Instance."""
+    """Make `folder` and write `count` files with `size` bytes of Pixel Data into it, each a new SOP Instance."""
     folder.mkdir(parents=True)
     uid = random_uid()
     content = bytearray(template(size, uid))
@@ -59,6 +59,6 @@ def write_files(folder: Path, count: int, size: int) -> None:
     for index in range(1, count + 1):
         new = b"2.25.%0*d" % (UID_DIGITS, number + index)
         if patch_uid(content, uid, new) != 2:
-            raise ValueError("the template holds its SOP Instance UID twice, in File Meta and data set")
+            raise ValueError("the template must contain its SOP Instance UID twice, in File Meta and in the Data Set")
         uid = new
         (folder / f"{index:05d}.dcm").write_bytes(content)

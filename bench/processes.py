@@ -1,6 +1,6 @@
-"""What a receiver's processes use of memory and CPU, read from /proc: the started process and all its descendants.
+"""Measures memory and CPU time of a receiver, that is, of the started process and all its descendants, from /proc.
 
-Rule: only processes that descend from the given one are looked at, and a process that ends meanwhile counts as gone.
+A process that ends while it is being measured is ignored.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Self
 
 PROC = Path("/proc")
-SAMPLE_EVERY = 0.03  # seconds; often enough for half a second's work, and no burden of its own
+SAMPLE_EVERY = 0.03  # seconds; often enough for half a second of work, and cheap
 
 
 def tree(pid: int) -> list[int]:
-    """`pid` and its living descendants."""
+    """Return `pid` and its living descendants."""
     found, left = [], [pid]
     while left:
         current = left.pop()
@@ -35,7 +35,7 @@ def tree(pid: int) -> list[int]:
 
 
 def status_bytes(pid: int, name: str) -> int:
-    """A memory figure of /proc/PID/status (VmRSS, VmHWM …) in bytes; 0 if the process is gone."""
+    """Read a memory figure from /proc/PID/status (VmRSS, VmHWM …) in bytes; 0 if the process is gone."""
     try:
         for line in (PROC / str(pid) / "status").read_text().splitlines():
             if line.startswith(name + ":"):
@@ -46,7 +46,7 @@ def status_bytes(pid: int, name: str) -> int:
 
 
 def proportional_bytes(pid: int) -> int:
-    """Proportional set size (shared pages divided by their users) in bytes; 0 if the process is gone."""
+    """Read the proportional set size (shared pages divided by their users) in bytes; 0 if the process is gone."""
     try:
         for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
@@ -57,12 +57,12 @@ def proportional_bytes(pid: int) -> int:
 
 
 def memory(pid: int) -> int:
-    """Memory of the whole tree in bytes: the sum of proportional set sizes."""
+    """Measure the memory of the whole tree in bytes: the sum of proportional set sizes."""
     return sum(proportional_bytes(member) for member in tree(pid))
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of the living processes of the tree, to the nanosecond where the kernel counts so."""
+    """Measure the CPU time of the living processes of the tree, with the kernel's own resolution."""
     total = 0.0
     for member in tree(pid):
         try:
@@ -75,10 +75,10 @@ def cpu_seconds(pid: int) -> float:
 
 @dataclass
 class PeakMemory:
-    """The most memory a tree used above what it used at the start, in bytes, while the `with` block ran.
+    """How many bytes of memory a tree used during the `with` block, at most, above what it used at the start.
 
-    Two looks, of which the greater counts: the sampled sum of proportional set sizes, and, for a process that was
-    there before, the kernel's own high-water mark, which misses no peak between samples.
+    The greater of two measurements: the sampled sum of proportional set sizes, and for processes that existed at the
+    start, the kernel's own high-water mark, which also shows peaks between samples.
     """
 
     pid: int
@@ -90,7 +90,7 @@ class PeakMemory:
     _thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        """Takes the starting point."""
+        """Measure the memory at the start."""
         for member in tree(self.pid):
             try:
                 (PROC / str(member) / "clear_refs").write_text("5")  # resets VmHWM to VmRSS (proc(5))
@@ -109,7 +109,7 @@ class PeakMemory:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Sets `delta`."""
+        """Compute `delta`."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

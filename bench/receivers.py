@@ -1,7 +1,8 @@
 """The receivers that are compared: how each is started, what it can't do, and how many instances it has stored.
 
-Rule: every receiver runs as its users would run it, with its defaults, except what the comparison needs: loopback where
-it can be told so, no access rules, and no limit below the work's. Each gets a fresh folder on the same file system.
+Every receiver runs as its users would run it, with its defaults, except for what the comparison needs: it listens on
+loopback if that is possible, has no access rules, and no limit that the work exceeds. Each gets a new folder on the
+same file system.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ STOPPED_WITHIN = 20.0  # seconds from SIGTERM to SIGKILL
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
+    """Find a free TCP port on 127.0.0.1."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
 
 
 def program(name: str) -> str:
-    """Where Debian's program of that name is, "" without it; pynetdicom's of the same name are passed over."""
+    """Find Debian's program of that name, "" if it is missing; ignore pynetdicom's programs of the same name."""
     own = {str(Path(sys.prefix) / "bin"), str(Path(sys.executable).parent)}
     folders = [folder for folder in os.get_exec_path() if folder not in own]
     return shutil.which(name, path=os.pathsep.join([*folders, "/usr/sbin", "/usr/bin"])) or ""
@@ -46,18 +47,18 @@ def program(name: str) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one run happens: the receiver's ports, the folder it stores in, those for other files, and TLS."""
+    """What one run uses: the receiver's ports, the folder that it stores in, those for other files, and TLS."""
 
     port: int
     http_port: int
     store: Path
     private: Path  # the receiver's configuration and output
-    sender: Path  # not there yet: for the files of a sender that reads files
+    sender: Path  # for the files of a sender that reads files, which creates it
     certificates: Certificates | None = None
 
     @property
     def address(self) -> blast.Receiver:
-        """The receiver as the senders know it."""
+        """The receiver's address for the senders."""
         return blast.Receiver(self.port, tls=str(self.certificates.ca) if self.certificates else "")
 
 
@@ -67,30 +68,30 @@ class Receiver:
     name = ""
     title = ""
     tls = True
-    association_limit = 0  # Associations it serves side by side as it is shipped; 0: as many as are asked for here
+    association_limit = 0  # Associations that it serves at once by default; 0: enough for any workload
 
     def missing(self) -> str:
-        """Why it can't run here; "" if it can."""
+        """Say why it can't run here; "" if it can."""
         return ""
 
     def version(self) -> str:
-        """As it calls itself."""
+        """Return its version."""
         raise NotImplementedError
 
     def command(self, place: Place) -> list[str]:
-        """The argument list that starts it, after whatever files that needs are written."""
+        """Write the files that it needs, and return the command that starts it."""
         raise NotImplementedError
 
     def stored(self, place: Place) -> int:
-        """How many instances it has stored."""
+        """Count the instances that it has stored."""
         return sum(1 for path in place.store.rglob("*") if path.is_file())
 
 
 class Dicomd(Receiver):
-    """dicomd with one of its two durabilities, and as many workers as there are cores unless told otherwise."""
+    """dicomd with one of its two durabilities, and by default one worker per core."""
 
     limits: tuple[str, ...] = ("[limits]", "associations_per_peer = 256")
-    """Lines of its configuration: one peer's share of the Associations, since all here come from one address."""
+    """Lines of its configuration: the limit for one peer is raised, since all Associations come from one address."""
 
     def __init__(self, durability: str, workers: int = 0) -> None:
         self.durability, self.workers = durability, workers
@@ -100,11 +101,11 @@ class Dicomd(Receiver):
             self.title += f", {workers} worker{'' if workers == 1 else 's'}"
 
     def version(self) -> str:
-        """From the installed distribution."""
+        """Return the version of the installed distribution."""
         return importlib.metadata.version("dicomd")
 
     def command(self, place: Place) -> list[str]:
-        """Defaults throughout, but for `limits`."""
+        """Write a configuration with defaults for everything but `limits`, and return the command."""
         lines = [
             "[dicomd]" if self.workers else "",
             f"workers = {self.workers}" if self.workers else "",
@@ -130,26 +131,26 @@ class Dicomd(Receiver):
         return [sys.executable, "-m", "dicomd", "serve", "--config", str(config)]
 
     def stored(self, place: Place) -> int:
-        """Files outside of .dicomd, which holds no instance."""
+        """Count the files outside of .dicomd, which contains no instances."""
         return sum(1 for path in place.store.rglob("*.dcm") if ".dicomd" not in path.relative_to(place.store).parts)
 
 
 class Dcmtk(Receiver):
-    """DCMTK's storescp, a process an Association, writing the data set as it comes."""
+    """DCMTK's storescp with a process for each Association, writing Data Sets as they are received."""
 
     name = "dcmtk"
     title = "DCMTK storescp"
 
     def missing(self) -> str:
-        """Without Debian's dcmtk."""
+        """Say so if Debian's dcmtk is missing."""
         return "" if program("storescp") else "storescp of DCMTK isn't installed"
 
     def version(self) -> str:
-        """The third word of its first line: `$dcmtk: storescp v3.6.7 2022-04-22 $`."""
+        """Return the third word of its first line: `$dcmtk: storescp v3.6.7 2022-04-22 $`."""
         return version_line(program("storescp"))
 
     def command(self, place: Place) -> list[str]:
-        """`storescp --fork -B +B` would be its default and then bit-preserving; the latter wins."""
+        """Return `storescp --fork -B +B`: of the two options, the later one, bit-preserving, applies."""
         words = [program("storescp"), "--fork", "-B", "+B", "-od", str(place.store)]
         if place.certificates:
             words += ["+tls", str(place.certificates.key), str(place.certificates.certificate), "--ignore-peer-cert"]
@@ -165,31 +166,31 @@ class Pynetdicom(Receiver):
     association_limit = 10
 
     def version(self) -> str:
-        """From the installed distribution."""
+        """Return the version of the installed distribution."""
         return importlib.metadata.version("pynetdicom")
 
     def command(self, place: Place) -> list[str]:
-        """Quiet: by default it logs nothing but warnings either."""
+        """Return the command, with -q: by default it logs nothing but warnings either."""
         base = [sys.executable, "-m", "pynetdicom", "storescp", str(place.port)]
         return [*base, "-q", "-ba", "127.0.0.1", "-od", str(place.store)]
 
 
 class Orthanc(Receiver):
-    """Orthanc with its own index and storage, no plugins; it answers after its files are synced, as by default."""
+    """Orthanc with its own index and storage, without plugins; as by default, it answers after syncing its files."""
 
     name = "orthanc"
     title = "Orthanc"
 
     def missing(self) -> str:
-        """Without Debian's orthanc."""
+        """Say so if Debian's orthanc is missing."""
         return "" if program("Orthanc") else "Orthanc isn't installed"
 
     def version(self) -> str:
-        """`Orthanc 1.10.1`."""
+        """Return the version in `Orthanc 1.10.1`."""
         return version_line(program("Orthanc"))
 
     def command(self, place: Place) -> list[str]:
-        """What isn't named in the configuration has Orthanc's default."""
+        """Write a configuration, with Orthanc's defaults for what isn't in it, and return the command."""
         settings: dict[str, object] = {
             "Name": "bench",
             "StorageDirectory": str(place.store),
@@ -213,14 +214,14 @@ class Orthanc(Receiver):
         return [program("Orthanc"), str(config)]
 
     def stored(self, place: Place) -> int:
-        """By its own count, since it stores several files an instance."""
+        """Return Orthanc's own count, since it stores several files for each instance."""
         url = f"http://127.0.0.1:{place.http_port}/statistics"
         with urllib.request.urlopen(url, timeout=30) as answer:
             return int(json.load(answer)["CountInstances"])
 
 
 def version_line(path: str) -> str:
-    """The version in the first line that the program prints with --version."""
+    """Return the version in the first line that the program prints with --version."""
     output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=30).stdout
     words = (output.splitlines() or [""])[0].split()
     return next((word.lstrip("v") for word in words if word.lstrip("v")[:1].isdigit()), "unknown")
@@ -237,26 +238,26 @@ class Running:
 
 
 def log_tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a receiver's output, for a message."""
+    """Return the last lines of a receiver's output, for an error message."""
     with contextlib.suppress(OSError):
         return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
     return ""
 
 
 def wait_ready(process: subprocess.Popen[bytes], receiver: Receiver, place: Place, within: float) -> None:
-    """Returns when the receiver answers a C-ECHO with Success. Raises BenchError if it ends or takes too long."""
+    """Wait until the receiver answers a C-ECHO with Success. Raises BenchError if it ends or takes too long."""
     deadline = time.monotonic() + within
     trouble = ""
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise BenchError(f"{receiver.title} ended with {process.returncode} at its start")
+            raise BenchError(f"{receiver.title} ended with {process.returncode} while starting")
         try:
             association = blast.Association(place.address)
             status = association.echo()
             association.release()
             if status == 0:
                 return
-            trouble = f"C-ECHO was answered {status:04X}"
+            trouble = f"C-ECHO was answered with {status:04X}"
         except (OSError, BlastError) as error:
             trouble = str(error)
         time.sleep(0.05)
@@ -264,7 +265,7 @@ def wait_ready(process: subprocess.Popen[bytes], receiver: Receiver, place: Plac
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and SIGKILL for what is left of the process and its descendants when the time is up."""
+    """Send SIGTERM; after a time limit, send SIGKILL to what is left of the process and its descendants."""
     family = processes.tree(process.pid)
     if process.poll() is None:
         process.terminate()
@@ -287,7 +288,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def running(
     receiver: Receiver, scratch: Scratch, certificates: Certificates | None = None, ready_within: float = READY_WITHIN
 ) -> Iterator[Running]:
-    """Starts the receiver in a new folder, stops it at the end. Raises BenchError with the receiver's last words."""
+    """Start the receiver in a new folder and stop it at the end. A BenchError gets the receiver's last output."""
     with scratch.folder(receiver.name) as folder:
         place = Place(free_port(), free_port(), folder / "store", folder / "private", folder / "sender", certificates)
         place.store.mkdir()
@@ -314,5 +315,5 @@ def running(
 
 RECEIVERS: tuple[Receiver, ...] = (Dicomd("none"), Dicomd("fsync"), Dcmtk(), Pynetdicom(), Orthanc())
 WORKERS: tuple[Receiver, ...] = tuple(Dicomd(each, count) for each in ("none", "fsync") for count in (1, 2))
-"""dicomd beside itself: what a second worker brings."""
+"""dicomd with one and with two workers, to show what the second one gains."""
 BY_NAME = {receiver.name: receiver for receiver in (*RECEIVERS, *WORKERS)}

@@ -1,6 +1,6 @@
-"""The results as JSON, as tables, and as the marked block of docs/performance.md.
+"""Writes the results as JSON, as tables, and as the marked block of docs/performance.md.
 
-Rule: every table is made from the JSON alone, so that a table can be made again and never says more than was measured.
+Invariant: every table is made only from what is in the JSON, so it can be made again and shows only measurements.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ END = "<!-- bench: the part above is written by scripts/bench --write-docs -->"
 FORMAT = 1
 OURS = "dicomd-"
 DURABILITIES = ("dicomd-none", "dicomd-fsync")
-"""dicomd as it is compared with others."""
+"""The variants of dicomd that are compared with other receivers."""
 
 
 @dataclass
 class Results:
-    """One run of the benchmark: when, where, with what, and every figure of every turn."""
+    """One run of the benchmark: when and where it ran, what was measured, and all figures of every turn."""
 
     started: str
     machine: dict[str, str]
@@ -39,12 +39,12 @@ class Results:
     trouble: str = ""
 
     def title(self, receiver: str) -> str:
-        """The receiver's name for people."""
+        """Return the receiver's name for people."""
         return self.receivers.get(receiver, {}).get("title", receiver)
 
 
 def to_json(results: Results) -> str:
-    """All raw figures, with their medians and ratios beside them."""
+    """Write all raw figures, with their medians and ratios."""
     document: dict[str, Any] = {"format": FORMAT, **asdict(results)}
     document["medians"] = {
         f"{workload.name} {figure.key}": medians
@@ -62,11 +62,11 @@ def to_json(results: Results) -> str:
 
 
 def from_json(text: str) -> Results:
-    """What to_json wrote. Raises BenchError for anything else."""
+    """Read what to_json wrote. Raises BenchError for anything else."""
     try:
         document = json.loads(text)
         if document["format"] != FORMAT:
-            raise BenchError(f"results of format {document['format']}, this benchmark reads format {FORMAT}")
+            raise BenchError(f"the results have format {document['format']}, but this benchmark reads format {FORMAT}")
         return Results(
             started=document["started"],
             machine=document["machine"],
@@ -77,7 +77,7 @@ def from_json(text: str) -> Results:
             trouble=document["trouble"],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BenchError(f"not the benchmark's results: {error}") from error
+        raise BenchError(f"not results of this benchmark: {error}") from error
 
 
 def _medians(results: Results, workload: Workload, figure: Figure) -> dict[str, float]:
@@ -103,12 +103,12 @@ def _compared(results: Results) -> list[tuple[Workload, Figure]]:
 
 
 def width(text: str) -> int:
-    """Columns that the text takes on a terminal."""
+    """Return how many columns the text takes on a terminal."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in text)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, aligned so that it reads as well on a terminal; the first column left, the others right."""
+    """Format a Markdown table so that it is readable on a terminal: first column left-aligned, the others right."""
     widths = [max(3, *(width(row[column]) for row in (head, *rows))) for column in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -121,19 +121,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None, digits: int) -> str:
-    """The number with its thousands set apart; a dash for none."""
+    """Format a number with thousands separators; None as a dash."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def times(value: float | None) -> str:
-    """A ratio: two digits below ten, none above a hundred."""
+    """Format a ratio: two decimals below ten, one below a hundred, else none."""
     if value is None:
         return "-"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def median_table(results: Results) -> str:
-    """Rows of work, columns of receivers; a table for each set of receivers that are given the same work."""
+    """Show workloads as rows and receivers as columns; a table for each set of receivers that get the same work."""
     tables = []
     for group in dict.fromkeys(workload.receivers for workload in WORKLOADS):
         names = [receiver.name for receiver in group if receiver.name in results.receivers]
@@ -152,7 +152,7 @@ def median_table(results: Results) -> str:
 
 
 def ratio_table(results: Results) -> str:
-    """Rows of work, a column for each of dicomd's durabilities and each peer; above 1, dicomd is better."""
+    """Show workloads as rows, and a column for each pair of a durability and a peer; above 1, dicomd is better."""
     pairs = _pairs(results)
     head = ["how many times as good", *(f"{ours.removeprefix(OURS)} : {peer}" for ours, peer in pairs)]
     rows = []
@@ -164,7 +164,7 @@ def ratio_table(results: Results) -> str:
 
 
 def target_table(verdicts: Sequence[Verdict], results: Results) -> str:
-    """Each target with what was measured."""
+    """Show each target with what was measured."""
     rows = []
     for verdict in verdicts:
         target = verdict.target
@@ -177,7 +177,7 @@ def target_table(verdicts: Sequence[Verdict], results: Results) -> str:
 
 
 def not_run(results: Results) -> list[str]:
-    """A line for each reason why something wasn't run: the work, and the receivers unless it was all of them."""
+    """Return a line for each reason why something wasn't run, with the work, and the receivers unless it was all."""
     reasons: dict[str, dict[str, list[str]]] = {}
     for name, outcome in results.outcomes.items():
         for receiver, reason in outcome.not_run.items():
@@ -192,12 +192,12 @@ def not_run(results: Results) -> list[str]:
 
 
 def conditions(results: Results) -> str:
-    """Where and when, in one paragraph."""
+    """Describe in one paragraph where and when the results were measured."""
     versions = ", ".join(
         f"{entry['title']} {entry['version']}" for entry in _without_twice(results.receivers) if entry["version"]
     )
     machine = ", ".join(f"{value}" if key == "cpu" else f"{key} {value}" for key, value in results.machine.items())
-    least = "" if results.scale >= 1 else f" A quick look: {results.scale:.0%} of each work."
+    least = "" if results.scale >= 1 else f" A quick run with {results.scale:.0%} of the work."
     return f"{results.started}. {machine}. {versions}. Medians of {results.turns} turns.{least}"
 
 
@@ -214,33 +214,33 @@ def _version(entry: Mapping[str, str]) -> dict[str, str]:
 
 
 def target_page(results: Results) -> str:
-    """The targets only, those not run included."""
+    """Show only the targets, including those not run."""
     parts = [conditions(results), target_table(judge(results.outcomes), results), "\n".join(not_run(results))]
     return "\n\n".join(part for part in parts if part)
 
 
 def page(results: Results) -> str:
-    """Everything there is to show, as Markdown."""
+    """Show everything as Markdown."""
     parts = [conditions(results)]
     if results.trouble:
         parts.append(f"**Incomplete:** {results.trouble.splitlines()[0]}")
     if any(outcome.measured for outcome in results.outcomes.values()):
         parts.append(median_table(results))
     if ratios := ratio_table(results):
-        parts.append("Ratios, dicomd's durability : peer; above 1 dicomd is the better.\n\n" + ratios)
+        parts.append("Ratios of dicomd, with its durability, to a peer. Above 1, dicomd is better.\n\n" + ratios)
     verdicts = [verdict for verdict in judge(results.outcomes) if verdict.measured is not None]
     if verdicts:
-        parts.append("What dicomd has to reach:\n\n" + target_table(verdicts, results))
+        parts.append("Targets for dicomd:\n\n" + target_table(verdicts, results))
     if reasons := not_run(results):
         parts.append("Not run:\n\n" + "\n".join(reasons))
     return "\n\n".join(parts)
 
 
 def write_block(document: Path, content: str) -> None:
-    """Replaces what stands between the marks of a document. Raises BenchError if it hasn't both, once, in order."""
+    """Replace the text between the marks of a document. Raises BenchError unless it has both, once and in order."""
     text = document.read_text()
     before, begin, rest = text.partition(BEGIN)
     old, end, after = rest.partition(END)
     if not begin or not end or BEGIN in old + after or END in before + after:
-        raise BenchError(f"{document} has no place for the table: it needs the two marks\n{BEGIN}\n{END}")
+        raise BenchError(f"{document} has no place for the tables: it needs these two marks\n{BEGIN}\n{END}")
     document.write_text(f"{before}{BEGIN}\n\n{content}\n\n{END}{after}")

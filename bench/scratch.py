@@ -1,9 +1,9 @@
-"""The folder that everything of a run is written in, and why nothing of it is deleted before the end.
+"""The scratch folder that contains everything a run writes, in which nothing is deleted before the end.
 
-Rule: between turns files are emptied, not deleted. Without a journal ext4 does not give an inode out again for up to
-five minutes after its file was deleted, and steps over such inodes one by one at each file it creates: with some
-thousand files deleted before it, a receiver of small objects gets less than half as fast, whichever comes next.
-What others have deleted is avoided: folders lie apart, and a new one is where files are created quickly.
+Invariant: between turns, files are emptied and not deleted. For up to five minutes after a file was deleted, ext4
+without a journal doesn't reuse its inode, and skips such inodes one by one whenever it creates a file: after a few
+thousand deletions, the next receiver of small objects is less than half as fast. To avoid what other programs have
+deleted, folders are spread over the disk, and the one where files are created fastest is used.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _CANDIDATES = 6
-"""Folders that are made for each one that is used."""
+"""Folders that are created for each one that is used."""
 _PROBES = 16
-"""Files that are created in each of them: inodes are looked for from the lowest on, so the first are as slow as any."""
+"""Files that are created in each: ext4 searches inodes from the lowest on, so the first files are as slow as any."""
 
 
 class Scratch:
-    """A private folder that hands out new ones; `remove` deletes it with all that is in it."""
+    """A private folder that provides new subfolders; `remove` deletes it with all its contents."""
 
     def __init__(self, parent: Path) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="dicomd-bench-", dir=parent))
         self._numbers = itertools.count(1)
-        # Spreads the folders in it over the disk's block groups (chattr(1), T), so that they don't share what has been
-        # deleted in one of them. Other file systems know no such thing, and need it no more.
+        # Spread its subfolders over the disk's block groups (chattr(1), T), so that files deleted in one don't affect
+        # all. Other file systems neither have nor need that.
         with contextlib.suppress(OSError):
             subprocess.run(["chattr", "+T", str(self.path)], capture_output=True, check=False, timeout=10)
 
     @contextlib.contextmanager
     def folder(self, name: str) -> Iterator[Path]:
-        """A new folder; at the end of the `with` block its files are emptied, which gives their space back."""
+        """Provide a new folder; at the end of the `with` block its files are emptied, which frees their space."""
         candidates = [self._new(name) for _ in range(_CANDIDATES)]
         path = min(candidates, key=_seconds_to_create)
         try:
@@ -52,12 +52,12 @@ class Scratch:
         return path
 
     def remove(self) -> None:
-        """Deletes everything."""
+        """Delete everything."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
 def _seconds_to_create(folder: Path) -> float:
-    """How long it takes to create a file here, the median of some that stay."""
+    """Measure how long it takes to create a file: the median of some files, which are kept."""
     probes = folder / "probes"
     probes.mkdir()
     taken = []
@@ -69,7 +69,7 @@ def _seconds_to_create(folder: Path) -> float:
 
 
 def empty(folder: Path) -> None:
-    """Makes every regular file below the folder 0 bytes long."""
+    """Truncate every regular file below the folder to 0 bytes."""
     for parent, _, names in os.walk(folder):
         for name in names:
             path = Path(parent, name)

@@ -1,8 +1,8 @@
-"""Ways to make many instances durable at once, against each other: `python -m bench.syncs` (docs/durability.md).
+"""Compares ways to make many instances durable at once: `python -m bench.syncs` (docs/durability.md).
 
-Rule: each way keeps the whole order (data synced, linked, directory synced, only then the next instance), with plain
-files, threads and system calls and nothing of a receiver around them, so that the ways are all that differs. A sync is
-shared only with those whose write or link came before it began.
+Invariant: each way keeps the whole order (data synced, linked, directory synced, only then the next instance), and a
+sync serves only instances that were written or linked before it began. There are only plain files, threads and system
+calls, without a receiver around them, so that nothing differs but the way.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(slots=True)
 class Instance:
-    """One instance on its way: its open temporary file, and the directory and name it is to get."""
+    """One instance to be stored: its open temporary file, and its future directory and name."""
 
     fd: int
     path: str
@@ -35,12 +35,12 @@ class Instance:
     name: str
 
     def link(self) -> None:
-        """Gives it its name."""
+        """Give the instance its final name."""
         os.link(self.path, self.name, dst_dir_fd=self.directory_fd)
 
 
 class Shared:
-    """One run of `work` at a time; everybody who asks is served by one that began after the asking."""
+    """Runs `work` once at a time. Each caller is served by a run that began after its call."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._work = work
@@ -49,7 +49,7 @@ class Shared:
         self._running = False
 
     def ask(self) -> None:
-        """Returns when a run that began after this call has ended."""
+        """Wait until a run that began after this call has ended."""
         with self._condition:
             mine = self._begun + 1
             while self._running and self._done < mine:
@@ -68,14 +68,14 @@ class Shared:
 class Way:
     """no syncs at all"""
 
-    # A way to make instances durable, made anew for each measurement; its docstring is its title in the table.
+    # A way to make instances durable, newly constructed for each measurement; its docstring is its title in the table.
 
     def store(self, instance: Instance) -> None:
-        """Returns when the instance is as durable as this way makes it."""
+        """Wait until the instance is as durable as this way makes it."""
         instance.link()
 
     def end(self) -> None:
-        """Ends what the way has running."""
+        """Stop the threads of this way, if it has any."""
 
 
 class Each(Way):
@@ -190,7 +190,7 @@ WAYS = (Way, Each, SharedDirectory, DirectoryCommitter, Committer, SharedSyncfs)
 
 
 def rate(kind: type[Way], folder: Path, side_by_side: int, series: int, size: int, seconds: float) -> float:
-    """Instances a second that so many threads store into so many directories."""
+    """Measure the instances per second that `side_by_side` threads store into `series` directories."""
     way = kind()
     data = os.urandom(size)
     counts = [0] * side_by_side
@@ -226,11 +226,11 @@ def _directory(path: Path) -> int:
 
 
 @click.command()
-@click.option("--scratch", type=click.Path(path_type=Path), default=None, help="default: the temporary folder")
+@click.option("--scratch", type=click.Path(path_type=Path), default=None, help="Default: the temporary folder.")
 @click.option("--turns", default=5, show_default=True)
-@click.option("--seconds", default=1.0, show_default=True, help="of each measurement")
+@click.option("--seconds", default=1.0, show_default=True, help="Duration of each measurement.")
 def main(scratch: Path | None, turns: int, seconds: float) -> None:
-    """Print a table of instances a second, medians over the turns, in which every way has its go."""
+    """Print a table of instances per second: medians over turns, in each of which every way is measured once."""
     cases = [(size, *case) for size in (4096, 524288) for case in ((1, 1), (8, 8), (8, 1))]
     found: dict[tuple[type[Way], tuple[int, int, int]], list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="dicomd-syncs-", dir=scratch) as base:

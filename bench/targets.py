@@ -1,7 +1,7 @@
-"""What dicomd must reach: each line a figure, the receiver it is compared with, and a bound.
+"""The targets that dicomd must meet: each has a figure, the receiver that it is compared with, and a bound.
 
-Rule: the durability is part of each line. Where the receiver it is compared with syncs nothing and the line is about
-the way of the data, dicomd is run with `none`; where it is about what an operator gets, with its default, `fsync`.
+The durability is part of each target. If the other receiver syncs nothing and the target is about the data path, dicomd
+runs with `none`; if it is about what an operator gets, with its default, `fsync`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from bench.turns import Outcome, Step
 
 @dataclass(frozen=True)
 class Target:
-    """A figure of a workload for a receiver: `bound` times as good as `against`, or without that at most `bound`.
+    """A figure must be at least `bound` times as good as that of the receiver `against`, or without it at most `bound`.
 
-    `against_workload` is what the other is given, where that is another workload with the same figure.
+    `against_workload` is the workload of the other receiver if that is a different one with the same figure.
     """
 
     text: str
@@ -32,7 +32,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was measured for a target, None where it wasn't run."""
+    """What was measured for a target, None if it wasn't run."""
 
     target: Target
     measured: float | None
@@ -79,12 +79,12 @@ TARGETS = (
 
 
 def _other(target: Target) -> str:
-    """The workload of the receiver that a target compares with."""
+    """Return the workload of the receiver that a target compares with."""
     return target.against_workload or target.workload
 
 
 def plan() -> list[Step]:
-    """The least that has to be run to judge every target."""
+    """Return the smallest plan that measures everything the targets need."""
     steps = []
     for workload in workloads.WORKLOADS:
         names = {target.receiver for target in TARGETS if target.workload == workload.name}
@@ -95,7 +95,7 @@ def plan() -> list[Step]:
 
 
 def judge(outcomes: Mapping[str, Outcome]) -> list[Verdict]:
-    """A verdict for each target."""
+    """Return a verdict for each target."""
     verdicts = []
     for target in TARGETS:
         figure = next(f for f in workloads.BY_NAME[target.workload].figures if f.key == target.figure)

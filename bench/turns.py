@@ -1,7 +1,7 @@
 """Runs the plan in turns, and keeps every figure of every turn.
 
-Rule: within a turn of a workload every receiver gets the work once, each freshly started and alone on the machine as
-far as the benchmark can see to it, and each turn begins with another receiver, so that no one always follows the same.
+Within a turn of a workload, every receiver gets the work once, freshly started and, as far as the benchmark can ensure
+it, alone on the machine. Each turn begins with another receiver, so that none always follows the same one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class Step:
-    """A workload and the receivers it is for."""
+    """A workload, and the receivers that get it."""
 
     workload: Workload
     receivers: tuple[Receiver, ...]
@@ -30,7 +30,7 @@ class Step:
 
 @dataclass
 class Outcome:
-    """What came of a workload: the figures of each turn by receiver, and why others weren't run."""
+    """The results of a workload: the figures of each turn by receiver, and why other receivers weren't run."""
 
     measured: dict[str, list[Figures]] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Terms:
-    """How to run a plan: turns, the share of each workload's work, where all files go, TLS or why there is none."""
+    """How to run a plan: turns, the share of the work, the folder for all files, and TLS or why there is none."""
 
     turns: int
     scale: float
@@ -48,13 +48,13 @@ class Terms:
 
 
 def rotated(items: Sequence[Item], turn: int) -> list[Item]:
-    """The items in their order, beginning with number `turn` (0 is the first)."""
+    """Rotate the items so that they begin with number `turn` (0 is the first)."""
     at = turn % len(items) if items else 0
     return [*items[at:], *items[:at]]
 
 
 def reason_against(workload: Workload, receiver: Receiver, terms: Terms) -> str:
-    """Why the receiver can't be given the workload; "" if it can."""
+    """Say why the receiver can't get the workload; "" if it can."""
     if reason := workload.missing() or receiver.missing():
         return reason
     if workload.tls and terms.certificates is None:
@@ -62,22 +62,22 @@ def reason_against(workload: Workload, receiver: Receiver, terms: Terms) -> str:
     if workload.tls and not receiver.tls:
         return "no TLS"
     if receiver.association_limit and workload.associations() > receiver.association_limit:
-        return f"takes {receiver.association_limit} Associations at most"
+        return f"accepts at most {receiver.association_limit} Associations"
     return ""
 
 
 def probe_tls(scratch: Scratch, certificates: Certificates) -> str:
-    """Why dicomd can't be reached over TLS; "" if a C-ECHO was answered."""
+    """Say why dicomd can't be reached over TLS; "" if a C-ECHO was answered."""
     try:
         with running(Dicomd("none"), scratch, certificates, ready_within=5.0):
             return ""
     except BenchError as error:
         lines = str(error).splitlines()  # what happened, and at the end the receiver's own last line
-        return f"dicomd has no TLS listener that answers: {lines[0]}, {lines[-1]}"
+        return f"dicomd can't be reached over TLS: {lines[0]}, {lines[-1]}"
 
 
 def measure(plan: Sequence[Step], terms: Terms, outcomes: dict[str, Outcome], say: Callable[[str], None]) -> None:
-    """Carries out the plan, adding to `outcomes` by workload name as it goes. Raises BenchError."""
+    """Carry out the plan, adding to `outcomes` by workload name. Raises BenchError."""
     for step in plan:
         outcome = outcomes.setdefault(step.workload.name, Outcome())
         able = []

@@ -1,6 +1,6 @@
-"""dicomd without its counting of instances, started like `python -m dicomd`: what the metrics cost is the difference.
+"""Runs dicomd without counting instances, like `python -m dicomd`: the difference in CPU time is what metrics cost.
 
-Rule: only what is done once an instance is left out; everything else is dicomd as it is.
+Only what is done once per instance is left out; everything else is unchanged.
 """
 
 from __future__ import annotations

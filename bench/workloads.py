@@ -1,7 +1,7 @@
-"""The work each receiver is given, by name, and the figures that come of it.
+"""The workloads that receivers get, by name, and the figures that each one yields.
 
-Rule: a workload sends a little of the same kind first, untimed, then the timed part, and ends by counting what the
-receiver has stored; any failed Status or missing instance raises BenchError, since a fast loss is no result.
+A workload first sends a little of the same kind as a warm-up, then the timed part, and finally counts what the receiver
+has stored. Any failure Status or missing instance raises BenchError, since losing instances fast is no result.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Figure:
-    """One of a workload's results: its key in the JSON, unit, and whether more of it is better."""
+    """One figure that a workload yields: its key in the JSON, its unit, and whether more is better."""
 
     key: str
     title: str
     unit: str
     more_is_better: bool
     digits: int = 0
-    compared: bool = True  # False: a ratio of it says nothing (a few KB against none)
+    compared: bool = True  # False: its ratios are meaningless (such as a few KB to none)
 
 
 RATE = Figure("per_s", "", "objects/s", more_is_better=True)
@@ -40,59 +40,59 @@ SECONDS = Figure("seconds", "", "s", more_is_better=False, digits=2)
 
 @dataclass(frozen=True)
 class Workload:
-    """Something to do with a running receiver. `scale` below 1 does less of it, for a quick look."""
+    """Work for a running receiver. A `scale` below 1 does less of it, for a quick run."""
 
     name: str
     title: str
     figures: tuple[Figure, ...]
     tls: bool = False
     receivers: tuple[Receiver, ...] = field(default=RECEIVERS, kw_only=True)
-    """Those it is for."""
+    """The receivers that get this work."""
 
     def missing(self) -> str:
-        """Why it can't be done here; "" if it can."""
+        """Say why the workload can't run here; "" if it can."""
         return ""
 
     def associations(self) -> int:
-        """How many Associations it holds open side by side."""
+        """Return how many Associations it has open at once."""
         return 1
 
     def run(self, running: Running, scale: float) -> dict[str, float]:
-        """Does it. Raises BenchError."""
+        """Do the work and return the figures. Raises BenchError."""
         raise NotImplementedError
 
 
 def settle(coming: int) -> None:
-    """Makes the next `coming` bytes that a receiver writes cost what they cost, whoever ran before.
+    """Make the cost of the next `coming` bytes that a receiver writes independent of what ran before.
 
-    The disk is to have nothing left of what was written until now. And the memory that the files go through at first is
-    used once: a virtual machine gives free memory back to its host, and has to ask for it again page by page at the
-    first use; that can cost several times what the receiver does, and would be paid by who starts a little later.
+    First, everything written until now is synced to the disk. Then the memory that the page cache will need is touched
+    once: a virtual machine returns free memory to its host, and getting it back page by page on first use can cost
+    several times as much as the receiver's own work. Only some receivers would pay for that.
     """
     os.sync()
-    with contextlib.suppress(OSError, ValueError):  # less memory than that: then it is as it is
+    with contextlib.suppress(OSError, ValueError):  # without that much memory, go on without it
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
         mmap.mmap(-1, max(coming + (coming >> 2), mmap.PAGESIZE), flags=flags).close()
 
 
 def expect_stored(running: Running, expected: int) -> None:
-    """Raises BenchError unless the receiver has stored that many instances."""
+    """Raise BenchError unless the receiver has stored that many instances."""
     deadline = time.monotonic() + 10  # a receiver may answer just before its count changes
     while (stored := running.receiver.stored(running.place)) != expected:
         if time.monotonic() >= deadline:
-            raise BenchError(f"{running.receiver.title} stored {stored} instances of the {expected} that were sent")
+            raise BenchError(f"{running.receiver.title} stored {stored} of the {expected} instances that were sent")
         time.sleep(0.05)
 
 
 @dataclass(frozen=True)
 class Blast(Workload):
-    """A raw sender (bench/blast.py)."""
+    """Work of the raw sender (bench/blast.py)."""
 
     order: blast.Order = field(default_factory=blast.Order)
     side_by_side: int = 1
 
     def associations(self) -> int:
-        """As many as senders."""
+        """Return the number of senders: each has one."""
         return self.side_by_side
 
     def _blast(self, running: Running, order: blast.Order, side_by_side: int) -> dict[str, float]:
@@ -106,9 +106,9 @@ class Blast(Workload):
         return numbers
 
     def run(self, running: Running, scale: float) -> dict[str, float]:
-        """Figures of blast.blast, the memory peak in MB, too, where one large object is sent."""
+        """Return the figures of blast.blast, and for one large object also the peak memory in MB."""
         stores = self.order.work == "store"
-        # over as many Associations as the work itself, so that each of a receiver's processes has had its first one
+        # warm up over as many Associations as the work itself, so that each process of a receiver has had its first one
         warm = self._blast(running, replace(self.order, count=5, size=min(self.order.size, 1 << 19)), self.side_by_side)
         order = replace(self.order, count=max(1, round(self.order.count * scale)))
         settle(order.count * order.size * self.side_by_side if stores else 0)
@@ -127,14 +127,14 @@ class Blast(Workload):
 
 @dataclass(frozen=True)
 class DcmtkSender(Workload):
-    """DCMTK's own storescu or dcmsend with a folder of files, over one Association; its whole run is timed."""
+    """DCMTK's storescu or dcmsend sends a folder of files over one Association; its whole run is timed."""
 
     sender: str = "storescu"
     count: int = 100
     size: int = 524288
 
     def missing(self) -> str:
-        """Without Debian's dcmtk."""
+        """Say so if Debian's dcmtk is missing."""
         return "" if program(self.sender) else f"{self.sender} of DCMTK isn't installed"
 
     def _send(self, running: Running, folder: Path) -> float:
@@ -148,7 +148,7 @@ class DcmtkSender(Workload):
         return seconds
 
     def run(self, running: Running, scale: float) -> dict[str, float]:
-        """The seconds the sender took."""
+        """Return the seconds that the sender took."""
         count = max(2, round(self.count * scale))
         first, files = running.place.sender / "first", running.place.sender / "files"
         objects.write_files(first, 1, self.size)
@@ -168,11 +168,11 @@ class Idle(Workload):
     watched: float = 10.0  # seconds
 
     def associations(self) -> int:
-        """All of them."""
+        """Return the number of idle Associations."""
         return self.count
 
     def run(self, running: Running, scale: float) -> dict[str, float]:
-        """CPU time as a percentage of one core, and the memory above that without them, in MB."""
+        """Return CPU time as a percentage of one core, and the additional memory in MB."""
         watched = max(2.0, self.watched * scale)
         with contextlib.ExitStack() as open_ones:
             first = blast.Association(running.place.address)
@@ -186,7 +186,7 @@ class Idle(Workload):
                 except (BlastError, OSError) as error:
                     raise BenchError(f"{self.name} into {running.receiver.title}: {error}") from error
                 open_ones.callback(last.abandon)
-            time.sleep(1.0)  # what opening them set going is not idleness
+            time.sleep(1.0)  # what opening them has triggered must not be counted
             cpu, began = processes.cpu_seconds(running.pid), time.monotonic()
             time.sleep(watched)
             seconds = time.monotonic() - began
@@ -198,7 +198,7 @@ class Idle(Workload):
 def _blast(
     name: str, title: str, count: int, size: int, side_by_side: int, *, tls: bool = False, figure: Figure = RATE
 ) -> Blast:
-    # A slow receiver is stopped after a few seconds of it: a rate needs no more, and the turns come closer together.
+    # Stop after a few seconds with a slow receiver: that is enough for a rate, and keeps the turns close together.
     return Blast(name, title, (figure,), tls, blast.Order("store", count, size, at_most=4.0), side_by_side)
 
 

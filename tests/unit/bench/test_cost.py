@@ -19,7 +19,7 @@ def test_each_is_compared_with_the_first_of_its_durability() -> None:
         "fsync-uncounted": [Cost(950, 1)],
     }
     text = page(found)
-    assert "none: a line an instance, JSON" in text
+    assert "none: one line per instance, JSON" in text
     for told in ("115.0", "+15.0 %", "-5.0 %", "2.0"):
         assert told in text
     assert json.loads(to_json(found))["fsync-uncounted"] == [{"object_us": 950, "scrape_ms": 1}]

@@ -34,7 +34,7 @@ def results() -> report.Results:
             ),
             "idle-200": Outcome(
                 {"dicomd-none": [{"cpu_percent": 0.25, "memory_mb": 12.34}]},
-                {"pynetdicom": "takes 10 Associations at most"},
+                {"pynetdicom": "accepts at most 10 Associations"},
             ),
             "tls-512K-c1": Outcome(
                 {}, dict.fromkeys(("dicomd-none", "dicomd-fsync", "dcmtk", "pynetdicom"), "no TLS listener")
@@ -95,7 +95,7 @@ def test_the_ratio_table_leaves_out_what_nobody_was_compared_in(results: report.
 
 def test_reasons_name_the_receivers_unless_it_was_all(results: report.Results) -> None:
     assert report.not_run(results) == [
-        "- idle-200 into pynetdicom storescp: takes 10 Associations at most",
+        "- idle-200 into pynetdicom storescp: accepts at most 10 Associations",
         "- tls-512K-c1: no TLS listener",
     ]
 
