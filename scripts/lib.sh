@@ -1,8 +1,8 @@
-# What the programs in this folder share: finding Python, installing what is missing, the environment made from the lock.
-# The rule: nothing is installed twice, every long step says what it does, and a second run needs no network.
+# Shared by the programs in this folder: finding Python, installing missing packages, making environments from the lock.
+# Invariant: nothing is installed twice, every long step says what it does, and a second run needs no network.
 # shellcheck shell=bash
 
-umask 022 # an environment built under a tight umask would be useless to the next user
+umask 022 # an environment built with a restrictive umask would be unusable for other users
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 
 say() { printf '== %s\n' "$*" >&2; }
@@ -11,7 +11,7 @@ die() {
     exit 1
 }
 
-# Succeeds where as_root can work without asking a question nobody is there to answer.
+# Succeeds if as_root will work without asking for a password that nobody is there to enter.
 can_be_root() {
     [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; }
 }
@@ -20,7 +20,7 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-# apt_install REASON PACKAGE...: installs those that are missing; no service of theirs is started or enabled.
+# apt_install REASON PACKAGE...: installs the missing ones, without starting or enabling their services.
 apt_install() {
     local reason=$1 package missing=() policy=/usr/sbin/policy-rc.d unit made_policy= failed=
     shift
@@ -28,8 +28,8 @@ apt_install() {
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
-    command -v apt-get >/dev/null || { say "no apt-get here: install ${missing[*]} ($reason) by hand"; return 1; }
-    can_be_root || { say "needs root or sudo to install ${missing[*]} ($reason)"; return 1; }
+    command -v apt-get >/dev/null || { say "there is no apt-get: install ${missing[*]} ($reason) by hand"; return 1; }
+    can_be_root || { say "root or sudo is needed to install ${missing[*]} ($reason)"; return 1; }
     say "installing ${missing[*]} with apt ($reason)"
     if [ ! -e $policy ]; then
         printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
@@ -40,7 +40,7 @@ apt_install() {
     { as_root "${apt[@]}" update && as_root "${apt[@]}" install -y --no-install-recommends "${missing[@]}"; } \
         </dev/null >&2 || failed=1
     [ -z "$made_policy" ] || as_root rm -f $policy
-    for package in "${missing[@]}"; do # what the tests start by themselves must not run at the next boot
+    for package in "${missing[@]}"; do # services that the tests start themselves must not start at boot
         for unit in $(dpkg -L "$package" 2>/dev/null | sed -n 's,.*/systemd/system/\([^/@]*\.\(service\|timer\)\)$,\1,p'); do
             as_root systemctl --quiet disable "$unit" >/dev/null 2>&1 || true
         done
@@ -48,14 +48,14 @@ apt_install() {
     [ -z "$failed" ]
 }
 
-# Prints the path of the interpreter behind COMMAND if it starts and is >= 3.11 (a shim is followed to what it starts).
+# interpreter COMMAND: prints the path of the interpreter behind COMMAND (resolving shims) if it works and is >= 3.11.
 interpreter() {
     command -v "$1" >/dev/null &&
         "$1" -Ic 'import os, sys; sys.version_info >= (3, 11) or sys.exit(1); print(os.path.realpath(sys.executable))' 2>/dev/null
 }
 
-# Prints the first suitable interpreter; the distribution's own before any beside it: it gets security updates, and one
-# built from source without profile-guided optimization runs Python code at half the speed.
+# Prints the first suitable interpreter. The distribution's own is preferred: it gets security updates, and one built
+# from source without profile-guided optimization may run at half the speed.
 find_python() {
     local name
     for name in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do
@@ -64,7 +64,7 @@ find_python() {
     return 1
 }
 
-# What an environment got from a requirements file: any change of it, of the metadata, the interpreter or the place counts.
+# A fingerprint of what an environment was built from: requirements file, metadata, interpreter and location.
 _fingerprint() { # VENV REQUIREMENTS
     {
         cat "$root/pyproject.toml" "$root/requirements/$2"
@@ -73,7 +73,7 @@ _fingerprint() { # VENV REQUIREMENTS
     } | sha256sum
 }
 
-_stale() { # VENV REQUIREMENTS...: prints those that VENV does not hold as they are now
+_stale() { # VENV REQUIREMENTS...: prints the files whose present version isn't installed in VENV
     local venv=$1 file
     shift
     for file in "$@"; do
@@ -81,17 +81,17 @@ _stale() { # VENV REQUIREMENTS...: prints those that VENV does not hold as they 
     done
 }
 
-# environment VENV PYTHON REQUIREMENTS...: makes VENV hold the locked packages of requirements/REQUIREMENTS and dicomd itself.
-# PYTHON may be empty: then VENV's own interpreter stays, or the first suitable one is taken.
+# environment VENV PYTHON REQUIREMENTS...: installs dicomd and the locked packages of requirements/REQUIREMENTS in VENV.
+# If PYTHON is empty, VENV keeps its own interpreter, or gets the first suitable one.
 environment() {
     local venv=$1 python=$2
     shift 2
     [ -n "$(_stale "$venv" "$@")" ] || return 0
     mkdir -p "$root/.cache" || die "cannot write to $root"
     (
-        flock -n 9 || { say "waiting for another program that builds an environment here" && flock -w 900 9; } ||
+        flock -n 9 || { say "waiting for another program that is building an environment here" && flock -w 900 9; } ||
             die "the other program did not finish in 15 minutes"
-        # Looked at again: the other program may have built this one.
+        # Check again: the other program may have built this one.
         [ -z "$(_stale "$venv" "$@")" ] || _build_environment "$venv" "$python" "$@"
     ) 9>"$root/.cache/environment.lock" || exit 1
 }
@@ -101,13 +101,13 @@ _build_environment() { # VENV PYTHON REQUIREMENTS...
     shift 2
     [ -n "$python" ] || python=$(interpreter "$venv/bin/python") || python=$(find_python) || {
         apt_install "dicomd is written in Python" python3 >&2 && python=$(find_python)
-    } || die "no Python >= 3.11 found: Debian 12 and 13 bring it with the package python3"
+    } || die "no Python >= 3.11 found: on Debian 12 and 13, install the package python3"
     version=$("$python" -Ic 'import sys; print("%d.%d" % sys.version_info[:2])')
     if ! "$python" -Ic 'import venv, ensurepip' 2>/dev/null; then
         apt_install "python$version cannot create virtual environments without it" "python$version-venv" ||
-            die "python$version-venv is missing and could not be installed (the reason stands above): as root, apt install python$version-venv"
+            die "python$version-venv is missing and could not be installed (for the reason above): as root, apt install python$version-venv"
     fi
-    # An environment of another interpreter, or one that was moved, cannot be repaired: start over.
+    # An environment made with another interpreter, or one that was moved, cannot be repaired: start over.
     made=$("$python" -Ic 'import sys; print(sys.version, sys.argv[1])' "$venv")
     if [ "$(cat "$venv/.dicomd-made" 2>/dev/null)" != "$made" ] || ! "$venv/bin/python" -Ic 'import pip' 2>/dev/null; then
         say "creating ${venv#"$root"/} with Python $version ($python)"

@@ -1,37 +1,37 @@
-# Clean Debian trees: made once by debootstrap, kept, and given this machine's way to the network.
-# The rule: a kept tree is never changed by what is tried or built; needs root and, the first time, debootstrap.
+# Clean Debian trees: made once by debootstrap, kept, and given this machine's access to the network.
+# Invariant: nothing that is tried or built changes a kept tree. Needs root and, the first time, debootstrap.
 # shellcheck shell=bash
-# Expects lib.sh to have been read.
+# lib.sh must be sourced first.
 
 trees=${XDG_CACHE_HOME:-/var/cache}/dicomd-clean-tree
 
-# base_tree SUITE: prints the kept tree of SUITE that holds python3, git and ca-certificates, nothing else.
+# base_tree SUITE: prints the path of the kept tree of SUITE, which has only python3, git and ca-certificates.
 base_tree() {
     local base=$trees/$1
     mkdir -p "$trees"
     (
         flock 9
         [ ! -d "$base" ] || exit 0
-        PATH=$PATH:/usr/sbin:/sbin command -v debootstrap >/dev/null || apt_install "makes the clean tree" debootstrap
-        say "debootstrap of $1 into $base"
+        PATH=$PATH:/usr/sbin:/sbin command -v debootstrap >/dev/null || apt_install "to make the clean tree" debootstrap
+        say "installing $1 into $base with debootstrap"
         rm -rf "$base.new"
         debootstrap --variant=minbase --include=python3,git,ca-certificates "$1" "$base.new" >&2
         mv "$base.new" "$base"
-    ) 9>"$trees/lock" || die "no clean tree of $1"
+    ) 9>"$trees/lock" || die "could not make the clean tree of $1"
     echo "$base"
 }
 
-# What a Debian with systemd has in the tests: services start, a real sender and the readers of manuals and logs are there.
+# What the tests of the service need: systemd, a real sender, and programs to read manuals and logs.
 service_packages=(systemd systemd-sysv dbus dcmtk iproute2 man-db procps)
 
-# service_tree SUITE: prints the kept tree of SUITE that can be booted: the base tree, and those packages.
+# service_tree SUITE: prints the path of the kept, bootable tree of SUITE: the base tree with these packages.
 service_tree() {
     local tree=$trees/$1-service base
     base=$(base_tree "$1")
     (
         flock 9
         [ "$(cat "$tree/root/made-of" 2>/dev/null)" != "${service_packages[*]}" ] || exit 0
-        say "making the tree that boots: $tree"
+        say "making the bootable tree: $tree"
         rm -rf --one-file-system "$tree" "$tree.new"
         cp -a --reflink=auto "$base" "$tree.new"
         reach_network "$tree.new"
@@ -44,12 +44,12 @@ service_tree() {
             rm /usr/sbin/policy-rc.d' sh "${service_packages[@]}" </dev/null >&2
         echo "${service_packages[*]}" >"$tree.new/root/made-of"
         mv "$tree.new" "$tree"
-    ) 9>"$trees/lock-$1-service" || die "could not make the tree that boots"
+    ) 9>"$trees/lock-$1-service" || die "could not make the bootable tree"
     echo "$tree"
 }
 
-# reach_network TREE: what this machine needs to reach the network (resolver, apt's transport settings, certificate
-# authorities) is copied into TREE, and the variables for it are put into environment_of_the_host.
+# reach_network TREE: copies what this machine needs to reach the network (resolver, apt's transport settings,
+# certificate authorities) into TREE, and puts the environment variables for it into environment_of_the_host.
 reach_network() {
     local tree=$1 name value
     cp --remove-destination /etc/resolv.conf "$tree/etc/resolv.conf"
@@ -71,8 +71,8 @@ reach_network() {
     done </proc/self/environ
 }
 
-# inside [--alone] [--work FOLDER] TREE COMMAND...: runs it in TREE, in process and mount name spaces that end with it.
-# --alone leaves it nothing of the network but loopback; --work makes TREE read-only but for /tmp and FOLDER, as /work.
+# inside [--alone] [--work FOLDER] TREE COMMAND...: runs COMMAND in TREE, in PID and mount namespaces of its own.
+# --alone takes away all network but loopback; --work makes TREE read-only, except for /tmp and for FOLDER as /work.
 inside() {
     local options=() setup='mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; exec chroot "$0" "$@"'
     if [ "$1" = --alone ]; then

@@ -116,7 +116,7 @@ def test_a_kill_while_a_name_is_taken_back_loses_nothing_of_anothers(tmp_path: P
         assert left.startswith(".dicomd/tmp/")
         assert (world.root / left).read_text() == "restored from a backup"
         found = [(finding.path, finding.problem) for finding in verify(world.root, store.layout) if finding.problem]
-        assert found == [(left, "a crash left an instance here")]
+        assert found == [(left, "an instance left here by a crash")]
 
 
 def test_a_kill_while_a_name_is_taken_back_leaves_nothing_of_ours(tmp_path: Path) -> None:
