@@ -1,6 +1,6 @@
 """The building blocks of the dashboard: queries, graphs over time, and single figures.
 
-The rule: every panel asks the chosen data source about the chosen instances, and can't be made without a description.
+Every panel queries the chosen data source about the chosen instances, and can't be made without a description.
 """
 # ruff: noqa: INP001 - beside the program that uses it, not a package
 
@@ -32,12 +32,12 @@ class Query(NamedTuple):
 
 
 def rate(counter: str, *labels: str) -> Query:
-    """What a counter counts a second, by these labels."""
+    """Query the rate of a counter per second, by these labels."""
     return _by(f"rate({counter}{{{CHOSEN}}}[$__rate_interval])", labels)
 
 
 def hourly(counter: str, *labels: str) -> Query:
-    """What a counter counted in the last hour, by these labels."""
+    """Query the increase of a counter in the last hour, by these labels."""
     return _by(f"increase({counter}{{{CHOSEN}}}[1h])", labels)
 
 
@@ -46,13 +46,13 @@ def _by(series: str, labels: Sequence[str]) -> Query:
 
 
 def quantiles(histogram: str, *shares: float) -> list[Query]:
-    """The values below which these shares (0 to 1) of what a histogram observed are."""
+    """Query the quantiles (0 to 1) of a histogram."""
     buckets = f"sum by (le) (rate({histogram}_bucket{{{CHOSEN}}}[$__rate_interval]))"
     return [Query(f"histogram_quantile({share}, {buckets})", f"{share:.0%}") for share in shares]
 
 
 def graph(title: str, description: str, unit: str, *queries: Query, stacked: bool = False) -> timeseries.Panel:
-    """Lines over time, from 0 upwards."""
+    """Make a graph of lines over time, from 0 upwards."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -91,7 +91,7 @@ def number(
     nothing: str = "unknown",
     trend: bool = False,
 ) -> stat.Panel:
-    """One large figure: the present one, coloured from each step's value on, or a word for each value it may have."""
+    """Make a panel with the present figure, coloured by `steps`, or with a word for each value in `words`."""
     panel = (
         stat.Panel()
         .title(title)

@@ -1,8 +1,8 @@
 """Writes dashboard.json, which Grafana provisions or imports: `python ops/grafana/dashboard.py`, then commit both.
 
-The rule: every panel says in plain words what it shows and what is normal, for a reader who has never seen DICOM, and
-asks for dicomd's metrics directly, so that the dashboard works without the recording rules. The schema is that of the
-grafana-foundation-sdk pinned among the development tools; a test runs this and compares.
+Every panel says in plain words what it shows and what is normal, for readers who don't know DICOM. It queries dicomd's
+metrics directly, so that the dashboard works without the recording rules. The schema is that of the
+grafana-foundation-sdk pinned among the development tools; a test runs this program and compares its output.
 """
 # ruff: noqa: INP001 - a program beside what it writes, not a package
 
@@ -26,11 +26,11 @@ def main() -> None:
 
 
 def render() -> str:
-    """Return the dashboard as JSON, panels numbered in the order in which they are read."""
+    """Return the dashboard as JSON, with panels numbered in reading order."""
     dashboard = (
         build.Dashboard("dicomd")
         .uid("dicomd")
-        .description("Whether images arrive, from whom, how fast, and why one was refused.")
+        .description("Whether instances arrive, from whom, how fast, and why any were refused.")
         .tags(["dicomd", "DICOM"])
         .time("now-3h", "now")
         .refresh("30s")
@@ -40,7 +40,7 @@ def render() -> str:
         .with_variable(
             build.QueryVariable("instance")
             .label("dicomd")
-            .description("Which dicomd, where there are several")
+            .description("Which dicomd, if there are several")
             .datasource(SOURCE)
             .query("label_values(dicomd_build_info, instance)")
             .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
@@ -53,7 +53,7 @@ def render() -> str:
     )
     for title, panels in (
         ("Now", _now()),
-        ("Images", _images()),
+        ("Instances", _images()),
         ("Associations", _associations()),
         ("Peers", _peers()),
         ("Store", _store()),
@@ -71,20 +71,20 @@ def render() -> str:
 def _now() -> list[stat.Panel]:
     return [
         number(
-            "Takes images",
-            "Yes while the store takes instances. No: it is full, missing or broken; senders are refused and retry.",
+            "Accepting instances",
+            "Yes while the store accepts instances. No: it is full, missing or broken; senders are refused and retry.",
             f"min(dicomd_store_accepting{{{CHOSEN}}})",
             words={0: ("no", RED), 1: ("yes", GREEN)},
         ),
         number(
-            "Images a second",
-            "SOP Instances stored; an image of a CT series is one.",
+            "Instances per second",
+            "SOP Instances stored. Each slice of a CT series, for example, is one instance.",
             f"sum(rate(dicomd_instances_stored_total{{{CHOSEN}}}[$__rate_interval]))",
             trend=True,
         ),
         number(
             "Failed stores",
-            "The share of C-STOREs answered with a failure. Normal: 0. DicomdStoreFailing fires above 5 %.",
+            "The share of C-STOREs answered with a failure. Normal: 0. The alert DicomdStoreFailing fires above 5 %.",
             f"sum(rate(dicomd_dimse_responses_total{{{CHOSEN},{FAILED}}}[$__range]))"
             f' / sum(rate(dicomd_dimse_responses_total{{{CHOSEN},command="C-STORE-RSP"}}[$__range]))',
             unit="percentunit",
@@ -93,22 +93,22 @@ def _now() -> list[stat.Panel]:
         ),
         number(
             "Space left",
-            "Of the store's file system. dicomd refuses instances below storage.reserve_free.",
+            "The share of the store's file system that is free. Below storage.reserve_free, dicomd refuses instances.",
             f"min(dicomd_store_avail_bytes{{{CHOSEN}}} / dicomd_store_size_bytes{{{CHOSEN}}})",
             unit="percentunit",
             steps=((RED, None), (AMBER, 0.10), (GREEN, 0.30)),
         ),
         number(
             "Space lasts for",
-            "At the pace of the last six hours. Nothing is shown while space isn't shrinking.",
+            "Time until the store is full at the rate of the last six hours. Empty while free space isn't shrinking.",
             f"min(dicomd_store_avail_bytes{{{CHOSEN}}} / -(deriv(dicomd_store_avail_bytes{{{CHOSEN}}}[6h]) < 0))",
             unit="s",
             steps=((RED, None), (AMBER, 86400), (GREEN, 7 * 86400)),
             nothing="not shrinking",
         ),
         number(
-            "Associations of their limit",
-            "Open DICOM connections as a share of limits.associations; at 100 % new ones are refused.",
+            "Associations used",
+            "Open DICOM connections as a share of limits.associations. At 100 %, new ones are refused.",
             f"max(sum by (instance) (dicomd_associations_active{{{CHOSEN}}})"
             f" / max by (instance) (dicomd_associations_limit{{{CHOSEN}}}))",
             unit="percentunit",
@@ -116,7 +116,7 @@ def _now() -> list[stat.Panel]:
         ),
         number(
             "Configuration",
-            "Whether the file as last read is in use. Rejected: the one before it still is.",
+            "Whether the configuration that was read last is in use. Rejected: the previous one still is.",
             f"min(dicomd_config_last_reload_successful{{{CHOSEN}}})",
             words={0: ("rejected", RED), 1: ("in use", GREEN)},
         ),
@@ -128,13 +128,13 @@ def _now() -> list[stat.Panel]:
         ),
         number(
             "Who may store",
-            "Anybody: no peers are configured, and whoever can connect may store.",
+            "Anybody: no peers are configured, so every peer that can connect may store.",
             f"max(dicomd_access_open{{{CHOSEN}}})",
             words={0: ("configured peers", GREEN), 1: ("anybody", AMBER)},
         ),
         number(
-            "Certificate ends in",
-            "Of the TLS listener whose certificate ends first.",
+            "Certificate expires in",
+            "Of the TLS listener whose certificate expires first.",
             f"min(dicomd_tls_certificate_not_after_timestamp_seconds{{{CHOSEN}}} - time())",
             unit="s",
             steps=((RED, None), (AMBER, 86400), (GREEN, 14 * 86400)),
@@ -142,13 +142,13 @@ def _now() -> list[stat.Panel]:
         ),
         number(
             "Up for",
-            "Since the last start; the shortest, where there are several.",
+            "Time since the last start; if there are several dicomds, the shortest.",
             f"min(time() - dicomd_start_time_seconds{{{CHOSEN}}})",
             unit="s",
         ),
         number(
             "Version",
-            "Of dicomd and its Python.",
+            "The versions of dicomd and its Python.",
             f"max by (version, python) (dicomd_build_info{{{CHOSEN}}})",
             legend="{{version}} · Python {{python}}",
         ),
@@ -158,21 +158,22 @@ def _now() -> list[stat.Panel]:
 def _images() -> list[timeseries.Panel]:
     return [
         graph(
-            "Images stored",
-            "SOP Instances stored a second.",
+            "Instances stored",
+            "SOP Instances stored per second.",
             "ops",
             rate("dicomd_instances_stored_total", "instance"),
         ),
         graph(
             "Bytes received",
-            "Data Sets received a second, of refused and incomplete instances too.",
+            "Bytes of Data Sets received per second, including those of refused and incomplete instances.",
             "Bps",
             rate("dicomd_store_received_bytes_total", "instance"),
         ),
         graph(
             "Failed stores by status",
-            "Refused C-STOREs a second, by the status that the sender was given. A7xx: here (A700 space, A701 disk, "
-            "A703 memory, A710 too large). A900, C0xx and 01xx: the object or its sender. C211: a bug in dicomd.",
+            "Refused C-STOREs per second, by the status that the sender got. The cause of A7xx is here (A700 space, "
+            "A701 disk, A703 memory, A710 too large), that of A900, C0xx and 01xx is the object or its sender, and "
+            "that of C211 is a bug in dicomd.",
             "ops",
             Query(
                 f"sum by (status) (rate(dicomd_dimse_responses_total{{{CHOSEN},{FAILED}}}[$__rate_interval]))",
@@ -182,39 +183,40 @@ def _images() -> list[timeseries.Panel]:
         ),
         graph(
             "Requests answered",
-            "DIMSE responses a second. C-STORE brings an image, C-ECHO only asks whether anybody is there.",
+            "DIMSE responses per second. C-STORE sends an instance, C-ECHO only checks that dicomd answers.",
             "ops",
             rate("dicomd_dimse_responses_total", "command"),
         ),
         graph(
             "How long a store takes",
-            "From a C-STORE request to its response, the sender's pace included: half, 95 % and 99 % are quicker.",
+            "From a C-STORE request to its response, including the time that the sender takes: 50 %, 95 % and 99 % are "
+            "faster.",
             "s",
             *quantiles("dicomd_store_duration_seconds", 0.5, 0.95, 0.99),
         ),
         graph(
             "How long the disk takes",
-            "Syncing one instance to the disk. If this rises with the panel to the left, the disk is slow; "
-            "if it doesn't, the senders or the network are.",
+            "Time to sync one instance to the disk. If this rises together with the panel to the left, the disk is "
+            "slow; if it doesn't, the senders or the network are.",
             "s",
             *quantiles("dicomd_store_sync_duration_seconds", 0.5, 0.95, 0.99),
         ),
         graph(
-            "Size of an image",
-            "Of stored instances: half and 95 % are smaller.",
+            "Size of an instance",
+            "Of stored instances, 50 % and 95 % are smaller.",
             "bytes",
             *quantiles("dicomd_store_instance_size_bytes", 0.5, 0.95),
         ),
         graph(
-            "Seen before",
-            "Instances a second that were there already. identical: sent again, nothing to do. Others: the same UID "
-            "with other bytes, treated as storage.duplicates says.",
+            "Duplicates",
+            "Instances per second whose UID was already stored. identical: the same bytes, so nothing was written. "
+            "Others: different bytes, treated according to storage.duplicates.",
             "ops",
             rate("dicomd_store_duplicates_total", "result"),
         ),
         graph(
             "Store errors",
-            "Failed operations of the store a second, with the operating system's reason. Normal: none.",
+            "Failed operations of the store per second, with the operating system's reason. Normal: none.",
             "ops",
             rate("dicomd_store_errors_total", "operation", "errno"),
         ),
@@ -225,15 +227,16 @@ def _associations() -> list[timeseries.Panel]:
     return [
         graph(
             "Open Associations",
-            "DICOM connections that are open, by listener, and how many may be.",
+            "Open DICOM connections by listener, and their limit.",
             "short",
             Query(f"sum by (instance, listener) (dicomd_associations_active{{{CHOSEN}}})", "{{instance}} {{listener}}"),
             Query(f"max by (instance) (dicomd_associations_limit{{{CHOSEN}}})", "{{instance}} limit"),
         ),
         graph(
             "How Associations end",
-            "Associations ended a second. released is the regular end; aborted_by_peer and connection_lost are the "
-            "sender's or the network's doing, aborted_locally: it broke the rules; timed_out: it fell silent.",
+            "Associations ended per second. released: the regular end. aborted_by_peer and connection_lost: caused by "
+            "the sender or the network. aborted_locally: the sender violated the protocol. timed_out: it was silent or "
+            "too slow for too long.",
             "ops",
             rate("dicomd_associations_total", "outcome"),
             stacked=True,
@@ -246,8 +249,8 @@ def _associations() -> list[timeseries.Panel]:
         ),
         graph(
             "Rejected Associations",
-            "A second, by the codes of PS3.8 Table 9-21: 1/3 unknown Calling AE Title, 1/7 unknown Called AE Title, "
-            "3/1 not ready or stopping, 3/2 at a limit. The log says of each what would let it in.",
+            "Rejections per second, by the codes of PS3.8 Table 9-21: 1/3 unknown Calling AE Title, 1/7 unknown Called "
+            "AE Title, 3/1 not ready or stopping, 3/2 limit reached. The log says for each what would let the peer in.",
             "ops",
             Query(
                 f"sum by (source, reason) (rate(dicomd_associations_rejected_total{{{CHOSEN}}}[$__rate_interval]))",
@@ -256,7 +259,8 @@ def _associations() -> list[timeseries.Panel]:
         ),
         graph(
             "Aborts",
-            "A-ABORT sent and received a second, by the codes of PS3.8 Table 9-26 (0: the program, 2: its protocol).",
+            "A-ABORTs sent and received per second, by the codes of PS3.8 Table 9-26 (source 0: the service-user, 2: "
+            "the service-provider).",
             "ops",
             Query(
                 f"sum by (direction, source, reason) (rate(dicomd_aborts_total{{{CHOSEN}}}[$__rate_interval]))",
@@ -265,13 +269,15 @@ def _associations() -> list[timeseries.Panel]:
         ),
         graph(
             "TCP connections",
-            "Accepted a second, by listener; many more than Associations are probes or scanners.",
+            "Connections accepted per second, by listener. If there are many more than Associations, they come from "
+            "probes or scanners.",
             "ops",
             rate("dicomd_connections_total", "listener"),
         ),
         graph(
             "TLS handshakes",
-            "A second, by result. Failures: a wrong or ended certificate, an old protocol, or a scanner.",
+            "Handshakes per second, by result. Causes of failures: a wrong or expired certificate, an old protocol "
+            "version, or a scanner.",
             "ops",
             rate("dicomd_tls_handshakes_total", "listener", "result"),
         ),
@@ -281,33 +287,33 @@ def _associations() -> list[timeseries.Panel]:
 def _peers() -> list[timeseries.Panel]:
     return [
         graph(
-            "Images by peer",
-            "SOP Instances stored a second, by configured peer; unknown are all others.",
+            "Instances by peer",
+            "SOP Instances stored per second, by configured peer; unknown stands for all others.",
             "ops",
             rate("dicomd_peer_instances_total", "peer"),
             stacked=True,
         ),
         graph(
             "Failures by peer",
-            "Associations that didn't end well and refused instances, a second.",
+            "Refused instances, and Associations that didn't end normally, per second.",
             "ops",
             rate("dicomd_peer_failures_total", "peer", "reason"),
         ),
         graph(
             "Refused by rule",
-            'By key of the configuration, a second; audit counts those let in whom "enforce" would refuse.',
+            'Refusals per second, by key of the configuration. audit: admitted now, but "enforce" would refuse.',
             "ops",
             rate("dicomd_access_refusals_total", "rule", "mode"),
         ),
         graph(
             "Limits reached",
-            "How often each limit held somebody up, a second.",
+            "How often each limit was reached, per second.",
             "ops",
             rate("dicomd_limit_hits_total", "limit"),
         ),
         graph(
             "Silence of a peer",
-            "Time since it last stored an instance; absent until it has stored one.",
+            "Time since each peer last stored an instance; missing until it has stored one.",
             "s",
             Query(
                 f"time() - max by (peer) (dicomd_peer_last_store_timestamp_seconds{{{CHOSEN}}})",
@@ -321,20 +327,20 @@ def _store() -> list[timeseries.Panel]:
     return [
         graph(
             "Space",
-            "What the store may still use, and the size of its file system.",
+            "Space that the store can still use, and the size of its file system.",
             "bytes",
             Query(f"dicomd_store_avail_bytes{{{CHOSEN}}}", "{{instance}} available"),
             Query(f"dicomd_store_size_bytes{{{CHOSEN}}}", "{{instance}} size"),
         ),
         graph(
             "Inodes left",
-            "Files that the store's file system can still hold; 0 where it has no such limit.",
+            "Files that can still be created on the store's file system; 0 if it has no such limit.",
             "short",
             Query(f"dicomd_store_files_avail{{{CHOSEN}}}", "{{instance}}"),
         ),
         graph(
             "Recovered files",
-            "Temporary files of a crash that were dealt with at a start.",
+            "Temporary files left by a crash that were handled at a start.",
             "short",
             Query(
                 f"sum by (instance, action) (dicomd_store_recovered_files_total{{{CHOSEN}}})", "{{instance}} {{action}}"
@@ -353,25 +359,25 @@ def _process() -> list[timeseries.Panel]:
         ),
         graph(
             "Workers that ended",
-            "In the last hour. drained: after a reload or at a stop. Others should not be.",
+            "Workers that ended in the last hour. drained is normal, after a reload or at a stop. Others are not.",
             "short",
             hourly("dicomd_worker_exits_total", "instance", "reason"),
         ),
         graph(
             "Memory",
-            "Resident memory of each worker. It doesn't grow with the size of an image.",
+            "Resident memory of each worker. It doesn't grow with the size of an instance.",
             "bytes",
             Query(f"dicomd_worker_resident_memory_bytes{{{CHOSEN}}}", "{{instance}} {{worker}}"),
         ),
         graph(
             "Open file descriptors",
-            "Of each worker: one an Association and one an image in transit.",
+            "Of each worker. It needs one per Association, and one per instance being received.",
             "short",
             Query(f"dicomd_worker_open_fds{{{CHOSEN}}}", "{{instance}} {{worker}}"),
         ),
         graph(
             "Log lines",
-            "A second, by level, lines that could not be written, and lines left out of a flood.",
+            "Lines per second, by level, lines that could not be written, and lines suppressed in a flood.",
             "ops",
             rate("dicomd_log_records_total", "level"),
             Query(f"sum(rate(dicomd_log_records_lost_total{{{CHOSEN}}}[$__rate_interval]))", "lost"),

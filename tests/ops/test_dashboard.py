@@ -47,7 +47,7 @@ def test_it_is_a_dashboard() -> None:
     assert board["schemaVersion"] >= 36
     assert [variable["name"] for variable in board["templating"]["list"]] == ["datasource", "instance"]
     rows = [panel["title"] for panel in board["panels"] if panel["type"] == "row"]
-    assert rows == ["Now", "Images", "Associations", "Peers", "Store", "Process"]
+    assert rows == ["Now", "Instances", "Associations", "Peers", "Store", "Process"]
     assert "id" not in board, "an id is its database's, and would overwrite another dashboard"
 
 
