@@ -33,13 +33,13 @@ SETTINGS = {
     "limits.connections": "open TCP connections, with or without an Association",
     "limits.request_timeout": "ARTIM timer",
     "limits.association_idle": "longest silence between two PDUs of an open Association",
-    "limits.minimum_rate": "slowest peer in the middle of a message, averaged over 30 s",
+    "limits.minimum_rate": "lowest rate of a peer in the middle of a message, averaged over 30 s",
     "storage.layout": "path of an instance below the store's root",
-    "storage.durability": "whether an instance is synced before it is answered",
-    "storage.duplicates": "what becomes of another Data Set under a known SOP Instance UID",
-    "storage.reserve_free": "free space below which nothing is accepted",
-    "storage.max_object_size": "longest Data Set",
-    "dicomd.drain_timeout": "time that open Associations have at a stop",
+    "storage.durability": "whether an instance is synced before it is answered with success",
+    "storage.duplicates": "what happens to a different Data Set whose SOP Instance UID is already stored",
+    "storage.reserve_free": "free space below which no instance is accepted",
+    "storage.max_object_size": "length of the longest Data Set accepted",
+    "dicomd.drain_timeout": "time that open Associations have to finish after a stop",
 }
 
 
