@@ -329,8 +329,10 @@ def test_peers_hold_a_reload_up_for_no_longer_than_the_drain_timeout(
 
 @pytest.mark.timeout(180)
 def test_a_place_that_comes_free_meanwhile_spares_the_oldest(start_daemon: StartDaemon, connect: Connect) -> None:
-    daemon = start_daemon(dicomd={"workers": 1, "drain_timeout": "20s"})
+    daemon = start_daemon(dicomd={"workers": 1, "drain_timeout": "60s"})
     peers = hold_eight_generations(daemon, connect)
+    peers.append(connect(daemon))  # it holds the generation that serves, and takes the place that comes free
+    peers[-1].associate()
     daemon.signal(signal.SIGHUP)
     daemon.wait_logged("reload waits")
     peers[5].release()
@@ -349,7 +351,7 @@ def test_reloads_that_wait_and_those_who_gave_up_keep_nobody_out(
     start_daemon: StartDaemon, connect: Connect, tmp_path: Path
 ) -> None:
     runtime = tmp_path / "run"
-    daemon = start_daemon(dicomd={"workers": 1, "runtime_dir": str(runtime)})
+    daemon = start_daemon(dicomd={"workers": 1, "drain_timeout": "170s", "runtime_dir": str(runtime)})
     peers = hold_eight_generations(daemon, connect)
     waiting = [
         subprocess.Popen(
