@@ -47,7 +47,7 @@ def check_peer(
     that can't be used.
     """
     from dicomd.net.access import Source, normal_address
-    from dicomd.process.access import access_rules
+    from dicomd.worker.access_rules import access_rules
 
     rules = access_rules(load_or_exit(config_path))
     source = Source(normal_address(address), certificate_names)

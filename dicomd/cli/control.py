@@ -10,7 +10,7 @@ from dicomd.cli.options import fail
 def daemon_folder(config_path: Path) -> tuple[Path, bool]:
     """Return the folder of the daemon's control socket and metric files, and whether the configuration names it."""
     from dicomd.config import ConfigError, load_config
-    from dicomd.process.runtime_dir import DEFAULT, from_environment
+    from dicomd.supervisor.runtime_dir import DEFAULT, from_environment
 
     try:
         configured = load_config(config_path).dicomd.runtime_dir
@@ -34,7 +34,7 @@ def ask_daemon(config_path: Path, request: dict[str, Any], *, timeout: float) ->
     The daemon's folder is the one in the configuration file, else $RUNTIME_DIRECTORY, else that of the shipped unit. An
     invalid configuration file doesn't prevent the request, since the daemon may be running with an earlier version.
     """
-    from dicomd.process.control import NoDaemonError, ask
+    from dicomd.supervisor.control import NoDaemonError, ask
 
     folder, configured = daemon_folder(config_path)
     try:

@@ -5,7 +5,7 @@ import time
 import click
 
 from dicomd.cli.options import fail, peer_options, version_option
-from dicomd.cli.secure import TlsOptions, tls_options
+from dicomd.cli.tls_options import TlsOptions, tls_options
 
 
 @click.command("echo")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from dicomd.cli.options import fail, peer_options, readable_size, version_option
-from dicomd.cli.secure import TlsOptions, tls_options
+from dicomd.cli.tls_options import TlsOptions, tls_options
 
 
 @click.command("send")

@@ -22,8 +22,8 @@ def serve(config_path: Path) -> None:
     reloads the configuration; if it has errors, nothing changes. Exit status: 0 after a stop, 78 for a bad
     configuration, 1 if a socket or the store can't be used or no worker can start.
     """
-    from dicomd.process.serve import StartError
-    from dicomd.process.serve import serve as run
+    from dicomd.supervisor.start import StartError
+    from dicomd.supervisor.start import serve as run
 
     found = _examined(config_path)
     if found.config is None:
@@ -40,7 +40,7 @@ def serve(config_path: Path) -> None:
 def _examined(config_path: Path) -> "Examination":
     """Examine the file and print its errors on stderr. Under systemd, wait a few seconds for it to be corrected."""
     from dicomd.config import examine
-    from dicomd.process.correction import await_correction, has_inherited_sockets
+    from dicomd.supervisor.wait_for_valid_config import await_correction, has_inherited_sockets
 
     def corrected() -> "Examination | None":
         found = examine(config_path, starting=True)

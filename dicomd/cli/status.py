@@ -32,8 +32,8 @@ def status(as_json: bool, config_path: Path) -> None:
 
 def _from_metrics(config_path: Path) -> dict[str, Any]:
     """Read peers and certificates from the daemon's metric files, if this user may."""
-    from dicomd.process.runtime_dir import METRICS
-    from dicomd.process.status import from_metrics
+    from dicomd.monitoring.status import from_metrics
+    from dicomd.supervisor.runtime_dir import METRICS
 
     try:
         return from_metrics(daemon_folder(config_path)[0] / METRICS)
@@ -49,7 +49,7 @@ def written(found: dict[str, Any]) -> str:
 
 
 def _head(found: dict[str, Any]) -> list[str]:
-    from dicomd.process.page import amount, duration
+    from dicomd.monitoring.page import amount, duration
 
     counters, associations = found["counters"], found["associations"]
     state = "accepting instances" if found["ready"] else f"not accepting instances: {found['reason']}"
@@ -67,7 +67,7 @@ def _head(found: dict[str, Any]) -> list[str]:
 
 
 def _store(found: dict[str, Any]) -> list[str]:
-    from dicomd.process.page import amount
+    from dicomd.monitoring.page import amount
 
     store = found["store"]
     if "size_bytes" not in store:
@@ -101,7 +101,7 @@ def _configuration(found: dict[str, Any]) -> list[str]:
 
 
 def _tables(found: dict[str, Any]) -> list[str]:
-    from dicomd.process.page import amount, duration
+    from dicomd.monitoring.page import amount, duration
 
     associations = found["associations"]
     lines = _table(

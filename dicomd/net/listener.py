@@ -23,8 +23,8 @@ from typing import Protocol
 from dicomd.net.access import Network, in_networks, normal_address
 from dicomd.net.association import AcceptorSettings, Association
 from dicomd.net.connections import ConnectionReport
-from dicomd.net.crew import Crew
 from dicomd.net.report import AssociationReport
+from dicomd.net.thread_pool import Crew
 from dicomd.net.tls import TlsTransport
 from dicomd.net.transport import PlainTransport
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dicomd.store.errors import DataSetUnreadable
-from dicomd.store.outline import Header, Memory, Value
+from dicomd.store.head_templates import Header, Memory, Value
 
 if TYPE_CHECKING:
     from zlib import _Decompress as Inflater  # typeshed's name for a type that zlib doesn't export

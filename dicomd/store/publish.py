@@ -26,8 +26,8 @@ from typing import Final
 from dicomd.store.directories import Directories, Directory, close_quietly
 from dicomd.store.duplicates import Candidate, Verdict, examine, is_file, is_lost
 from dicomd.store.errors import DuplicateRejected, StoreError, StoreUnavailable, from_oserror
-from dicomd.store.graft import graft
 from dicomd.store.layout import Place, numbered
+from dicomd.store.place_tree import graft
 from dicomd.store.rollback import Rollback
 from dicomd.store.temporary import REPLACEMENT, unlink_quietly
 from dicomd.store.types import DuplicateOutcome, DuplicatePolicy, Stored

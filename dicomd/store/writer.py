@@ -22,8 +22,8 @@ from dicomd.store.errors import (
     from_oserror,
 )
 from dicomd.store.head import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, HeadScanner
+from dicomd.store.head_templates import memory
 from dicomd.store.layout import Place
-from dicomd.store.outline import memory
 from dicomd.store.part10 import header
 from dicomd.store.room import INSTANCE, SMALL
 from dicomd.store.temporary import unlink_quietly

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomd.process.control import ask
+from dicomd.supervisor.control import ask
 from tests.crash.strace import attached, parse
 from tests.daemon.conftest import TLS_LISTENER, Connect, StartDaemon
 from tests.daemon.test_reload import hold_eight_generations

@@ -209,7 +209,7 @@ def test_workers_that_never_start_end_the_daemon_with_a_sentence(start_daemon: S
     """A library that crashes in each worker, say."""
     daemon = Daemon(tmp_path, {"dicomd": TWO})
     sabotaged = (
-        "import os, sys; from dicomd.process import fleet; fleet.run_worker = lambda *_: os._exit(3); "
+        "import os, sys; from dicomd.supervisor import process_manager as m; m.run_worker = lambda *_: os._exit(3); "
         "from dicomd.cli.main import main; main()"
     )
     done = subprocess.run(

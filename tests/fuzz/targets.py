@@ -22,15 +22,15 @@ import pydicom.config
 from dicomd.config import ConfigError, parse_config, to_toml
 from dicomd.dimse.commands import SUCCESS, CommandSetError, encode_response, parse_command_set
 from dicomd.dimse.statuses import Status
+from dicomd.monitoring.accept import accepts_gzip, choices, prefers_openmetrics
+from dicomd.monitoring.hosts import is_shown
 from dicomd.net.proxy import HEAD, SIGNATURE, ProxyHeaderError, announced, source
-from dicomd.process.accept import accepts_gzip, choices, prefers_openmetrics
-from dicomd.process.hosts import is_shown
 from dicomd.services.operations import PresentationContext, Services, Verification
 from dicomd.services.storage import Storage
 from dicomd.store.errors import DataSetUnreadable, StoreUnavailable
 from dicomd.store.head import MAX_VALUE, HeadScanner
+from dicomd.store.head_templates import Memory
 from dicomd.store.layout import Layout
-from dicomd.store.outline import Memory
 from dicomd.store.types import InstanceIdentity, InstanceWriter
 from dicomd.uids import recurring_uid_from_value, uid_from_value
 from dicomd.upperlayer.acceptor import RECEIVED, AcceptorStateMachine

@@ -15,7 +15,7 @@ from pydicom.sequence import Sequence
 
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.head import MAX_VALUE, HeadScanner
-from dicomd.store.outline import Memory
+from dicomd.store.head_templates import Memory
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"

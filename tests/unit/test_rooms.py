@@ -1,10 +1,11 @@
-"""The rooms of the package and which way imports may go (docs/architecture.md): read from the source, nothing is run.
+"""The rooms of the package and which way imports may go: the table in docs/architecture.md against the source.
 
-The rule: arrows go down the table only. A room may import itself, the rooms and the libraries its row names, and the
-standard library; imports inside functions and under TYPE_CHECKING count like any other.
+A room may import itself, the rooms and libraries its row names, the modules directly in `dicomd`, and the standard
+library; imports inside functions and under TYPE_CHECKING count like any other. Nothing is run.
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "dicomd"
+from tests.unit.docs.markdown import ROOT, rows, section
+
+PACKAGE = ROOT / "dicomd"
 
 
 class Room(NamedTuple):
@@ -22,23 +25,21 @@ class Room(NamedTuple):
     libraries: frozenset[str]
 
 
-def _room(rooms: str = "", libraries: str = "") -> Room:
-    return Room(frozenset(rooms.split()), frozenset(libraries.split()))
+def _table() -> dict[str, Room]:
+    """The rooms, from the top of the table to its bottom."""
+    text = section((ROOT / "docs/architecture.md").read_text(encoding="utf-8"), "Rooms")
+    cells = {re.findall(r"`([^`]+)`", name)[0]: (rooms, libraries) for name, _, rooms, libraries in rows(text)}
+    every = frozenset(cells)
+    return {
+        name: Room(
+            every if rooms == "all" else frozenset(re.findall(r"`([^`]+)`", rooms)),
+            frozenset(re.findall(r"\w+", libraries)),
+        )
+        for name, (rooms, libraries) in cells.items()
+    }
 
 
-EVERY_ROOM = "cli config process net services dimse upperlayer store audit telemetry"
-ROOMS = {
-    "cli": _room(EVERY_ROOM, "click orjson pydicom pynetdicom prometheus_client pydantic structlog"),
-    "config": _room("", "annotated_types cryptography pydantic pydantic_core pydicom pynetdicom"),
-    "process": _room("net services upperlayer store audit telemetry config", "prometheus_client orjson"),
-    "net": _room("services dimse upperlayer audit telemetry"),
-    "services": _room("dimse store.errors store.types", "pydicom"),
-    "dimse": _room("", "pydicom"),
-    "upperlayer": _room("", "pynetdicom pydicom"),
-    "store": _room("", "pydicom xxhash"),
-    "audit": _room("telemetry"),
-    "telemetry": _room("", "structlog prometheus_client orjson"),
-}
+ROOMS = _table()
 WITHOUT_SOCKETS = ("services", "dimse", "upperlayer", "store")
 SOCKET_MODULES = frozenset({"socket", "ssl", "socketserver", "selectors", "asyncio"})
 LINES_OF_A_MODULE = 400
@@ -84,6 +85,33 @@ def objections(room: str, source: str, package: str) -> list[str]:
     return found
 
 
+def test_a_room_imports_only_rooms_below_it() -> None:
+    order = list(ROOMS)
+    upwards = [
+        f"{name} imports {other}"
+        for name, room in ROOMS.items()
+        for other in room.rooms
+        if name != "cli" and order.index(other.split(".")[0]) <= order.index(name)
+    ]
+    assert upwards == []
+
+
+def test_a_room_imports_everything_that_its_row_names() -> None:
+    for name, room in ROOMS.items():
+        found = [
+            imported
+            for path in (PACKAGE / name).glob("*.py")
+            for _, imported in imports(path.read_text(), f"dicomd.{name}")
+        ]
+        used = {imported.partition(".")[0] for imported in found}
+        needless = [library for library in room.libraries if library not in used]
+        if name != "cli":
+            needless += [
+                other for other in room.rooms if not any(f"{i}.".startswith(f"dicomd.{other}.") for i in found)
+            ]
+        assert needless == [], f"{name} doesn't use {needless}: take it out of the table"
+
+
 def modules() -> list[Path]:
     return sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
@@ -122,7 +150,7 @@ def test_a_module_says_what_it_is_for_and_stays_small(module: Path) -> None:
         ("config", "import dicomd.store.layout"),
         ("dimse", "import pynetdicom.pdu"),
         ("dimse", "import socket"),
-        ("upperlayer", "from pynetdicom._globals import MODE_ACCEPTOR"),
+        ("cli", "from pynetdicom._globals import MODE_ACCEPTOR"),
         ("upperlayer", "if TYPE_CHECKING:\n    from dicomd.dimse import commands"),
     ],
 )
@@ -137,8 +165,8 @@ def test_a_forbidden_import_is_seen(room: str, source: str) -> None:
         ("services", "from dicomd.store import errors, types"),
         ("net", "import socket, ssl\nfrom dicomd.upperlayer.acceptor import Acceptor"),
         ("store", "from . import layout\nfrom .layout import path_of\nimport os"),
-        ("upperlayer", "from pynetdicom.pdu import A_ASSOCIATE_RQ"),
-        ("cli", "import click\nfrom dicomd.process import serve"),
+        ("cli", "from pynetdicom.pdu import A_ASSOCIATE_RQ"),
+        ("cli", "import click\nfrom dicomd.supervisor import start"),
     ],
 )
 def test_an_allowed_import_is_left_alone(room: str, source: str) -> None:

@@ -14,10 +14,8 @@ from dicomd.upperlayer.negotiation import STORAGE_APPLICATION_INFORMATION
 from dicomd.upperlayer.pdus import AbortReason
 from tests.unit.docs.generated import STATEMENT, with_parts
 from tests.unit.docs.markdown import ROOT, rows, section
-from tests.unit.test_rooms import EVERY_ROOM, ROOMS
 
 TEXT = STATEMENT.read_text(encoding="utf-8")
-ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 SOURCE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "dicomd").rglob("*.py")))
 
 
@@ -65,15 +63,3 @@ def test_what_extended_negotiation_answers_is_what_is_stated() -> None:
     assert f"support {level} (Full)" in answer
     assert f"support {signatures} (Bit Preserving)" in answer
     assert f"Coercion {coercion} (none)" in answer
-
-
-def test_the_rooms_are_those_that_the_imports_are_checked_against() -> None:
-    stated = {
-        re.sub(r"\[`(\w+)`\].*", r"\1", row[0]): set(re.findall(r"`([\w.]+)`", row[2])) | {row[2]} & {"all", "none"}
-        for row in rows(section(ARCHITECTURE, "Rooms"))
-    }
-    enforced = {
-        name: {"all"} if room.rooms == set(EVERY_ROOM.split()) else set(room.rooms) or {"none"}
-        for name, room in ROOMS.items()
-    }
-    assert stated == enforced

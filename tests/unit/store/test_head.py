@@ -8,7 +8,7 @@ import pytest
 
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.head import MAX_INFLATED, MAX_NESTING, MAX_VALUE, HeadScanner
-from dicomd.store.outline import Memory
+from dicomd.store.head_templates import Memory
 from tests.unit.store.instances import (
     BIG_ENDIAN,
     CT_IMAGE_STORAGE,

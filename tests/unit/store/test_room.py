@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from dicomd.process.pending_writes import PendingWrites
+from dicomd.ipc.pending_writes import PendingWrites
 from dicomd.store import room as of_room
 from dicomd.store.errors import OutOfSpace, StoreUnavailable
 from dicomd.store.room import INSTANCE, Room

@@ -1,0 +1,1 @@
+"""What the daemon's processes share: memory, channels, signals and metric files."""

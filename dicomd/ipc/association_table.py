@@ -1,0 +1,153 @@
+"""The open Associations of all workers, and what each worker has counted, for whoever asks what the daemon does.
+
+The rule it keeps: to be seen costs an Association two records, and an instance a few additions in memory; nobody is
+ever asked, so a worker that is busy or stuck is shown as it was. What a dead worker counted stays.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import time
+from typing import Any, Final
+
+from dicomd.ipc.seqlock import Record
+
+ROWS: Final = 256
+"""Associations of one worker that are shown; the others are counted all the same."""
+_ROW: Final = 640  # bytes: three numbers, then a record
+_NUMBERS: Final = 32
+_BLOCK: Final = (ROWS + 1) * _ROW  # of a worker: what it has counted, then its rows. Untouched pages cost nothing
+
+COUNTED: Final = ("associations", "rejected", "instances", "failures", "bytes")
+"""What is counted over all workers, from the start of the daemon on."""
+MEASURED: Final = ("avail_bytes", "size_bytes", "files_avail")
+"""Of the store's file system, as last looked at."""
+_USED = len(COUNTED) + len(MEASURED)  # the number behind them: how many rows have ever been in use
+
+
+class Roster:
+    """The memory, made once by the supervisor for so many workers, and inherited by every fork."""
+
+    def __init__(self, slots: int) -> None:
+        fd = os.memfd_create("dicomd-roster", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, slots * _BLOCK)
+            self._memory = memoryview(mmap.mmap(fd, slots * _BLOCK))
+        finally:
+            os.close(fd)
+
+    def page(self, slot: int) -> Page:
+        """The part that the worker in a slot writes."""
+        return Page(self._memory[slot * _BLOCK : (slot + 1) * _BLOCK])
+
+    def clear(self, slot: int) -> None:
+        """The worker is gone, and its Associations with it."""
+        numbers = self._numbers(slot)
+        for at in range(min(numbers[_USED], ROWS)):
+            _record(self._memory, slot * _BLOCK, at).clear()
+
+    def counted(self, slots: range) -> dict[str, int]:
+        """What all workers have counted."""
+        pages = [self._numbers(slot) for slot in slots]
+        return {name: sum(numbers[at] for numbers in pages) for at, name in enumerate(COUNTED)}
+
+    def measured(self, slot: int) -> dict[str, int]:
+        """What the worker in the slot has measured."""
+        numbers = self._numbers(slot)
+        return {name: numbers[len(COUNTED) + at] for at, name in enumerate(MEASURED)}
+
+    def open_associations(self, slot: int) -> list[dict[str, Any]]:
+        """What is known of each Association in the slot, the oldest first; `age_seconds` instead of when it began."""
+        now, found = time.monotonic(), []
+        for at in range(min(self._numbers(slot)[_USED], ROWS)):
+            known = _record(self._memory, slot * _BLOCK, at).read()
+            if isinstance(known, dict):
+                numbers = _row(self._memory, slot * _BLOCK, at)[:_NUMBERS].cast("Q")
+                age = max(0.0, now - known.pop("began", now))
+                found.append(known | {"age_seconds": int(age), "instances": numbers[0], "failures": numbers[1]})
+                found[-1]["bytes"] = numbers[2]
+        return sorted(found, key=lambda row: -row["age_seconds"])
+
+    def _numbers(self, slot: int) -> memoryview:
+        return self._memory[slot * _BLOCK : slot * _BLOCK + _ROW].cast("Q")
+
+
+class Page:
+    """What one worker shows; used by all its threads."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self._memory, self._numbers = memory, memory[:_ROW].cast("Q")
+        self._free = list(range(ROWS))[::-1]
+        self._counting = threading.Lock()
+
+    def open(self, known: dict[str, Any]) -> Row:
+        """Show an Association, of which so much is known."""
+        with self._counting:
+            at = self._free.pop() if self._free else -1
+            if at >= 0:
+                self._numbers[_USED] = max(self._numbers[_USED], at + 1)
+        return Row(self, at, known)
+
+    def count(self, *, associations: int = 0, rejected: int = 0) -> None:
+        """So many more."""
+        with self._counting:
+            self._numbers[0] += associations
+            self._numbers[1] += rejected
+
+    def measure(self, avail_bytes: int, size_bytes: int, files_avail: int) -> None:
+        """What the store's file system has. One thread only."""
+        for at, value in enumerate((avail_bytes, size_bytes, files_avail), len(COUNTED)):
+            self._numbers[at] = value
+
+    def count_instance(self, *, stored: bool, size: int) -> None:
+        """One instance was answered."""
+        numbers = self._numbers
+        with self._counting:
+            numbers[2 if stored else 3] += 1
+            numbers[4] += size
+
+    def row(self, at: int) -> tuple[memoryview, Record]:
+        """The numbers of a row, and its record."""
+        return _row(self._memory, 0, at)[:_NUMBERS].cast("Q"), _record(self._memory, 0, at)
+
+    def give_back(self, at: int) -> None:
+        """A row is free again."""
+        with self._counting:
+            self._free.append(at)
+
+
+class Row:
+    """One open Association, shown where there was room; used by its thread alone."""
+
+    def __init__(self, page: Page, at: int, known: dict[str, Any]) -> None:
+        self._page, self._at = page, at
+        self._instances = self._failures = self._bytes = 0
+        if at >= 0:
+            self._numbers, self._record = page.row(at)
+            self._numbers[0] = self._numbers[1] = self._numbers[2] = 0
+            self._record.write(known)
+
+    def answered(self, *, stored: bool, size: int) -> None:
+        """One of its instances was answered."""
+        self._page.count_instance(stored=stored, size=size)
+        if self._at >= 0:
+            self._numbers[0 if stored else 1] += 1
+            self._numbers[2] += size
+
+    def close(self) -> None:
+        """It is over. Idempotent."""
+        at, self._at = self._at, -1
+        if at >= 0:
+            self._record.clear()
+            self._page.give_back(at)
+
+
+def _row(memory: memoryview, block: int, at: int) -> memoryview:
+    start = block + (at + 1) * _ROW
+    return memory[start : start + _ROW]
+
+
+def _record(memory: memoryview, block: int, at: int) -> Record:
+    return Record(_row(memory, block, at)[_NUMBERS:])

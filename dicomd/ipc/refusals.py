@@ -1,0 +1,88 @@
+"""The last refusals of all workers: who was refused, why, and what would change that.
+
+Invariant: there are at most `KEPT`, whatever peers do, and nobody pushes the others out. One that is refused again for
+the same reason is the same entry with a higher count. Once there is no room left, a host with `_OF_A_HOST` entries,
+however many AE Titles it makes up, takes its own places again, and strangers leave half of all to configured peers.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from hashlib import blake2b
+from typing import Any, Final
+
+import orjson
+
+from dicomd.addresses import host_of
+from dicomd.ipc.seqlock import Record
+from dicomd.telemetry.labels import UNKNOWN_PEER
+
+KEPT: Final = 20
+_OF_A_HOST: Final = 4
+_OF_STRANGERS: Final = KEPT // 2
+_ENTRY: Final = 8192  # bytes: six texts of up to four bytes a character
+_TEXT: Final = 256  # characters of one value
+_DIGESTS: Final = 8 * KEPT
+
+
+class Refusals:
+    """The memory, inherited by every fork; `locked` keeps other writers away, and only those."""
+
+    def __init__(self, locked: Callable[[], AbstractContextManager[None]]) -> None:
+        self._locked = locked
+        memory = memoryview(mmap.mmap(-1, _DIGESTS + KEPT * _ENTRY))
+        self._digests = memory[:_DIGESTS].cast("Q")
+        starts = range(_DIGESTS, _DIGESTS + KEPT * _ENTRY, _ENTRY)
+        self._records = [Record(memory[start : start + _ENTRY]) for start in starts]
+
+    def note(self, what: dict[str, str]) -> None:
+        """One more. Not for the supervisor: it waits for the other writers."""
+        known = {key: text[:_TEXT] for key, text in what.items() if text}
+        digest = int.from_bytes(blake2b(orjson.dumps(known), digest_size=8).digest(), "little") or 1
+        now = time.time()
+        with self._locked():
+            digests = self._digests.tolist()
+            if digest in digests:
+                at = digests.index(digest)
+                before = self._records[at].read() or {}
+            else:
+                at, before = self._place_for(known), {}
+            self._digests[at] = digest
+            self._records[at].write(
+                known | {"first": before.get("first", now), "last": now, "count": before.get("count", 0) + 1}
+            )
+
+    def newest(self) -> list[dict[str, Any]]:
+        """All that are kept, the newest first; `first` and `last` in seconds since 1970."""
+        entries = [record.read() for record in self._records]
+        return sorted((e for e in entries if isinstance(e, dict)), key=lambda entry: -entry["last"])
+
+    def _place_for(self, known: dict[str, str]) -> int:
+        """A free place, else that of the oldest entry which this one may push out."""
+        entries = [record.read() or {} for record in self._records]
+        hosts = [_host(entry) for entry in entries]
+        host, is_stranger = _host(known), _is_stranger(known)
+        strangers = [at for at, entry in enumerate(entries) if _is_stranger(entry)]
+        candidates: Iterable[int] = range(KEPT)
+        if all(entries):
+            counts = Counter(hosts)
+            if counts[host] >= _OF_A_HOST:
+                candidates = [at for at in range(KEPT) if hosts[at] == host]
+            elif max(counts.values()) > _OF_A_HOST:
+                candidates = [at for at in range(KEPT) if counts[hosts[at]] > _OF_A_HOST]
+            elif len(strangers) >= _OF_STRANGERS + (not is_stranger):
+                candidates = strangers
+        return min(candidates, key=lambda at: float(entries[at].get("last", 0.0)))
+
+
+def _host(entry: dict[str, Any]) -> str:
+    return host_of(str(entry.get("address", "")))
+
+
+def _is_stranger(entry: dict[str, Any]) -> bool:
+    """Whether it was refused to nobody in the configuration."""
+    return str(entry.get("peer", UNKNOWN_PEER)) == UNKNOWN_PEER

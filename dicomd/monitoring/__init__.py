@@ -1,0 +1,1 @@
+"""The exporter process: metrics, probes and the status page over HTTP."""

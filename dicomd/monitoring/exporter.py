@@ -1,0 +1,97 @@
+"""The exporter: the child that answers over HTTP for the whole daemon, so that a scrape costs no worker anything.
+
+The rule it keeps: what it says comes from the shared page and the metric files, never from asking a process that might
+not answer. It stays until the last worker has left, and leaves with the supervisor.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+import dicomd
+from dicomd.config.schema import Log
+from dicomd.ipc.channel import ChildEnd, Report
+from dicomd.ipc.metric_files import collected, use_files
+from dicomd.ipc.shared_state import Board
+from dicomd.monitoring.http import HttpEndpoint
+from dicomd.monitoring.page import render
+from dicomd.monitoring.status import Pace, from_metrics, status
+from dicomd.telemetry.logs import configure_logging
+from dicomd.telemetry.metrics import Metrics
+from dicomd.telemetry.stdlib import route_uncaught
+
+OWNER = "exporter"
+"""Of its own metrics."""
+_BEAT = 1000  # milliseconds
+_RATES = (10, 60, 300)  # seconds that are averaged over
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """What it serves on, and reads. `began` is when the daemon started, on the monotonic clock."""
+
+    sockets: Sequence[socket.socket]
+    board: Board
+    metric_folder: Path
+    log: Log
+    began: float
+    pace: Pace = field(default_factory=Pace)
+
+    def run(self, supervisor: ChildEnd) -> None:
+        """Serve until the supervisor says stop, or is gone."""
+        for ignored in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(ignored, signal.SIG_IGN)
+        use_files(self.metric_folder, OWNER)
+        metrics = Metrics(CollectorRegistry(), version=dicomd.__version__)
+        budget, constants = self.board.display.log_budget, {"dicomd_worker": OWNER}
+        configure_logging(self.log.format, self.log.level, metrics=metrics, constants=constants, budget=budget)
+        route_uncaught()
+        registry = collected(self.metric_folder)
+        endpoints = [
+            HttpEndpoint(
+                sock,
+                registry=registry,
+                healthy=lambda: self.board.supervised,
+                ready=self._ready,
+                status=self._status,
+                page=self._page,
+                hosts=self._hosts,
+                on_error=lambda: metrics.count_internal_error("process"),
+            )
+            for sock in self.sockets
+        ]
+        for endpoint in endpoints:
+            endpoint.start()
+        poller = select.poll()
+        poller.register(supervisor.fileno(), select.POLLIN)
+        supervisor.say(Report.READY)
+        while not supervisor.take():  # any order is to leave
+            supervisor.say(Report.BEAT)
+            self.pace.look(self.board)
+            poller.poll(_BEAT)
+        for endpoint in endpoints:
+            endpoint.stop()
+
+    def _ready(self) -> tuple[bool, str]:
+        reason = self.board.unready()
+        return not reason, reason
+
+    def _hosts(self) -> list[str]:
+        """As of the last reload: the supervisor has published them."""
+        names: list[str] = self.board.display.bulletin().get("http_hosts", [])
+        return names
+
+    def _status(self) -> dict[str, Any]:
+        found = status(self.board, self.began) | from_metrics(self.metric_folder)
+        return found | {"rates": {f"{seconds}s": self.pace.rates(seconds) for seconds in _RATES}}
+
+    def _page(self) -> str:
+        return render(self._status(), self.pace.history("instances"), socket.gethostname())

@@ -1,0 +1,342 @@
+"""The HTTP endpoint: metrics, health, readiness and status, for programs and for a person with curl.
+
+The rule: it answers a health probe whatever other clients do. Each connection is one request, in a thread of its own;
+at most `MAX_CONNECTIONS` at once, for at most `MAX_SECONDS` each, and when a new one finds no room the oldest must go:
+of those that have not asked for anything, if there are any.
+It reads nothing but the request's head, and nothing a client sends reaches a log, a label or a file.
+"""
+
+import contextlib
+import gzip
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from http import HTTPStatus
+from http.client import LineTooLong
+from http.server import BaseHTTPRequestHandler
+from socketserver import BaseRequestHandler, BaseServer, TCPServer
+from typing import IO, Any, Final
+
+import orjson
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from dicomd.monitoring.accept import accepts_gzip, prefers_openmetrics
+from dicomd.monitoring.hosts import is_shown
+from dicomd.telemetry.logs import get_logger
+from dicomd.telemetry.messages import Message
+
+MAX_CONNECTIONS: Final = 16
+MAX_SECONDS: Final = 15.0  # of a connection, from accept to close: a scrape takes milliseconds
+MAX_HEAD: Final = 128 * 1024  # bytes of a request's head: http.server's own bounds allow 6 MiB
+READ_TIMEOUT: Final = 5.0  # seconds without a byte
+_BACKLOG: Final = 64
+_POLL_SECONDS: Final = 0.25  # how often expired connections are looked for, and how long a stop may take
+
+PAGES: Final = {
+    "/": "the daemon's status for a person with a browser",
+    "/metrics": "metrics for Prometheus (text or OpenMetrics, by Accept)",
+    "/-/healthy": "200 while the process works",
+    "/-/ready": "200 while C-STORE is accepted, else 503 and the reason",
+    "/status": "the daemon's status as JSON",
+}
+_OF_PEERS: Final = ("/", "/status")  # which show AE Titles and addresses, and therefore look at the Host header
+_MISDIRECTED: Final = (
+    "This page is shown under an IP address, localhost, or a name in http.hosts of dicomd's configuration, such as "
+    'hosts = ["dicomd.example.org"].\n'
+)
+_INDEX: Final = "".join(f"{path:<12}{what}\n" for path, what in PAGES.items())
+
+Address = tuple[str, int]
+_log = get_logger()
+
+
+class HttpEndpoint:
+    """Serves `PAGES` in threads of this process from `start` to `stop`.
+
+    ``healthy`` says whether the process works; ``ready`` whether C-STORE is accepted, and in one line why not;
+    ``status`` gives the JSON object of /status, ``page`` the HTML document of /; both are shown under the names of
+    ``hosts`` beside IP addresses and localhost. ``registry`` is collected at each request to /metrics. An exception of
+    any of them is answered with 500, logged, and told to ``on_error`` if given.
+
+    Takes over a listening or bound socket, or binds (host, port); raises OSError where that fails.
+    """
+
+    def __init__(
+        self,
+        sock_or_address: socket.socket | Address,
+        *,
+        registry: CollectorRegistry,
+        healthy: Callable[[], bool],
+        ready: Callable[[], tuple[bool, str]],
+        status: Callable[[], dict[str, Any]],
+        page: Callable[[], str],
+        hosts: Callable[[], Collection[str]] = tuple,
+        on_error: Callable[[], None] | None = None,
+    ) -> None:
+        sock = sock_or_address if isinstance(sock_or_address, socket.socket) else _bound(sock_or_address)
+        sock.listen(_BACKLOG)
+        self._registry = registry
+        self._healthy = healthy
+        self._ready = ready
+        self._status = status
+        self._page = page
+        self._hosts = hosts
+        self._on_error = on_error
+        self._server = _Server(sock, self)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_SECONDS,), name="http", daemon=True
+        )
+
+    @property
+    def address(self) -> Address:
+        """The address it listens on, with the port that was chosen for port 0."""
+        host, port = self._server.socket.getsockname()[:2]
+        return host, port
+
+    def start(self) -> None:
+        """Begin to serve; not before the last fork."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the listening socket and all connections; returns within a second or so. Idempotent."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+        self._server.close_connections(time.monotonic() + 1.0)
+
+    def respond(self, path: str, hosts: Sequence[str], accept: str, accept_encoding: str) -> "Response":
+        """The response to a GET of the path with these headers; exceptions of what is asked become a 500."""
+        try:
+            if path in _OF_PEERS and not is_shown(hosts, self._hosts()):
+                return Response(HTTPStatus.MISDIRECTED_REQUEST, _MISDIRECTED)
+            match path:
+                case "/metrics":
+                    return self._metrics(accept, accept_encoding)
+                case "/-/healthy":
+                    healthy = self._healthy()
+                    return Response(*((HTTPStatus.OK, "healthy\n") if healthy else (_UNAVAILABLE, "not healthy\n")))
+                case "/-/ready":
+                    ready, reason = self._ready()
+                    return (
+                        Response(HTTPStatus.OK, "ready\n")
+                        if ready
+                        else Response(_UNAVAILABLE, f"not ready: {reason}\n")
+                    )
+                case "/status":
+                    body = orjson.dumps(self._status(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+                    return Response(HTTPStatus.OK, body, "application/json")
+                case "/":
+                    return Response(HTTPStatus.OK, self._page(), "text/html; charset=utf-8")
+                case _:
+                    return Response(HTTPStatus.NOT_FOUND, f"Not found. There is:\n{_INDEX}")
+        except Exception:
+            _log.exception(Message.INTERNAL_ERROR, module=__name__)
+            if self._on_error is not None:
+                self._on_error()
+            return Response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the log\n")
+
+    def _metrics(self, accept: str, accept_encoding: str) -> "Response":
+        # Only its own words are handed to the library: it raises, or answers as it was asked, what a header makes up.
+        encode, content_type = choose_encoder("application/openmetrics-text" if prefers_openmetrics(accept) else "")
+        body = encode(self._registry)
+        if accepts_gzip(accept_encoding):
+            return Response(HTTPStatus.OK, gzip.compress(body, compresslevel=1), content_type, "gzip")
+        return Response(HTTPStatus.OK, body, content_type)
+
+
+class Response:
+    """Status, body and what the body is."""
+
+    def __init__(
+        self, status: HTTPStatus, body: str | bytes, content_type: str = "text/plain; charset=utf-8", encoding: str = ""
+    ) -> None:
+        self.status = status
+        self.body = body.encode() if isinstance(body, str) else body
+        self.content_type = content_type
+        self.encoding = encoding
+
+
+_NOTHING_BUT_STYLE: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+_UNAVAILABLE: Final = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection, one request (HTTP/1.0: the server closes)."""
+
+    server: "_Server"
+    timeout = READ_TIMEOUT
+    wbufsize = -1  # head and body in one segment: apart, the second would wait for the client's delayed ACK
+    error_content_type = "text/plain; charset=utf-8"
+    error_message_format = "%(code)d %(message)s\n"
+
+    def setup(self) -> None:
+        """Bound what is read of the connection."""
+        super().setup()
+        self.rfile: Any = _Head(self.rfile)
+
+    def do_GET(self) -> None:
+        """Answer a page."""
+        self.server.answers(self.connection)
+        path = self.path.partition("?")[0]
+        hosts, accept, accept_encoding = (
+            [str(value) for value in self.headers.get_all(name, ())] for name in ("Host", "Accept", "Accept-Encoding")
+        )
+        self._send(self.server.endpoint.respond(path, hosts, ",".join(accept), ",".join(accept_encoding)))
+
+    do_HEAD = do_GET  # noqa: N815 - http.server's name
+
+    def do_POST(self) -> None:
+        """Refuse what changes things: nothing here does."""
+        self._send(Response(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD\n"))
+
+    do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_POST  # noqa: N815 - http.server's names
+
+    def version_string(self) -> str:
+        """The Server header, without versions."""
+        return "dicomd"
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing: a scrape every few seconds is no news."""
+
+    def _send(self, response: Response) -> None:
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Vary", "Accept, Accept-Encoding")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Content-Security-Policy", _NOTHING_BUT_STYLE)
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        if response.encoding:
+            self.send_header("Content-Encoding", response.encoding)
+        if response.status is HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", "GET, HEAD")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+
+class _Head:
+    """The beginning of a connection, `MAX_HEAD` bytes of it; `http.server` answers a longer one with 431."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._left = stream, MAX_HEAD
+        self.close = stream.close
+
+    def readline(self, size: int) -> bytes:
+        """The next line, or `size` bytes of it. Raises LineTooLong."""
+        line = self._stream.readline(min(size, self._left + 1))
+        self._left -= len(line)
+        if self._left < 0:
+            raise LineTooLong("head of the request")
+        return line
+
+
+class _Server(TCPServer):
+    """socketserver's accept loop over a given socket, with bounded threads and bounded connections."""
+
+    def __init__(self, sock: socket.socket, endpoint: HttpEndpoint) -> None:
+        handler: type[BaseRequestHandler] = _Handler
+        # Not TCPServer's own: that makes a socket first, which the shipped unit forbids (RestrictAddressFamilies=).
+        BaseServer.__init__(self, sock.getsockname()[:2], handler)
+        self.socket = sock
+        self.endpoint = endpoint
+        self._slots = threading.Semaphore(MAX_CONNECTIONS)
+        self._lock = threading.Lock()
+        self._open: dict[socket.socket, float] = {}  # in the order of their arrival, with their deadlines
+        self._answered: set[socket.socket] = set()  # those of them whose request is there
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept; pause where there are no descriptors left, or the loop would spin over what it can't take."""
+        try:
+            return self.socket.accept()
+        except OSError:
+            time.sleep(_POLL_SECONDS)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve the connection in a thread, in the oldest one's place if there is no other."""
+        if not self._slots.acquire(blocking=False):
+            self._cut_oldest()
+            if not self._slots.acquire(timeout=1.0):  # the one that went is busy with something else than its client
+                self.shutdown_request(request)
+                return
+        with self._lock:
+            self._open[request] = time.monotonic() + MAX_SECONDS
+        try:
+            threading.Thread(
+                target=self._serve, args=(request, client_address), name="http-request", daemon=True
+            ).start()
+        except RuntimeError:  # no thread to be had
+            self._finished(request)
+
+    def answers(self, request: socket.socket) -> None:
+        """The connection's request is there: it goes after those that have not asked for anything."""
+        with self._lock:
+            if request in self._open:
+                self._answered.add(request)
+
+    def service_actions(self) -> None:
+        """Between two polls: cut what took too long."""
+        self._cut(before=time.monotonic())
+
+    def handle_error(self, _request: Any, _client_address: Any) -> None:
+        """Say nothing: whatever broke was the client's connection; the pages' own errors are answered with 500."""
+
+    def close_connections(self, deadline: float) -> None:
+        """Cut them all, and wait for their threads until the deadline (time.monotonic())."""
+        self._cut(before=math.inf)
+        for _ in range(MAX_CONNECTIONS):
+            if not self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                return
+        self._slots.release(MAX_CONNECTIONS)
+
+    def _serve(self, request: socket.socket, client_address: Any) -> None:
+        try:
+            self.finish_request(request, client_address)
+        except OSError:  # gone, or cut
+            pass
+        except Exception:
+            _log.exception(Message.INTERNAL_ERROR, module=__name__)
+        finally:
+            self._finished(request)
+
+    def _finished(self, request: socket.socket) -> None:
+        with self._lock:
+            self._open.pop(request, None)  # not there if it was cut
+            self._answered.discard(request)
+        self.shutdown_request(request)
+        self._slots.release()
+
+    def _cut(self, *, before: float) -> None:
+        with self._lock:
+            for request in [request for request, deadline in self._open.items() if deadline <= before]:
+                self._shut(request)
+
+    def _cut_oldest(self) -> None:
+        with self._lock:
+            for request in [*(one for one in self._open if one not in self._answered), *self._open][:1]:
+                self._shut(request)
+
+    def _shut(self, request: socket.socket) -> None:
+        """With the lock held, so that the descriptor is still this connection's. Its thread's read or write returns."""
+        del self._open[request]
+        self._answered.discard(request)
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
+
+
+def _bound(address: Address) -> socket.socket:
+    host, port = address
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,148 @@
+"""What the daemon does, as one JSON object: for `dicomd status`, /status and the status page.
+
+The rule it keeps: it is put together from shared memory, by whoever was asked, in microseconds; and it has no patient
+data, since nothing of that kind is ever put there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import dicomd
+from dicomd.ipc import metric_files
+from dicomd.ipc.shared_state import Board
+
+MAX_ASSOCIATIONS: Final = 1000
+"""Of those that are listed; all are counted."""
+_DAY: Final = 86400.0
+
+Status = dict[str, Any]
+
+
+def status(board: Board, began: float) -> Status:
+    """The daemon's state now; `began` is when it started, on the monotonic clock."""
+    reason = board.unready()
+    bulletin = board.display.bulletin()
+    workers = board.describe()
+    return {
+        "version": dicomd.__version__,
+        "uptime_seconds": int(time.monotonic() - began),
+        "ready": not reason,
+        "reason": reason,
+        "generation": board.generation,
+        "maintenance": board.maintenance,
+        "stopping": board.stopping,
+        **{key: bulletin.get(key) for key in ("listeners", "http", "access_open")},
+        "configuration": _configuration(bulletin),
+        "workers": workers,
+        "associations": _associations(board, bulletin),
+        "counters": board.display.roster.counted(board.slots()),
+        "store": _store(board, bulletin),
+        "refusals": [_dated(refusal) for refusal in board.display.refusals.newest()],
+    }
+
+
+def from_metrics(folder: Path) -> Status:
+    """What only the metric files know: each peer's figures, and when certificates end. Raises OSError."""
+    peers: dict[str, dict[str, Any]] = {}
+    certificates = []
+    now = time.time()
+    for metric in metric_files.merged(folder):
+        for sample in metric.samples:
+            peer = sample.labels.get("peer", "")
+            if sample.name == "dicomd_peer_instances_total":
+                peers.setdefault(peer, _new_peer())["instances"] = int(sample.value)
+            elif sample.name == "dicomd_peer_failures_total":
+                peers.setdefault(peer, _new_peer())["failures"] += int(sample.value)
+            elif sample.name == "dicomd_peer_last_store_timestamp_seconds":
+                peers.setdefault(peer, _new_peer())["last_store"] = written(sample.value)
+            elif sample.name == "dicomd_tls_certificate_not_after_timestamp_seconds":
+                days = int((sample.value - now) // _DAY)
+                listener = sample.labels.get("listener", "")
+                certificates.append({"listener": listener, "not_after": written(sample.value), "days": days})
+    ordered = sorted(peers.items(), key=lambda item: (item[1]["last_store"] or "", item[0]), reverse=True)
+    return {
+        "peers": [{"peer": name} | figures for name, figures in ordered],
+        "certificates": sorted(certificates, key=lambda certificate: certificate["days"]),
+    }
+
+
+def written(seconds: float) -> str:
+    """A time of day as RFC 3339 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Pace:
+    """The rates of the last minutes, from figures that are looked at once a second."""
+
+    SECONDS: Final = 300
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, dict[str, int]]] = deque(maxlen=self.SECONDS + 1)
+
+    def look(self, board: Board) -> None:
+        """Take the figures of this moment."""
+        self._seen.append((time.monotonic(), board.display.roster.counted(board.slots())))
+
+    def rates(self, seconds: int) -> dict[str, float]:
+        """What was counted a second, over the last so many; empty before there is anything to compare."""
+        seen = list(self._seen)[-(seconds + 1) :]
+        if len(seen) < 2 or seen[-1][0] <= seen[0][0]:
+            return {}
+        (began, first), (ended, last) = seen[0], seen[-1]
+        return {name: round((last[name] - first[name]) / (ended - began), 3) for name in last}
+
+    def history(self, name: str, step: int = 5) -> list[float]:
+        """One figure a second, averaged over steps of so many looks, the oldest first."""
+        seen = list(self._seen)[::-1][::step][::-1]
+        return [
+            (last[name] - first[name]) / (ended - began)
+            for (began, first), (ended, last) in pairwise(seen)
+            if ended > began
+        ]
+
+
+def _new_peer() -> dict[str, Any]:
+    return {"instances": 0, "failures": 0, "last_store": None}
+
+
+def _configuration(bulletin: Status) -> Status:
+    found: Status = bulletin.get("configuration", {})
+    last = found.get("last_reload")
+    return found | {"last_reload": last | {"time": written(last["time"])}} if last else found
+
+
+def _associations(board: Board, bulletin: Status) -> Status:
+    rows = [
+        {"worker": str(slot)} | row for slot in board.slots() for row in board.display.roster.open_associations(slot)
+    ]
+    rows.sort(key=lambda row: -row["age_seconds"])
+    count = board.total_associations()
+    return {
+        "open": count,
+        "limit": bulletin.get("associations_limit"),
+        "listed": rows[:MAX_ASSOCIATIONS],
+        "not_listed": max(0, count - min(len(rows), MAX_ASSOCIATIONS)),
+    }
+
+
+def _store(board: Board, bulletin: Status) -> Status:
+    reason = board.store_reason()
+    first = board.first_ready()
+    measured = board.display.roster.measured(first) if first >= 0 else {}
+    return {
+        "accepting": reason == "",
+        "reason": reason,
+        "root": bulletin.get("root"),
+        "reserve_bytes": bulletin.get("reserve_bytes"),
+        **measured,
+    }
+
+
+def _dated(refusal: dict[str, Any]) -> dict[str, Any]:
+    return refusal | {"first": written(refusal["first"]), "last": written(refusal["last"])}

@@ -1,1 +1,0 @@
-"""dicomd as a process: what `serve` starts, wires together and ends."""

@@ -1,0 +1,204 @@
+"""Reloads, one at a time, from the wish for one to the generation that serves or the reasons why none does.
+
+nginx's way: wait for a place, validate everything, start a new generation, and only when all of it is ready let the old
+one retire. Each step has an end, whatever peers, file systems and workers do: a wait ends the oldest generation after
+dicomd.drain_timeout, and what never answers makes the reload fail while the running configuration goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from dicomd.config.schema import Config
+from dicomd.supervisor.children import STARTS_WITHIN
+from dicomd.supervisor.control import Caller
+from dicomd.supervisor.process_manager import Fleet, Generation
+from dicomd.supervisor.reread_config import MAX_ERRORS, Reading
+from dicomd.supervisor.tls_setup import ListenersTls, UnusableTlsError, prepare
+from dicomd.supervisor.validation import Validation
+from dicomd.telemetry.logs import get_logger
+
+MAX_RETIRING = 8
+"""Old generations that live at once; further reloads wait for one to end."""
+_MAX_HANGING = 8
+"""Generations that were killed at their start, and are held by the kernel, before a reload starts no other."""
+_HAND_OVER_TIMEOUT = 2.0
+"""Seconds for old workers to stop taking connections; one that doesn't is stuck, and new ones don't wait for it."""
+_REAP_TIMEOUT = 5.0  # seconds for a killed process to be gone
+HELD_BY_THE_KERNEL = "they were killed, but the kernel holds them, as it does while a disk or a file server is silent"
+
+
+class Host(Protocol):
+    """What a reload needs of the supervisor."""
+
+    def begin(self, config: Config, tls: ListenersTls | None) -> Generation:
+        """Start the workers of a new configuration."""
+
+    def apply(self, reading: Reading, config: Config, tls: ListenersTls | None, generation: Generation) -> None:
+        """The generation serves: its configuration is the one in force."""
+
+    def reject(self, errors: tuple[str, ...]) -> None:
+        """Nothing has changed, for these reasons."""
+
+    def reloading(self) -> None:
+        """A reload begins; `apply` or `reject` follows."""
+
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds, by the configuration in force."""
+
+
+@dataclass(slots=True)
+class _Wait:
+    """A reload waits for a place: `oldest` is ended at `ends`, and gone at `gone_by`, if nothing else ends before."""
+
+    oldest: Generation
+    ends: float
+    gone_by: float | None = None
+
+
+@dataclass(slots=True)
+class _Start:
+    """The workers of a new configuration start, then take over."""
+
+    reading: Reading
+    config: Config
+    tls: ListenersTls | None
+    generation: Generation
+    handed_over_by: float | None = None
+    """When the old workers have to have let go of the listening sockets; None before the new ones are ready."""
+
+
+class Reloads:
+    """All reloads; `tend` is called at each turn of the supervisor's loop. `validate` begins to read the file."""
+
+    def __init__(self, host: Host, fleet: Fleet, validate: Callable[[], Validation]) -> None:
+        self._host, self._fleet, self._validate = host, fleet, validate
+        self._wanted = False
+        self._asking: list[Caller] = []
+        """Those whose reload has not begun."""
+        self._callers: list[Caller] = []
+        """Those of the one that is under way."""
+        self._wait: _Wait | None = None
+        self._validation: Validation | None = None
+        self._start: _Start | None = None
+
+    def ask(self, caller: Caller | None = None) -> None:
+        """Reload as soon as possible; all who ask before it begins are served by one. Then tell `caller`."""
+        self._wanted = True
+        self._asking = [other for other in self._asking if not other.gone]
+        if caller is not None:
+            self._asking.append(caller)
+
+    def sources(self) -> list[int]:
+        """Descriptors to wait for."""
+        return [self._validation.fileno()] if self._validation is not None else []
+
+    def tend(self, now: float) -> None:
+        """Go on as far as possible. Never waits."""
+        if self._validation is not None:
+            self._look_at_validation(self._validation, now)
+        if self._start is not None:
+            self._look_at_start(self._start, now)
+        if self._wanted and self._validation is None and self._start is None:
+            self._begin(now)
+
+    def stop(self) -> None:
+        """The daemon stops: tell those who wait, and give up."""
+        if self._validation is not None:
+            self._validation.abandon()
+        callers, self._callers, self._asking = self._callers + self._asking, [], []
+        self._validation, self._start, self._wanted = None, None, False
+        for caller in callers:
+            caller.answer({"ok": False, "error": "dicomd stops"})
+
+    # -- step by step ----------------------------------------------------------------------------------------------
+
+    def _begin(self, now: float) -> None:
+        if not self._has_place(now):
+            return
+        self._take_callers()
+        self._host.reloading()
+        try:
+            self._validation = self._validate()
+        except OSError as error:
+            self._reject((f"no process could be started to validate the configuration: {error.strerror}",))
+
+    def _take_callers(self) -> None:
+        """All who have asked so far are told how this one ends."""
+        self._wanted, self._wait = False, None
+        self._callers, self._asking = self._asking, []
+
+    def _has_place(self, now: float) -> bool:
+        if self._fleet.hanging >= _MAX_HANGING:
+            self._take_callers()
+            self._reject((f"the workers of {_MAX_HANGING} failed reloads are still there: {HELD_BY_THE_KERNEL}",))
+            return False
+        if len(self._fleet.retiring) < MAX_RETIRING:
+            return True
+        wait = self._wait
+        if wait is None:
+            wait = self._wait = _Wait(self._fleet.retiring[0], now + self._host.drain_timeout)
+            get_logger().warning(
+                "reload waits",
+                detail=f"{MAX_RETIRING} old generations still have Associations: those of generation "
+                f"{wait.oldest.number}, the oldest, are ended in {self._host.drain_timeout:g} s if none ends before",
+            )
+        if wait.gone_by is None and now >= wait.ends:
+            wait.gone_by = self._fleet.make_room(wait.oldest) + _REAP_TIMEOUT
+            get_logger().warning(
+                "old generation is ended",
+                detail=f"a reload has waited {self._host.drain_timeout:g} s (dicomd.drain_timeout) for the place of "
+                f"generation {wait.oldest.number}: its Associations are aborted",
+            )
+        elif wait.gone_by is not None and now >= wait.gone_by:
+            self._take_callers()
+            self._reject((f"workers of the old generation {wait.oldest.number} can't be ended: {HELD_BY_THE_KERNEL}",))
+        return False
+
+    def _look_at_validation(self, validation: Validation, now: float) -> None:
+        reading = validation.tend(now)
+        if reading is None:
+            return
+        self._validation = None
+        if reading.config is None:
+            self._reject(reading.errors)
+            return
+        try:
+            tls = prepare(reading.config, reading.tls)
+        except UnusableTlsError as error:
+            self._reject((str(error),))
+        else:
+            self._start = _Start(reading, reading.config, tls, self._host.begin(reading.config, tls))
+
+    def _look_at_start(self, start: _Start, now: float) -> None:
+        generation = start.generation
+        if start.handed_over_by is None and (generation.deaths or generation.stuck):
+            why = (
+                f"{generation.last_death} (the log says why)"
+                if generation.deaths
+                else f"one was not ready within {STARTS_WITHIN:g} s, as where storage.root gives no answer"
+            )
+            self._start = None
+            self._fleet.give_up(generation)
+            self._reject((f"the new workers don't start: {why}",))
+        elif start.handed_over_by is None:
+            if generation.ready:
+                start.handed_over_by = now + _HAND_OVER_TIMEOUT
+                self._fleet.serve(generation)
+        elif self._fleet.handed_over or now >= start.handed_over_by:
+            self._start = None
+            self._host.apply(start.reading, start.config, start.tls, generation)
+            pending = start.reading.pending
+            self._tell({"ok": True, "generation": generation.number, "restart_pending": pending})
+
+    def _reject(self, errors: tuple[str, ...]) -> None:
+        self._host.reject(errors)
+        self._tell({"ok": False, "error": "\n".join(errors[:MAX_ERRORS])})
+
+    def _tell(self, answer: dict[str, object]) -> None:
+        callers, self._callers = self._callers, []
+        for caller in callers:
+            caller.answer(answer)

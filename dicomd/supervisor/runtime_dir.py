@@ -1,0 +1,74 @@
+"""The folder of what lives only while the daemon does: control socket, metric files, lock.
+
+The rule it keeps: one daemon a folder. The lock is one that a fork doesn't inherit, so workers that still drain after
+the supervisor's death don't keep the next one from starting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from dicomd.supervisor.errors import StartError
+
+DEFAULT = Path("/run/dicomd")
+"""Where the shipped unit has it."""
+METRICS = "metrics"
+"""The metric files' folder in it."""
+_MODE = 0o750
+
+
+class RuntimeDir:
+    """The folder, made where it is missing, and locked. Raises `StartError`."""
+
+    def __init__(self, configured: Path | None) -> None:
+        """`configured` is dicomd.runtime_dir; None is $RUNTIME_DIRECTORY, else a private one that is removed."""
+        path = configured or from_environment()
+        self._private = path is None
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix="dicomd-")) if path is None else path.absolute()
+            self.path.mkdir(_MODE, parents=True, exist_ok=True)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._take_lock()
+            self.metrics = self.path / METRICS
+            self.metrics.mkdir(_MODE, exist_ok=True)
+            for stale in self.metrics.glob("*.db"):
+                stale.unlink(missing_ok=True)
+        except OSError as error:
+            raise StartError(
+                f"dicomd.runtime_dir: {path or tempfile.gettempdir()} can't be used: {error.strerror} "
+                "(a folder that dicomd may write to)"
+            ) from error
+
+    def close(self) -> None:
+        """Give up this process's hold on it."""
+        os.close(self._lock)
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        with contextlib.suppress(OSError):
+            if self._private:
+                shutil.rmtree(self.path)
+            else:
+                for left in self.metrics.glob("*.db"):
+                    left.unlink(missing_ok=True)
+                self.metrics.rmdir()
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            os.close(self._lock)
+            raise StartError(
+                f"dicomd.runtime_dir: another dicomd runs with {self.path} (a folder of its own)"
+            ) from error
+
+
+def from_environment() -> Path | None:
+    """The first folder of $RUNTIME_DIRECTORY (systemd.exec(5)), if it is set."""
+    first = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return Path(first) if first else None

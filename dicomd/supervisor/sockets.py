@@ -1,0 +1,132 @@
+"""The sockets the daemon listens on: those that systemd hands over, and those it binds itself.
+
+The rule it keeps: each is decided before the first fork and stays for the life of the daemon; what can't be had ends
+the start with a sentence that says what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+
+from dicomd.config.schema import Config
+from dicomd.net.listener import Listener, bind
+from dicomd.supervisor.errors import StartError
+from dicomd.telemetry.logs import get_logger
+
+HTTP_NAME = "metrics"
+"""FileDescriptorName= of the HTTP endpoint's socket."""
+_FIRST_INHERITED = 3  # SD_LISTEN_FDS_START
+_UNITS = {"dicom": "dicomd.socket", "dicom-tls": "dicomd-tls.socket", HTTP_NAME: "dicomd-metrics.socket"}
+# A service that may open no sockets of its own (RestrictAddressFamilies=, SystemCallFilter=, IPAddressDeny=).
+_FORBIDDEN = frozenset((errno.EAFNOSUPPORT, errno.EPERM, errno.ESOCKTNOSUPPORT))
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """What the daemon listens on. A name may have several sockets, such as one for each family of addresses."""
+
+    listeners: tuple[Listener, ...]
+    http: tuple[socket.socket, ...]
+
+    def close(self) -> None:
+        """Close them all, or this process's copies of them."""
+        self.close_listeners()
+        self.close_http()
+
+    def close_listeners(self) -> None:
+        """Close those for Associations."""
+        for listener in self.listeners:
+            listener.sock.close()
+
+    def close_http(self) -> None:
+        """Close those of the HTTP endpoint."""
+        for sock in self.http:
+            sock.close()
+
+
+def take_inherited(environ: MutableMapping[str, str] = os.environ) -> dict[str, list[socket.socket]]:
+    """The listening sockets that the service manager has handed over, by name (sd_listen_fds_with_names(3)).
+
+    The variables that say so are taken from `environ`: they are true of this process only.
+    """
+    pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    names = environ.pop("LISTEN_FDNAMES", "").split(":")
+    inherited: dict[str, list[socket.socket]] = {}
+    if pid != str(os.getpid()) or not count.isdigit():
+        return inherited
+    for index in range(int(count)):
+        fd, name = _FIRST_INHERITED + index, names[index] if index < len(names) and names[index] else "unknown"
+        os.set_inheritable(fd, False)
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError:  # a pipe or a file
+            os.close(fd)
+            get_logger().warning("inherited descriptor closed", listener=name, detail="it is not a socket")
+            continue
+        inherited.setdefault(name, []).append(sock)
+    return inherited
+
+
+def open_sockets(config: Config, inherited: dict[str, list[socket.socket]]) -> Sockets:
+    """Match `inherited` with the configuration, close what is left over, bind what is missing. Raises `StartError`."""
+    usable = {name: found for name, socks in inherited.items() if (found := _usable(name, socks))}
+    http = usable.pop(HTTP_NAME, [])
+    listeners = []
+    for entry in config.listen:
+        socks = usable.pop(entry.name, [])
+        if not socks:
+            socks = [_bind(f"listen.{entry.name}", entry.name, entry.address.host, entry.address.port)]
+        listeners += [Listener(entry.name, sock, tls=entry.tls, balancers=entry.proxy_protocol) for sock in socks]
+    for name, socks in usable.items():
+        for sock in socks:
+            where = written(sock.getsockname())
+            sock.close()
+            get_logger().warning(
+                "inherited descriptor closed", listener=name, detail=f'{where}: there is no [[listen]] named "{name}"'
+            )
+    if not http:
+        http = [_bind("http.address", HTTP_NAME, config.http.address.host, config.http.address.port)]
+    return Sockets(tuple(listeners), tuple(http))
+
+
+def written(address: tuple[object, ...]) -> str:
+    """An IP address and port as people write them."""
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+
+def _usable(name: str, socks: list[socket.socket]) -> list[socket.socket]:
+    """Those that listen for TCP connections; the others are closed."""
+    found = []
+    for sock in socks:
+        tcp = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM
+        if tcp and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            found.append(sock)
+        else:
+            sock.close()
+            get_logger().warning("inherited descriptor closed", listener=name, detail="it doesn't listen for TCP")
+    return found
+
+
+def _bind(key: str, name: str, host: str, port: int) -> socket.socket:
+    try:
+        return bind(name, host, port).sock
+    except OSError as error:
+        advice = _advice(error, name, port)
+        raise StartError(f"{key}: can't listen on {written((host, port))}: {advice}") from error
+
+
+def _advice(error: OSError, name: str, port: int) -> str:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    unit = _UNITS.get(name, f"a socket unit with FileDescriptorName={name}")
+    if error.errno == errno.EADDRINUSE:
+        return f"{reason} (another program listens there: `ss -ltnp sport = :{port}` names it; or choose another port)"
+    if error.errno == errno.EACCES:
+        return f"{reason} (ports below 1024 need privileges: choose another, or let systemd open it: enable {unit})"
+    if error.errno in _FORBIDDEN:
+        return f"{reason} (the service may open no such socket itself: enable {unit}, which hands it over)"
+    return reason

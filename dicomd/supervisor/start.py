@@ -1,0 +1,172 @@
+"""`dicomd serve`: the daemon in the foreground, from its sockets to its drained end.
+
+The rule it keeps: what can fail at start fails here, before the first process is forked, with a sentence that says what
+to do; from then on the supervisor runs, and only a signal ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+import dicomd
+from dicomd.config.schema import Config
+from dicomd.ipc.metric_files import close_files, use_files
+from dicomd.ipc.signals import SignalPipe
+from dicomd.store import mounts
+from dicomd.store.errors import StoreError
+from dicomd.store.filesystem import FileStore
+from dicomd.store.last_stores import LastStores
+from dicomd.supervisor.errors import StartError
+from dicomd.supervisor.notify import Notifier
+from dicomd.supervisor.runtime_dir import RuntimeDir
+from dicomd.supervisor.sockets import open_sockets, take_inherited
+from dicomd.supervisor.supervisor import Equipment, Supervisor
+from dicomd.supervisor.tls_setup import ListenersTls, UnusableTlsError, prepare, read_files
+from dicomd.telemetry.logs import configure_logging, get_logger
+from dicomd.telemetry.messages import Message
+from dicomd.telemetry.metrics import Metrics
+from dicomd.telemetry.stdlib import route_uncaught
+from dicomd.upperlayer.negotiation import quiet_decoders
+
+__all__ = ["StartError", "serve"]
+
+
+def serve(config: Config, config_path: Path, warnings: Sequence[str] = ()) -> None:
+    """Run until SIGTERM or SIGINT; returns after a drained stop. Raises `StartError`.
+
+    `warnings` are sentences about the configuration for the log.
+    """
+    signals = SignalPipe([signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD])
+    notifier = Notifier()
+    _prepare_process()
+    runtime = RuntimeDir(config.dicomd.runtime_dir)
+    try:
+        use_files(runtime.metrics, "supervisor")
+        metrics = Metrics(
+            CollectorRegistry(),
+            version=dicomd.__version__,
+            listeners=[listener.name for listener in config.listen],
+            peers=[peer.name for peer in config.peers],
+        )
+        configure_logging(config.log.format, config.log.level, metrics=metrics)
+        route_uncaught()
+        inherited = take_inherited()
+        store = _start_store(config, metrics)
+        metrics.restore_last_stores(LastStores(store.root).read(metrics.peer_names))
+        tls = _tls(config)
+        sockets = open_sockets(config, inherited)
+        equipment = Equipment(
+            config=config,
+            config_path=config_path.absolute(),
+            tls=tls,
+            store=store,
+            sockets=sockets,
+            runtime=runtime,
+            metrics=metrics,
+            notifier=notifier,
+            signals=signals,
+        )
+        for warning in warnings:
+            get_logger().warning("configuration warning", detail=warning)
+        try:
+            _supervisor(equipment).run()
+        finally:
+            sockets.close()
+    finally:
+        signals.ignore()
+        configure_logging(config.log.format, config.log.level)
+        close_files()
+        runtime.remove()
+
+
+def _supervisor(equipment: Equipment) -> Supervisor:
+    try:
+        return Supervisor(equipment)
+    except OSError as error:
+        folder = equipment.runtime.path
+        raise StartError(f"dicomd.runtime_dir: no control socket in {folder}: {error.strerror}") from error
+
+
+def _tls(config: Config) -> ListenersTls | None:
+    try:
+        return prepare(config, read_files(config))
+    except UnusableTlsError as error:
+        raise StartError(str(error)) from error
+
+
+def _prepare_process() -> None:
+    """Modes as documented, whoever starts it; all descriptors it may have; no memory spent on peers' odd UIDs."""
+    quiet_decoders()
+    os.umask(0o027)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _start_store(config: Config, metrics: Metrics) -> FileStore:
+    """The store, found usable, and with nothing open: the workers use it."""
+    storage = config.storage
+    try:
+        store = FileStore(
+            storage.root.absolute(),
+            layout=storage.layout,
+            durability=storage.durability,
+            duplicates=storage.duplicates,
+            reserve_free=storage.reserve_free,
+            max_object_size=storage.max_object_size,
+            of_patient=config.audit.wanted,
+            checksums=storage.checksums,
+        )
+        record = _record_of_stores()
+        removed = store.start(mounts.recall(record, store.root) if record else b"")
+    except (OSError, StoreError) as error:
+        raise StartError(
+            f"storage.root: {storage.root} can't be used: {error} (a folder that {_user()} may write to)"
+        ) from error
+    store.close()
+    if store.state.accepting or store.state.space_low:
+        _remember(record, store)
+    else:
+        get_logger().error(
+            Message.STORE_UNAVAILABLE,
+            root=str(store.root),
+            detail=store.state.reason,
+            advice=f"Instances are taken once it is back. To begin a new store here, remove its lines from {record}",
+        )
+    if storage.checksums and not store.checksums:
+        get_logger().warning(
+            "no checksums are recorded: the file system keeps no extended attributes", root=str(store.root)
+        )
+    if removed:
+        metrics.store_recovered_files.labels("removed").inc(removed)
+        get_logger().warning("temporary files of a crash removed", removed=removed)
+    return store
+
+
+def _record_of_stores() -> Path | None:
+    """The file that remembers which store is where: in systemd's StateDirectory=, None without one."""
+    folder = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(folder) / "stores" if folder else None
+
+
+def _remember(record: Path | None, store: FileStore) -> None:
+    if record is None:
+        return
+    try:
+        mounts.remember(record, store.root, store.name)
+    except OSError as error:
+        get_logger().warning(
+            "the store can't be remembered: a missing mount at the next start would be taken for an empty store",
+            detail=str(record),
+            error=error.strerror,
+        )
+
+
+def _user() -> str:
+    return f"user id {os.geteuid()}" if os.geteuid() else "root"

@@ -1,0 +1,327 @@
+"""The supervisor: one thread, one loop, that starts workers, replaces them, and puts a new configuration into force.
+
+The rule it keeps: it never serves and never waits but in one place, so nothing that a peer, a worker or a client of the
+control socket does or doesn't do can stop it. A reload is nginx's: validate everything, start a new generation, and
+only when all of it is ready let the old one retire.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import select
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dicomd
+from dicomd.config.schema import Config
+from dicomd.ipc.shared_state import Board
+from dicomd.ipc.signals import SignalPipe
+from dicomd.monitoring.exporter import Exporter
+from dicomd.monitoring.status import status
+from dicomd.store.filesystem import FileStore
+from dicomd.supervisor.children import Children
+from dicomd.supervisor.control import Answer, Caller, ControlSocket
+from dicomd.supervisor.errors import StartError
+from dicomd.supervisor.notify import Notifier
+from dicomd.supervisor.own_status import LastReload, bulletin
+from dicomd.supervisor.process_manager import Fleet, Generation
+from dicomd.supervisor.reload import HELD_BY_THE_KERNEL, Reloads
+from dicomd.supervisor.reread_config import MAX_ERRORS, Reading
+from dicomd.supervisor.runtime_dir import RuntimeDir
+from dicomd.supervisor.sockets import Sockets, written
+from dicomd.supervisor.tls_setup import ExpiryWatch, ListenersTls
+from dicomd.supervisor.validation import Validation
+from dicomd.telemetry.logs import configure_logging, get_logger
+from dicomd.telemetry.messages import Message
+from dicomd.telemetry.metrics import Metrics
+from dicomd.worker.process import Duty
+
+_TURN = 1.0  # seconds between two looks at everything
+_STOOD_STILL = 5.0  # seconds without a turn: it was stopped itself, or the machine was
+_STATUS_EVERY = 5.0  # seconds
+_EXTENSION = 15.0  # seconds that systemd is asked for, again and again, while Associations end
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What the supervisor is given: everything that could fail at a start has been made."""
+
+    config: Config
+    config_path: Path
+    tls: ListenersTls | None
+    store: FileStore
+    sockets: Sockets
+    runtime: RuntimeDir
+    metrics: Metrics
+    notifier: Notifier
+    signals: SignalPipe
+
+
+class Supervisor:
+    """Runs the daemon; see `run`. Raises OSError where the control socket can't be made."""
+
+    def __init__(self, equipment: Equipment) -> None:
+        self._given, self._config = equipment, equipment.config
+        self._began = self._last_turn = time.monotonic()
+        self._board, self._children = Board(), Children()
+        self._control = ControlSocket(equipment.runtime.path, self._answer)
+        signals, runtime = equipment.signals, equipment.runtime
+        self._children.private += [signals.close, self._control.close, runtime.close]
+        exporter = Exporter(
+            equipment.sockets.http, self._board, runtime.metrics, equipment.config.log, began=self._began
+        )
+        self._fleet = Fleet(
+            self._board, self._children, equipment.sockets, equipment.metrics, runtime.metrics, exporter
+        )
+        self._number = 0
+        self._starting: Generation | None = None
+        self._reloads = Reloads(self, self._fleet, self._validate)
+        self._pending: tuple[str, ...] = ()
+        self._expiry = ExpiryWatch(equipment.metrics)
+        self._stopping = False
+        self._failure = ""
+        self._aborted = 0
+        self._told_at = 0.0
+
+    def run(self) -> None:
+        """Run until a signal ends it, and the last Association has ended. Raises `StartError`."""
+        self._board.beat()
+        self._starting = self._begin(self._config, self._given.store, self._given.tls)
+        self._fleet.tend(time.monotonic())
+        while self._fleet.everybody() or not self._stopping:
+            self._wait()
+            self._turn()
+            if left := self._fleet.left_behind(time.monotonic()):
+                for child in self._fleet.everybody():  # it tells the exporter to leave
+                    child.channel.close()
+                get_logger().error(
+                    "workers are left behind",
+                    detail=f"{', '.join(str(child.pid) for child in left)}: {HELD_BY_THE_KERNEL}",
+                )
+                break
+        self._control.remove()
+        if self._failure:
+            raise StartError(self._failure)
+        detail = {"detail": f"{self._aborted} connections were aborted"} if self._aborted else {}
+        get_logger().info("stopped", uptime_seconds=int(time.monotonic() - self._began), **detail)
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        poller = select.poll()
+        poller.register(self._given.signals.fileno(), select.POLLIN)
+        for channel in self._fleet.awaited():
+            poller.register(channel.fileno(), select.POLLIN)
+        for fd, events in self._control.sources():
+            poller.register(fd, events)
+        for fd in self._reloads.sources():
+            poller.register(fd, select.POLLIN)
+        turn = min(_TURN, self._given.notifier.watchdog_interval or _TURN)
+        poller.poll(1000 * max(0.0, min(turn, self._fleet.next_due() - time.monotonic())))
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if now - self._last_turn > _STOOD_STILL:
+            self._children.forgive_silence(now)
+        self._last_turn = now
+        self._board.beat()
+        self._given.notifier.alive()
+        for number in self._given.signals.take():
+            self._take_signal(number)
+        if self._stopping:
+            self._aborted = max(self._aborted, self._fleet.aborted)
+        self._fleet.tend(now)
+        if self._stopping:
+            self._go_on_stopping(now)
+        else:
+            self._look_at_start()
+            self._expiry.tend(now)
+        self._control.tend(now)
+        if not self._stopping and self._starting is None:
+            self._reloads.tend(now)
+        self._tell(now)
+
+    def _take_signal(self, number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            self._reloads.ask()
+        elif number in (signal.SIGTERM, signal.SIGINT):
+            if self._stopping:
+                self._fleet.hurry()
+            else:
+                self._stop(number.name)
+
+    # -- start and stop --------------------------------------------------------------------------------------------
+
+    def _begin(self, config: Config, store: FileStore, tls: ListenersTls | None) -> Generation:
+        self._number += 1
+        context = tls.context if tls is not None else None
+        duty = Duty(config, self._given.sockets.listeners, store, self._given.runtime.metrics, context)
+        return self._fleet.begin(self._number, duty, config.dicomd.workers or len(os.sched_getaffinity(0)))
+
+    def _look_at_start(self) -> None:
+        generation = self._starting
+        if generation is None:
+            return
+        if generation.ready:
+            self._starting = None
+            self._fleet.serve(generation)
+            self._in_force(self._config, self._given.tls, ())
+            self._log_started(generation)
+            self._given.notifier.ready(self._status())
+        elif generation.hopeless:
+            self._failure = f"the workers die before they are ready: {generation.last_death} (the log says why)"
+            self._stopping = self._board.stopping = True
+            self._fleet.give_up(generation)
+
+    def _log_started(self, generation: Generation) -> None:
+        given, bound = self._given, dict[str, list[str]]()
+        for listener in given.sockets.listeners:
+            bound.setdefault(listener.name, []).append(written(listener.sock.getsockname()))
+        get_logger().info(
+            Message.STARTED,
+            version=dicomd.__version__,
+            python=platform.python_version(),
+            pid=os.getpid(),
+            config_path=str(given.config_path),
+            listeners={name: ", ".join(addresses) for name, addresses in bound.items()},
+            http=", ".join(written(sock.getsockname()) for sock in given.sockets.http),
+            root=str(self._config.storage.root),
+            durability=self._config.storage.durability,
+            workers=len(generation.posts),
+            dicomd_generation=generation.number,
+        )
+
+    def _stop(self, name: str) -> None:
+        self._stopping = self._board.stopping = True
+        self._given.notifier.stopping("Open Associations may end")
+        self._given.notifier.extend(_EXTENSION)  # at once: TimeoutStopSec= may be shorter than a turn of the status
+        get_logger().info(
+            Message.STOPPING,
+            signal=name,
+            associations=self._board.total_associations(),
+            drain_seconds=self._config.dicomd.drain_timeout,
+        )
+        self._given.sockets.close_listeners()
+        self._fleet.stop(self._config.dicomd.drain_timeout)
+        self._reloads.stop()
+
+    def _go_on_stopping(self, now: float) -> None:
+        if not self._fleet.workers():
+            self._fleet.stop_exporter()
+        if now - self._told_at >= _STATUS_EVERY:
+            self._given.notifier.extend(_EXTENSION)
+
+    # -- reload ----------------------------------------------------------------------------------------------------
+
+    def _validate(self) -> Validation:
+        given = self._given
+        return Validation(self._children, given.sockets, given.config_path, self._config)
+
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds, by the configuration in force."""
+        return self._config.dicomd.drain_timeout
+
+    def reloading(self) -> None:
+        """A reload begins; `apply` or `reject` follows."""
+        self._given.notifier.reloading()
+
+    def begin(self, config: Config, tls: ListenersTls | None) -> Generation:
+        """Start the workers of a new configuration."""
+        store = self._given.store.successor(
+            layout=config.storage.layout,
+            durability=config.storage.durability,
+            duplicates=config.storage.duplicates,
+            reserve_free=config.storage.reserve_free,
+            max_object_size=config.storage.max_object_size,
+            of_patient=config.audit.wanted,
+            checksums=config.storage.checksums,
+        )
+        generation = self._begin(config, store, tls)
+        self._fleet.tend(time.monotonic())
+        return generation
+
+    def apply(self, reading: Reading, config: Config, tls: ListenersTls | None, generation: Generation) -> None:
+        """The generation serves: its configuration is the one in force."""
+        self._config = config
+        self._in_force(config, tls, reading.pending)
+        configure_logging(config.log.format, config.log.level, metrics=self._given.metrics)
+        for warning in reading.warnings:
+            get_logger().warning("configuration warning", detail=warning)
+        get_logger().info(
+            Message.CONFIG_APPLIED,
+            dicomd_generation=generation.number,
+            config_path=str(self._given.config_path),
+            workers=len(generation.posts),
+            restart_pending=list(reading.pending),
+        )
+        self._given.notifier.ready(self._status())
+
+    def reject(self, errors: tuple[str, ...]) -> None:
+        """Nothing has changed, for these reasons."""
+        self._given.metrics.reload_finished(successful=False, restart_pending=bool(self._pending))
+        self._publish(successful=False, errors=errors[:MAX_ERRORS])
+        get_logger().error(
+            Message.CONFIG_REJECTED,
+            dicomd_generation=self._board.generation,
+            config_path=str(self._given.config_path),
+            config_error_count=len(errors),
+            config_errors=list(errors[:MAX_ERRORS]),
+        )
+        self._given.notifier.ready(f"Configuration rejected, {self._status()[0].lower()}{self._status()[1:]}")
+
+    def _in_force(self, config: Config, tls: ListenersTls | None, pending: tuple[str, ...]) -> None:
+        metrics, self._pending = self._given.metrics, pending
+        metrics.associations_limit.set(config.limits.associations)
+        metrics.access_open.set(not config.peers)
+        if not config.peers:
+            get_logger().warning("no [[peers]] are configured: every peer that can connect may store")
+        metrics.reload_finished(successful=True, restart_pending=bool(pending))
+        self._expiry.in_force(tls)
+        self._publish(successful=True)
+
+    def _publish(self, *, successful: bool, errors: tuple[str, ...] = ()) -> None:
+        given = self._given
+        last = LastReload(time.time(), successful, errors)
+        self._board.display.publish(bulletin(self._config, given.config_path, given.sockets, last, self._pending))
+
+    # -- what others are told --------------------------------------------------------------------------------------
+
+    def _answer(self, request: dict[str, Any], caller: Caller) -> None:
+        match request:
+            case {"command": "maintenance", "on": bool(wanted)}:
+                caller.answer(self._maintain(wanted=wanted))
+            case {"command": "status"}:
+                caller.answer({"ok": True, "status": status(self._board, self._began)})
+            case {"command": "reload"} if self._stopping:
+                caller.answer({"ok": False, "error": "dicomd stops"})
+            case {"command": "reload"}:
+                self._reloads.ask(caller)
+            case _:
+                caller.answer({"ok": False, "error": "this version of dicomd doesn't know the command"})
+
+    def _maintain(self, *, wanted: bool) -> Answer:
+        if wanted != self._board.maintenance:
+            self._board.maintenance = wanted
+            detail = "new Associations are rejected, open ones end" if wanted else "new Associations are taken again"
+            get_logger().warning("maintenance begins" if wanted else "maintenance ends", detail=detail)
+            self._told_at = 0.0
+        return {"ok": True, "maintenance": wanted, "associations": self._board.total_associations()}
+
+    def _tell(self, now: float) -> None:
+        if now - self._told_at >= _STATUS_EVERY and self._starting is None:
+            self._told_at = now
+            self._given.notifier.status(self._status())
+
+    def _status(self) -> str:
+        associations = self._board.total_associations()
+        if self._stopping:
+            return f"Stopping, {associations} Associations still open"
+        ready = sum(child.ready and not child.leaving for child in self._fleet.workers())
+        maintenance = ", in maintenance" if self._board.maintenance else ""
+        workers = f"{ready} worker{'' if ready == 1 else 's'}"
+        return f"Generation {self._board.generation}: {workers}, {associations} Associations open{maintenance}"

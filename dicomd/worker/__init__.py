@@ -1,0 +1,1 @@
+"""A worker process: it serves Associations with one immutable configuration."""

@@ -1,0 +1,148 @@
+"""The life of a worker process, from the fork to its last Association.
+
+The rule it keeps: its main thread never waits longer than a second, and says so: what falls silent is taken for stuck.
+The supervisor's orders, a SIGTERM and the supervisor's death all lead to the same end: no more connections, those that
+are open end, the process leaves.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import signal
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+import dicomd
+from dicomd.config.schema import Config
+from dicomd.ipc.channel import ChildEnd, Order, Report
+from dicomd.ipc.metric_files import use_files
+from dicomd.ipc.shared_state import Seat, SlotState
+from dicomd.ipc.signals import SignalPipe
+from dicomd.net.association import STOPS
+from dicomd.net.listener import Listener
+from dicomd.store.filesystem import FileStore
+from dicomd.telemetry.logs import configure_logging, get_logger, report_suppressed
+from dicomd.telemetry.metrics import Metrics
+from dicomd.telemetry.stdlib import route_uncaught
+from dicomd.worker.worker import Worker
+
+ABORT_GRACE = 5.0
+"""Seconds for aborted Associations to end: their disks may be slow."""
+_BEAT = 1.0  # seconds
+_MAKES_ROOM = "a reload waited for the place of this old configuration, and dicomd.drain_timeout was over"
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """What all workers of a generation do: serve on `listeners` with `config`, storing into `store`.
+
+    `tls` has been made with the files as they were when the configuration was read, so that a worker that is replaced
+    later serves with the same ones.
+    """
+
+    config: Config
+    listeners: Sequence[Listener]
+    store: FileStore
+    metric_folder: Path
+    tls: ssl.SSLContext | None = None
+
+
+def run_worker(duty: Duty, seat: Seat, supervisor: ChildEnd) -> None:
+    """Serve until told to leave; returns when the last Association has ended, or was aborted."""
+    config = duty.config
+    use_files(duty.metric_folder, str(seat.slot))
+    metrics = Metrics(
+        CollectorRegistry(),
+        version=dicomd.__version__,
+        listeners=[listener.name for listener in config.listen],
+        peers=[peer.name for peer in config.peers],
+    )
+    constants = {"dicomd_worker": str(seat.slot), "dicomd_generation": seat.generation}
+    budget = seat.log_budget
+    configure_logging(config.log.format, config.log.level, metrics=metrics, constants=constants, budget=budget)
+    route_uncaught()
+    for ignored in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to everybody: the supervisor decides
+        signal.signal(ignored, signal.SIG_IGN)
+    _Life(duty, seat, supervisor, metrics).live()
+
+
+class _Phase(Enum):
+    SERVING = auto()
+    RETIRING = auto()
+    STOPPING = auto()
+    ABORTED = auto()
+
+
+class _Life:
+    def __init__(self, duty: Duty, seat: Seat, supervisor: ChildEnd, metrics: Metrics) -> None:
+        self._duty, self._seat, self._supervisor = duty, seat, supervisor
+        self._signals = SignalPipe([signal.SIGTERM])
+        self._worker = Worker(duty.config, duty.listeners, duty.store, metrics, seat, duty.tls)
+        self._phase = _Phase.SERVING
+        self._deadline = math.inf
+        self._why_aborted = STOPS
+        self._orphaned = False
+
+    def live(self) -> None:
+        wakeup = select.epoll()
+        for source in (self._supervisor, self._signals):
+            wakeup.register(source.fileno(), select.EPOLLIN)
+        self._worker.start()
+        self._seat.show_state(SlotState.READY)
+        self._supervisor.say(Report.READY)
+        while not self._is_over():
+            self._worker.serve(wakeup.fileno(), min(_BEAT, max(0.001, self._deadline - time.monotonic())))
+            self._supervisor.say(Report.BEAT)
+            self._worker.notice_hanging_store()
+            report_suppressed(self._seat.log_budget)
+            orders = self._supervisor.take()
+            if Order.ORPHANED in orders and not self._orphaned:
+                self._orphaned = True
+                wakeup.unregister(self._supervisor.fileno())  # it stays readable
+            for order in (Order.RETIRE, Order.STOP, Order.ORPHANED, Order.HURRY, Order.MAKE_ROOM):
+                if order in orders:
+                    self._obey(order)
+            for _ in self._signals.take():
+                self._obey(Order.STOP if self._phase in (_Phase.SERVING, _Phase.RETIRING) else Order.HURRY)
+        self._worker.end()
+        report_suppressed(self._seat.log_budget, at_once=True)
+        if self._worker.idle:  # else a thread still writes, and what it leaves is swept with the dead one's things
+            self._duty.store.close()
+
+    def _obey(self, order: Order) -> None:
+        if order is Order.RETIRE and self._phase is _Phase.SERVING:
+            self._phase = _Phase.RETIRING
+            self._seat.show_state(SlotState.DRAINING)
+            self._worker.retire()
+            self._supervisor.say(Report.RETIRED)
+        elif order in (Order.STOP, Order.ORPHANED) and self._phase in (_Phase.SERVING, _Phase.RETIRING):
+            if order is Order.ORPHANED:
+                get_logger().error(
+                    "the supervisor is gone", detail="this worker leaves when its Associations have ended"
+                )
+            self._phase = _Phase.STOPPING
+            self._seat.show_state(SlotState.DRAINING)
+            self._deadline = time.monotonic() + self._duty.config.dicomd.drain_timeout
+            self._worker.stop()
+        elif order in (Order.HURRY, Order.MAKE_ROOM) and self._phase is not _Phase.ABORTED:
+            self._why_aborted = _MAKES_ROOM if order is Order.MAKE_ROOM else STOPS
+            self._deadline = 0.0
+
+    def _is_over(self) -> bool:
+        if self._phase is not _Phase.SERVING and self._worker.idle:
+            return True
+        if time.monotonic() < self._deadline:
+            return False
+        if self._phase is _Phase.ABORTED:
+            return True
+        self._phase = _Phase.ABORTED
+        self._deadline = time.monotonic() + ABORT_GRACE
+        self._seat.show_aborted(self._worker.abort(self._why_aborted))
+        return False

@@ -1,0 +1,235 @@
+"""A worker: the part of dicomd that serves Associations, wired together from one immutable configuration.
+
+The rule it keeps: a worker gets its configuration, its sockets and its metrics from outside and never changes them, so
+that a new configuration is a new worker.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from dicomd.config.schema import Config
+from dicomd.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomd.ipc.shared_state import Seat
+from dicomd.net.admission import Admission, AdmissionLimits
+from dicomd.net.association import AcceptorSettings
+from dicomd.net.buffers import BufferPool
+from dicomd.net.connections import ConnectionReport
+from dicomd.net.deadlines import TimeLimits
+from dicomd.net.listener import ConnectionAcceptor, Listener
+from dicomd.net.report import AssociationReport
+from dicomd.services.operations import Services, Verification
+from dicomd.services.storage import Storage
+from dicomd.store.filesystem import FileStore
+from dicomd.store.last_stores import LastStores
+from dicomd.store.state import StoreState
+from dicomd.telemetry.logs import get_logger
+from dicomd.telemetry.messages import Message
+from dicomd.telemetry.metrics import Metrics
+from dicomd.upperlayer.negotiation import Negotiator
+from dicomd.worker.access_rules import access_rules
+from dicomd.worker.auditing import Auditing
+from dicomd.worker.memory_trim import Ebb
+from dicomd.worker.unreadable_files import UnreadableFiles
+
+_CHECK_INTERVAL = 1.0  # seconds between two looks at the store
+
+
+class Worker:
+    """Serves Associations on `listeners` with `config`, storing into `store`, which has been started.
+
+    `seat` is its place among all workers: there it counts, and shows whether its store takes instances. `tls` is what
+    TLS listeners offer.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        listeners: Sequence[Listener],
+        store: FileStore,
+        metrics: Metrics,
+        seat: Seat,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._config, self._store, self._metrics, self._seat = config, store, metrics, seat
+        self._stopping = False
+        self._accepted = False
+        self._waits_for_space = False
+        self._swept = False
+        self._over = threading.Event()
+        self._last_stores = LastStores(store.root)
+        store.share(seat.pending_writes)
+        store.tell(lambda reason: seat.show_store(_refusal(reason)), UnreadableFiles(metrics).tell)
+        supported = config.contexts.resolved()
+        self._admission = Admission(
+            AdmissionLimits(
+                connections=config.limits.connections,
+                associations=config.limits.associations,
+            ),
+            rules=access_rules(config),
+            unready=self.unready,
+            places=seat,
+        )
+        buffers = BufferPool()
+        self._ebb = Ebb(buffers.empty)
+        settings = AcceptorSettings(
+            negotiator=Negotiator(
+                sop_classes=supported.sop_classes,
+                transfer_syntaxes=supported.transfer_syntaxes,
+                max_pdu=config.limits.max_pdu,
+                implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+                implementation_version_name=IMPLEMENTATION_VERSION_NAME,
+            ),
+            services=Services(verification=Verification(), storage=Storage(store)),
+            admission=self._admission,
+            limits=TimeLimits(
+                request=config.limits.request_timeout,
+                idle=config.limits.association_idle,
+                minimum_rate=config.limits.minimum_rate,
+            ),
+            max_pdu=config.limits.max_pdu,
+            buffers=buffers,
+            tls=tls,
+        )
+        self._audit = Auditing(config, metrics, seat)
+        self._acceptor = ConnectionAcceptor(
+            listeners,
+            settings,
+            ConnectionReport(metrics, seat.display, self._audit.association if self._audit.wanted else None),
+            self._new_report,
+            seat,
+        )
+
+    def unready(self) -> str:
+        """Why no Association can be taken at present; empty when one can."""
+        if self._stopping or self._seat.stopping:
+            return "dicomd stops"
+        if self._seat.maintenance:
+            return "dicomd is in maintenance: `dicomd maintenance off` ends it"
+        state = self._store.state
+        return "" if state.accepting else _refusal(state.reason)
+
+    def start(self) -> None:
+        """Look at the store, remove what a worker that died has left there, and go on looking."""
+        self._audit.start()
+        self._store.check()
+        self._accepted = self._store.state.accepting
+        self._waits_for_space = self._store.state.space_low
+        self._look_at_store()
+        threading.Thread(target=self._watch_store, name="store-watch", daemon=True).start()
+
+    def serve(self, wakeup: int, seconds: float) -> None:
+        """Accept connections until the descriptor `wakeup` is readable, `seconds` at most; see `retire`."""
+        self._acceptor.serve(wakeup, seconds)
+
+    def notice_hanging_store(self) -> None:
+        """Refuse while the store's file system gives no answer; for the thread that isn't waiting for it."""
+        self._store.notice_hanging()
+        state = self._store.state
+        if self._accepted and not state.accepting:
+            self._show(state)
+
+    def retire(self) -> None:
+        """Take no more connections. Those that were taken are served to their end, new Associations on them too.
+
+        From now on `serve` only waits, and the last connection's end ends it.
+        """
+        self._acceptor.close()
+
+    def stop(self) -> None:
+        """Take no more connections and no more Associations. Open ones go on."""
+        self._stopping = True
+        self._acceptor.close()
+
+    def abort(self, why: str) -> int:
+        """Abort what is open, for this reason; return how many connections that were."""
+        return self._acceptor.abort(why)
+
+    def end(self) -> None:
+        """No longer look at the store, and let what is to be audited get on its way."""
+        self._over.set()
+        self._note_last_stores()
+        self._audit.end()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no connection is being served: nothing of the store is in use then."""
+        return self._acceptor.idle
+
+    def _new_report(self, listener: str, address: str) -> AssociationReport:
+        return AssociationReport(
+            self._metrics,
+            listener=listener,
+            address=address,
+            instances=self._config.log.instances,
+            display=self._seat.display,
+            audit=self._audit.association(address) if self._audit.wanted else None,
+        )
+
+    def _sweep(self) -> None:
+        try:
+            removed = self._store.sweep()
+        except OSError as error:
+            get_logger().warning("temporary files of a crash stay", error=error.strerror)
+            return
+        if removed:
+            self._metrics.store_recovered_files.labels("removed").inc(removed)
+            get_logger().warning("temporary files of a crash removed", removed=removed)
+
+    def _watch_store(self) -> None:
+        while not self._over.wait(_CHECK_INTERVAL - time.monotonic() % _CHECK_INTERVAL):  # all workers at once
+            self._look_at_store()
+
+    def _look_at_store(self) -> None:
+        """Never raises: a store that was suspended would never be looked at again."""
+        try:
+            self._store.check()
+            self._show(self._store.state)
+            if self._accepted and not self._swept:  # a store whose mount was missing at the start, too
+                self._swept = True
+                self._sweep()
+            self._note_last_stores()
+            self._ebb.look(self._acceptor.connections)
+            self._metrics.sample_process(str(self._seat.slot))
+        except Exception as error:
+            self._metrics.count_internal_error("store")
+            get_logger().error(Message.INTERNAL_ERROR, module="store", exception=error)
+
+    def _note_last_stores(self) -> None:
+        if self._store.state.accepting:
+            with suppress(OSError):  # it is only a note; of a store in trouble others tell
+                self._last_stores.note(self._metrics.last_stores())
+
+    def _show(self, state: StoreState) -> None:
+        self._seat.show_store("" if state.accepting else _refusal(state.reason))
+        accepted, self._accepted = self._accepted, state.accepting  # when last looked at, whatever a writer found since
+        self._metrics.sample_store(
+            accepting=state.accepting,
+            avail_bytes=state.avail_bytes,
+            size_bytes=state.size_bytes,
+            files_avail=state.files_avail,
+        )
+        self._seat.display.page.measure(state.avail_bytes, state.size_bytes, state.files_avail)
+        if not self._seat.speaks_for_all:
+            return
+        root = str(self._store.root)
+        if accepted and not state.accepting:
+            self._waits_for_space = state.space_low
+            get_logger().error(
+                Message.SPACE_LOW if state.space_low else Message.STORE_UNAVAILABLE,
+                detail=state.reason,
+                root=root,
+                avail_bytes=state.avail_bytes,
+                reserve_bytes=self._config.storage.reserve_free,
+            )
+        elif state.accepting and not accepted:
+            message = Message.SPACE_RECOVERED if self._waits_for_space else Message.STORE_RECOVERED
+            get_logger().info(message, root=root, avail_bytes=state.avail_bytes)
+
+
+def _refusal(reason: str) -> str:
+    return f"the store takes nothing: {reason}"

@@ -1,0 +1,243 @@
+"""What the daemon shows of itself: bounded memory, whole records, and nothing that stays of who has gone."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from dicomd.ipc.association_table import ROWS, Roster
+from dicomd.ipc.refusals import KEPT, Refusals
+from dicomd.ipc.seqlock import Record
+from dicomd.ipc.shared_state import Board, Seat, SlotState
+from dicomd.net.display import Refused
+
+ALL = range(2)
+WORST = {
+    "peer": "p" * 64,
+    "peer_address": "2001:0db8:0000:0000:0000:ff00:0042:8329",
+    "calling_aet": "\x1b" * 16,
+    "called_aet": "\xff" * 16,
+    "association_id": "0" * 12,
+    "listener": "l" * 64,
+}
+
+
+@contextlib.contextmanager
+def unlocked() -> Iterator[None]:
+    yield
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board()
+
+
+def seat(board: Board, slot: int = 0) -> Seat:
+    board.occupy(slot, 1)
+    found = Seat(board, slot, 1)
+    found.show_state(SlotState.READY)
+    return found
+
+
+def test_a_record_is_what_was_written_last() -> None:
+    record = Record(memoryview(mmap.mmap(-1, 64)))
+    assert record.read() is None
+    record.write({"a": 1})
+    record.write([1, 2])
+    assert record.read() == [1, 2]
+    record.clear()
+    assert record.read() is None
+
+
+def test_a_value_that_is_too_long_changes_nothing() -> None:
+    record = Record(memoryview(mmap.mmap(-1, 32)))
+    record.write("short")
+    with pytest.raises(ValueError, match="too many"):
+        record.write("x" * 100)
+    assert record.read() == "short"
+
+
+def test_a_writer_that_died_in_the_middle_leaves_nothing_until_the_next() -> None:
+    memory = memoryview(mmap.mmap(-1, 64))
+    record = Record(memory)
+    record.write("before")
+    memory[:4].cast("I")[0] |= 1  # as it is while somebody writes
+    assert record.read() is None
+    record.write("after")
+    assert record.read() == "after"
+
+
+def test_a_reader_never_sees_two_values_in_one() -> None:
+    memory = memoryview(mmap.mmap(-1, 4096))
+    values = [[digit] * (100 * (digit + 1)) for digit in range(3)]
+    over = threading.Event()
+
+    def write() -> None:
+        record = Record(memory)
+        while not over.is_set():
+            for value in values:
+                record.write(value)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        seen = [Record(memory).read() for _ in range(3000)]
+    finally:
+        over.set()
+        writer.join()
+    assert all(value is None or value in values for value in seen)
+    assert any(value is not None for value in seen)
+
+
+def test_an_association_is_listed_while_it_is_open_with_what_it_brought(board: Board) -> None:
+    display = seat(board).display
+    row = display.open({"calling_aet": "CT1"})
+    row.answered(stored=True, size=100)
+    row.answered(stored=True, size=50)
+    row.answered(stored=False, size=7)
+    (shown,) = board.display.roster.open_associations(0)
+    assert shown == {"calling_aet": "CT1", "age_seconds": 0, "instances": 2, "failures": 1, "bytes": 157}
+    row.close()
+    row.close()
+    display.count(associations=1)
+    assert board.display.roster.open_associations(0) == []
+    assert board.display.roster.counted(ALL) == {
+        "associations": 1, "rejected": 0, "instances": 2, "failures": 1, "bytes": 157
+    }  # fmt: skip
+
+
+def test_a_row_that_is_used_again_starts_at_zero(board: Board) -> None:
+    display = seat(board).display
+    first = display.open({})
+    first.answered(stored=True, size=100)
+    first.close()
+    display.open({})
+    assert board.display.roster.open_associations(0)[0]["instances"] == 0
+
+
+def test_the_longest_names_fit(board: Board) -> None:
+    seat(board).display.open(dict(WORST))
+    (shown,) = board.display.roster.open_associations(0)
+    assert shown["calling_aet"] == r"\x1b" * 16
+    assert shown["peer"] == "p" * 64
+
+
+def test_more_than_there_are_rows_are_counted_and_not_listed(board: Board) -> None:
+    display = seat(board).display
+    rows = [display.open({}) for _ in range(ROWS + 3)]
+    for row in rows:
+        row.answered(stored=True, size=1)
+    assert len(board.display.roster.open_associations(0)) == ROWS
+    assert board.display.roster.counted(ALL)["instances"] == ROWS + 3
+    for row in rows:
+        row.close()
+    assert board.display.roster.open_associations(0) == []
+
+
+def test_a_dead_worker_s_associations_are_gone_and_its_counts_stay(board: Board) -> None:
+    display = seat(board).display
+    display.open({}).answered(stored=True, size=10)
+    board.vacate(0)
+    assert board.display.roster.open_associations(0) == []
+    assert board.display.roster.counted(ALL)["instances"] == 1
+    seat(board).display.open({}).answered(stored=True, size=10)
+    assert board.display.roster.counted(ALL)["instances"] == 2
+
+
+def test_counts_of_many_threads_add_up(board: Board) -> None:
+    display = seat(board).display
+
+    def store() -> None:
+        row = display.open({})
+        for _ in range(500):
+            row.answered(stored=True, size=2)
+        row.close()
+        display.count(associations=1)
+
+    threads = [threading.Thread(target=store) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counted = board.display.roster.counted(ALL)
+    assert (counted["instances"], counted["bytes"], counted["associations"]) == (4000, 8000, 8)
+
+
+def test_measurements_are_a_worker_s_own() -> None:
+    roster = Roster(2)
+    roster.page(1).measure(1 << 45, 1 << 46, 7)
+    assert roster.measured(1) == {"avail_bytes": 1 << 45, "size_bytes": 1 << 46, "files_avail": 7}
+    assert roster.measured(0) == {"avail_bytes": 0, "size_bytes": 0, "files_avail": 0}
+
+
+def test_the_same_refusal_again_is_one_entry() -> None:
+    refusals = Refusals(unlocked)
+    for _ in range(3):
+        refusals.note({"why": "a", "calling": "CT1"})
+    refusals.note({"why": "b", "calling": "CT1", "peer": ""})
+    newest = refusals.newest()
+    assert [(entry["why"], entry["count"]) for entry in newest] == [("b", 1), ("a", 3)]
+    assert newest[1]["first"] <= newest[1]["last"]
+    assert "peer" not in newest[0]
+
+
+def test_only_the_last_refusals_are_kept() -> None:
+    refusals = Refusals(unlocked)
+    for number in range(KEPT + 5):
+        refusals.note({"why": str(number)})
+    assert [entry["why"] for entry in refusals.newest()] == [str(n) for n in reversed(range(5, KEPT + 5))]
+
+
+def refused(number: int, address: str, peer: str = "unknown") -> dict[str, str]:
+    return {"why": str(number), "calling": f"A{number}", "address": address, "peer": peer}
+
+
+def test_one_host_that_makes_up_ae_titles_pushes_nobody_out() -> None:
+    refusals = Refusals(unlocked)
+    for number in range(3):
+        refusals.note(refused(number, "10.0.0.1"))
+    for number in range(200):
+        refusals.note(refused(number, f"2001:db8::{number:x}"))  # a /64 is one host
+    kept = refusals.newest()
+    assert [entry["why"] for entry in kept if entry["address"] == "10.0.0.1"] == ["2", "1", "0"]
+    assert len(kept) == KEPT
+    refusals.note(refused(0, "10.0.0.2"))
+    assert [entry["address"] for entry in refusals.newest() if entry["address"].startswith("10.")] == [
+        "10.0.0.2",
+        *["10.0.0.1"] * 3,
+    ]
+
+
+def test_strangers_leave_half_to_configured_peers() -> None:
+    refusals = Refusals(unlocked)
+    for number in range(KEPT):
+        refusals.note(refused(number, f"10.0.0.{number}", peer=f"ct{number}"))
+    for number in range(500):
+        refusals.note(refused(number, f"10.1.{number // 250}.{number % 250}"))
+    peers = [entry["peer"] for entry in refusals.newest()]
+    assert peers.count("unknown") == KEPT // 2
+    refusals.note(refused(0, "10.2.0.1", peer="mr1"))
+    assert "mr1" in [entry["peer"] for entry in refusals.newest()]
+
+
+def test_a_refusal_of_any_length_fits(board: Board) -> None:
+    texts = dict.fromkeys(("address", "peer", "calling", "called", "listener"), "ÿ" * 5000)
+    seat(board).display.refused(Refused.INSTANCE, why="\U0001f600" * 5000, advice="\x1b" * 5000, **texts)
+    (entry,) = board.display.refusals.newest()
+    assert entry["refused"] == "instance"
+
+
+def test_refusals_of_a_worker_that_died_stay(board: Board) -> None:
+    seat(board).display.refused(Refused.ASSOCIATION, why="x")
+    board.vacate(0)
+    assert len(board.display.refusals.newest()) == 1
+
+
+def test_a_bulletin_is_empty_before_the_first(board: Board) -> None:
+    assert board.display.bulletin() == {}
+    board.display.publish({"root": "/x"})
+    assert board.display.bulletin() == {"root": "/x"}

@@ -1,0 +1,95 @@
+"""Who does the work: an idle thread, or else a new one."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from dicomd.net import thread_pool
+from dicomd.net.thread_pool import Crew
+from tests.support.waiting import wait_until
+
+
+def threads(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+def done_by(team: Crew) -> threading.Thread:
+    """Which thread does what `team` is given."""
+    found: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
+    team.assign(lambda: found.put(threading.current_thread()))
+    return found.get(timeout=10)
+
+
+def idle(team: Crew, count: int) -> Callable[[], bool]:
+    return lambda: len(team._idle) == count
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_pool, "_STAYS", 0.2)
+
+
+def test_an_idle_thread_takes_the_next_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_pool, "_STAYS", 60)
+    team = Crew("again")
+    first = done_by(team)
+    for _ in range(20):
+        wait_until(idle(team, 1))
+        assert done_by(team) is first
+    monkeypatch.setattr(thread_pool, "_STAYS", 0)
+    wait_until(idle(team, 1))
+    assert done_by(team) is first
+    wait_until(lambda: not threads("again"))
+
+
+def test_nobody_waits_for_a_busy_thread() -> None:
+    team = Crew("busy")
+    may_end = threading.Event()
+    for _ in range(5):
+        team.assign(may_end.wait)
+    assert done_by(team)
+    assert len(threads("busy")) >= 5
+    may_end.set()
+    wait_until(lambda: not threads("busy"))
+    assert not team._idle
+
+
+def test_no_more_than_so_many_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_pool, "_STAYS", 60)
+    monkeypatch.setattr(thread_pool, "_MOST_IDLE", 2)
+    team = Crew("many")
+    may_end = threading.Event()
+    for _ in range(6):
+        team.assign(may_end.wait)
+    may_end.set()
+    wait_until(lambda: len(threads("many")) == 2 and idle(team, 2)())
+    monkeypatch.setattr(thread_pool, "_STAYS", 0)
+    for _ in range(2):  # they stay no longer, once they are through with this
+        team.assign(lambda: None)
+    wait_until(lambda: not threads("many"))
+
+
+def test_none_is_lost_between_staying_and_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_pool, "_STAYS", 0.0005)
+    team = Crew("quick")
+    for _ in range(2000):
+        done_by(team)
+    wait_until(lambda: not threads("quick"))
+
+
+def test_what_was_done_is_let_go() -> None:
+    class Work:
+        def __call__(self) -> None:
+            pass
+
+        def __del__(self) -> None:
+            gone.set()
+
+    gone = threading.Event()
+    team = Crew("gone")
+    team.assign(Work())
+    assert gone.wait(10)

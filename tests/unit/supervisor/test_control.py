@@ -1,0 +1,245 @@
+"""The control socket: whatever a client does, the one who serves it never waits."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicomd.supervisor import control
+from dicomd.supervisor.control import Caller, ControlSocket, NoDaemonError, ask
+from tests.support.waiting import wait_until
+
+WAIT = b'{"command": "wait"}\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One whose path is too long for a socket's address."""
+    found = tmp_path / ("long" * 30)
+    found.mkdir()
+    return found
+
+
+@contextmanager
+def serving(folder: Path, handler: Callable[[dict[str, Any], Caller], None]) -> Iterator[ControlSocket]:
+    """A loop like the supervisor's, whose turns are timed."""
+    server = ControlSocket(folder, handler)
+    over = threading.Event()
+    longest = 0.0
+
+    def loop() -> None:
+        nonlocal longest
+        while not over.is_set():
+            poller = select.poll()
+            for fd, events in server.sources():
+                poller.register(fd, events)
+            poller.poll(20)
+            began = time.thread_time()
+            server.tend(time.monotonic())
+            longest = max(longest, time.thread_time() - began)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        yield server
+    finally:
+        over.set()
+        thread.join()
+        server.remove()
+    assert longest < 1.0
+
+
+def echo(request: dict[str, Any], caller: Caller) -> None:
+    caller.answer({"ok": True, "request": request})
+
+
+class Waiting:
+    """A handler that answers everything but a wait, and keeps those who wait."""
+
+    def __init__(self) -> None:
+        self.callers: list[Caller] = []
+
+    def __call__(self, request: dict[str, Any], caller: Caller) -> None:
+        if request.get("command") == "wait":
+            self.callers.append(caller)
+        else:
+            caller.answer({"ok": True})
+
+
+def connected(folder: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(10)
+    with control._short_path(folder) as path:
+        sock.connect(path)
+    return sock
+
+
+def connected_and_sent(folder: Path, data: bytes) -> socket.socket:
+    sock = connected(folder)
+    sock.sendall(data)
+    return sock
+
+
+def test_a_request_is_answered(folder: Path) -> None:
+    with serving(folder, echo):
+        assert ask(folder, {"command": "x"}, timeout=10) == {"ok": True, "request": {"command": "x"}}
+        assert (folder / "control").stat().st_mode & 0o777 == 0o660
+    assert not (folder / "control").exists()
+
+
+def test_an_answer_may_come_later(folder: Path) -> None:
+    waiting = Waiting()
+    with serving(folder, waiting), connected(folder) as sock:
+        sock.sendall(WAIT)
+        wait_until(lambda: waiting.callers)
+        waiting.callers[0].answer({"ok": True})
+        assert sock.recv(100) == b'{"ok":true}\n'
+        assert sock.recv(100) == b""
+
+
+def test_a_request_in_single_bytes_is_one_request(folder: Path) -> None:
+    with serving(folder, echo), connected(folder) as sock:
+        for byte in b'{"a": 1}\n':
+            sock.sendall(bytes([byte]))
+        assert json.loads(sock.recv(1000)) == {"ok": True, "request": {"a": 1}}
+
+
+@pytest.mark.parametrize("line", [b"rubbish\n", b"[1]\n", b"\xff\xfe\n", b"\n"])
+def test_what_is_no_request_is_told_so(folder: Path, line: bytes) -> None:
+    with serving(folder, echo), connected(folder) as sock:
+        sock.sendall(line)
+        assert json.loads(sock.recv(1000))["ok"] is False
+
+
+def test_clients_that_say_nothing_or_too_much_are_cut_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_CLIENT_TIMEOUT", 0.2)
+    with serving(folder, echo):
+        silent = [connected(folder) for _ in range(10)]
+        with connected(folder) as chatty:
+            chatty.sendall(b"x" * 4096)
+            assert chatty.recv(10) == b""
+        assert ask(folder, {}, timeout=10)["ok"]
+        for sock in silent:
+            assert sock.recv(10) == b""
+            sock.close()
+
+
+def test_a_client_that_leaves_before_its_answer_harms_nobody(folder: Path) -> None:
+    waiting = Waiting()
+    with serving(folder, waiting):
+        connected(folder).close()
+        with connected(folder) as sock:
+            sock.sendall(WAIT)
+            wait_until(lambda: waiting.callers)
+        waiting.callers[0].answer({"ok": True, "padding": "x" * 1_000_000})
+        with connected(folder) as sock:
+            sock.sendall(WAIT)
+            wait_until(lambda: len(waiting.callers) == 2)
+            waiting.callers[1].answer({"ok": True})
+            assert sock.recv(100) == b'{"ok":true}\n'
+
+
+def test_one_that_waits_and_hangs_up_is_gone(folder: Path) -> None:
+    waiting = Waiting()
+    with serving(folder, waiting) as server:
+        for _ in range(100):
+            connected_and_sent(folder, WAIT).close()
+        wait_until(lambda: len(waiting.callers) == 100 and all(caller.gone for caller in waiting.callers))
+        assert len(server.sources()) == 1
+        waiting.callers[0].answer({"ok": True})  # nobody hears it
+
+
+def test_one_that_ends_its_request_with_the_end_of_its_side_is_answered(folder: Path) -> None:
+    """As socat and nc do."""
+    waiting = Waiting()
+    with serving(folder, waiting), connected_and_sent(folder, WAIT) as sock:
+        sock.shutdown(socket.SHUT_WR)
+        wait_until(lambda: waiting.callers)
+        assert ask(folder, {}, timeout=10)["ok"]
+        assert not waiting.callers[0].gone
+        waiting.callers[0].answer({"ok": True})
+        assert sock.recv(100) == b'{"ok":true}\n'
+
+
+def test_those_who_wait_leave_places_for_others_and_the_oldest_is_told_where_they_are_too_many(folder: Path) -> None:
+    waiting = Waiting()
+    with serving(folder, waiting), ExitStack() as stack:
+        socks = []
+        for _ in range(control._MAX_WAITING + 1):
+            socks.append(stack.enter_context(connected_and_sent(folder, WAIT)))
+            wait_until(lambda: len(waiting.callers) == len(socks))
+            assert ask(folder, {}, timeout=10)["ok"]
+        assert "more than 32 commands wait" in json.loads(socks[0].recv(1000))["error"]
+        waiting.callers[0].answer({"ok": True})  # it has had its answer
+        assert socks[0].recv(10) == b""
+        waiting.callers[1].answer({"ok": True})
+        assert socks[1].recv(100) == b'{"ok":true}\n'
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"command": '], ids=["nothing", "half a request"])
+def test_a_thousand_connections_that_never_come_to_the_point_keep_nobody_out(folder: Path, sent: bytes) -> None:
+    with serving(folder, echo) as server, ExitStack() as stack:
+        for _ in range(10):
+            for _ in range(100):
+                stack.enter_context(connected_and_sent(folder, sent))
+            assert ask(folder, {}, timeout=4.0)["ok"]  # less than the time that they have
+        assert len(server.sources()) <= 1 + control._MAX_TALKING + 64
+
+
+def test_connections_that_never_read_their_answer_keep_nobody_out(folder: Path) -> None:
+    def talkative(request: dict[str, Any], caller: Caller) -> None:
+        caller.answer({"ok": True, "padding": "x" * request.get("length", 0)})
+
+    with serving(folder, talkative), ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(connected_and_sent(folder, b'{"length": 1000000}\n'))
+        assert ask(folder, {}, timeout=4.0)["ok"]
+
+
+def test_the_user_who_has_most_connections_makes_room() -> None:
+    def caller(user: int) -> Caller:
+        return Caller(socket.socket(socket.AF_UNIX), user, 0.0)
+
+    callers = [caller(user) for user in (0, 7, 1, 7, 0, 7)]
+    assert control._dispensable(callers) is callers[1]
+    for each in callers:
+        each.sock.close()
+
+
+def test_nobody_there_is_a_sentence(folder: Path) -> None:
+    with pytest.raises(NoDaemonError, match="no daemon answers at"):
+        ask(folder, {}, timeout=1)
+    with pytest.raises(NoDaemonError, match="no daemon answers at"):
+        ask(folder / "missing", {}, timeout=1)
+
+
+def test_a_socket_whose_backlog_is_full_is_waited_for(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server, control._short_path(folder) as path, ExitStack() as stack:
+        server.bind(path)
+        server.listen(0)
+        first = stack.enter_context(connected(folder))
+        with pytest.raises(NoDaemonError, match=r"gave no answer within 0\.2 s"):
+            ask(folder, {}, timeout=0.2)
+        freed = threading.Timer(0.2, lambda: stack.enter_context(server.accept()[0]))
+        freed.start()
+        with pytest.raises(NoDaemonError, match=r"gave no answer within 1 s"):  # connected, but nobody answers
+            ask(folder, {}, timeout=1)
+        freed.join()
+        assert first.fileno() >= 0
+
+
+def test_a_daemon_that_gives_no_answer_is_a_sentence(folder: Path) -> None:
+    with (
+        serving(folder, lambda _request, _caller: None),
+        pytest.raises(NoDaemonError, match=r"gave no answer within 0\.2 s"),
+    ):
+        ask(folder, {}, timeout=0.2)
