@@ -26,7 +26,7 @@ Deliver = Callable[[list[Rendered]], None]
 """Delivers messages, each of which leaves the list as it is delivered. Raises OSError."""
 
 
-def into(spool: Spool, metrics: Metrics, losses: Losses) -> Deliver:
+def spool_sink(spool: Spool, metrics: Metrics, losses: Losses) -> Deliver:
     """Delivers into the spool."""
 
     def deliver(messages: list[Rendered]) -> None:
@@ -41,7 +41,7 @@ def into(spool: Spool, metrics: Metrics, losses: Losses) -> Deliver:
     return deliver
 
 
-def over(connection: SyslogConnection, metrics: Metrics) -> Deliver:
+def syslog_sink(connection: SyslogConnection, metrics: Metrics) -> Deliver:
     """Delivers to the syslog server: all of the messages, or none that could be relied on."""
 
     def deliver(messages: list[Rendered]) -> None:
@@ -58,16 +58,16 @@ class Forwarding:
 
     def __init__(self, spool: Spool, connection: SyslogConnection, metrics: Metrics, ending: threading.Event) -> None:
         self._spool, self._connection, self._metrics, self._ending = spool, connection, metrics, ending
-        self._deliver = over(connection, metrics)
+        self._deliver = syslog_sink(connection, metrics)
 
     def run(self) -> None:
         """Send on, and look for more once a second, until `ending` is set. Never raises."""
-        persistence = Persistence("syslog", self._ending)
+        persistence = Retry("syslog", self._ending)
         last = False
         while not last:
             last = self._ending.is_set()  # what was put there just before is sent, if it can be
             try:
-                persistence.insist(self._empty)
+                persistence.until_done(self._empty)
             except Exception as error:
                 tell_defect(self._metrics, error)
             self._ending.wait(_LOOK)
@@ -88,14 +88,14 @@ class Forwarding:
             raise unreadable[0]
 
 
-class Persistence:
+class Retry:
     """Tries until it works, or until `ending` is set and it still doesn't."""
 
     def __init__(self, destination: str, ending: threading.Event) -> None:
         self._destination, self._ending = destination, ending
         self._failing = False
 
-    def insist(self, attempt: Callable[[], None]) -> bool:
+    def until_done(self, attempt: Callable[[], None]) -> bool:
         """Call `attempt` until it raises no OSError; False if the time for that is over."""
         pause = _FIRST_PAUSE
         while True:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dicomd.audit import delivery
 from dicomd.audit.alerts import MergedAlerts
-from dicomd.audit.delivery import BATCH, Deliver, Forwarding, Losses, Persistence, tell_defect
+from dicomd.audit.delivery import BATCH, Deliver, Forwarding, Losses, Retry, tell_defect
 from dicomd.audit.events import Event, InstancesTransferred, SecurityAlert
 from dicomd.audit.journal import Journal
 from dicomd.audit.messages import Rendered, Reporter, render
@@ -66,12 +66,12 @@ class AuditTrail:
             connection = SyslogConnection(server, host=self._reporter.host, process_id=self._reporter.process_id)
         if spool is not None:
             kept = Spool(spool)
-            self._begin("spool", delivery.into(kept, metrics, self._losses))
+            self._begin("spool", delivery.spool_sink(kept, metrics, self._losses))
             if connection is not None:
                 forwarding = Forwarding(kept, connection, metrics, self._ending)
                 self._threads.append(threading.Thread(target=forwarding.run, name="audit-syslog", daemon=True))
         elif connection is not None:
-            self._begin("syslog", delivery.over(connection, metrics), connection)
+            self._begin("syslog", delivery.syslog_sink(connection, metrics), connection)
         else:
             raise ValueError("an audit trail leads to a spool, a syslog server, or both")
 
@@ -142,12 +142,12 @@ class AuditTrail:
     # -- in the thread that delivers -----------------------------------------------------------------------------------
 
     def _deliver(self, destination: str, deliver: Deliver, connection: SyslogConnection | None) -> None:
-        persistence = Persistence(destination, self._ending)
+        persistence = Retry(destination, self._ending)
         while (events := self._take()) is not None:
             rendered = [(event, message) for event in events if (message := self._rendered(event)) is not None]
             messages = [message for _, message in rendered]
             try:
-                persistence.insist(lambda: deliver(messages))  # noqa: B023 - called before the next turn
+                persistence.until_done(lambda: deliver(messages))  # noqa: B023 - called before the next turn
             except Exception as error:
                 tell_defect(self._metrics, error)
                 for event in _undelivered(rendered, messages):

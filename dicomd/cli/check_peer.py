@@ -9,7 +9,7 @@ import click
 from dicomd.cli.options import ae_title_option, config_option, load_or_exit, version_option
 
 if TYPE_CHECKING:
-    from dicomd.net.access import Verdict
+    from dicomd.net.access import AccessDecision
     from dicomd.net.rejection import Rejection
 
 
@@ -76,6 +76,6 @@ def _rejection(rejection: "Rejection") -> str:
     return f"A-ASSOCIATE-RJ {rejection.result:d}/{rejection.source:d}/{rejection.reason}"
 
 
-def _rights(verdict: "Verdict", *, configured: bool = False) -> str:
+def _rights(verdict: "AccessDecision", *, configured: bool = False) -> str:
     rights = verdict.configured_rights if configured else verdict.rights
     return ", ".join(name for name in ("echo", "store") if getattr(rights, name)) or "nothing"

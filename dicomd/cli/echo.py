@@ -19,9 +19,9 @@ def echo(host: str, port: int, called: str, calling: str, timeout: float, tls: T
     """
     from pynetdicom.presentation import build_context
 
-    from dicomd.cli.requestor import AssociationFailedError, Peer, Requestor, status_in_words
+    from dicomd.cli.requestor import AssociationFailedError, RemoteAE, Requestor, status_in_words
 
-    peer = Peer(host, port, called, calling, timeout, (tls.context(), tls.name or host) if tls else None)
+    peer = RemoteAE(host, port, called, calling, timeout, (tls.context(), tls.name or host) if tls else None)
     began = time.monotonic()
     try:
         with Requestor(peer, [build_context("1.2.840.10008.1.1")]) as requestor:

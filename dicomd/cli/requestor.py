@@ -53,7 +53,7 @@ class AssociationFailedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class RemoteAE:
     """The peer to call, the AE Titles to use, and how long to wait for the connection and for each answer (seconds).
 
     `tls` holds the TLS context and the name expected in the peer's certificate; None means no TLS.
@@ -91,7 +91,7 @@ class Attempt:
 class Requestor:
     """One Association, as a context manager: released on exit, aborted if an exception was raised."""
 
-    def __init__(self, peer: Peer, contexts: list[PresentationContext]) -> None:
+    def __init__(self, peer: RemoteAE, contexts: list[PresentationContext]) -> None:
         """Open the Association. Raises AssociationFailedError."""
         self._peer = peer
         self._attempt = Attempt()
@@ -182,7 +182,7 @@ def _abort_in_words(abort: A_ABORT_RQ) -> str:
     return f"{words}, by its {_ABORT_SOURCES.get(source or 0, 'unknown source')} ({source}/{reason})"
 
 
-def _connection_trouble(peer: Peer) -> str:
+def _connection_trouble(peer: RemoteAE) -> str:
     """Find out why the connection failed, by a second attempt: pynetdicom only logs the reason."""
     try:
         with socket.create_connection((peer.host, peer.port), timeout=peer.timeout) as connection:

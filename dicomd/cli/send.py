@@ -31,8 +31,8 @@ def send(
     sent byte for byte as they are in the files. Exit status: 0 if all were stored, else 1.
     """
     from dicomd.cli.files import Part10File, Skipped, find
-    from dicomd.cli.requestor import Peer
-    from dicomd.cli.storing import Result, store_all
+    from dicomd.cli.requestor import RemoteAE
+    from dicomd.cli.storing import SendResult, store_all
 
     secured = (tls.context(), tls.name or host) if tls else None  # first, so that a bad option fails early
     files: list[Part10File] = []
@@ -46,9 +46,9 @@ def send(
     if not files:
         fail("nothing to send")
 
-    peer = Peer(host, port, called, calling, timeout, secured)
+    peer = RemoteAE(host, port, called, calling, timeout, secured)
     stored = stored_bytes = warned = 0
-    problems: list[Result] = []
+    problems: list[SendResult] = []
     began = time.monotonic()
     progress = (
         click.progressbar(length=sum(file.size for file in files), label=f"Sending to {peer}", file=sys.stderr)

@@ -25,7 +25,7 @@ def status(as_json: bool, config_path: Path) -> None:
     if as_json:
         click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2))
     else:
-        click.echo(written(found))
+        click.echo(as_text(found))
     if not found["ready"]:
         raise SystemExit(3)
 
@@ -42,7 +42,7 @@ def _from_metrics(config_path: Path) -> dict[str, Any]:
         return {"peers": [], "certificates": []}
 
 
-def written(found: dict[str, Any]) -> str:
+def as_text(found: dict[str, Any]) -> str:
     """Format the status for a terminal."""
     lines = [*_head(found), *_store(found), *_configuration(found), *_tables(found)]
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from pynetdicom.presentation import build_context
 from dicomd.cli.files import Part10File
 from dicomd.cli.requestor import (
     AssociationFailedError,
-    Peer,
+    RemoteAE,
     Requestor,
     context_in_words,
     printable,
@@ -29,7 +29,7 @@ _WARNINGS = range(0xB000, 0xC000)  # stored, with a warning (PS3.7 Annex C)
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class SendResult:
     """The outcome for one file. `why` is the failure, or the peer's warning about a stored instance, else ""."""
 
     file: Part10File
@@ -37,7 +37,7 @@ class Result:
     why: str = ""
 
 
-def store_all(peer: Peer, files: Sequence[Part10File]) -> Iterator[Result]:
+def store_all(peer: RemoteAE, files: Sequence[Part10File]) -> Iterator[SendResult]:
     """Send the files and yield one result for each.
 
     If an Association ends early, one file fails and a new Association sends the rest. If none can be established, all
@@ -50,11 +50,11 @@ def store_all(peer: Peer, files: Sequence[Part10File]) -> Iterator[Result]:
                 try:
                     yield from _one_association(peer, waiting)
                 except AssociationFailedError as error:
-                    yield from (Result(file, stored=False, why=str(error)) for file in waiting)
+                    yield from (SendResult(file, stored=False, why=str(error)) for file in waiting)
                     waiting.clear()
 
 
-def _one_association(peer: Peer, waiting: deque[Part10File]) -> Iterator[Result]:
+def _one_association(peer: RemoteAE, waiting: deque[Part10File]) -> Iterator[SendResult]:
     """Yield results until all files are sent or the Association ends. Takes at least one file from `waiting`."""
     pairs = dict.fromkeys(file.context for file in waiting)
     with Requestor(peer, [build_context(sop_class, syntax) for sop_class, syntax in pairs]) as requestor:
@@ -66,28 +66,28 @@ def _one_association(peer: Peer, waiting: deque[Part10File]) -> Iterator[Result]
                 return
 
 
-def _store(requestor: Requestor, file: Part10File) -> tuple[Result, bool]:
+def _store(requestor: Requestor, file: Part10File) -> tuple[SendResult, bool]:
     """Send one file; return its result, and whether the Association can still be used."""
     association = requestor.association
     if refusal := _refusal(requestor, file):
-        return Result(file, stored=False, why=refusal), True
+        return SendResult(file, stored=False, why=refusal), True
     try:
         answer = association.send_c_store(file.path)
     except (OSError, ValueError, AttributeError, RuntimeError) as error:
         # the file vanished or changed, perhaps halfway through; or the Association had already ended
         why = requestor.why_ended() if isinstance(error, RuntimeError) else printable(str(error))
         association.abort()
-        return Result(file, stored=False, why=why), False
+        return SendResult(file, stored=False, why=why), False
     if "Status" not in answer:
         why = requestor.why_ended()
         association.abort()
-        return Result(file, stored=False, why=why), False
+        return SendResult(file, stored=False, why=why), False
     status = int(answer.Status)
     if status == 0x0000:
-        return Result(file, stored=True), True
+        return SendResult(file, stored=True), True
     comment = printable(str(answer.get("ErrorComment") or ""))
     why = f"{status_in_words(status)}{': ' + comment if comment else ''}"
-    return Result(file, stored=status in _WARNINGS, why=why), True
+    return SendResult(file, stored=status in _WARNINGS, why=why), True
 
 
 def _refusal(requestor: Requestor, file: Part10File) -> str:

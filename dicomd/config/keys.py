@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from dicomd.config.effect import has_effect
-from dicomd.config.kinds import Key, Kind, TomlValue, plain, toml
+from dicomd.config.kinds import Key, TomlValue, ValueType, plain, toml
 from dicomd.config.schema import Config, Table
 
 
@@ -22,7 +22,7 @@ class KeyDescription:
 
     path: str
     name: str
-    kind: Kind
+    kind: ValueType
     doc: str
     default: str | None
     example: str | None
@@ -105,7 +105,7 @@ def _table(name: str, info: FieldInfo) -> TableDescription:
 
 def _key(path: str, name: str, info: FieldInfo) -> KeyDescription:
     meta = next(item for item in info.metadata if isinstance(item, Key))
-    kind = next((item for item in info.metadata if isinstance(item, Kind)), None) or _kind(info.annotation)
+    kind = next((item for item in info.metadata if isinstance(item, ValueType)), None) or _kind(info.annotation)
     absent = info.is_required() or (info.default is None and kind.write is plain)
     return KeyDescription(
         path=path,
@@ -121,15 +121,15 @@ def _key(path: str, name: str, info: FieldInfo) -> KeyDescription:
     )
 
 
-def _kind(annotation: Any) -> Kind:
+def _kind(annotation: Any) -> ValueType:
     """Derive the kind of a type without one of its own: that inside an optional type, else a plain one."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return next((item for item in arguments if isinstance(item, Kind)), None) or _kind(arguments[0])
+        return next((item for item in arguments if isinstance(item, ValueType)), None) or _kind(arguments[0])
     if origin in {Union, UnionType}:
         return _kind(next(argument for argument in arguments if argument is not type(None)))
     if origin is Literal:
-        return Kind(" | ".join(toml(value) for value in arguments))
+        return ValueType(" | ".join(toml(value) for value in arguments))
     if origin is tuple:
-        return Kind(f"list of {_kind(arguments[0]).name}")
-    return Kind({bool: "true | false", int: "integer", str: "text"}[annotation])
+        return ValueType(f"list of {_kind(arguments[0]).name}")
+    return ValueType({bool: "true | false", int: "integer", str: "text"}[annotation])

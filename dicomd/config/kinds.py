@@ -45,7 +45,7 @@ def _or_off(value: Any) -> TomlValue:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ValueType:
     """What people call a type, its unit, and how its values are written."""
 
     name: str
@@ -63,29 +63,32 @@ class Key:
     unset: str = ""
 
 
-Duration = Annotated[float, BeforeValidator(units.parse_duration), Kind("duration", "seconds", units.format_duration)]
-Size = Annotated[int, BeforeValidator(units.parse_size), Kind("size", "bytes", units.format_size)]
-Rate = Annotated[float, BeforeValidator(units.parse_rate), Kind("rate", "bytes per second", units.format_rate)]
-ListenAddress = Annotated[Address, PlainValidator(units.parse_address), Kind("IP address and port")]
+Duration = Annotated[
+    float, BeforeValidator(units.parse_duration), ValueType("duration", "seconds", units.format_duration)
+]
+Size = Annotated[int, BeforeValidator(units.parse_size), ValueType("size", "bytes", units.format_size)]
+Rate = Annotated[float, BeforeValidator(units.parse_rate), ValueType("rate", "bytes per second", units.format_rate)]
+ListenAddress = Annotated[Address, PlainValidator(units.parse_address), ValueType("IP address and port")]
 RemoteAddress = Annotated[
-    HostPort | None, PlainValidator(units.parse_host_port_or_off), Kind("host and port", write=_or_off)
+    HostPort | None, PlainValidator(units.parse_host_port_or_off), ValueType("host and port", write=_or_off)
 ]
 Networks = Annotated[
-    tuple[Annotated[Network, PlainValidator(units.parse_network)], ...], Kind("list of networks (CIDR) or addresses")
+    tuple[Annotated[Network, PlainValidator(units.parse_network)], ...],
+    ValueType("list of networks (CIDR) or addresses"),
 ]
-ListenerName = Annotated[str, BeforeValidator(rules.listener_name), Kind("name")]
-PeerName = Annotated[str, BeforeValidator(rules.peer_name), Kind("name")]
-AETitles = Annotated[tuple[Annotated[str, BeforeValidator(rules.ae_title)], ...], Kind("list of AE Titles")]
+ListenerName = Annotated[str, BeforeValidator(rules.listener_name), ValueType("name")]
+PeerName = Annotated[str, BeforeValidator(rules.peer_name), ValueType("name")]
+AETitles = Annotated[tuple[Annotated[str, BeforeValidator(rules.ae_title)], ...], ValueType("list of AE Titles")]
 CertificateNames = Annotated[
-    tuple[Annotated[str, BeforeValidator(rules.certificate_name)], ...], Kind("list of certificate names")
+    tuple[Annotated[str, BeforeValidator(rules.certificate_name)], ...], ValueType("list of certificate names")
 ]
-HostNames = Annotated[tuple[Annotated[str, BeforeValidator(rules.host_name)], ...], Kind("list of host names")]
-FilePath = Annotated[Path, PlainValidator(rules.path), Kind("path")]
-Folder = Annotated[Path | None, PlainValidator(rules.folder_or_off), Kind("path", write=_or_off)]
-Layout = Annotated[str, BeforeValidator(rules.layout), Kind("path with placeholders")]
+HostNames = Annotated[tuple[Annotated[str, BeforeValidator(rules.host_name)], ...], ValueType("list of host names")]
+FilePath = Annotated[Path, PlainValidator(rules.path), ValueType("path")]
+Folder = Annotated[Path | None, PlainValidator(rules.folder_or_off), ValueType("path", write=_or_off)]
+Layout = Annotated[str, BeforeValidator(rules.layout), ValueType("path with placeholders")]
 SopClasses = Annotated[
-    tuple[Annotated[str, BeforeValidator(contexts.sop_class)], ...], Kind("list of groups, keywords or UIDs")
+    tuple[Annotated[str, BeforeValidator(contexts.sop_class)], ...], ValueType("list of groups, keywords or UIDs")
 ]
 TransferSyntaxes = Annotated[
-    tuple[Annotated[str, BeforeValidator(contexts.transfer_syntax)], ...], Kind("list of groups, keywords or UIDs")
+    tuple[Annotated[str, BeforeValidator(contexts.transfer_syntax)], ...], ValueType("list of groups, keywords or UIDs")
 ]

@@ -26,7 +26,7 @@ _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class LoadResult:
     """The result of loading a text. If there are problems, `config` has defaults for the tables named in `broken`."""
 
     config: Config
@@ -68,7 +68,7 @@ def read(path: str | os.PathLike[str]) -> str:
         raise ConfigError([Problem(file, place, "is not UTF-8", "save the file as UTF-8")]) from error
 
 
-def outcome(text: str, file: str) -> Outcome:
+def outcome(text: str, file: str) -> LoadResult:
     """Load the text and collect everything that is wrong with it. Raises ConfigError only if it isn't TOML."""
     raw = _toml(text, file)
     try:
@@ -81,10 +81,10 @@ def outcome(text: str, file: str) -> Outcome:
         # sound tables are still checked against each other, as if the broken ones were absent
         config = Config.model_validate({name: value for name, value in raw.items() if name not in broken})
     problems.extend(problem for involved, problem in _inconsistencies(config, file) if not involved & broken)
-    return Outcome(config, tuple(problems), broken)
+    return LoadResult(config, tuple(problems), broken)
 
 
-def _unbroken(found: Outcome) -> Config:
+def _unbroken(found: LoadResult) -> Config:
     if found.problems:
         raise ConfigError(found.problems)
     return found.config

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any, Final
 
-from dicomd.ipc.seqlock import Record
+from dicomd.ipc.seqlock import SeqlockRecord
 
 ROWS: Final = 256
 """Associations of one worker that are shown; the others are counted all the same."""
@@ -27,20 +27,20 @@ MEASURED: Final = ("avail_bytes", "size_bytes", "files_avail")
 _USED = len(COUNTED) + len(MEASURED)  # the number behind them: how many rows have ever been in use
 
 
-class Roster:
+class AssociationTable:
     """The memory, made once by the supervisor for so many workers, and inherited by every fork."""
 
     def __init__(self, slots: int) -> None:
-        fd = os.memfd_create("dicomd-roster", os.MFD_CLOEXEC)
+        fd = os.memfd_create("dicomd-associations", os.MFD_CLOEXEC)
         try:
             os.ftruncate(fd, slots * _BLOCK)
             self._memory = memoryview(mmap.mmap(fd, slots * _BLOCK))
         finally:
             os.close(fd)
 
-    def page(self, slot: int) -> Page:
+    def rows_of(self, slot: int) -> WorkerRows:
         """The part that the worker in a slot writes."""
-        return Page(self._memory[slot * _BLOCK : (slot + 1) * _BLOCK])
+        return WorkerRows(self._memory[slot * _BLOCK : (slot + 1) * _BLOCK])
 
     def clear(self, slot: int) -> None:
         """The worker is gone, and its Associations with it."""
@@ -50,8 +50,8 @@ class Roster:
 
     def counted(self, slots: range) -> dict[str, int]:
         """What all workers have counted."""
-        pages = [self._numbers(slot) for slot in slots]
-        return {name: sum(numbers[at] for numbers in pages) for at, name in enumerate(COUNTED)}
+        workers = [self._numbers(slot) for slot in slots]
+        return {name: sum(numbers[at] for numbers in workers) for at, name in enumerate(COUNTED)}
 
     def measured(self, slot: int) -> dict[str, int]:
         """What the worker in the slot has measured."""
@@ -74,7 +74,7 @@ class Roster:
         return self._memory[slot * _BLOCK : slot * _BLOCK + _ROW].cast("Q")
 
 
-class Page:
+class WorkerRows:
     """What one worker shows; used by all its threads."""
 
     def __init__(self, memory: memoryview) -> None:
@@ -82,13 +82,13 @@ class Page:
         self._free = list(range(ROWS))[::-1]
         self._counting = threading.Lock()
 
-    def open(self, known: dict[str, Any]) -> Row:
+    def open(self, known: dict[str, Any]) -> AssociationEntry:
         """Show an Association, of which so much is known."""
         with self._counting:
             at = self._free.pop() if self._free else -1
             if at >= 0:
                 self._numbers[_USED] = max(self._numbers[_USED], at + 1)
-        return Row(self, at, known)
+        return AssociationEntry(self, at, known)
 
     def count(self, *, associations: int = 0, rejected: int = 0) -> None:
         """So many more."""
@@ -108,7 +108,7 @@ class Page:
             numbers[2 if stored else 3] += 1
             numbers[4] += size
 
-    def row(self, at: int) -> tuple[memoryview, Record]:
+    def row(self, at: int) -> tuple[memoryview, SeqlockRecord]:
         """The numbers of a row, and its record."""
         return _row(self._memory, 0, at)[:_NUMBERS].cast("Q"), _record(self._memory, 0, at)
 
@@ -118,20 +118,20 @@ class Page:
             self._free.append(at)
 
 
-class Row:
+class AssociationEntry:
     """One open Association, shown where there was room; used by its thread alone."""
 
-    def __init__(self, page: Page, at: int, known: dict[str, Any]) -> None:
-        self._page, self._at = page, at
+    def __init__(self, rows: WorkerRows, at: int, known: dict[str, Any]) -> None:
+        self._rows, self._at = rows, at
         self._instances = self._failures = self._bytes = 0
         if at >= 0:
-            self._numbers, self._record = page.row(at)
+            self._numbers, self._record = rows.row(at)
             self._numbers[0] = self._numbers[1] = self._numbers[2] = 0
             self._record.write(known)
 
     def answered(self, *, stored: bool, size: int) -> None:
         """One of its instances was answered."""
-        self._page.count_instance(stored=stored, size=size)
+        self._rows.count_instance(stored=stored, size=size)
         if self._at >= 0:
             self._numbers[0 if stored else 1] += 1
             self._numbers[2] += size
@@ -141,7 +141,7 @@ class Row:
         at, self._at = self._at, -1
         if at >= 0:
             self._record.clear()
-            self._page.give_back(at)
+            self._rows.give_back(at)
 
 
 def _row(memory: memoryview, block: int, at: int) -> memoryview:
@@ -149,5 +149,5 @@ def _row(memory: memoryview, block: int, at: int) -> memoryview:
     return memory[start : start + _ROW]
 
 
-def _record(memory: memoryview, block: int, at: int) -> Record:
-    return Record(_row(memory, block, at)[_NUMBERS:])
+def _record(memory: memoryview, block: int, at: int) -> SeqlockRecord:
+    return SeqlockRecord(_row(memory, block, at)[_NUMBERS:])

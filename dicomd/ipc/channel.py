@@ -27,7 +27,7 @@ class Order(Enum):
     """The supervisor is gone."""
 
 
-class Report(Enum):
+class ChildEvent(Enum):
     """What a child has to say."""
 
     READY = b"R"
@@ -70,16 +70,16 @@ class SupervisorEnd(_End):
         """Tell the child."""
         self._send(order.value)
 
-    def take(self) -> set[Report]:
+    def take(self) -> set[ChildEvent]:
         """What the child has said since the last call."""
         data = self._receive() or b""
-        return {report for report in Report if report.value in data}
+        return {report for report in ChildEvent if report.value in data}
 
 
 class ChildEnd(_End):
     """The child's end."""
 
-    def say(self, report: Report) -> None:
+    def say(self, report: ChildEvent) -> None:
         """Tell the supervisor."""
         self._send(report.value)
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, Metric, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-_PATIENCE = 2.0  # seconds for a process to fill a file that it has just made; a busy machine may keep it waiting
+_FILE_TIMEOUT = 2.0  # seconds for a process to fill a file that it has just made; a busy machine may keep it waiting
 _PAUSE = 0.005  # seconds
 _VALUE_AND_TIME: Final = struct.calcsize("@dd")
 _cells: list[memoryview[float]] = []  # of the values of this process: a file can be closed only without them
@@ -94,7 +94,7 @@ class _Files(MultiProcessCollector):
 
     def collect(self) -> Iterable[Metric]:
         """All metrics; once more where a file was only just being made, or went away."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _FILE_TIMEOUT
         while True:
             try:
                 return self._merged()

@@ -18,7 +18,7 @@ from typing import Any, Final
 import orjson
 
 from dicomd.addresses import host_of
-from dicomd.ipc.seqlock import Record
+from dicomd.ipc.seqlock import SeqlockRecord
 from dicomd.telemetry.labels import UNKNOWN_PEER
 
 KEPT: Final = 20
@@ -37,7 +37,7 @@ class Refusals:
         memory = memoryview(mmap.mmap(-1, _DIGESTS + KEPT * _ENTRY))
         self._digests = memory[:_DIGESTS].cast("Q")
         starts = range(_DIGESTS, _DIGESTS + KEPT * _ENTRY, _ENTRY)
-        self._records = [Record(memory[start : start + _ENTRY]) for start in starts]
+        self._records = [SeqlockRecord(memory[start : start + _ENTRY]) for start in starts]
 
     def note(self, what: dict[str, str]) -> None:
         """One more. Not for the supervisor: it waits for the other writers."""

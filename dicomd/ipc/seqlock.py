@@ -14,7 +14,7 @@ _HEAD: Final = 8  # the version, odd while it is being written, and the length
 _TRIES: Final = 8
 
 
-class Record:
+class SeqlockRecord:
     """One JSON value, or nothing, in `memory`; its size bounds the value's."""
 
     __slots__ = ("_bytes", "_head")

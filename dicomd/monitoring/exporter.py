@@ -18,9 +18,9 @@ from prometheus_client import CollectorRegistry
 
 import dicomd
 from dicomd.config.schema import Log
-from dicomd.ipc.channel import ChildEnd, Report
+from dicomd.ipc.channel import ChildEnd, ChildEvent
 from dicomd.ipc.metric_files import collected, use_files
-from dicomd.ipc.shared_state import Board
+from dicomd.ipc.shared_state import SharedState
 from dicomd.monitoring.http import HttpEndpoint
 from dicomd.monitoring.page import render
 from dicomd.monitoring.status import Pace, from_metrics, status
@@ -39,7 +39,7 @@ class Exporter:
     """What it serves on, and reads. `began` is when the daemon started, on the monotonic clock."""
 
     sockets: Sequence[socket.socket]
-    board: Board
+    shared_state: SharedState
     metric_folder: Path
     log: Log
     began: float
@@ -51,7 +51,7 @@ class Exporter:
             signal.signal(ignored, signal.SIG_IGN)
         use_files(self.metric_folder, OWNER)
         metrics = Metrics(CollectorRegistry(), version=dicomd.__version__)
-        budget, constants = self.board.display.log_budget, {"dicomd_worker": OWNER}
+        budget, constants = self.shared_state.status.log_budget, {"dicomd_worker": OWNER}
         configure_logging(self.log.format, self.log.level, metrics=metrics, constants=constants, budget=budget)
         route_uncaught()
         registry = collected(self.metric_folder)
@@ -59,7 +59,7 @@ class Exporter:
             HttpEndpoint(
                 sock,
                 registry=registry,
-                healthy=lambda: self.board.supervised,
+                healthy=lambda: self.shared_state.supervised,
                 ready=self._ready,
                 status=self._status,
                 page=self._page,
@@ -72,25 +72,25 @@ class Exporter:
             endpoint.start()
         poller = select.poll()
         poller.register(supervisor.fileno(), select.POLLIN)
-        supervisor.say(Report.READY)
+        supervisor.say(ChildEvent.READY)
         while not supervisor.take():  # any order is to leave
-            supervisor.say(Report.BEAT)
-            self.pace.look(self.board)
+            supervisor.say(ChildEvent.BEAT)
+            self.pace.look(self.shared_state)
             poller.poll(_BEAT)
         for endpoint in endpoints:
             endpoint.stop()
 
     def _ready(self) -> tuple[bool, str]:
-        reason = self.board.unready()
+        reason = self.shared_state.unready()
         return not reason, reason
 
     def _hosts(self) -> list[str]:
         """As of the last reload: the supervisor has published them."""
-        names: list[str] = self.board.display.bulletin().get("http_hosts", [])
+        names: list[str] = self.shared_state.status.own_status().get("http_hosts", [])
         return names
 
     def _status(self) -> dict[str, Any]:
-        found = status(self.board, self.began) | from_metrics(self.metric_folder)
+        found = status(self.shared_state, self.began) | from_metrics(self.metric_folder)
         return found | {"rates": {f"{seconds}s": self.pace.rates(seconds) for seconds in _RATES}}
 
     def _page(self) -> str:

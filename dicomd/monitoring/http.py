@@ -108,47 +108,47 @@ class HttpEndpoint:
         self._server.server_close()
         self._server.close_connections(time.monotonic() + 1.0)
 
-    def respond(self, path: str, hosts: Sequence[str], accept: str, accept_encoding: str) -> "Response":
+    def respond(self, path: str, hosts: Sequence[str], accept: str, accept_encoding: str) -> "HttpResponse":
         """The response to a GET of the path with these headers; exceptions of what is asked become a 500."""
         try:
             if path in _OF_PEERS and not is_shown(hosts, self._hosts()):
-                return Response(HTTPStatus.MISDIRECTED_REQUEST, _MISDIRECTED)
+                return HttpResponse(HTTPStatus.MISDIRECTED_REQUEST, _MISDIRECTED)
             match path:
                 case "/metrics":
                     return self._metrics(accept, accept_encoding)
                 case "/-/healthy":
                     healthy = self._healthy()
-                    return Response(*((HTTPStatus.OK, "healthy\n") if healthy else (_UNAVAILABLE, "not healthy\n")))
+                    return HttpResponse(*((HTTPStatus.OK, "healthy\n") if healthy else (_UNAVAILABLE, "not healthy\n")))
                 case "/-/ready":
                     ready, reason = self._ready()
                     return (
-                        Response(HTTPStatus.OK, "ready\n")
+                        HttpResponse(HTTPStatus.OK, "ready\n")
                         if ready
-                        else Response(_UNAVAILABLE, f"not ready: {reason}\n")
+                        else HttpResponse(_UNAVAILABLE, f"not ready: {reason}\n")
                     )
                 case "/status":
                     body = orjson.dumps(self._status(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-                    return Response(HTTPStatus.OK, body, "application/json")
+                    return HttpResponse(HTTPStatus.OK, body, "application/json")
                 case "/":
-                    return Response(HTTPStatus.OK, self._page(), "text/html; charset=utf-8")
+                    return HttpResponse(HTTPStatus.OK, self._page(), "text/html; charset=utf-8")
                 case _:
-                    return Response(HTTPStatus.NOT_FOUND, f"Not found. There is:\n{_INDEX}")
+                    return HttpResponse(HTTPStatus.NOT_FOUND, f"Not found. There is:\n{_INDEX}")
         except Exception:
             _log.exception(Message.INTERNAL_ERROR, module=__name__)
             if self._on_error is not None:
                 self._on_error()
-            return Response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the log\n")
+            return HttpResponse(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the log\n")
 
-    def _metrics(self, accept: str, accept_encoding: str) -> "Response":
+    def _metrics(self, accept: str, accept_encoding: str) -> "HttpResponse":
         # Only its own words are handed to the library: it raises, or answers as it was asked, what a header makes up.
         encode, content_type = choose_encoder("application/openmetrics-text" if prefers_openmetrics(accept) else "")
         body = encode(self._registry)
         if accepts_gzip(accept_encoding):
-            return Response(HTTPStatus.OK, gzip.compress(body, compresslevel=1), content_type, "gzip")
-        return Response(HTTPStatus.OK, body, content_type)
+            return HttpResponse(HTTPStatus.OK, gzip.compress(body, compresslevel=1), content_type, "gzip")
+        return HttpResponse(HTTPStatus.OK, body, content_type)
 
 
-class Response:
+class HttpResponse:
     """Status, body and what the body is."""
 
     def __init__(
@@ -191,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Refuse what changes things: nothing here does."""
-        self._send(Response(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD\n"))
+        self._send(HttpResponse(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD\n"))
 
     do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_POST  # noqa: N815 - http.server's names
 
@@ -202,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Say nothing: a scrape every few seconds is no news."""
 
-    def _send(self, response: Response) -> None:
+    def _send(self, response: HttpResponse) -> None:
         self.send_response(response.status)
         self.send_header("Content-Type", response.content_type)
         self.send_header("Content-Length", str(len(response.body)))

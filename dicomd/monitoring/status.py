@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import dicomd
 from dicomd.ipc import metric_files
-from dicomd.ipc.shared_state import Board
+from dicomd.ipc.shared_state import SharedState
 
 MAX_ASSOCIATIONS: Final = 1000
 """Of those that are listed; all are counted."""
@@ -24,26 +24,26 @@ _DAY: Final = 86400.0
 Status = dict[str, Any]
 
 
-def status(board: Board, began: float) -> Status:
+def status(shared_state: SharedState, began: float) -> Status:
     """The daemon's state now; `began` is when it started, on the monotonic clock."""
-    reason = board.unready()
-    bulletin = board.display.bulletin()
-    workers = board.describe()
+    reason = shared_state.unready()
+    own_status = shared_state.status.own_status()
+    workers = shared_state.describe()
     return {
         "version": dicomd.__version__,
         "uptime_seconds": int(time.monotonic() - began),
         "ready": not reason,
         "reason": reason,
-        "generation": board.generation,
-        "maintenance": board.maintenance,
-        "stopping": board.stopping,
-        **{key: bulletin.get(key) for key in ("listeners", "http", "access_open")},
-        "configuration": _configuration(bulletin),
+        "generation": shared_state.generation,
+        "maintenance": shared_state.maintenance,
+        "stopping": shared_state.stopping,
+        **{key: own_status.get(key) for key in ("listeners", "http", "access_open")},
+        "configuration": _configuration(own_status),
         "workers": workers,
-        "associations": _associations(board, bulletin),
-        "counters": board.display.roster.counted(board.slots()),
-        "store": _store(board, bulletin),
-        "refusals": [_dated(refusal) for refusal in board.display.refusals.newest()],
+        "associations": _associations(shared_state, own_status),
+        "counters": shared_state.status.associations.counted(shared_state.slots()),
+        "store": _store(shared_state, own_status),
+        "refusals": [_dated(refusal) for refusal in shared_state.status.refusals.newest()],
     }
 
 
@@ -60,11 +60,11 @@ def from_metrics(folder: Path) -> Status:
             elif sample.name == "dicomd_peer_failures_total":
                 peers.setdefault(peer, _new_peer())["failures"] += int(sample.value)
             elif sample.name == "dicomd_peer_last_store_timestamp_seconds":
-                peers.setdefault(peer, _new_peer())["last_store"] = written(sample.value)
+                peers.setdefault(peer, _new_peer())["last_store"] = format_age(sample.value)
             elif sample.name == "dicomd_tls_certificate_not_after_timestamp_seconds":
                 days = int((sample.value - now) // _DAY)
                 listener = sample.labels.get("listener", "")
-                certificates.append({"listener": listener, "not_after": written(sample.value), "days": days})
+                certificates.append({"listener": listener, "not_after": format_age(sample.value), "days": days})
     ordered = sorted(peers.items(), key=lambda item: (item[1]["last_store"] or "", item[0]), reverse=True)
     return {
         "peers": [{"peer": name} | figures for name, figures in ordered],
@@ -72,7 +72,7 @@ def from_metrics(folder: Path) -> Status:
     }
 
 
-def written(seconds: float) -> str:
+def format_age(seconds: float) -> str:
     """A time of day as RFC 3339 in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -85,9 +85,9 @@ class Pace:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, dict[str, int]]] = deque(maxlen=self.SECONDS + 1)
 
-    def look(self, board: Board) -> None:
+    def look(self, shared_state: SharedState) -> None:
         """Take the figures of this moment."""
-        self._seen.append((time.monotonic(), board.display.roster.counted(board.slots())))
+        self._seen.append((time.monotonic(), shared_state.status.associations.counted(shared_state.slots())))
 
     def rates(self, seconds: int) -> dict[str, float]:
         """What was counted a second, over the last so many; empty before there is anything to compare."""
@@ -111,38 +111,40 @@ def _new_peer() -> dict[str, Any]:
     return {"instances": 0, "failures": 0, "last_store": None}
 
 
-def _configuration(bulletin: Status) -> Status:
-    found: Status = bulletin.get("configuration", {})
+def _configuration(own_status: Status) -> Status:
+    found: Status = own_status.get("configuration", {})
     last = found.get("last_reload")
-    return found | {"last_reload": last | {"time": written(last["time"])}} if last else found
+    return found | {"last_reload": last | {"time": format_age(last["time"])}} if last else found
 
 
-def _associations(board: Board, bulletin: Status) -> Status:
+def _associations(shared_state: SharedState, own_status: Status) -> Status:
     rows = [
-        {"worker": str(slot)} | row for slot in board.slots() for row in board.display.roster.open_associations(slot)
+        {"worker": str(slot)} | row
+        for slot in shared_state.slots()
+        for row in shared_state.status.associations.open_associations(slot)
     ]
     rows.sort(key=lambda row: -row["age_seconds"])
-    count = board.total_associations()
+    count = shared_state.total_associations()
     return {
         "open": count,
-        "limit": bulletin.get("associations_limit"),
+        "limit": own_status.get("associations_limit"),
         "listed": rows[:MAX_ASSOCIATIONS],
         "not_listed": max(0, count - min(len(rows), MAX_ASSOCIATIONS)),
     }
 
 
-def _store(board: Board, bulletin: Status) -> Status:
-    reason = board.store_reason()
-    first = board.first_ready()
-    measured = board.display.roster.measured(first) if first >= 0 else {}
+def _store(shared_state: SharedState, own_status: Status) -> Status:
+    reason = shared_state.store_reason()
+    first = shared_state.first_ready()
+    measured = shared_state.status.associations.measured(first) if first >= 0 else {}
     return {
         "accepting": reason == "",
         "reason": reason,
-        "root": bulletin.get("root"),
-        "reserve_bytes": bulletin.get("reserve_bytes"),
+        "root": own_status.get("root"),
+        "reserve_bytes": own_status.get("reserve_bytes"),
         **measured,
     }
 
 
 def _dated(refusal: dict[str, Any]) -> dict[str, Any]:
-    return refusal | {"first": written(refusal["first"]), "last": written(refusal["last"])}
+    return refusal | {"first": format_age(refusal["first"]), "last": format_age(refusal["last"])}

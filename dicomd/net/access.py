@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, NamedTuple
 
-from dicomd.net.rejection import Rejection, RejectSource, Result
+from dicomd.net.rejection import Rejection, RejectResult, RejectSource
 from dicomd.services.operations import EVERYTHING, NOTHING, Rights
 
 Network = IPv4Network | IPv6Network
@@ -52,7 +52,7 @@ class PeerRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Objection:
+class AuditedRefusal:
     """A refusal: the `rule` that says so ("peers.ct1.allow"), its `key` in the schema for metrics, and the answer."""
 
     rule: str
@@ -61,7 +61,7 @@ class Objection:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AccessDecision:
     """What an Association's requestor is, and may do.
 
     `peer` is a configured name, "" for none. `refusal` says that it isn't let in; `audited` that it is, and would not
@@ -78,7 +78,7 @@ class Verdict:
     configured_rights: Rights = EVERYTHING
     refusal: Rejection | None = None
     refused_by: str = ""
-    audited: Objection | None = None
+    audited: AuditedRefusal | None = None
 
 
 class AccessRules:
@@ -107,15 +107,15 @@ class AccessRules:
             return ""
         return "no [[peers]] entry has this address: add it to the addresses of one"
 
-    def judge(self, *, calling: str, called: str, source: Source) -> Verdict:
+    def judge(self, *, calling: str, called: str, source: Source) -> AccessDecision:
         """Judge a requestor by its AE Titles and where it comes from."""
-        unknown = Verdict("", NO_PEERS, source.address, self._per_peer, _PER_PEER)
+        unknown = AccessDecision("", NO_PEERS, source.address, self._per_peer, _PER_PEER)
         if not is_ae_title(calling):
             rejection = _calling("the Calling AE Title is empty or not valid")
             return replace(unknown, rule="PS3.5 §6.2", refusal=rejection)
         if self._ae_titles and called not in self._ae_titles:
             advice = "the Called AE Title is not in dicomd.ae_titles: add it there"
-            rejection = Rejection(Result.PERMANENT, RejectSource.SERVICE_USER, 7, advice)
+            rejection = Rejection(RejectResult.PERMANENT, RejectSource.SERVICE_USER, 7, advice)
             return replace(unknown, rule=CALLED_AE_TITLES, refusal=rejection, refused_by=CALLED_AE_TITLES)
         if not self._peers:
             return unknown
@@ -123,12 +123,12 @@ class AccessRules:
         for peer in self._peers:
             if peer.matches(calling, ip, names):
                 return self._known(peer.rule)
-        objection = Objection(PEERS, PEERS, _calling(self._advice(calling, source, ip, names)))
+        objection = AuditedRefusal(PEERS, PEERS, _calling(self._advice(calling, source, ip, names)))
         return self._objected(replace(unknown, rule=PEERS, configured_rights=NOTHING), objection)
 
-    def _known(self, rule: PeerRule) -> Verdict:
+    def _known(self, rule: PeerRule) -> AccessDecision:
         name = f"peers.{rule.name}"  # no address looks like that, so no stranger is counted as this peer
-        verdict = Verdict(
+        verdict = AccessDecision(
             peer=rule.name,
             rule=name,
             counted_as=name,
@@ -140,9 +140,9 @@ class AccessRules:
         if rule.rights != NOTHING:
             return verdict
         advice = f"{name}.allow is empty: add what it may do"
-        return self._objected(verdict, Objection(f"{name}.allow", "peers.allow", _calling(advice)))
+        return self._objected(verdict, AuditedRefusal(f"{name}.allow", "peers.allow", _calling(advice)))
 
-    def _objected(self, verdict: Verdict, objection: Objection) -> Verdict:
+    def _objected(self, verdict: AccessDecision, objection: AuditedRefusal) -> AccessDecision:
         if self._audit:
             return replace(verdict, audited=objection)
         return replace(
@@ -224,4 +224,4 @@ def _folded(names: Iterable[str]) -> frozenset[bytes]:
 
 
 def _calling(advice: str) -> Rejection:
-    return Rejection(Result.PERMANENT, RejectSource.SERVICE_USER, 3, advice)
+    return Rejection(RejectResult.PERMANENT, RejectSource.SERVICE_USER, 3, advice)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
-from dicomd.net.access import AccessRules, Source, Verdict
-from dicomd.net.rejection import Rejection, RejectSource, Result
+from dicomd.net.access import AccessDecision, AccessRules, Source
+from dicomd.net.rejection import Rejection, RejectResult, RejectSource
 from dicomd.uids import APPLICATION_CONTEXT_NAME
 from dicomd.upperlayer.negotiation import AssociateRequest
 
@@ -26,14 +26,14 @@ class AdmissionLimits:
     associations: int = 256
 
 
-class Full(Enum):
+class LimitReached(Enum):
     """Which limit leaves no place for another Association, as its metric is labelled."""
 
     ASSOCIATIONS = "associations"
     PEER = "associations_per_peer"
 
 
-class Places(Protocol):
+class AdmissionCounter(Protocol):
     """Where connections and Associations are counted: in one process (`LocalPlaces`), or over all that serve."""
 
     def connect(self, limit: int) -> bool:
@@ -42,7 +42,7 @@ class Places(Protocol):
     def disconnect(self, *, admitted: bool) -> None:
         """Count a connection out; `admitted`: it had an Association, which has left."""
 
-    def enter(self, peer: str, *, associations: int, per_peer: int) -> Full | None:
+    def enter(self, peer: str, *, associations: int, per_peer: int) -> LimitReached | None:
         """Count an Association of `peer` in, or say which of the two limits is reached."""
 
     def leave(self, peer: str) -> None:
@@ -74,13 +74,13 @@ class LocalPlaces:
         with self._lock:
             self._connections -= 1
 
-    def enter(self, peer: str, *, associations: int, per_peer: int) -> Full | None:
+    def enter(self, peer: str, *, associations: int, per_peer: int) -> LimitReached | None:
         """Count an Association of `peer` in, or say which of the two limits is reached."""
         with self._lock:
             if self._associations.total() >= associations:
-                return Full.ASSOCIATIONS
+                return LimitReached.ASSOCIATIONS
             if self._associations[peer] >= per_peer:
-                return Full.PEER
+                return LimitReached.PEER
             self._associations[peer] += 1
             return None
 
@@ -111,7 +111,7 @@ class Admission:
         *,
         rules: AccessRules,
         unready: Callable[[], str],
-        places: Places | None = None,
+        places: AdmissionCounter | None = None,
     ) -> None:
         self.rules = rules
         self._limits, self._unready = limits, unready
@@ -130,13 +130,13 @@ class Admission:
         """Count a connection out; `admitted`: it had an Association, which has left."""
         self._places.disconnect(admitted=admitted)
 
-    def admit(self, request: AssociateRequest, source: Source) -> Verdict:
+    def admit(self, request: AssociateRequest, source: Source) -> AccessDecision:
         """Judge `request` from `source`; unless the verdict is a refusal, the Association has been counted in."""
         verdict = self.rules.judge(calling=request.calling_ae_title, called=request.called_ae_title, source=source)
         rejection = self._protocol(request) or verdict.refusal or self._transient(verdict)
         return verdict if rejection is verdict.refusal else replace(verdict, refusal=rejection, refused_by="")
 
-    def leave(self, verdict: Verdict) -> None:
+    def leave(self, verdict: AccessDecision) -> None:
         """Count an admitted Association out."""
         self._places.leave(verdict.counted_as)
 
@@ -144,26 +144,26 @@ class Admission:
         if request.protocol_version & 1:
             return None
         advice = "the peer doesn't speak protocol version 1"
-        return Rejection(Result.PERMANENT, RejectSource.PROVIDER_ACSE, 2, advice)
+        return Rejection(RejectResult.PERMANENT, RejectSource.PROVIDER_ACSE, 2, advice)
 
-    def _transient(self, verdict: Verdict) -> Rejection | None:
+    def _transient(self, verdict: AccessDecision) -> Rejection | None:
         """What may be otherwise in a moment; without a reason the Association has been counted in."""
         if reason := self._unready():
-            return Rejection(Result.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, 1, reason)
+            return Rejection(RejectResult.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, 1, reason)
         limits = self._limits
         full = self._places.enter(verdict.counted_as, associations=limits.associations, per_peer=verdict.associations)
         if full is None:
             return None
-        if full is Full.ASSOCIATIONS:
+        if full is LimitReached.ASSOCIATIONS:
             advice = f"limits.associations = {limits.associations} are open"
         else:
             whose = "of this peer" if verdict.peer else "from this address"
             advice = f"{verdict.limited_by} = {verdict.associations} are open {whose}"
-        return Rejection(Result.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, 2, advice, full.value)
+        return Rejection(RejectResult.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, 2, advice, full.value)
 
 
 def judge_application_context(name: str) -> Rejection | None:
     """There is one application context in DICOM (PS3.7 §A.2.1)."""
     if name == APPLICATION_CONTEXT_NAME:
         return None
-    return Rejection(Result.PERMANENT, RejectSource.SERVICE_USER, 2, "the application context is not DICOM's")
+    return Rejection(RejectResult.PERMANENT, RejectSource.SERVICE_USER, 2, "the application context is not DICOM's")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from dicomd.net.access import Source, Verdict
+from dicomd.net.access import AccessDecision, Source
 from dicomd.net.admission import Admission, judge_application_context
 from dicomd.net.buffers import SMALL, BufferPool
 from dicomd.net.deadlines import Deadline, TimedOutError, TimeLimits
@@ -19,7 +19,7 @@ from dicomd.net.messages import Messages
 from dicomd.net.proxy import peer_behind
 from dicomd.net.rejection import Rejection
 from dicomd.net.report import AssociationReport, Outcome
-from dicomd.net.tls import TlsTransport, secure
+from dicomd.net.tls import TlsTransport, handshake
 from dicomd.net.transport import ConnectionLostError, PlainTransport, WokenError
 from dicomd.services.operations import NOTHING, PresentationContext, Services
 from dicomd.upperlayer.acceptor import RECEIVED, AcceptorStateMachine, Action, Event, State
@@ -41,7 +41,7 @@ from dicomd.upperlayer.pdus import (
 )
 from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
 
-_FAREWELL = 1.0
+_ABORT_TIMEOUT = 1.0
 """Seconds for a peer to take the A-ABORT of a daemon that stops."""
 STOPS = "dicomd stops"
 """Why an Association is aborted at the end of a drain."""
@@ -80,7 +80,7 @@ class Association:
         self._own_buffer = memoryview(bytearray(SMALL))
         self._large_buffer: memoryview | None = None
         self._reader = PDUReader(self._own_buffer, max_pdu=settings.max_pdu)
-        self._admitted: Verdict | None = None
+        self._admitted: AccessDecision | None = None
         self.was_admitted = False
         """Whether there ever was an Association, and not just a connection."""
         self._rights = NOTHING
@@ -107,7 +107,7 @@ class Association:
         self._stopping = why
         self._transport.wake(why)
 
-    def hasten(self) -> None:
+    def skip_close_wait(self) -> None:
         """At the start of a drain, from another thread: don't wait for the peer to close what is over already."""
         if self._machine.state is State.AWAITING_CLOSE:
             self._transport.wake("it is over")
@@ -118,11 +118,11 @@ class Association:
         """Take events until the connection has ended, or one of them was out of the ordinary."""
         reader, machine = self._reader, self._machine
         try:
-            if self._transport.header_due:
+            if self._transport.proxy_header_pending:
                 rules, report = self._settings.admission.rules, self._report
                 self._source = Source(peer_behind(self._transport, self._source, self._settings.limits, rules, report))
             if isinstance(self._transport, TlsTransport) and not self._transport.secured:
-                secure(self._transport, self._deadline, self._own_buffer, self._report)
+                handshake(self._transport, self._deadline, self._own_buffer, self._report)
             while machine.state is not _IDLE:
                 event = reader.next_event()
                 if event is None:
@@ -141,7 +141,7 @@ class Association:
         except StoppedError as error:
             self._report.outcome(Outcome.ABORTED_LOCALLY, error)
             self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
-            self._deadline.start_artim(_FAREWELL)
+            self._deadline.start_artim(_ABORT_TIMEOUT)
         except ConnectionLostError as error:
             woken = isinstance(error, WokenError)  # before the Association is open there is nothing to abort
             self._report.outcome(Outcome.ABORTED_LOCALLY if woken else Outcome.CONNECTION_LOST, error)

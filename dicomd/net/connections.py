@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dicomd.audit.transfers import AssociationAudit
-from dicomd.net.display import Display, Refused
+from dicomd.net.status_sink import Refused, StatusSink
 from dicomd.telemetry.logs import get_logger
 from dicomd.telemetry.metrics import Metrics
 
@@ -17,10 +17,10 @@ class ConnectionReport:
     """Counts the connections of all listeners, and tells of those that are refused."""
 
     def __init__(
-        self, metrics: Metrics, display: Display, audit: Callable[[str], AssociationAudit] | None = None
+        self, metrics: Metrics, status_sink: StatusSink, audit: Callable[[str], AssociationAudit] | None = None
     ) -> None:
         """`audit` begins the audit of a source address; None where nothing is audited."""
-        self._metrics, self._display, self._audit = metrics, display, audit
+        self._metrics, self._status_sink, self._audit = metrics, status_sink, audit
         self._log = get_logger()
 
     def connected(self, listener: str) -> None:
@@ -36,7 +36,7 @@ class ConnectionReport:
         self._metrics.count_limit(limit)
         fields = {"rule": rule} if rule else {"limit": limit} if limit else {}
         self._log.warning("connection refused", listener=listener, dicom_peer_address=address, error=reason, **fields)
-        self._display.refused(Refused.CONNECTION, why=reason, address=address, listener=listener)
+        self._status_sink.refused(Refused.CONNECTION, why=reason, address=address, listener=listener)
 
     def accept_failed(self, listener: str, error: OSError) -> None:
         """The listener couldn't accept."""

@@ -24,7 +24,7 @@ from dicomd.net.access import Network, in_networks, normal_address
 from dicomd.net.association import AcceptorSettings, Association
 from dicomd.net.connections import ConnectionReport
 from dicomd.net.report import AssociationReport
-from dicomd.net.thread_pool import Crew
+from dicomd.net.thread_pool import ConnectionThreads
 from dicomd.net.tls import TlsTransport
 from dicomd.net.transport import PlainTransport
 
@@ -32,11 +32,11 @@ BACKLOG = 512
 """Connections that may wait in the kernel while a burst is accepted."""
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 _PAUSE = 100  # milliseconds; without it, the loop would spin while there are no descriptors left to accept with
-_COURTESIES = 5  # milliseconds that a less busy process has to accept a connection, checked after each
+_YIELD_MS = 5  # milliseconds that a less busy process has to accept a connection, checked after each
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class ListeningSocket:
     """A listening socket, its name in metrics and logs, and whether it speaks TLS.
 
     With `balancers`, it accepts connections only from these networks, and each must begin with a PROXY header.
@@ -48,27 +48,27 @@ class Listener:
     balancers: tuple[Network, ...] = ()
 
 
-class Colleagues(Protocol):
+class SiblingWorkers(Protocol):
     """The other processes that accept on the same sockets. A connection wakes only one process, not all of them."""
 
-    def gives_way(self) -> bool:
+    def should_yield(self) -> bool:
         """Whether another process should get the next connection, as it is less busy."""
 
-    def call(self) -> None:
+    def wake_sibling(self) -> None:
         """Wake one of them to accept it."""
 
     @property
-    def calls(self) -> int:
+    def wakeups(self) -> int:
         """A descriptor that is readable while a call is pending."""
 
-    def take_call(self) -> bool:
+    def take_wakeup(self) -> bool:
         """Take a call; False if another process was quicker."""
 
 
-def bind(name: str, address: str, port: int) -> Listener:
+def bind(name: str, address: str, port: int) -> ListeningSocket:
     """Listen on an address, IPv4 or IPv6; "::" includes IPv4. Raises OSError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    return Listener(
+    return ListeningSocket(
         name,
         socket.create_server((address, port), family=family, backlog=BACKLOG, dualstack_ipv6=family == socket.AF_INET6),
     )
@@ -79,15 +79,15 @@ class ConnectionAcceptor:
 
     def __init__(
         self,
-        listeners: Sequence[Listener],
+        listeners: Sequence[ListeningSocket],
         settings: AcceptorSettings,
         report: ConnectionReport,
         new_report: Callable[[str, str], AssociationReport],
-        colleagues: Colleagues | None = None,
+        siblings: SiblingWorkers | None = None,
     ) -> None:
         """`new_report` makes the report of an Association from the listener's name and the source address.
 
-        `colleagues` are the other processes that accept on the same sockets, if any. Raises ValueError if a listener
+        `siblings` are the other processes that accept on the same sockets, if any. Raises ValueError if a listener
         needs TLS and `settings` have no TLS context.
         """
         self._contexts: dict[str, ssl.SSLContext] = {}
@@ -97,8 +97,8 @@ class ConnectionAcceptor:
                     raise ValueError(f"{listener.name} needs TLS, but there are no settings for it")
                 self._contexts[listener.name] = settings.tls
         self._listeners, self._settings, self._report, self._new_report = listeners, settings, report, new_report
-        self._colleagues = colleagues
-        self._crew = Crew("association")
+        self._siblings = siblings
+        self._threads = ConnectionThreads("association")
         self._live: set[Association] = set()
         self._failing = 0
         self._changing = threading.Lock()
@@ -118,8 +118,8 @@ class ConnectionAcceptor:
         watched = {wakeup: select.EPOLLIN} | dict.fromkeys(by_fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         if self._closed:
             watched[self._last_ended] = select.EPOLLIN
-        elif self._colleagues is not None:
-            watched[self._colleagues.calls] = select.EPOLLIN | select.EPOLLEXCLUSIVE
+        elif self._siblings is not None:
+            watched[self._siblings.wakeups] = select.EPOLLIN | select.EPOLLEXCLUSIVE
         try:
             # Register each time: registering reports pending connections that another process was woken for, but left.
             for fd, events in watched.items():
@@ -137,14 +137,14 @@ class ConnectionAcceptor:
 
     def _ours(self, ready: AbstractSet[int], listening: AbstractSet[int], wakeup: int) -> AbstractSet[int]:
         """Return the listening sockets to accept on: those that are `ready`, or all of them after a call."""
-        colleagues = self._colleagues
-        if colleagues is None:
+        siblings = self._siblings
+        if siblings is None:
             return ready
-        if colleagues.calls in ready and colleagues.take_call():
+        if siblings.wakeups in ready and siblings.take_wakeup():
             return listening  # only the caller knows which of them has a connection
         ready = ready & listening
-        if ready and colleagues.gives_way():
-            colleagues.call()
+        if ready and siblings.should_yield():
+            siblings.wake_sibling()
             self._wait_for_colleague(ready, wakeup)
         return ready
 
@@ -153,21 +153,22 @@ class ConnectionAcceptor:
         waiting = select.poll()
         for fd in ready:
             waiting.register(fd, select.POLLIN)
-        for _ in range(_COURTESIES):
+        for _ in range(_YIELD_MS):
             _wait_for(wakeup, 1)
             if not waiting.poll(0):
                 return
 
     def close(self) -> None:
         """Stop listening. Open Associations continue; those already over no longer wait for their peers to close."""
-        if self._colleagues is not None and not self._closed:
-            self._colleagues.call()  # this process may have been woken for a connection that it will no longer accept
+        if self._siblings is not None and not self._closed:
+            # This process may have been woken for a connection that it will no longer accept.
+            self._siblings.wake_sibling()
         for listener in self._listeners:
             listener.sock.close()
         with self._changing:
             self._closed = True
             for association in self._live:
-                association.hasten()
+                association.skip_close_wait()
             self._tell_if_idle()
 
     def abort(self, why: str) -> int:
@@ -189,7 +190,7 @@ class ConnectionAcceptor:
         with self._changing:
             return not self._live
 
-    def _accept(self, listener: Listener, wakeup: int) -> None:
+    def _accept(self, listener: ListeningSocket, wakeup: int) -> None:
         try:
             sock, source = listener.sock.accept()
         except BlockingIOError:
@@ -213,18 +214,18 @@ class ConnectionAcceptor:
         try:
             transport = self._transport(listener, sock)
             report = self._new_report(listener.name, address)
-            transport.header_due = bool(listener.balancers)
+            transport.proxy_header_pending = bool(listener.balancers)
             association = Association(transport, address, self._settings, report)
             with self._changing:
                 self._live.add(association)
-            self._crew.assign(partial(self._serve, association))
+            self._threads.assign(partial(self._serve, association))
         except (OSError, RuntimeError, MemoryError) as error:
             # The peer is already gone, or there is no thread or memory for it.
             self._report.refused(listener.name, address, str(error))
             sock.close()
             self._ended(association)
 
-    def _refuses(self, listener: Listener, address: str) -> str:
+    def _refuses(self, listener: ListeningSocket, address: str) -> str:
         """Say why this address is refused, "" if it isn't. A peer behind a balancer is judged by its PROXY header."""
         if not listener.balancers:
             return self._settings.admission.rules.refuses_address(address)
@@ -232,20 +233,20 @@ class ConnectionAcceptor:
             return ""
         return f"not one of the balancers in proxy_protocol of {listener.name}: add its address there"
 
-    def _transport(self, listener: Listener, sock: socket.socket) -> PlainTransport:
+    def _transport(self, listener: ListeningSocket, sock: socket.socket) -> PlainTransport:
         send_timeout, context = self._settings.limits.request, self._contexts.get(listener.name)
         if context is None:
             return PlainTransport(sock, send_timeout=send_timeout)
         return TlsTransport(sock, context, send_timeout=send_timeout)
 
-    def _accept_failed(self, listener: Listener, wakeup: int, error: OSError) -> None:
+    def _accept_failed(self, listener: ListeningSocket, wakeup: int, error: OSError) -> None:
         """Report the first failure only, not ten a second; and pause, or the loop would spin."""
         if not self._failing:
             self._report.accept_failed(listener.name, error)
         self._failing += 1
         if error.errno in _OUT_OF_RESOURCES:
-            if self._colleagues is not None:
-                self._colleagues.call()  # the connection woke only this process
+            if self._siblings is not None:
+                self._siblings.wake_sibling()  # the connection woke only this process
             _wait_for(wakeup, _PAUSE)
 
     def _serve(self, association: Association) -> None:

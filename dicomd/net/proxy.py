@@ -74,7 +74,7 @@ def peer_behind(
     Returns the balancer's own address for its health checks. Raises what `receive_header` raises, and
     `ConnectionLostError` for a connection that is to be closed before negotiation, after reporting why.
     """
-    transport.header_due = False
+    transport.proxy_header_pending = False
     try:
         address = receive_header(transport, min(WITHIN, limits.request))
     except ProxyHeaderError as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 
-class Result(IntEnum):
+class RejectResult(IntEnum):
     """PS3.8 Table 9-21."""
 
     PERMANENT = 1
@@ -32,7 +32,7 @@ class Rejection:
     `limit` is the one that was reached, as its metric is labelled, "" for none.
     """
 
-    result: Result
+    result: RejectResult
     source: RejectSource
     reason: int
     advice: str

@@ -15,19 +15,19 @@ from typing import Any, Literal
 from dicomd.audit.transfers import AssociationAudit
 from dicomd.dimse.commands import CommandField, Response
 from dicomd.dimse.statuses import Status
-from dicomd.net.access import Verdict
+from dicomd.net.access import AccessDecision
 from dicomd.net.audited import not_stored
 from dicomd.net.contexts import named_contexts
 from dicomd.net.deadlines import TimedOutError
-from dicomd.net.display import Display, Nowhere, Refused, Row
 from dicomd.net.rejection import Rejection
+from dicomd.net.status_sink import AssociationStatus, NoStatusSink, Refused, StatusSink
 from dicomd.net.transport import Session, WokenError
 from dicomd.services.operations import EVERYTHING, Operation
 from dicomd.services.storage import StoreOperation
 from dicomd.telemetry.logs import LATER, UNBOUNDED, bound_logger, get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
-from dicomd.telemetry.render import SAFE
+from dicomd.telemetry.render import PRESANITIZED
 from dicomd.upperlayer.negotiation import AssociateRequest, Negotiated, Unanswered
 
 _LOG = get_logger()
@@ -57,13 +57,13 @@ class AssociationReport:
         listener: str,
         address: str,
         instances: bool,
-        display: Display,
+        status_sink: StatusSink,
         audit: AssociationAudit | None = None,
     ) -> None:
         """`instances` asks for a log line for each stored instance; failures always have theirs."""
-        self._metrics, self._display = metrics, display
+        self._metrics, self._status_sink = metrics, status_sink
         self.audit = self._audit = audit
-        self._row: Row = Nowhere()
+        self._row: AssociationStatus = NoStatusSink()
         self._series = metrics.listener(listener)
         self._peer = metrics.peer("")
         self._instances = instances
@@ -82,7 +82,7 @@ class AssociationReport:
         self._abort: dict[str, Any] = {}
         self._negotiated: Negotiated | None = None
         self._tls: dict[str, Any] = {}
-        self._verdict: Verdict | None = None
+        self._verdict: AccessDecision | None = None
         self._may_everything = False
         self._overstepped: set[str] = set()
         self._stored = self._failed = self._bytes = 0
@@ -134,7 +134,7 @@ class AssociationReport:
             self._audit.requested(request.calling_ae_title, request.called_ae_title)
         self._bound |= {"dicom_calling_aet": request.calling_ae_title, "dicom_called_aet": request.called_ae_title}
 
-    def judged(self, verdict: Verdict) -> None:
+    def judged(self, verdict: AccessDecision) -> None:
         """It is known who asks, and what it may do."""
         self._verdict = verdict
         self._may_everything = verdict.audited is not None or verdict.configured_rights == EVERYTHING
@@ -160,7 +160,7 @@ class AssociationReport:
         self._negotiated = negotiated
         self._series.association_opened()
         shown = ("dicom_peer", "dicom_peer_address", "dicom_calling_aet", "dicom_called_aet", "dicom_association_id")
-        self._row = self._display.open(
+        self._row = self._status_sink.open(
             {key.removeprefix("dicom_"): self._bound[key] for key in shown} | {"listener": self._bound["listener"]}
         )
         if not negotiated.contexts:
@@ -230,7 +230,7 @@ class AssociationReport:
         if self._verdict is None:  # it ended before it was known who asks
             self._log = bound_logger(self._bound)
         self._series.association_ended(outcome, duration=seconds, opened=self._accepted)
-        self._display.count(associations=1, rejected=outcome is Outcome.REJECTED)
+        self._status_sink.count(associations=1, rejected=outcome is Outcome.REJECTED)
         if outcome is not Outcome.RELEASED:
             self._peer.failed(outcome)
         if self._refusal_told:
@@ -329,7 +329,7 @@ class AssociationReport:
                 ("called", "called_aet"),
             )
         }
-        self._display.refused(what, why=why, advice=advice, listener=str(self._bound["listener"]), **who)
+        self._status_sink.refused(what, why=why, advice=advice, listener=str(self._bound["listener"]), **who)
 
     def _store_answered(self, operation: StoreOperation, response: Response, *, sent: bool) -> None:
         seconds = time.monotonic() - self._message_began
@@ -373,9 +373,9 @@ class AssociationReport:
             fields["detail"] = "the response could not be sent"
         if succeeded:
             if duplicate == "identical":  # sent again and again, it costs no space, and its line would
-                self._log.info(Message.INSTANCE_STORED, **{SAFE: fields})
+                self._log.info(Message.INSTANCE_STORED, **{PRESANITIZED: fields})
             else:
-                self._log.info(Message.INSTANCE_STORED, **{SAFE: fields, UNBOUNDED: True})
+                self._log.info(Message.INSTANCE_STORED, **{PRESANITIZED: fields, UNBOUNDED: True})
             return
         self._tell_refusal(Refused.INSTANCE, f"{status} {response.comment}")
         if error is not None:

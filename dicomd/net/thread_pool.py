@@ -14,12 +14,12 @@ _STAYS: Final = 2.0  # seconds that a thread waits for a connection; if they com
 _MOST_IDLE: Final = 32  # the threads started for a burst need not all stay
 
 
-class Crew:
+class ConnectionThreads:
     """The threads of one acceptor. `assign` must always be called by the same thread."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._idle: list[_Member] = []
+        self._idle: list[_Thread] = []
         self._changing = threading.Lock()
 
     def assign(self, work: Callable[[], None]) -> None:
@@ -30,10 +30,10 @@ class Crew:
             member.work = work
             member.called.release()
             return
-        member = _Member(work)
+        member = _Thread(work)
         threading.Thread(target=self._serve, args=(member,), name=self._name, daemon=True).start()
 
-    def _serve(self, member: _Member) -> None:
+    def _serve(self, member: _Thread) -> None:
         while (work := member.work) is not None:
             member.work = None
             work()
@@ -50,7 +50,7 @@ class Crew:
                 member.called.acquire()  # work was assigned just when the wait ended
 
 
-class _Member:
+class _Thread:
     __slots__ = ("called", "work")
 
     def __init__(self, work: Callable[[], None]) -> None:

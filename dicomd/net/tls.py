@@ -44,7 +44,7 @@ _LONGEST_POLL: Final = 2**31 - 1
 _ALL: Final = 2**31 - 1
 """More bytes than any buffer has: OpenSSL reads as much as there is room for, and the loop needn't compute that."""
 _NOT_SECURED: Final = "the TLS handshake is not done"
-_FAREWELL: Final = 2.0
+_CLOSE_TIMEOUT: Final = 2.0
 """Seconds that a peer whose handshake failed has to receive the alert that says why."""
 _NOT_TLS: Final = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"))
 _NAME_TYPES: Final = frozenset(("DNS", "IP Address", "URI"))
@@ -269,7 +269,7 @@ class TlsTransport(PlainTransport):
 
     def _linger(self, buffer: memoryview) -> None:
         """Keep reading briefly after an alert: closing with unread bytes would reset the connection and lose it."""
-        ends = time.monotonic() + _FAREWELL
+        ends = time.monotonic() + _CLOSE_TIMEOUT
         with contextlib.suppress(TimeoutError, OSError):
             socket.socket.shutdown(self._sock, socket.SHUT_WR)
             while (left := ends - time.monotonic()) > 0:
@@ -282,7 +282,7 @@ def _read_nothing(_size: int, _buffer: memoryview) -> int:
     raise ConnectionLostError(_NOT_SECURED)
 
 
-def secure(transport: TlsTransport, deadline: Deadline, buffer: memoryview, report: AssociationReport) -> None:
+def handshake(transport: TlsTransport, deadline: Deadline, buffer: memoryview, report: AssociationReport) -> None:
     """Do the TLS handshake before `deadline`; `buffer` is scratch space.
 
     A failure is reported for the connection, as there is no Association yet. Raises `TimedOutError` and

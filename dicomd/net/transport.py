@@ -42,7 +42,7 @@ class Session:
 class PlainTransport:
     """TCP without TLS. Reads and writes belong to one thread; `wake` may be called from another."""
 
-    __slots__ = ("_receive_timeout", "_send_timeout", "_sock", "_woken", "header_due")
+    __slots__ = ("_receive_timeout", "_send_timeout", "_sock", "_woken", "proxy_header_pending")
 
     def __init__(self, sock: socket.socket, *, send_timeout: float) -> None:
         """Prepare an accepted, blocking socket. Raises OSError if the connection is already gone.
@@ -56,7 +56,7 @@ class PlainTransport:
         self._receive_timeout = 0.0
         self._send_timeout = send_timeout
         self._woken = ""
-        self.header_due = False
+        self.proxy_header_pending = False
         """Whether the connection must begin with a load balancer's PROXY header, and that is still to come."""
 
     @property

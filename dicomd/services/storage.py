@@ -121,7 +121,7 @@ class StoreOperation:
 _INTERNAL_ERROR = Response(Status.INTERNAL_ERROR, "Internal error of the receiver")
 
 
-class Storage:
+class StorageService:
     """Begins C-STORE operations in one store."""
 
     def __init__(self, store: InstanceStore) -> None:

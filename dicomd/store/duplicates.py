@@ -41,7 +41,7 @@ class Candidate(NamedTuple):
     size: int
 
 
-class Verdict(enum.Enum):
+class Comparison(enum.Enum):
     """What a name turned out to hold."""
 
     GONE = enum.auto()
@@ -58,7 +58,7 @@ class Verdict(enum.Enum):
 class _UnreadableError(Exception):
     """The existing file refused the ``operation`` with the ``error``."""
 
-    def __init__(self, error: OSError, operation: str, verdict: Verdict) -> None:
+    def __init__(self, error: OSError, operation: str, verdict: Comparison) -> None:
         super().__init__(operation)
         self.error = error
         self.operation = operation
@@ -67,7 +67,7 @@ class _UnreadableError(Exception):
 
 def examine(
     name: str, path: str, directory_fd: int, candidate: Candidate, on_unreadable: Callable[[StoreError], None]
-) -> tuple[Verdict, int]:
+) -> tuple[Comparison, int]:
     """Compare what ``name``, which is at ``path``, holds with the candidate.
 
     Returns the verdict and a descriptor, -1 if none, to be closed by the caller once it has acted on the verdict: until
@@ -78,12 +78,12 @@ def examine(
     try:
         try:
             fd = _open(name, directory_fd)
-            verdict = Verdict.GONE if fd < 0 else _examine_open(fd, name, path, directory_fd, candidate)
+            verdict = Comparison.GONE if fd < 0 else _examine_open(fd, name, path, directory_fd, candidate)
         except _UnreadableError as found:
             if _leads_to(name, directory_fd, candidate.fd, if_unknown=False):
-                verdict = Verdict.SELF
+                verdict = Comparison.SELF
             elif fd >= 0 and not _leads_to(name, directory_fd, fd, if_unknown=True):
-                verdict = Verdict.GONE  # on NFS, a file that was removed elsewhere is stale
+                verdict = Comparison.GONE  # on NFS, a file that was removed elsewhere is stale
             else:
                 on_unreadable(_failure(found, path))
                 verdict = found.verdict
@@ -103,7 +103,7 @@ def _open(name: str, directory_fd: int) -> int:
             return -1
         # A file that is just being published is in the kernel's memory, and ours: it can be opened. So what can't be
         # is none, and needs no lock to be replaced.
-        raise _UnreadableError(error, "open", Verdict.DIFFERENT) from error
+        raise _UnreadableError(error, "open", Comparison.DIFFERENT) from error
 
 
 def _failure(found: _UnreadableError, path: str) -> StoreError:
@@ -152,23 +152,23 @@ def _holds_something(name: str, directory_fd: int) -> bool:
     return True
 
 
-def _examine_open(fd: int, name: str, path: str, directory_fd: int, candidate: Candidate) -> Verdict:
+def _examine_open(fd: int, name: str, path: str, directory_fd: int, candidate: Candidate) -> Comparison:
     ours = os.fstat(candidate.fd)
     try:
         status = os.fstat(fd)
         if os.path.samestat(status, ours):
-            return Verdict.SELF  # its lock is ours already
+            return Comparison.SELF  # its lock is ours already
         if not stat.S_ISREG(status.st_mode):
-            return Verdict.DIFFERENT
+            return Comparison.DIFFERENT
         _lock(fd, path)
     except OSError as error:
-        raise _UnreadableError(error, "lock", Verdict.UNLOCKED) from error
+        raise _UnreadableError(error, "lock", Comparison.UNLOCKED) from error
     try:
         if not is_file(name, directory_fd, fd):
-            return Verdict.GONE
-        return Verdict.IDENTICAL if _is_identical(fd, candidate) else Verdict.DIFFERENT
+            return Comparison.GONE
+        return Comparison.IDENTICAL if _is_identical(fd, candidate) else Comparison.DIFFERENT
     except OSError as error:
-        raise _UnreadableError(error, "read", Verdict.DIFFERENT) from error
+        raise _UnreadableError(error, "read", Comparison.DIFFERENT) from error
 
 
 def _lock(fd: int, path: str) -> None:

@@ -40,8 +40,8 @@ OWN_FOLDER: Final = ".dicomd"
 _OWN_MODE: Final = 0o700
 """Of that folder: those who may read instances see none that is under way."""
 _SENTINEL_SIZE: Final = 256
-_PATIENCE: Final = 5.0  # seconds that a look at the store may take; it is a few system calls
-_PROBE_PATIENCE: Final = 30.0  # seconds that a small write and sync may take on a busy disk
+_CHECK_TIMEOUT: Final = 5.0  # seconds that a look at the store may take; it is a few system calls
+_PROBE_TIMEOUT: Final = 30.0  # seconds that a small write and sync may take on a busy disk
 _PROBE_INTERVAL: Final = 10.0  # seconds between two of them while all is well
 _QUOTA_PROBE: Final = 64 << 20  # bytes that must be free again of a quota that was used up
 
@@ -63,16 +63,16 @@ class FileStore:
         reserve_free: int,
         max_object_size: int,
         checksums: bool,
-        of_patient: bool = False,
+        want_patient_id: bool = False,
     ) -> None:
-        """`of_patient`: writers tell the Patient ID of what they write."""
+        """`want_patient_id`: writers tell the Patient ID of what they write."""
         self.root = root.absolute()
         self.layout = Layout(layout)
         self.synced = durability == "fsync"
         self.max_object_size = max_object_size
         self.checksums = self._checksums_wanted = checksums
         """Whether checksums are recorded: wanted, and kept by the file system."""
-        self.of_patient = of_patient
+        self.want_patient_id = want_patient_id
         self._reserve_free = reserve_free
         self._own = self.root / OWN_FOLDER
         self._tmp = self._own / "tmp"
@@ -163,7 +163,7 @@ class FileStore:
         reserve_free: int,
         max_object_size: int,
         checksums: bool,
-        of_patient: bool = False,
+        want_patient_id: bool = False,
     ) -> FileStore:
         """Return this store, which has been started, under other settings. Takes instances from its first ``check`` on.
 
@@ -177,7 +177,7 @@ class FileStore:
             reserve_free=reserve_free,
             max_object_size=max_object_size,
             checksums=checksums,
-            of_patient=of_patient,
+            want_patient_id=want_patient_id,
         )
         successor._name = self._name
         return successor
@@ -230,7 +230,7 @@ class FileStore:
         A disk may hang without any error, so a small write is tried every now and then while all is well, too.
         """
         failures = self._failures
-        self._answer_due = time.monotonic() + _PATIENCE
+        self._answer_due = time.monotonic() + _CHECK_TIMEOUT
         try:
             self._check_sentinel()
             self._check_writable()
@@ -242,7 +242,7 @@ class FileStore:
                 self.temporary.refresh()
             if self._suspended or self._doubted or self._probe_is_due(seen):
                 self._doubted = False
-                self._answer_due = time.monotonic() + _PROBE_PATIENCE
+                self._answer_due = time.monotonic() + _PROBE_TIMEOUT
                 self._probe()
                 self._next_probe = time.monotonic() + _PROBE_INTERVAL
         except (OSError, StoreError) as error:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dicomd.store.errors import DataSetUnreadable
-from dicomd.store.head_templates import Header, Memory, Value
+from dicomd.store.head_templates import Header, TemplateCache, Value
 
 if TYPE_CHECKING:
     from zlib import _Decompress as Inflater  # typeshed's name for a type that zlib doesn't export
@@ -110,35 +110,37 @@ class HeadScanner:
     _skip = 0  # bytes of a value still to be skipped; only ever without _carry
     _headers: list[Header] | None = None  # of a head that may be worth remembering
 
-    def __init__(self, transfer_syntax_uid: str, *, of_patient: bool = False, memory: Memory | None = None) -> None:
-        """With `of_patient`, also look for `patient_id`, though the scan neither continues nor fails because of it.
+    def __init__(
+        self, transfer_syntax_uid: str, *, want_patient_id: bool = False, templates: TemplateCache | None = None
+    ) -> None:
+        """With `want_patient_id`, also look for `patient_id`, but neither continue nor fail because of it.
 
-        `memory` is shared by scans of Data Sets that are probably alike; all of them must have the same `of_patient`.
+        `templates` is shared by scans of Data Sets that are probably alike, all with the same `want_patient_id`.
         """
         self.values: dict[int, bytes] = {}
-        self._of_patient = of_patient
+        self._want_patient_id = want_patient_id
         self._encoding = _ENCODINGS.get(transfer_syntax_uid, _EXPLICIT_LITTLE)
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in _DEFLATED else None
         # The open sequences and items of undefined length, alternately, each with the encoding of its contents.
         self._nesting: list[_Encoding] = []
-        self._memory = memory if self._inflater is None else None
+        self._templates = templates if self._inflater is None else None
         self._found: list[Value] = []  # in a head that may be worth remembering; bounded by the size of one fragment
 
     def feed(self, fragment: memoryview | bytes) -> bool:
         """Scan the next bytes of the Data Set; return ``complete``."""
         if not self.complete:
-            if self._memory is not None:
-                self._begin(fragment, self._memory)
+            if self._templates is not None:
+                self._begin(fragment, self._templates)
             elif self._inflater is None:
                 self._advance(fragment)
             else:
                 self._inflate(fragment)
         return self.complete
 
-    def _begin(self, fragment: memoryview | bytes, memory: Memory) -> None:
+    def _begin(self, fragment: memoryview | bytes, templates: TemplateCache) -> None:
         """Scan the first fragment, which usually has the whole head, in one step if it is built like an earlier one."""
-        self._memory = None
-        if (outline := memory.outline) is not None and (values := outline.read(fragment)) is not None:
+        self._templates = None
+        if (template := templates.template) is not None and (values := template.read(fragment)) is not None:
             self.patient_id = values.pop(PATIENT_ID, b"")
             self.values = values
             self.complete = True
@@ -148,7 +150,7 @@ class HeadScanner:
         self._advance(fragment)
         self._headers = None
         if self.complete:
-            memory.learn(fragment, headers, self._found)
+            templates.learn(fragment, headers, self._found)
 
     def finish(self) -> None:
         """End the scan at the end of the Data Set, which must not be inside an element."""
@@ -260,7 +262,7 @@ class HeadScanner:
                 wanted = element in (0x16, 0x18)
             elif group == 0x20:
                 wanted = element in (0x0D, 0x0E)
-            elif group == 0x10 and element == 0x20 and self._of_patient:
+            elif group == 0x10 and element == 0x20 and self._want_patient_id:
                 kept = value + min(length, MAX_VALUE)
                 if kept > end:
                     return at

@@ -1,6 +1,6 @@
 """Recognizes heads of Data Sets that are built alike, so that their wanted values are found without a scan.
 
-An outline holds every element header (tag, VR and length) that a scan has used, and its position. Invariant: a head
+A template holds every element header (tag, VR and length) that a scan has used, and its position. Invariant: a head
 with the same headers at the same positions would be scanned in the same way, so its wanted values are at the same
 positions, too. Instances of one series usually differ in values but not in lengths, and comparing headers costs a tenth
 of a scan.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-_MOST_HEADERS: Final = 256  # of one outline, so that a peer can't make it large
+_MOST_HEADERS: Final = 256  # of one template, so that a peer can't make it large
 _MOST_REMEMBERED: Final = 256
 
 Header = tuple[int, int]
@@ -22,7 +22,7 @@ Value = tuple[int, int, int]
 """The tag of a wanted element, and where its value begins and ends."""
 
 
-class Outline(NamedTuple):
+class HeadTemplate(NamedTuple):
     """How the head of a Data Set is built: within `end` bytes it has these `headers`, and values for these `tags`."""
 
     unpack_headers: Callable[[Any], tuple[bytes, ...]]
@@ -38,19 +38,19 @@ class Outline(NamedTuple):
         return dict(zip(self.tags, self.unpack_values(data), strict=True))
 
 
-class Memory:
-    """The outline of the last Data Sets of a kind. Thread-safe: an outline set by another thread is just as valid."""
+class TemplateCache:
+    """The template of the last Data Sets of a kind. Thread-safe: one set by another thread is just as valid."""
 
-    __slots__ = ("_last", "outline")
+    __slots__ = ("_last", "template")
 
     def __init__(self) -> None:
-        self.outline: Outline | None = None
+        self.template: HeadTemplate | None = None
         self._last: list[Header] = []
 
     def learn(self, data: memoryview | bytes, headers: list[Header], values: list[Value]) -> None:
         """Remember how a head that didn't match is built, if the one before it was built in the same way.
 
-        Making an outline costs as much as a scan, which would be wasted if no two heads are alike.
+        Making a template costs as much as a scan, which would be wasted if no two heads are alike.
         """
         last, self._last = self._last, headers if len(headers) <= _MOST_HEADERS else []
         if headers != last or len({tag for tag, _, _ in values}) < len(values):
@@ -58,7 +58,7 @@ class Memory:
         shape, wanted = _pieces(headers), _pieces([(start, stop) for _, start, stop in values])
         tags = tuple(tag for tag, _, _ in values)
         end = max(shape.size, wanted.size)
-        self.outline = Outline(shape.unpack_from, shape.unpack_from(data), wanted.unpack_from, tags, end)
+        self.template = HeadTemplate(shape.unpack_from, shape.unpack_from(data), wanted.unpack_from, tags, end)
 
 
 def _pieces(places: list[Header]) -> struct.Struct:
@@ -71,6 +71,6 @@ def _pieces(places: list[Header]) -> struct.Struct:
 
 
 @lru_cache(maxsize=_MOST_REMEMBERED)
-def memory(*_kind: Hashable) -> Memory:
+def cache_for(*_kind: Hashable) -> TemplateCache:
     """Return the memory for one kind of heads, always the same one. Kinds not seen for long are forgotten."""
-    return Memory()
+    return TemplateCache()

@@ -18,10 +18,10 @@ from dicomd.store.directories import DIRECTORY_MODE, Directory, open_directory
 from dicomd.store.duplicates import Candidate
 from dicomd.store.errors import from_oserror
 from dicomd.store.layout import Place
-from dicomd.store.temporary import GRAFT, unlink_quietly
+from dicomd.store.temporary import TREE, unlink_quietly
 
 
-def graft(candidate: Candidate, root: str, place: Place, *, synced: bool) -> tuple[Directory | None, list[str]]:
+def place_tree(candidate: Candidate, root: str, place: Place, *, synced: bool) -> tuple[Directory | None, list[str]]:
     """Put the missing folders of ``place`` below ``root``, with the candidate under its name in the last of them.
 
     Returns that folder and the paths that have come to be; None and nothing when no folder is missing, or the store is.
@@ -30,7 +30,7 @@ def graft(candidate: Candidate, root: str, place: Place, *, synced: bool) -> tup
     """
     if not place.directory:
         return None, []
-    private = f"{candidate.path}{GRAFT}"  # a name of its owner's, so that a sweep removes what a crash leaves
+    private = f"{candidate.path}{TREE}"  # a name of its owner's, so that a sweep removes what a crash leaves
     try:
         return _move(private, root, place.directory, _build(private, candidate, place, synced=synced))
     except FileNotFoundError:

@@ -24,15 +24,17 @@ from collections.abc import Callable
 from typing import Final
 
 from dicomd.store.directories import Directories, Directory, close_quietly
-from dicomd.store.duplicates import Candidate, Verdict, examine, is_file, is_lost
+from dicomd.store.duplicates import Candidate, Comparison, examine, is_file, is_lost
 from dicomd.store.errors import DuplicateRejected, StoreError, StoreUnavailable, from_oserror
 from dicomd.store.layout import Place, numbered
-from dicomd.store.place_tree import graft
+from dicomd.store.place_tree import place_tree
 from dicomd.store.rollback import Rollback
 from dicomd.store.temporary import REPLACEMENT, unlink_quietly
 from dicomd.store.types import DuplicateOutcome, DuplicatePolicy, Stored
 
-_PATIENCE: Final = 10.0  # seconds against somebody who removes what is being made, and not only where it is empty
+_PUBLISH_TIMEOUT: Final = (
+    10.0  # seconds against somebody who removes what is being made, and not only where it is empty
+)
 _LONGEST_PAUSE: Final = 0.05  # seconds between two tries
 _OF_ANOTHER_MOUNT: Final = frozenset({errno.EXDEV, errno.ESTALE})
 _MAX_DIFFERENT: Final = 1000  # Data Sets kept under one UID
@@ -83,9 +85,9 @@ class Publisher:
             if published is not None:
                 return published
             rollback.leave_moved_folders()
-        deadline, pause = time.monotonic() + _PATIENCE, 0.001
+        deadline, pause = time.monotonic() + _PUBLISH_TIMEOUT, 0.001
         while True:
-            self._graft(candidate, place, rollback)
+            self._place_tree(candidate, place, rollback)
             published = self._attempt(candidate, place, rollback)
             if published is not None:
                 return published
@@ -99,15 +101,15 @@ class Publisher:
             time.sleep(pause)  # whoever removes even what isn't empty, or a folder that never is one
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _graft(self, candidate: Candidate, place: Place, rollback: Rollback) -> None:
+    def _place_tree(self, candidate: Candidate, place: Place, rollback: Rollback) -> None:
         """Have missing folders come with the instance in them: whoever removes empty ones lets them be."""
         try:
-            grafted, made = graft(candidate, self._directories.root, place, synced=self._synced)
+            placed, made = place_tree(candidate, self._directories.root, place, synced=self._synced)
         except OSError as error:
             raise from_oserror(error, "mkdir") from error
         rollback.made += made
-        if grafted is not None:
-            rollback.name_given(grafted, place.name)
+        if placed is not None:
+            rollback.name_given(placed, place.name)
 
     def _attempt(self, candidate: Candidate, place: Place, rollback: Rollback) -> Stored | None:
         """Publish in the directory that the path leads to now; None when that was removed or moved meanwhile."""
@@ -161,22 +163,22 @@ class Publisher:
                     raise
             else:
                 rollback.name_given(directory, name)
-                return self._settle(directory, handle, candidate, name, outcome)
+                return self._make_durable(directory, handle, candidate, name, outcome)
             verdict, existing = examine(name, f"{directory.path}/{name}", handle, candidate, self._on_unreadable)
             try:
-                if verdict is Verdict.SELF:
+                if verdict is Comparison.SELF:
                     rollback.name_given(directory, name)
-                    return self._settle(directory, handle, candidate, name, outcome)
-                if verdict is Verdict.IDENTICAL:
-                    return self._vouch(directory, handle, existing, name, candidate.size)
-                if verdict is Verdict.GONE:
+                    return self._make_durable(directory, handle, candidate, name, outcome)
+                if verdict is Comparison.IDENTICAL:
+                    return self._confirm_existing(directory, handle, existing, name, candidate.size)
+                if verdict is Comparison.GONE:
                     continue
                 if self._duplicates != "keep-both" and not directory.in_place():
                     return None  # moved away, say into an archive: what is in there is no longer ours to judge
                 if self._duplicates == "reject":
                     raise DuplicateRejected("Another Data Set is stored under this SOP Instance UID", operation="link")
                 if self._duplicates == "replace":
-                    if verdict is Verdict.UNLOCKED:  # who publishes it may yet take it back, and would take ours
+                    if verdict is Comparison.UNLOCKED:  # who publishes it may yet take it back, and would take ours
                         raise StoreUnavailable(
                             "Existing file can't be locked", operation="lock", path=f"{directory.path}/{name}"
                         )
@@ -184,7 +186,7 @@ class Publisher:
                         _link_over(candidate.path, name, handle)
                     except FileNotFoundError:
                         return None  # the directory was removed
-                    return self._settle(directory, handle, candidate, name, "replaced")
+                    return self._make_durable(directory, handle, candidate, name, "replaced")
             finally:
                 if existing >= 0:
                     close_quietly(existing)
@@ -195,7 +197,7 @@ class Publisher:
             outcome = "kept-both"
         raise DuplicateRejected("Too many Data Sets are stored under this UID", operation="link")
 
-    def _settle(
+    def _make_durable(
         self, directory: Directory, handle: int, candidate: Candidate, name: str, outcome: DuplicateOutcome
     ) -> Stored | None:
         """Make the candidate's new name durable, and decide; None when its directory was moved away meanwhile."""
@@ -207,7 +209,9 @@ class Publisher:
             raise
         return Stored(f"{directory.path}/{name}", outcome, candidate.size, seconds) if in_place else None
 
-    def _vouch(self, directory: Directory, handle: int, existing: int, name: str, size: int) -> Stored | None:
+    def _confirm_existing(
+        self, directory: Directory, handle: int, existing: int, name: str, size: int
+    ) -> Stored | None:
         """Make sure of a file that another published, perhaps an instant ago and without having synced it yet."""
         seconds = 0.0
         if self._synced:

@@ -16,8 +16,8 @@ Who removes what:
   whoever was about to use one makes it anew.
 - ``Publisher`` under the policy "replace", what a final name led to: by the rename that gives that name to the
   candidate, for this is what was asked for.
-- ``graft``, ``FileWriter`` and the probe, their own names in ``.dicomd/tmp``: at any time, as what is acknowledged has
-  a final name, too.
+- ``place_tree``, ``FileWriter`` and the probe, their own names in ``.dicomd/tmp``: at any time, as what is acknowledged
+  has a final name, too.
 - A sweep, names in ``.dicomd/tmp`` whose owner is dead: the same; ``temporary.may_be_an_instance`` is the exception.
 """
 

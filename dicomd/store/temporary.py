@@ -27,7 +27,7 @@ from dicomd.store.errors import from_oserror
 FILE_MODE: Final = 0o640
 REPLACEMENT: Final = "-r"
 """Ends the name that a replacement is renamed from."""
-GRAFT: Final = "-d"
+TREE: Final = "-d"
 """Ends the name of a folder that is to come into the store with the file in it."""
 WITHDRAWN: Final = "-w"
 """Ends the name that a final one is renamed to when it is taken back: until it has been looked at, what is there may be

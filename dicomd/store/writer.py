@@ -22,7 +22,7 @@ from dicomd.store.errors import (
     from_oserror,
 )
 from dicomd.store.head import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, HeadScanner
-from dicomd.store.head_templates import memory
+from dicomd.store.head_templates import cache_for
 from dicomd.store.layout import Place
 from dicomd.store.part10 import header
 from dicomd.store.room import INSTANCE, SMALL
@@ -62,9 +62,9 @@ class FileWriter:
         self._store = store
         self._identity = identity
         self._checksum = Checksum() if store.checksums else None
-        syntax, of_patient = identity.transfer_syntax_uid, store.of_patient
-        alike = memory(identity.calling_ae_title, identity.sop_class_uid, syntax, of_patient)
-        self._scanner = HeadScanner(syntax, of_patient=of_patient, memory=alike)
+        syntax, want_patient_id = identity.transfer_syntax_uid, store.want_patient_id
+        alike = cache_for(identity.calling_ae_title, identity.sop_class_uid, syntax, want_patient_id)
+        self._scanner = HeadScanner(syntax, want_patient_id=want_patient_id, templates=alike)
 
     def write(self, fragments: list[memoryview], size: int) -> None:
         """Append ``fragments``, ``size`` bytes in all. Raises a ``StoreError``, after which nothing is left."""

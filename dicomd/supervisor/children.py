@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from dicomd.ipc.channel import ChildEnd, Order, Report, SupervisorEnd, channel
+from dicomd.ipc.channel import ChildEnd, ChildEvent, Order, SupervisorEnd, channel
 from dicomd.telemetry.logs import get_logger
 from dicomd.telemetry.messages import Message
 
@@ -54,8 +54,8 @@ class Child:
         reports = self.channel.take()
         if reports:
             self.heard = now
-        self.ready = self.ready or Report.READY in reports
-        self.retired = self.retired or Report.RETIRED in reports
+        self.ready = self.ready or ChildEvent.READY in reports
+        self.retired = self.retired or ChildEvent.RETIRED in reports
 
     def kill(self) -> None:
         """SIGKILL. It is still there until it is reaped, so the number is surely its own."""

@@ -49,7 +49,7 @@ class Caller:
 
     sock: socket.socket
     user: int
-    """User ID, as the kernel vouches for it."""
+    """User ID, as the kernel attests it."""
     deadline: float
     request: bytearray = field(default_factory=bytearray)
     unsent: bytes = b""

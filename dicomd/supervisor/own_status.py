@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dicomd.config.schema import Config
-from dicomd.supervisor.sockets import Sockets, written
+from dicomd.supervisor.sockets import Sockets, format_address
 from dicomd.telemetry.fields import safe_text
 
 _MOST: Final = 64  # listeners' addresses, keys that need a restart
@@ -24,16 +24,16 @@ class LastReload(NamedTuple):
     errors: tuple[str, ...]
 
 
-def bulletin(
+def own_status(
     config: Config, path: Path, sockets: Sockets, last: LastReload, restart_pending: tuple[str, ...]
 ) -> dict[str, Any]:
     """As JSON, with times in seconds since 1970."""
     listeners: dict[str, list[str]] = {}
     for listener in sockets.listeners[:_MOST]:
-        listeners.setdefault(listener.name, []).append(written(listener.sock.getsockname()))
+        listeners.setdefault(listener.name, []).append(format_address(listener.sock.getsockname()))
     return {
         "listeners": {name: ", ".join(addresses) for name, addresses in listeners.items()},
-        "http": [written(sock.getsockname()) for sock in sockets.http[:_MOST]],
+        "http": [format_address(sock.getsockname()) for sock in sockets.http[:_MOST]],
         "http_hosts": list(config.http.hosts),
         "access_open": not config.peers,
         "associations_limit": config.limits.associations,

@@ -1,7 +1,7 @@
 """The children in their order: generations of workers, the exporter, and who replaces whom.
 
 The rule it keeps: what should be there is a list of posts; each turn of the supervisor's loop looks at every post once,
-and nothing is ever waited for. A post whose child died is manned again after a pause that doubles with each death in a
+and nothing is ever waited for. A slot whose child died gets another after a pause that doubles with each death in a
 row; a generation that retires loses its posts one by one.
 """
 
@@ -15,7 +15,8 @@ from pathlib import Path
 
 from dicomd.ipc import metric_files
 from dicomd.ipc.channel import ChildEnd, Order, SupervisorEnd
-from dicomd.ipc.shared_state import SLOTS, Board, Seat
+from dicomd.ipc.shared_state import SLOTS, SharedState
+from dicomd.ipc.worker_slot import WorkerSlot
 from dicomd.monitoring import exporter
 from dicomd.monitoring.exporter import Exporter
 from dicomd.supervisor.children import Child, Children, Exit
@@ -23,7 +24,7 @@ from dicomd.supervisor.sockets import Sockets
 from dicomd.telemetry.logs import get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
-from dicomd.worker.process import ABORT_GRACE, Duty, run_worker
+from dicomd.worker.process import ABORT_GRACE, WorkerSpec, run_worker
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds
 _LONG_LIFE = 30.0  # seconds after which a death is no repetition
@@ -41,7 +42,7 @@ class Phase(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Post:
+class ChildSlot:
     """A place for one child, empty between the death of one and the start of the next."""
 
     generation: Generation | None
@@ -49,12 +50,12 @@ class Post:
     child: Child | None = None
     slot: int = -1
     due: float = 0.0
-    """When it may be manned, on the monotonic clock."""
+    """When a child may be started, on the monotonic clock."""
     pause: float = 0.0
     wanted: bool = True
 
-    def bereaved(self, now: float, born: float) -> None:
-        """Its child died: manned again after a pause."""
+    def schedule_restart(self, now: float, born: float) -> None:
+        """Have another child started after a pause: the one before has died."""
         repeated = self.pause > 0 and now - born < _LONG_LIFE
         self.pause = min(self.pause * 2, _LONGEST_PAUSE) if repeated else _FIRST_PAUSE
         self.child, self.due = None, now + self.pause
@@ -65,8 +66,8 @@ class Generation:
     """The workers of one configuration."""
 
     number: int
-    duty: Duty
-    posts: list[Post] = field(default_factory=list)
+    spec: WorkerSpec
+    child_slots: list[ChildSlot] = field(default_factory=list)
     phase: Phase = Phase.STARTING
     deaths: int = 0
     """Before all of it was ready."""
@@ -81,17 +82,17 @@ class Generation:
     @property
     def ready(self) -> bool:
         """Whether each post has a worker that serves."""
-        return all(post.child is not None and post.child.ready for post in self.posts)
+        return all(child_slot.child is not None and child_slot.child.ready for child_slot in self.child_slots)
 
     @property
     def stuck(self) -> bool:
         """Whether one of its workers fell silent. It was killed, and may still be there: the kernel holds it."""
-        return any(post.child is not None and post.child.stuck for post in self.posts)
+        return any(child_slot.child is not None and child_slot.child.stuck for child_slot in self.child_slots)
 
     @property
     def hopeless(self) -> bool:
         """Whether it will never start."""
-        return not self.was_ready and self.deaths >= _DEATHS_AT_START * len(self.posts)
+        return not self.was_ready and self.deaths >= _DEATHS_AT_START * len(self.child_slots)
 
     def noted(self, detail: str) -> None:
         """One of its workers died."""
@@ -99,12 +100,12 @@ class Generation:
         self.last_death = detail
 
 
-class Fleet:
+class ProcessManager:
     """All children; `tend` is called at each turn of the supervisor's loop."""
 
     def __init__(
         self,
-        board: Board,
+        shared_state: SharedState,
         children: Children,
         sockets: Sockets,
         metrics: Metrics,
@@ -112,24 +113,24 @@ class Fleet:
         server: Exporter,
     ) -> None:
         self.generations: list[Generation] = []
-        self._board, self._children, self._sockets = board, children, sockets
+        self._shared_state, self._children, self._sockets = shared_state, children, sockets
         self._metrics, self._metric_folder = metrics, metric_folder
-        self._exporter, self._server = Post(None), server
+        self._exporter, self._server = ChildSlot(None), server
         self._exporter_leaves_by = self._workers_leave_by = self._given_up_at = math.inf
 
     # -- what the supervisor decides -------------------------------------------------------------------------------
 
-    def begin(self, number: int, duty: Duty, size: int) -> Generation:
+    def begin(self, number: int, spec: WorkerSpec, size: int) -> Generation:
         """Start a generation of so many workers, at the next `tend`."""
-        generation = Generation(number, duty)
-        generation.posts = [Post(generation) for _ in range(size)]
+        generation = Generation(number, spec)
+        generation.child_slots = [ChildSlot(generation) for _ in range(size)]
         self.generations.append(generation)
         return generation
 
     def serve(self, generation: Generation) -> None:
         """The generation is the one that serves from now on; the others retire."""
         generation.phase = Phase.SERVING
-        self._board.generation = generation.number
+        self._shared_state.generation = generation.number
         for other in self.generations:
             if other is not generation and other.phase is not Phase.RETIRING:
                 self._dismiss(other, Order.RETIRE)
@@ -138,16 +139,16 @@ class Fleet:
         """The generation couldn't start: it goes, and has nothing to lose."""
         generation.given_up = True
         self._dismiss(generation, Order.STOP)
-        for post in generation.posts:
-            if post.child is not None:
-                post.child.dismiss()
+        for child_slot in generation.child_slots:
+            if child_slot.child is not None:
+                child_slot.child.dismiss()
 
     def make_room(self, generation: Generation) -> float:
         """Have a generation that retires abort what is open; return when it is gone at the latest, unless it hangs."""
         generation.leaves_by = time.monotonic() + ABORT_GRACE + _KILL_GRACE
-        for post in generation.posts:
-            if post.child is not None:
-                post.child.order(Order.MAKE_ROOM)
+        for child_slot in generation.child_slots:
+            if child_slot.child is not None:
+                child_slot.child.order(Order.MAKE_ROOM)
         return generation.leaves_by
 
     def stop(self, drain_timeout: float) -> None:
@@ -174,7 +175,12 @@ class Fleet:
 
     def workers(self) -> list[Child]:
         """All living workers."""
-        return [post.child for generation in self.generations for post in generation.posts if post.child is not None]
+        return [
+            child_slot.child
+            for generation in self.generations
+            for child_slot in generation.child_slots
+            if child_slot.child is not None
+        ]
 
     def everybody(self) -> list[Child]:
         """All living children."""
@@ -196,7 +202,7 @@ class Fleet:
     @property
     def aborted(self) -> int:
         """How many connections the workers that are here now had to abort."""
-        return sum(self._board.aborted(slot) for slot in self._board.slots())
+        return sum(self._shared_state.aborted(slot) for slot in self._shared_state.slots())
 
     @property
     def retiring(self) -> list[Generation]:
@@ -213,89 +219,98 @@ class Fleet:
         return self.workers() if now >= self._given_up_at else []
 
     def next_due(self) -> float:
-        """When the next post is to be manned, on the monotonic clock."""
-        posts = [post for generation in self.generations for post in generation.posts]
-        return min((post.due for post in (self._exporter, *posts) if post.wanted and not post.child), default=math.inf)
+        """When the next child is to be started, on the monotonic clock."""
+        child_slots = [child_slot for generation in self.generations for child_slot in generation.child_slots]
+        return min(
+            (
+                child_slot.due
+                for child_slot in (self._exporter, *child_slots)
+                if child_slot.wanted and not child_slot.child
+            ),
+            default=math.inf,
+        )
 
     # -- each turn -------------------------------------------------------------------------------------------------
 
     def tend(self, now: float) -> None:
-        """Listen, bury the dead, kill the stuck, man the posts. Never waits."""
+        """Read reports, reap exits, kill unresponsive children, start missing ones. Never waits."""
         for child in self.everybody():
             child.listen(now)
             child.kill_if_silent(now)
         for generation in self.generations:
-            generation.was_ready |= any(post.child is not None and post.child.ready for post in generation.posts)
+            generation.was_ready |= any(
+                child_slot.child is not None and child_slot.child.ready for child_slot in generation.child_slots
+            )
         for exit_ in self._children.reap():
-            self._bury(exit_, now)
+            self._on_exit(exit_, now)
         self._enforce_deadlines(now)
         for generation in self.generations:
-            for post in generation.posts:
-                self._man(post, now)
-        self._man(self._exporter, now)
-        self.generations = [generation for generation in self.generations if generation.posts]
+            for child_slot in generation.child_slots:
+                self._start(child_slot, now)
+        self._start(self._exporter, now)
+        self.generations = [generation for generation in self.generations if generation.child_slots]
         self._show()
 
-    def _man(self, post: Post, now: float) -> None:
-        if post.child is not None or not post.wanted or post.due > now:
+    def _start(self, child_slot: ChildSlot, now: float) -> None:
+        if child_slot.child is not None or not child_slot.wanted or child_slot.due > now:
             return
-        generation = post.generation
+        generation = child_slot.generation
         try:
             if generation is None:
-                post.child = self._children.fork(self._server.run, close=[self._sockets.close_listeners])
+                child_slot.child = self._children.fork(self._server.run, close=[self._sockets.close_listeners])
             else:
                 slot = self._free_slot()
-                self._board.occupy(slot, generation.number)
-                duty, seat = generation.duty, Seat(self._board, slot, generation.number)
+                self._shared_state.occupy(slot, generation.number)
+                spec, worker_slot = generation.spec, WorkerSlot(self._shared_state, slot, generation.number)
 
                 def run(supervisor: ChildEnd) -> None:
-                    run_worker(duty, seat, supervisor)
+                    run_worker(spec, worker_slot, supervisor)
 
-                post.child = self._children.fork(run, close=[self._sockets.close_http])
-                post.slot = slot
+                child_slot.child = self._children.fork(run, close=[self._sockets.close_http])
+                child_slot.slot = slot
         except (OSError, IndexError) as error:
-            post.bereaved(now, now)
+            child_slot.schedule_restart(now, now)
             if generation is not None:
                 generation.noted(str(error))
             get_logger().error("no process to be had", error=str(error))
 
-    def _bury(self, exit_: Exit, now: float) -> None:
+    def _on_exit(self, exit_: Exit, now: float) -> None:
         child = exit_.child
         if child is self._exporter.child:
             metric_files.forget(self._metric_folder, exporter.OWNER)
-            self._exporter.bereaved(now, child.born)
+            self._exporter.schedule_restart(now, child.born)
             if self._exporter.wanted:
                 get_logger().error("exporter died", worker_pid=child.pid, reason=exit_.reason, detail=exit_.detail)
             return
-        found = ((generation, post) for generation in self.generations for post in generation.posts)
-        generation, post = next(((g, p) for g, p in found if p.child is child), (None, None))
-        if generation is None or post is None:  # a child of another kind: whoever forked it sees to it
+        found = ((generation, child_slot) for generation in self.generations for child_slot in generation.child_slots)
+        generation, child_slot = next(((g, p) for g, p in found if p.child is child), (None, None))
+        if generation is None or child_slot is None:  # a child of another kind: whoever forked it sees to it
             return
-        metric_files.forget(self._metric_folder, str(post.slot))
-        self._board.vacate(post.slot)
+        metric_files.forget(self._metric_folder, str(child_slot.slot))
+        self._shared_state.vacate(child_slot.slot)
         self._metrics.worker_exits.labels(exit_.reason).inc()
         if exit_.reason != "drained" and not child.dismissed:
             get_logger().error(
                 Message.WORKER_DIED,
-                dicomd_worker=str(post.slot),
+                dicomd_worker=str(child_slot.slot),
                 dicomd_generation=generation.number,
                 worker_pid=child.pid,
                 reason=exit_.reason,
                 detail=exit_.detail,
             )
-        post.bereaved(now, child.born)
+        child_slot.schedule_restart(now, child.born)
         generation.noted(exit_.detail)
-        if not post.wanted:
-            generation.posts.remove(post)
+        if not child_slot.wanted:
+            generation.child_slots.remove(child_slot)
 
     def _dismiss(self, generation: Generation, order: Order) -> None:
         generation.phase = Phase.RETIRING
-        for post in list(generation.posts):
-            post.wanted = False
-            if post.child is None:
-                generation.posts.remove(post)
+        for child_slot in list(generation.child_slots):
+            child_slot.wanted = False
+            if child_slot.child is None:
+                generation.child_slots.remove(child_slot)
             else:
-                post.child.order(order)
+                child_slot.child.order(order)
 
     def _enforce_deadlines(self, now: float) -> None:
         if now >= self._workers_leave_by:
@@ -305,9 +320,9 @@ class Fleet:
         for generation in self.generations:
             if now >= generation.leaves_by:
                 generation.leaves_by = math.inf
-                for post in generation.posts:
-                    if post.child is not None:
-                        post.child.kill()
+                for child_slot in generation.child_slots:
+                    if child_slot.child is not None:
+                        child_slot.child.kill()
         if now >= self._exporter_leaves_by and self._exporter.child is not None:
             self._exporter_leaves_by = math.inf
             self._exporter.child.kill()
@@ -320,5 +335,10 @@ class Fleet:
             self._metrics.workers.labels(state).set(count)
 
     def _free_slot(self) -> int:
-        taken = {post.slot for generation in self.generations for post in generation.posts if post.child is not None}
+        taken = {
+            child_slot.slot
+            for generation in self.generations
+            for child_slot in generation.child_slots
+            if child_slot.child is not None
+        }
         return next((slot for slot in range(SLOTS) if slot not in taken), SLOTS)

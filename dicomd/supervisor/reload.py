@@ -14,7 +14,7 @@ from typing import Protocol
 from dicomd.config.schema import Config
 from dicomd.supervisor.children import STARTS_WITHIN
 from dicomd.supervisor.control import Caller
-from dicomd.supervisor.process_manager import Fleet, Generation
+from dicomd.supervisor.process_manager import Generation, ProcessManager
 from dicomd.supervisor.reread_config import MAX_ERRORS, Reading
 from dicomd.supervisor.tls_setup import ListenersTls, UnusableTlsError, prepare
 from dicomd.supervisor.validation import Validation
@@ -74,8 +74,8 @@ class _Start:
 class Reloads:
     """All reloads; `tend` is called at each turn of the supervisor's loop. `validate` begins to read the file."""
 
-    def __init__(self, host: Host, fleet: Fleet, validate: Callable[[], Validation]) -> None:
-        self._host, self._fleet, self._validate = host, fleet, validate
+    def __init__(self, host: Host, processes: ProcessManager, validate: Callable[[], Validation]) -> None:
+        self._host, self._processes, self._validate = host, processes, validate
         self._wanted = False
         self._asking: list[Caller] = []
         """Those whose reload has not begun."""
@@ -132,22 +132,22 @@ class Reloads:
         self._callers, self._asking = self._asking, []
 
     def _has_place(self, now: float) -> bool:
-        if self._fleet.hanging >= _MAX_HANGING:
+        if self._processes.hanging >= _MAX_HANGING:
             self._take_callers()
             self._reject((f"the workers of {_MAX_HANGING} failed reloads are still there: {HELD_BY_THE_KERNEL}",))
             return False
-        if len(self._fleet.retiring) < MAX_RETIRING:
+        if len(self._processes.retiring) < MAX_RETIRING:
             return True
         wait = self._wait
         if wait is None:
-            wait = self._wait = _Wait(self._fleet.retiring[0], now + self._host.drain_timeout)
+            wait = self._wait = _Wait(self._processes.retiring[0], now + self._host.drain_timeout)
             get_logger().warning(
                 "reload waits",
                 detail=f"{MAX_RETIRING} old generations still have Associations: those of generation "
                 f"{wait.oldest.number}, the oldest, are ended in {self._host.drain_timeout:g} s if none ends before",
             )
         if wait.gone_by is None and now >= wait.ends:
-            wait.gone_by = self._fleet.make_room(wait.oldest) + _REAP_TIMEOUT
+            wait.gone_by = self._processes.make_room(wait.oldest) + _REAP_TIMEOUT
             get_logger().warning(
                 "old generation is ended",
                 detail=f"a reload has waited {self._host.drain_timeout:g} s (dicomd.drain_timeout) for the place of "
@@ -182,13 +182,13 @@ class Reloads:
                 else f"one was not ready within {STARTS_WITHIN:g} s, as where storage.root gives no answer"
             )
             self._start = None
-            self._fleet.give_up(generation)
+            self._processes.give_up(generation)
             self._reject((f"the new workers don't start: {why}",))
         elif start.handed_over_by is None:
             if generation.ready:
                 start.handed_over_by = now + _HAND_OVER_TIMEOUT
-                self._fleet.serve(generation)
-        elif self._fleet.handed_over or now >= start.handed_over_by:
+                self._processes.serve(generation)
+        elif self._processes.handed_over or now >= start.handed_over_by:
             self._start = None
             self._host.apply(start.reading, start.config, start.tls, generation)
             pending = start.reading.pending

@@ -13,7 +13,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 from dicomd.config.schema import Config
-from dicomd.net.listener import Listener, bind
+from dicomd.net.listener import ListeningSocket, bind
 from dicomd.supervisor.errors import StartError
 from dicomd.telemetry.logs import get_logger
 
@@ -29,7 +29,7 @@ _FORBIDDEN = frozenset((errno.EAFNOSUPPORT, errno.EPERM, errno.ESOCKTNOSUPPORT))
 class Sockets:
     """What the daemon listens on. A name may have several sockets, such as one for each family of addresses."""
 
-    listeners: tuple[Listener, ...]
+    listeners: tuple[ListeningSocket, ...]
     http: tuple[socket.socket, ...]
 
     def close(self) -> None:
@@ -80,10 +80,12 @@ def open_sockets(config: Config, inherited: dict[str, list[socket.socket]]) -> S
         socks = usable.pop(entry.name, [])
         if not socks:
             socks = [_bind(f"listen.{entry.name}", entry.name, entry.address.host, entry.address.port)]
-        listeners += [Listener(entry.name, sock, tls=entry.tls, balancers=entry.proxy_protocol) for sock in socks]
+        listeners += [
+            ListeningSocket(entry.name, sock, tls=entry.tls, balancers=entry.proxy_protocol) for sock in socks
+        ]
     for name, socks in usable.items():
         for sock in socks:
-            where = written(sock.getsockname())
+            where = format_address(sock.getsockname())
             sock.close()
             get_logger().warning(
                 "inherited descriptor closed", listener=name, detail=f'{where}: there is no [[listen]] named "{name}"'
@@ -93,7 +95,7 @@ def open_sockets(config: Config, inherited: dict[str, list[socket.socket]]) -> S
     return Sockets(tuple(listeners), tuple(http))
 
 
-def written(address: tuple[object, ...]) -> str:
+def format_address(address: tuple[object, ...]) -> str:
     """An IP address and port as people write them."""
     host, port = address[0], address[1]
     return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
@@ -117,7 +119,7 @@ def _bind(key: str, name: str, host: str, port: int) -> socket.socket:
         return bind(name, host, port).sock
     except OSError as error:
         advice = _advice(error, name, port)
-        raise StartError(f"{key}: can't listen on {written((host, port))}: {advice}") from error
+        raise StartError(f"{key}: can't listen on {format_address((host, port))}: {advice}") from error
 
 
 def _advice(error: OSError, name: str, port: int) -> str:

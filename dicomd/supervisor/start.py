@@ -26,7 +26,7 @@ from dicomd.supervisor.errors import StartError
 from dicomd.supervisor.notify import Notifier
 from dicomd.supervisor.runtime_dir import RuntimeDir
 from dicomd.supervisor.sockets import open_sockets, take_inherited
-from dicomd.supervisor.supervisor import Equipment, Supervisor
+from dicomd.supervisor.supervisor import Resources, Supervisor
 from dicomd.supervisor.tls_setup import ListenersTls, UnusableTlsError, prepare, read_files
 from dicomd.telemetry.logs import configure_logging, get_logger
 from dicomd.telemetry.messages import Message
@@ -61,7 +61,7 @@ def serve(config: Config, config_path: Path, warnings: Sequence[str] = ()) -> No
         metrics.restore_last_stores(LastStores(store.root).read(metrics.peer_names))
         tls = _tls(config)
         sockets = open_sockets(config, inherited)
-        equipment = Equipment(
+        resources = Resources(
             config=config,
             config_path=config_path.absolute(),
             tls=tls,
@@ -75,7 +75,7 @@ def serve(config: Config, config_path: Path, warnings: Sequence[str] = ()) -> No
         for warning in warnings:
             get_logger().warning("configuration warning", detail=warning)
         try:
-            _supervisor(equipment).run()
+            _supervisor(resources).run()
         finally:
             sockets.close()
     finally:
@@ -85,11 +85,11 @@ def serve(config: Config, config_path: Path, warnings: Sequence[str] = ()) -> No
         runtime.remove()
 
 
-def _supervisor(equipment: Equipment) -> Supervisor:
+def _supervisor(resources: Resources) -> Supervisor:
     try:
-        return Supervisor(equipment)
+        return Supervisor(resources)
     except OSError as error:
-        folder = equipment.runtime.path
+        folder = resources.runtime.path
         raise StartError(f"dicomd.runtime_dir: no control socket in {folder}: {error.strerror}") from error
 
 
@@ -120,7 +120,7 @@ def _start_store(config: Config, metrics: Metrics) -> FileStore:
             duplicates=storage.duplicates,
             reserve_free=storage.reserve_free,
             max_object_size=storage.max_object_size,
-            of_patient=config.audit.wanted,
+            want_patient_id=config.audit.wanted,
             checksums=storage.checksums,
         )
         record = _record_of_stores()

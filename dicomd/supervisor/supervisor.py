@@ -18,7 +18,7 @@ from typing import Any
 
 import dicomd
 from dicomd.config.schema import Config
-from dicomd.ipc.shared_state import Board
+from dicomd.ipc.shared_state import SharedState
 from dicomd.ipc.signals import SignalPipe
 from dicomd.monitoring.exporter import Exporter
 from dicomd.monitoring.status import status
@@ -27,18 +27,18 @@ from dicomd.supervisor.children import Children
 from dicomd.supervisor.control import Answer, Caller, ControlSocket
 from dicomd.supervisor.errors import StartError
 from dicomd.supervisor.notify import Notifier
-from dicomd.supervisor.own_status import LastReload, bulletin
-from dicomd.supervisor.process_manager import Fleet, Generation
+from dicomd.supervisor.own_status import LastReload, own_status
+from dicomd.supervisor.process_manager import Generation, ProcessManager
 from dicomd.supervisor.reload import HELD_BY_THE_KERNEL, Reloads
 from dicomd.supervisor.reread_config import MAX_ERRORS, Reading
 from dicomd.supervisor.runtime_dir import RuntimeDir
-from dicomd.supervisor.sockets import Sockets, written
+from dicomd.supervisor.sockets import Sockets, format_address
 from dicomd.supervisor.tls_setup import ExpiryWatch, ListenersTls
 from dicomd.supervisor.validation import Validation
 from dicomd.telemetry.logs import configure_logging, get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
-from dicomd.worker.process import Duty
+from dicomd.worker.process import WorkerSpec
 
 _TURN = 1.0  # seconds between two looks at everything
 _STOOD_STILL = 5.0  # seconds without a turn: it was stopped itself, or the machine was
@@ -47,7 +47,7 @@ _EXTENSION = 15.0  # seconds that systemd is asked for, again and again, while A
 
 
 @dataclass(frozen=True, slots=True)
-class Equipment:
+class Resources:
     """What the supervisor is given: everything that could fail at a start has been made."""
 
     config: Config
@@ -64,24 +64,24 @@ class Equipment:
 class Supervisor:
     """Runs the daemon; see `run`. Raises OSError where the control socket can't be made."""
 
-    def __init__(self, equipment: Equipment) -> None:
-        self._given, self._config = equipment, equipment.config
+    def __init__(self, resources: Resources) -> None:
+        self._given, self._config = resources, resources.config
         self._began = self._last_turn = time.monotonic()
-        self._board, self._children = Board(), Children()
-        self._control = ControlSocket(equipment.runtime.path, self._answer)
-        signals, runtime = equipment.signals, equipment.runtime
+        self._shared_state, self._children = SharedState(), Children()
+        self._control = ControlSocket(resources.runtime.path, self._answer)
+        signals, runtime = resources.signals, resources.runtime
         self._children.private += [signals.close, self._control.close, runtime.close]
         exporter = Exporter(
-            equipment.sockets.http, self._board, runtime.metrics, equipment.config.log, began=self._began
+            resources.sockets.http, self._shared_state, runtime.metrics, resources.config.log, began=self._began
         )
-        self._fleet = Fleet(
-            self._board, self._children, equipment.sockets, equipment.metrics, runtime.metrics, exporter
+        self._processes = ProcessManager(
+            self._shared_state, self._children, resources.sockets, resources.metrics, runtime.metrics, exporter
         )
         self._number = 0
         self._starting: Generation | None = None
-        self._reloads = Reloads(self, self._fleet, self._validate)
+        self._reloads = Reloads(self, self._processes, self._validate)
         self._pending: tuple[str, ...] = ()
-        self._expiry = ExpiryWatch(equipment.metrics)
+        self._expiry = ExpiryWatch(resources.metrics)
         self._stopping = False
         self._failure = ""
         self._aborted = 0
@@ -89,14 +89,14 @@ class Supervisor:
 
     def run(self) -> None:
         """Run until a signal ends it, and the last Association has ended. Raises `StartError`."""
-        self._board.beat()
+        self._shared_state.beat()
         self._starting = self._begin(self._config, self._given.store, self._given.tls)
-        self._fleet.tend(time.monotonic())
-        while self._fleet.everybody() or not self._stopping:
+        self._processes.tend(time.monotonic())
+        while self._processes.everybody() or not self._stopping:
             self._wait()
             self._turn()
-            if left := self._fleet.left_behind(time.monotonic()):
-                for child in self._fleet.everybody():  # it tells the exporter to leave
+            if left := self._processes.left_behind(time.monotonic()):
+                for child in self._processes.everybody():  # it tells the exporter to leave
                     child.channel.close()
                 get_logger().error(
                     "workers are left behind",
@@ -114,27 +114,27 @@ class Supervisor:
     def _wait(self) -> None:
         poller = select.poll()
         poller.register(self._given.signals.fileno(), select.POLLIN)
-        for channel in self._fleet.awaited():
+        for channel in self._processes.awaited():
             poller.register(channel.fileno(), select.POLLIN)
         for fd, events in self._control.sources():
             poller.register(fd, events)
         for fd in self._reloads.sources():
             poller.register(fd, select.POLLIN)
         turn = min(_TURN, self._given.notifier.watchdog_interval or _TURN)
-        poller.poll(1000 * max(0.0, min(turn, self._fleet.next_due() - time.monotonic())))
+        poller.poll(1000 * max(0.0, min(turn, self._processes.next_due() - time.monotonic())))
 
     def _turn(self) -> None:
         now = time.monotonic()
         if now - self._last_turn > _STOOD_STILL:
             self._children.forgive_silence(now)
         self._last_turn = now
-        self._board.beat()
+        self._shared_state.beat()
         self._given.notifier.alive()
         for number in self._given.signals.take():
             self._take_signal(number)
         if self._stopping:
-            self._aborted = max(self._aborted, self._fleet.aborted)
-        self._fleet.tend(now)
+            self._aborted = max(self._aborted, self._processes.aborted)
+        self._processes.tend(now)
         if self._stopping:
             self._go_on_stopping(now)
         else:
@@ -150,7 +150,7 @@ class Supervisor:
             self._reloads.ask()
         elif number in (signal.SIGTERM, signal.SIGINT):
             if self._stopping:
-                self._fleet.hurry()
+                self._processes.hurry()
             else:
                 self._stop(number.name)
 
@@ -159,8 +159,8 @@ class Supervisor:
     def _begin(self, config: Config, store: FileStore, tls: ListenersTls | None) -> Generation:
         self._number += 1
         context = tls.context if tls is not None else None
-        duty = Duty(config, self._given.sockets.listeners, store, self._given.runtime.metrics, context)
-        return self._fleet.begin(self._number, duty, config.dicomd.workers or len(os.sched_getaffinity(0)))
+        spec = WorkerSpec(config, self._given.sockets.listeners, store, self._given.runtime.metrics, context)
+        return self._processes.begin(self._number, spec, config.dicomd.workers or len(os.sched_getaffinity(0)))
 
     def _look_at_start(self) -> None:
         generation = self._starting
@@ -168,19 +168,19 @@ class Supervisor:
             return
         if generation.ready:
             self._starting = None
-            self._fleet.serve(generation)
+            self._processes.serve(generation)
             self._in_force(self._config, self._given.tls, ())
             self._log_started(generation)
             self._given.notifier.ready(self._status())
         elif generation.hopeless:
             self._failure = f"the workers die before they are ready: {generation.last_death} (the log says why)"
-            self._stopping = self._board.stopping = True
-            self._fleet.give_up(generation)
+            self._stopping = self._shared_state.stopping = True
+            self._processes.give_up(generation)
 
     def _log_started(self, generation: Generation) -> None:
         given, bound = self._given, dict[str, list[str]]()
         for listener in given.sockets.listeners:
-            bound.setdefault(listener.name, []).append(written(listener.sock.getsockname()))
+            bound.setdefault(listener.name, []).append(format_address(listener.sock.getsockname()))
         get_logger().info(
             Message.STARTED,
             version=dicomd.__version__,
@@ -188,30 +188,30 @@ class Supervisor:
             pid=os.getpid(),
             config_path=str(given.config_path),
             listeners={name: ", ".join(addresses) for name, addresses in bound.items()},
-            http=", ".join(written(sock.getsockname()) for sock in given.sockets.http),
+            http=", ".join(format_address(sock.getsockname()) for sock in given.sockets.http),
             root=str(self._config.storage.root),
             durability=self._config.storage.durability,
-            workers=len(generation.posts),
+            workers=len(generation.child_slots),
             dicomd_generation=generation.number,
         )
 
     def _stop(self, name: str) -> None:
-        self._stopping = self._board.stopping = True
+        self._stopping = self._shared_state.stopping = True
         self._given.notifier.stopping("Open Associations may end")
         self._given.notifier.extend(_EXTENSION)  # at once: TimeoutStopSec= may be shorter than a turn of the status
         get_logger().info(
             Message.STOPPING,
             signal=name,
-            associations=self._board.total_associations(),
+            associations=self._shared_state.total_associations(),
             drain_seconds=self._config.dicomd.drain_timeout,
         )
         self._given.sockets.close_listeners()
-        self._fleet.stop(self._config.dicomd.drain_timeout)
+        self._processes.stop(self._config.dicomd.drain_timeout)
         self._reloads.stop()
 
     def _go_on_stopping(self, now: float) -> None:
-        if not self._fleet.workers():
-            self._fleet.stop_exporter()
+        if not self._processes.workers():
+            self._processes.stop_exporter()
         if now - self._told_at >= _STATUS_EVERY:
             self._given.notifier.extend(_EXTENSION)
 
@@ -238,11 +238,11 @@ class Supervisor:
             duplicates=config.storage.duplicates,
             reserve_free=config.storage.reserve_free,
             max_object_size=config.storage.max_object_size,
-            of_patient=config.audit.wanted,
+            want_patient_id=config.audit.wanted,
             checksums=config.storage.checksums,
         )
         generation = self._begin(config, store, tls)
-        self._fleet.tend(time.monotonic())
+        self._processes.tend(time.monotonic())
         return generation
 
     def apply(self, reading: Reading, config: Config, tls: ListenersTls | None, generation: Generation) -> None:
@@ -256,7 +256,7 @@ class Supervisor:
             Message.CONFIG_APPLIED,
             dicomd_generation=generation.number,
             config_path=str(self._given.config_path),
-            workers=len(generation.posts),
+            workers=len(generation.child_slots),
             restart_pending=list(reading.pending),
         )
         self._given.notifier.ready(self._status())
@@ -267,7 +267,7 @@ class Supervisor:
         self._publish(successful=False, errors=errors[:MAX_ERRORS])
         get_logger().error(
             Message.CONFIG_REJECTED,
-            dicomd_generation=self._board.generation,
+            dicomd_generation=self._shared_state.generation,
             config_path=str(self._given.config_path),
             config_error_count=len(errors),
             config_errors=list(errors[:MAX_ERRORS]),
@@ -287,7 +287,9 @@ class Supervisor:
     def _publish(self, *, successful: bool, errors: tuple[str, ...] = ()) -> None:
         given = self._given
         last = LastReload(time.time(), successful, errors)
-        self._board.display.publish(bulletin(self._config, given.config_path, given.sockets, last, self._pending))
+        self._shared_state.status.publish(
+            own_status(self._config, given.config_path, given.sockets, last, self._pending)
+        )
 
     # -- what others are told --------------------------------------------------------------------------------------
 
@@ -296,7 +298,7 @@ class Supervisor:
             case {"command": "maintenance", "on": bool(wanted)}:
                 caller.answer(self._maintain(wanted=wanted))
             case {"command": "status"}:
-                caller.answer({"ok": True, "status": status(self._board, self._began)})
+                caller.answer({"ok": True, "status": status(self._shared_state, self._began)})
             case {"command": "reload"} if self._stopping:
                 caller.answer({"ok": False, "error": "dicomd stops"})
             case {"command": "reload"}:
@@ -305,12 +307,12 @@ class Supervisor:
                 caller.answer({"ok": False, "error": "this version of dicomd doesn't know the command"})
 
     def _maintain(self, *, wanted: bool) -> Answer:
-        if wanted != self._board.maintenance:
-            self._board.maintenance = wanted
+        if wanted != self._shared_state.maintenance:
+            self._shared_state.maintenance = wanted
             detail = "new Associations are rejected, open ones end" if wanted else "new Associations are taken again"
             get_logger().warning("maintenance begins" if wanted else "maintenance ends", detail=detail)
             self._told_at = 0.0
-        return {"ok": True, "maintenance": wanted, "associations": self._board.total_associations()}
+        return {"ok": True, "maintenance": wanted, "associations": self._shared_state.total_associations()}
 
     def _tell(self, now: float) -> None:
         if now - self._told_at >= _STATUS_EVERY and self._starting is None:
@@ -318,10 +320,10 @@ class Supervisor:
             self._given.notifier.status(self._status())
 
     def _status(self) -> str:
-        associations = self._board.total_associations()
+        associations = self._shared_state.total_associations()
         if self._stopping:
             return f"Stopping, {associations} Associations still open"
-        ready = sum(child.ready and not child.leaving for child in self._fleet.workers())
-        maintenance = ", in maintenance" if self._board.maintenance else ""
+        ready = sum(child.ready and not child.leaving for child in self._processes.workers())
+        maintenance = ", in maintenance" if self._shared_state.maintenance else ""
         workers = f"{ready} worker{'' if ready == 1 else 's'}"
-        return f"Generation {self._board.generation}: {workers}, {associations} Associations open{maintenance}"
+        return f"Generation {self._shared_state.generation}: {workers}, {associations} Associations open{maintenance}"

@@ -28,7 +28,7 @@ from dicomd.telemetry.journal import JournalWriter, encode
 from dicomd.telemetry.labels import UNKNOWN_PEER
 from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.render import (
-    BOUND,
+    BOUND_FIELDS,
     LEVELS,
     ConsoleRenderer,
     Count,
@@ -125,7 +125,7 @@ def get_logger() -> FilteringBoundLogger:
 
 def bound_logger(fields: Mapping[str, Any]) -> FilteringBoundLogger:
     """A logger whose lines all begin with ``fields``, which are made safe here and not once a line."""
-    return cast("FilteringBoundLogger", structlog.get_logger().bind(**{BOUND: made_safe(fields)}))
+    return cast("FilteringBoundLogger", structlog.get_logger().bind(**{BOUND_FIELDS: made_safe(fields)}))
 
 
 def _descriptor(stream: TextIO) -> int | None:
@@ -205,7 +205,7 @@ def _logger_class(
 
 def _origin(entry: Mapping[str, Any]) -> tuple[str, str]:
     """The host and the peer whose budgets the line is taken from; of what concerns none, the event and nobody."""
-    said = entry.get(BOUND) or entry
+    said = entry.get(BOUND_FIELDS) or entry
     address = said.get("dicom_peer_address") or entry.get("dicom_peer_address")
     if not address:
         return f"({entry['event']})", ""

@@ -38,9 +38,9 @@ _ROOMS: Final = (1000, 200, 50)
 _HEADING: Final = ("timestamp", "level", "event", "message_id")
 _JOURNAL_NAMES: Final = {key: journal_field(key) for key in FIELDS}
 
-BOUND: Final = "_bound"
+BOUND_FIELDS: Final = "_bound"
 """The key under which a logger carries a dictionary that `made_safe` has returned, instead of its keys one by one."""
-SAFE: Final = "_safe"
+PRESANITIZED: Final = "_safe"
 """The key for a dictionary of which only the keys are looked at: its values are numbers that JSON can hold, UIDs that
 have been checked, and the program's own words. For the line of each instance, where every microsecond counts."""
 
@@ -74,9 +74,9 @@ class Lines:
             line["event"] = safe_text(str(event))
         if self._constants:
             line.update(self._constants)
-        if (bound := event_dict.pop(BOUND, None)) is not None:
+        if (bound := event_dict.pop(BOUND_FIELDS, None)) is not None:
             line.update(bound)
-        if (safe := event_dict.pop(SAFE, None)) is not None:
+        if (safe := event_dict.pop(PRESANITIZED, None)) is not None:
             (line if FIELDS.issuperset(safe) else event_dict).update(safe)
         if not event_dict:
             return line

@@ -10,20 +10,20 @@ from dicomd.audit.syslog import SyslogServer
 from dicomd.audit.trail import AuditTrail
 from dicomd.audit.transfers import AssociationAudit
 from dicomd.config.schema import Config
-from dicomd.ipc.shared_state import Seat
+from dicomd.ipc.worker_slot import WorkerSlot
 from dicomd.store.filesystem import OWN_FOLDER
 from dicomd.telemetry.metrics import Metrics
 
-_FAREWELL = 3.0
+_DELIVERY_TIMEOUT = 3.0
 """Seconds for the last messages, when a worker ends: those in the spool are sent on at the next start."""
 
 
 class Auditing:
     """What a worker audits. `wanted` says whether anything is; the other methods do nothing otherwise."""
 
-    def __init__(self, config: Config, metrics: Metrics, seat: Seat) -> None:
+    def __init__(self, config: Config, metrics: Metrics, worker_slot: WorkerSlot) -> None:
         self.wanted = config.audit.wanted
-        self._seat = seat
+        self._worker_slot = worker_slot
         self._trail = None
         if self.wanted:
             # Beside the instances it tells of: a file system that hangs holds up nobody there who wouldn't wait anyway.
@@ -34,7 +34,7 @@ class Auditing:
         """Begin to deliver; in the process that serves."""
         if self._trail is not None:
             self._trail.start()
-            if self._seat.tells_start():
+            if self._worker_slot.tells_start():
                 self._trail.record(ApplicationActivity(now(), started=True))
 
     def association(self, address: str) -> AssociationAudit:
@@ -46,9 +46,9 @@ class Auditing:
     def end(self) -> None:
         """Let what has been recorded get on its way, for some seconds."""
         if self._trail is not None:
-            if self._seat.tells_stop():
+            if self._worker_slot.tells_stop():
                 self._trail.record(ApplicationActivity(now(), started=False))
-            self._trail.end(_FAREWELL)
+            self._trail.end(_DELIVERY_TIMEOUT)
 
 
 def _server(config: Config) -> SyslogServer | None:

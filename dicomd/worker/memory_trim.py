@@ -21,7 +21,7 @@ def _trim() -> None:
         trim(0)
 
 
-class Ebb:
+class MemoryTrimmer:
     """Watches how many connections there are, and calls `let_go`, then the allocator, after a burst of them."""
 
     def __init__(self, let_go: Callable[[], None], trim: Callable[[], None] = _trim) -> None:

@@ -21,12 +21,13 @@ from prometheus_client import CollectorRegistry
 
 import dicomd
 from dicomd.config.schema import Config
-from dicomd.ipc.channel import ChildEnd, Order, Report
+from dicomd.ipc.channel import ChildEnd, ChildEvent, Order
 from dicomd.ipc.metric_files import use_files
-from dicomd.ipc.shared_state import Seat, SlotState
+from dicomd.ipc.shared_state import SlotState
 from dicomd.ipc.signals import SignalPipe
+from dicomd.ipc.worker_slot import WorkerSlot
 from dicomd.net.association import STOPS
-from dicomd.net.listener import Listener
+from dicomd.net.listener import ListeningSocket
 from dicomd.store.filesystem import FileStore
 from dicomd.telemetry.logs import configure_logging, get_logger, report_suppressed
 from dicomd.telemetry.metrics import Metrics
@@ -40,7 +41,7 @@ _MAKES_ROOM = "a reload waited for the place of this old configuration, and dico
 
 
 @dataclass(frozen=True, slots=True)
-class Duty:
+class WorkerSpec:
     """What all workers of a generation do: serve on `listeners` with `config`, storing into `store`.
 
     `tls` has been made with the files as they were when the configuration was read, so that a worker that is replaced
@@ -48,29 +49,29 @@ class Duty:
     """
 
     config: Config
-    listeners: Sequence[Listener]
+    listeners: Sequence[ListeningSocket]
     store: FileStore
     metric_folder: Path
     tls: ssl.SSLContext | None = None
 
 
-def run_worker(duty: Duty, seat: Seat, supervisor: ChildEnd) -> None:
+def run_worker(spec: WorkerSpec, worker_slot: WorkerSlot, supervisor: ChildEnd) -> None:
     """Serve until told to leave; returns when the last Association has ended, or was aborted."""
-    config = duty.config
-    use_files(duty.metric_folder, str(seat.slot))
+    config = spec.config
+    use_files(spec.metric_folder, str(worker_slot.slot))
     metrics = Metrics(
         CollectorRegistry(),
         version=dicomd.__version__,
         listeners=[listener.name for listener in config.listen],
         peers=[peer.name for peer in config.peers],
     )
-    constants = {"dicomd_worker": str(seat.slot), "dicomd_generation": seat.generation}
-    budget = seat.log_budget
+    constants = {"dicomd_worker": str(worker_slot.slot), "dicomd_generation": worker_slot.generation}
+    budget = worker_slot.log_budget
     configure_logging(config.log.format, config.log.level, metrics=metrics, constants=constants, budget=budget)
     route_uncaught()
     for ignored in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to everybody: the supervisor decides
         signal.signal(ignored, signal.SIG_IGN)
-    _Life(duty, seat, supervisor, metrics).live()
+    _WorkerLoop(spec, worker_slot, supervisor, metrics).live()
 
 
 class _Phase(Enum):
@@ -80,11 +81,11 @@ class _Phase(Enum):
     ABORTED = auto()
 
 
-class _Life:
-    def __init__(self, duty: Duty, seat: Seat, supervisor: ChildEnd, metrics: Metrics) -> None:
-        self._duty, self._seat, self._supervisor = duty, seat, supervisor
+class _WorkerLoop:
+    def __init__(self, spec: WorkerSpec, worker_slot: WorkerSlot, supervisor: ChildEnd, metrics: Metrics) -> None:
+        self._spec, self._worker_slot, self._supervisor = spec, worker_slot, supervisor
         self._signals = SignalPipe([signal.SIGTERM])
-        self._worker = Worker(duty.config, duty.listeners, duty.store, metrics, seat, duty.tls)
+        self._worker = Worker(spec.config, spec.listeners, spec.store, metrics, worker_slot, spec.tls)
         self._phase = _Phase.SERVING
         self._deadline = math.inf
         self._why_aborted = STOPS
@@ -95,13 +96,13 @@ class _Life:
         for source in (self._supervisor, self._signals):
             wakeup.register(source.fileno(), select.EPOLLIN)
         self._worker.start()
-        self._seat.show_state(SlotState.READY)
-        self._supervisor.say(Report.READY)
+        self._worker_slot.show_state(SlotState.READY)
+        self._supervisor.say(ChildEvent.READY)
         while not self._is_over():
             self._worker.serve(wakeup.fileno(), min(_BEAT, max(0.001, self._deadline - time.monotonic())))
-            self._supervisor.say(Report.BEAT)
+            self._supervisor.say(ChildEvent.BEAT)
             self._worker.notice_hanging_store()
-            report_suppressed(self._seat.log_budget)
+            report_suppressed(self._worker_slot.log_budget)
             orders = self._supervisor.take()
             if Order.ORPHANED in orders and not self._orphaned:
                 self._orphaned = True
@@ -112,24 +113,24 @@ class _Life:
             for _ in self._signals.take():
                 self._obey(Order.STOP if self._phase in (_Phase.SERVING, _Phase.RETIRING) else Order.HURRY)
         self._worker.end()
-        report_suppressed(self._seat.log_budget, at_once=True)
+        report_suppressed(self._worker_slot.log_budget, at_once=True)
         if self._worker.idle:  # else a thread still writes, and what it leaves is swept with the dead one's things
-            self._duty.store.close()
+            self._spec.store.close()
 
     def _obey(self, order: Order) -> None:
         if order is Order.RETIRE and self._phase is _Phase.SERVING:
             self._phase = _Phase.RETIRING
-            self._seat.show_state(SlotState.DRAINING)
+            self._worker_slot.show_state(SlotState.DRAINING)
             self._worker.retire()
-            self._supervisor.say(Report.RETIRED)
+            self._supervisor.say(ChildEvent.RETIRED)
         elif order in (Order.STOP, Order.ORPHANED) and self._phase in (_Phase.SERVING, _Phase.RETIRING):
             if order is Order.ORPHANED:
                 get_logger().error(
                     "the supervisor is gone", detail="this worker leaves when its Associations have ended"
                 )
             self._phase = _Phase.STOPPING
-            self._seat.show_state(SlotState.DRAINING)
-            self._deadline = time.monotonic() + self._duty.config.dicomd.drain_timeout
+            self._worker_slot.show_state(SlotState.DRAINING)
+            self._deadline = time.monotonic() + self._spec.config.dicomd.drain_timeout
             self._worker.stop()
         elif order in (Order.HURRY, Order.MAKE_ROOM) and self._phase is not _Phase.ABORTED:
             self._why_aborted = _MAKES_ROOM if order is Order.MAKE_ROOM else STOPS
@@ -144,5 +145,5 @@ class _Life:
             return True
         self._phase = _Phase.ABORTED
         self._deadline = time.monotonic() + ABORT_GRACE
-        self._seat.show_aborted(self._worker.abort(self._why_aborted))
+        self._worker_slot.show_aborted(self._worker.abort(self._why_aborted))
         return False

@@ -14,16 +14,16 @@ from contextlib import suppress
 
 from dicomd.config.schema import Config
 from dicomd.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicomd.ipc.shared_state import Seat
+from dicomd.ipc.worker_slot import WorkerSlot
 from dicomd.net.admission import Admission, AdmissionLimits
 from dicomd.net.association import AcceptorSettings
 from dicomd.net.buffers import BufferPool
 from dicomd.net.connections import ConnectionReport
 from dicomd.net.deadlines import TimeLimits
-from dicomd.net.listener import ConnectionAcceptor, Listener
+from dicomd.net.listener import ConnectionAcceptor, ListeningSocket
 from dicomd.net.report import AssociationReport
 from dicomd.services.operations import Services, Verification
-from dicomd.services.storage import Storage
+from dicomd.services.storage import StorageService
 from dicomd.store.filesystem import FileStore
 from dicomd.store.last_stores import LastStores
 from dicomd.store.state import StoreState
@@ -33,7 +33,7 @@ from dicomd.telemetry.metrics import Metrics
 from dicomd.upperlayer.negotiation import Negotiator
 from dicomd.worker.access_rules import access_rules
 from dicomd.worker.auditing import Auditing
-from dicomd.worker.memory_trim import Ebb
+from dicomd.worker.memory_trim import MemoryTrimmer
 from dicomd.worker.unreadable_files import UnreadableFiles
 
 _CHECK_INTERVAL = 1.0  # seconds between two looks at the store
@@ -42,28 +42,28 @@ _CHECK_INTERVAL = 1.0  # seconds between two looks at the store
 class Worker:
     """Serves Associations on `listeners` with `config`, storing into `store`, which has been started.
 
-    `seat` is its place among all workers: there it counts, and shows whether its store takes instances. `tls` is what
+    `worker_slot` is where it counts among all workers, and shows whether its store accepts instances. `tls` is what
     TLS listeners offer.
     """
 
     def __init__(
         self,
         config: Config,
-        listeners: Sequence[Listener],
+        listeners: Sequence[ListeningSocket],
         store: FileStore,
         metrics: Metrics,
-        seat: Seat,
+        worker_slot: WorkerSlot,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._config, self._store, self._metrics, self._seat = config, store, metrics, seat
+        self._config, self._store, self._metrics, self._worker_slot = config, store, metrics, worker_slot
         self._stopping = False
         self._accepted = False
         self._waits_for_space = False
         self._swept = False
         self._over = threading.Event()
         self._last_stores = LastStores(store.root)
-        store.share(seat.pending_writes)
-        store.tell(lambda reason: seat.show_store(_refusal(reason)), UnreadableFiles(metrics).tell)
+        store.share(worker_slot.pending_writes)
+        store.tell(lambda reason: worker_slot.show_store(_refusal(reason)), UnreadableFiles(metrics).tell)
         supported = config.contexts.resolved()
         self._admission = Admission(
             AdmissionLimits(
@@ -72,10 +72,10 @@ class Worker:
             ),
             rules=access_rules(config),
             unready=self.unready,
-            places=seat,
+            places=worker_slot,
         )
         buffers = BufferPool()
-        self._ebb = Ebb(buffers.empty)
+        self._memory_trimmer = MemoryTrimmer(buffers.empty)
         settings = AcceptorSettings(
             negotiator=Negotiator(
                 sop_classes=supported.sop_classes,
@@ -84,7 +84,7 @@ class Worker:
                 implementation_class_uid=IMPLEMENTATION_CLASS_UID,
                 implementation_version_name=IMPLEMENTATION_VERSION_NAME,
             ),
-            services=Services(verification=Verification(), storage=Storage(store)),
+            services=Services(verification=Verification(), storage=StorageService(store)),
             admission=self._admission,
             limits=TimeLimits(
                 request=config.limits.request_timeout,
@@ -95,20 +95,20 @@ class Worker:
             buffers=buffers,
             tls=tls,
         )
-        self._audit = Auditing(config, metrics, seat)
+        self._audit = Auditing(config, metrics, worker_slot)
         self._acceptor = ConnectionAcceptor(
             listeners,
             settings,
-            ConnectionReport(metrics, seat.display, self._audit.association if self._audit.wanted else None),
+            ConnectionReport(metrics, worker_slot.status, self._audit.association if self._audit.wanted else None),
             self._new_report,
-            seat,
+            worker_slot,
         )
 
     def unready(self) -> str:
         """Why no Association can be taken at present; empty when one can."""
-        if self._stopping or self._seat.stopping:
+        if self._stopping or self._worker_slot.stopping:
             return "dicomd stops"
-        if self._seat.maintenance:
+        if self._worker_slot.maintenance:
             return "dicomd is in maintenance: `dicomd maintenance off` ends it"
         state = self._store.state
         return "" if state.accepting else _refusal(state.reason)
@@ -166,7 +166,7 @@ class Worker:
             listener=listener,
             address=address,
             instances=self._config.log.instances,
-            display=self._seat.display,
+            status_sink=self._worker_slot.status,
             audit=self._audit.association(address) if self._audit.wanted else None,
         )
 
@@ -193,8 +193,8 @@ class Worker:
                 self._swept = True
                 self._sweep()
             self._note_last_stores()
-            self._ebb.look(self._acceptor.connections)
-            self._metrics.sample_process(str(self._seat.slot))
+            self._memory_trimmer.look(self._acceptor.connections)
+            self._metrics.sample_process(str(self._worker_slot.slot))
         except Exception as error:
             self._metrics.count_internal_error("store")
             get_logger().error(Message.INTERNAL_ERROR, module="store", exception=error)
@@ -205,7 +205,7 @@ class Worker:
                 self._last_stores.note(self._metrics.last_stores())
 
     def _show(self, state: StoreState) -> None:
-        self._seat.show_store("" if state.accepting else _refusal(state.reason))
+        self._worker_slot.show_store("" if state.accepting else _refusal(state.reason))
         accepted, self._accepted = self._accepted, state.accepting  # when last looked at, whatever a writer found since
         self._metrics.sample_store(
             accepting=state.accepting,
@@ -213,8 +213,8 @@ class Worker:
             size_bytes=state.size_bytes,
             files_avail=state.files_avail,
         )
-        self._seat.display.page.measure(state.avail_bytes, state.size_bytes, state.files_avail)
-        if not self._seat.speaks_for_all:
+        self._worker_slot.status.rows.measure(state.avail_bytes, state.size_bytes, state.files_avail)
+        if not self._worker_slot.speaks_for_all:
             return
         root = str(self._store.root)
         if accepted and not state.accepting:

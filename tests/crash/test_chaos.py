@@ -160,7 +160,7 @@ _BROKEN = {
 import os, time
 from dicomd.store.publish import Publisher
 from dicomd.store import publish
-graft, attempt, plain = publish.graft, Publisher._attempt, {}
+place, attempt, plain = publish.place_tree, Publisher._attempt, {}
 def publishing(self, candidate, place, *rest):
     plain[candidate.path] = plain.get(candidate.path, 0) + 1
     if plain[candidate.path] <= 2:
@@ -168,17 +168,17 @@ def publishing(self, candidate, place, *rest):
     published = attempt(self, candidate, place, *rest)
     if published is not None:
         time.sleep(0.02)
-        grafted = grafts.pop(candidate.path, None)
-        if grafted is not None and not grafted.in_place():
-            os.unlink(place.name, dir_fd=grafted.fd)
+        placed = placed_trees.pop(candidate.path, None)
+        if placed is not None and not placed.in_place():
+            os.unlink(place.name, dir_fd=placed.fd)
     return published
-grafts = {}
-def grafting(candidate, *rest, **options):
-    grafted, made = graft(candidate, *rest, **options)
-    if grafted is not None:
-        grafts[candidate.path] = grafted
-    return grafted, made
-publish.graft, Publisher._attempt = grafting, publishing
+placed_trees = {}
+def placing(candidate, *rest, **options):
+    placed, made = place(candidate, *rest, **options)
+    if placed is not None:
+        placed_trees[candidate.path] = placed
+    return placed, made
+publish.place_tree, Publisher._attempt = placing, publishing
 """,
     "overwriting without being asked to": """
 from dicomd.store.publish import Publisher

@@ -26,10 +26,10 @@ from dicomd.monitoring.accept import accepts_gzip, choices, prefers_openmetrics
 from dicomd.monitoring.hosts import is_shown
 from dicomd.net.proxy import HEAD, SIGNATURE, ProxyHeaderError, announced, source
 from dicomd.services.operations import PresentationContext, Services, Verification
-from dicomd.services.storage import Storage
+from dicomd.services.storage import StorageService
 from dicomd.store.errors import DataSetUnreadable, StoreUnavailable
 from dicomd.store.head import MAX_VALUE, HeadScanner
-from dicomd.store.head_templates import Memory
+from dicomd.store.head_templates import TemplateCache
 from dicomd.store.layout import Layout
 from dicomd.store.types import InstanceIdentity, InstanceWriter
 from dicomd.uids import recurring_uid_from_value, uid_from_value
@@ -209,7 +209,7 @@ class _NoStore:
         raise StoreUnavailable("takes nothing", operation="open")
 
 
-_SERVICES: Final = Services(verification=Verification(), storage=Storage(_NoStore()))
+_SERVICES: Final = Services(verification=Verification(), storage=StorageService(_NoStore()))
 _CONTEXT: Final = PresentationContext(_CT, _SYNTAXES[1], "FUZZ", "DICOMD")
 
 
@@ -269,14 +269,14 @@ def deflated_head(data: bytes) -> None:
 
 def _scanned(syntax: str, chunks: Iterator[bytes]) -> object:
     """What a scan finds, and finds again with what it remembers of the ones before."""
-    pieces, memory = list(chunks), Memory()
+    pieces, memory = list(chunks), TemplateCache()
     first, *others = (_scanned_once(syntax, pieces, memory) for _ in range(3))
     assert others == [first, first]
     return first
 
 
-def _scanned_once(syntax: str, chunks: list[bytes], memory: Memory) -> object:
-    scanner = HeadScanner(syntax, of_patient=True, memory=memory)
+def _scanned_once(syntax: str, chunks: list[bytes], memory: TemplateCache) -> object:
+    scanner = HeadScanner(syntax, want_patient_id=True, templates=memory)
     try:
         for chunk in chunks:
             if scanner.feed(memoryview(chunk)):

@@ -42,22 +42,22 @@ def test_grafana_s_library_reads_it_and_writes_the_same() -> None:
 
 
 def test_it_is_a_dashboard() -> None:
-    board = dashboard()
-    assert board["uid"] == "dicomd"
-    assert board["schemaVersion"] >= 36
-    assert [variable["name"] for variable in board["templating"]["list"]] == ["datasource", "instance"]
-    rows = [panel["title"] for panel in board["panels"] if panel["type"] == "row"]
+    shared_state = dashboard()
+    assert shared_state["uid"] == "dicomd"
+    assert shared_state["schemaVersion"] >= 36
+    assert [variable["name"] for variable in shared_state["templating"]["list"]] == ["datasource", "instance"]
+    rows = [panel["title"] for panel in shared_state["panels"] if panel["type"] == "row"]
     assert rows == ["Now", "Instances", "Associations", "Peers", "Store", "Process"]
-    assert "id" not in board, "an id is its database's, and would overwrite another dashboard"
+    assert "id" not in shared_state, "an id is its database's, and would overwrite another dashboard"
 
 
 def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
-    board = dashboard()["panels"]
-    assert len({panel["id"] for panel in board}) == len(board)
-    for panel in board:
+    shared_state = dashboard()["panels"]
+    assert len({panel["id"] for panel in shared_state}) == len(shared_state)
+    for panel in shared_state:
         place = panel["gridPos"]
         assert 0 <= place["x"] < place["x"] + place["w"] <= 24
-    for one, other in itertools.combinations((panel["gridPos"] for panel in board), 2):
+    for one, other in itertools.combinations((panel["gridPos"] for panel in shared_state), 2):
         assert (
             one["x"] + one["w"] <= other["x"]
             or other["x"] + other["w"] <= one["x"]

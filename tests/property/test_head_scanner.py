@@ -15,7 +15,7 @@ from pydicom.sequence import Sequence
 
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.head import MAX_VALUE, HeadScanner
-from dicomd.store.head_templates import Memory
+from dicomd.store.head_templates import TemplateCache
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
@@ -75,8 +75,8 @@ def as_pydicom_reads(data: bytes, syntax: str) -> dict[int, str]:
     return {tag: str(dataset[tag].value or "") for tag in WANTED if tag in dataset}
 
 
-def scan(data: bytes, syntax: str, cuts: list[int], memory: Memory | None = None) -> HeadScanner:
-    scanner = HeadScanner(syntax, of_patient=memory is not None, memory=memory)
+def scan(data: bytes, syntax: str, cuts: list[int], memory: TemplateCache | None = None) -> HeadScanner:
+    scanner = HeadScanner(syntax, want_patient_id=memory is not None, templates=memory)
     view = memoryview(data)
     edges = [0, *sorted(cuts), len(data)]
     for start, stop in pairwise(edges):
@@ -85,7 +85,7 @@ def scan(data: bytes, syntax: str, cuts: list[int], memory: Memory | None = None
     return scanner
 
 
-def outcome(data: bytes, syntax: str, cuts: list[int], memory: Memory | None = None) -> object:
+def outcome(data: bytes, syntax: str, cuts: list[int], memory: TemplateCache | None = None) -> object:
     try:
         scanner = scan(data, syntax, cuts, memory)
     except DataSetUnreadable as error:
@@ -132,7 +132,7 @@ def test_bears_data_sets_with_damage(dataset: Dataset, syntax: str, data: st.Dat
 @given(datasets(), st.sampled_from(SYNTAXES), st.data())
 def test_what_is_remembered_of_other_heads_changes_nothing(dataset: Dataset, syntax: str, data: st.DataObject) -> None:
     first = encode(dataset, syntax) or b"\0"
-    memory = Memory()
+    memory = TemplateCache()
     heads = [first, first]
     for _ in range(4):
         other = bytearray(first)
@@ -140,4 +140,4 @@ def test_what_is_remembered_of_other_heads_changes_nothing(dataset: Dataset, syn
             other[data.draw(st.integers(0, len(other) - 1))] = data.draw(st.integers(0, 255))
         heads.append(bytes(other[: data.draw(st.integers(len(other) // 2, len(other)))]))
     for head in heads:
-        assert outcome(head, syntax, [], memory) == outcome(head, syntax, [], Memory())
+        assert outcome(head, syntax, [], memory) == outcome(head, syntax, [], TemplateCache())

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from dicomd.dimse.statuses import Status
-from dicomd.net.rejection import RejectSource, Result
+from dicomd.net.rejection import RejectResult, RejectSource
 from dicomd.telemetry.labels import REJECT_REASONS
 from dicomd.upperlayer.negotiation import STORAGE_APPLICATION_INFORMATION
 from dicomd.upperlayer.pdus import AbortReason
@@ -43,8 +43,10 @@ def test_statuses_that_nothing_answers_with_are_marked() -> None:
 def test_every_rejection_that_can_be_sent_is_explained() -> None:
     shown = {tuple(map(int, row[0].split(" / "))) for row in rows(section(TEXT, "Rejections"))}
     made = {
-        (int(Result[result]), int(RejectSource[source]), int(reason))
-        for result, source, reason in re.findall(r"Rejection\(\s*Result\.(\w+),\s*RejectSource\.(\w+),\s*(\d)", SOURCE)
+        (int(RejectResult[result]), int(RejectSource[source]), int(reason))
+        for result, source, reason in re.findall(
+            r"Rejection\(\s*RejectResult\.(\w+),\s*RejectSource\.(\w+),\s*(\d)", SOURCE
+        )
     }
     assert shown == made
     assert {reason for _, source, reason in shown if source == 3} <= set(REJECT_REASONS[3])

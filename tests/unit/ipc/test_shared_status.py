@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from dicomd.ipc.association_table import ROWS, Roster
+from dicomd.ipc.association_table import ROWS, AssociationTable
 from dicomd.ipc.refusals import KEPT, Refusals
-from dicomd.ipc.seqlock import Record
-from dicomd.ipc.shared_state import Board, Seat, SlotState
-from dicomd.net.display import Refused
+from dicomd.ipc.seqlock import SeqlockRecord
+from dicomd.ipc.shared_state import SharedState, SlotState
+from dicomd.ipc.worker_slot import WorkerSlot
+from dicomd.net.status_sink import Refused
 
 ALL = range(2)
 WORST = {
@@ -32,19 +33,19 @@ def unlocked() -> Iterator[None]:
 
 
 @pytest.fixture
-def board() -> Board:
-    return Board()
+def shared_state() -> SharedState:
+    return SharedState()
 
 
-def seat(board: Board, slot: int = 0) -> Seat:
-    board.occupy(slot, 1)
-    found = Seat(board, slot, 1)
+def worker_slot(shared_state: SharedState, slot: int = 0) -> WorkerSlot:
+    shared_state.occupy(slot, 1)
+    found = WorkerSlot(shared_state, slot, 1)
     found.show_state(SlotState.READY)
     return found
 
 
 def test_a_record_is_what_was_written_last() -> None:
-    record = Record(memoryview(mmap.mmap(-1, 64)))
+    record = SeqlockRecord(memoryview(mmap.mmap(-1, 64)))
     assert record.read() is None
     record.write({"a": 1})
     record.write([1, 2])
@@ -54,7 +55,7 @@ def test_a_record_is_what_was_written_last() -> None:
 
 
 def test_a_value_that_is_too_long_changes_nothing() -> None:
-    record = Record(memoryview(mmap.mmap(-1, 32)))
+    record = SeqlockRecord(memoryview(mmap.mmap(-1, 32)))
     record.write("short")
     with pytest.raises(ValueError, match="too many"):
         record.write("x" * 100)
@@ -63,7 +64,7 @@ def test_a_value_that_is_too_long_changes_nothing() -> None:
 
 def test_a_writer_that_died_in_the_middle_leaves_nothing_until_the_next() -> None:
     memory = memoryview(mmap.mmap(-1, 64))
-    record = Record(memory)
+    record = SeqlockRecord(memory)
     record.write("before")
     memory[:4].cast("I")[0] |= 1  # as it is while somebody writes
     assert record.read() is None
@@ -77,7 +78,7 @@ def test_a_reader_never_sees_two_values_in_one() -> None:
     over = threading.Event()
 
     def write() -> None:
-        record = Record(memory)
+        record = SeqlockRecord(memory)
         while not over.is_set():
             for value in values:
                 record.write(value)
@@ -85,7 +86,7 @@ def test_a_reader_never_sees_two_values_in_one() -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        seen = [Record(memory).read() for _ in range(3000)]
+        seen = [SeqlockRecord(memory).read() for _ in range(3000)]
     finally:
         over.set()
         writer.join()
@@ -93,63 +94,63 @@ def test_a_reader_never_sees_two_values_in_one() -> None:
     assert any(value is not None for value in seen)
 
 
-def test_an_association_is_listed_while_it_is_open_with_what_it_brought(board: Board) -> None:
-    display = seat(board).display
+def test_an_association_is_listed_while_it_is_open_with_what_it_brought(shared_state: SharedState) -> None:
+    display = worker_slot(shared_state).status
     row = display.open({"calling_aet": "CT1"})
     row.answered(stored=True, size=100)
     row.answered(stored=True, size=50)
     row.answered(stored=False, size=7)
-    (shown,) = board.display.roster.open_associations(0)
+    (shown,) = shared_state.status.associations.open_associations(0)
     assert shown == {"calling_aet": "CT1", "age_seconds": 0, "instances": 2, "failures": 1, "bytes": 157}
     row.close()
     row.close()
     display.count(associations=1)
-    assert board.display.roster.open_associations(0) == []
-    assert board.display.roster.counted(ALL) == {
+    assert shared_state.status.associations.open_associations(0) == []
+    assert shared_state.status.associations.counted(ALL) == {
         "associations": 1, "rejected": 0, "instances": 2, "failures": 1, "bytes": 157
     }  # fmt: skip
 
 
-def test_a_row_that_is_used_again_starts_at_zero(board: Board) -> None:
-    display = seat(board).display
+def test_a_row_that_is_used_again_starts_at_zero(shared_state: SharedState) -> None:
+    display = worker_slot(shared_state).status
     first = display.open({})
     first.answered(stored=True, size=100)
     first.close()
     display.open({})
-    assert board.display.roster.open_associations(0)[0]["instances"] == 0
+    assert shared_state.status.associations.open_associations(0)[0]["instances"] == 0
 
 
-def test_the_longest_names_fit(board: Board) -> None:
-    seat(board).display.open(dict(WORST))
-    (shown,) = board.display.roster.open_associations(0)
+def test_the_longest_names_fit(shared_state: SharedState) -> None:
+    worker_slot(shared_state).status.open(dict(WORST))
+    (shown,) = shared_state.status.associations.open_associations(0)
     assert shown["calling_aet"] == r"\x1b" * 16
     assert shown["peer"] == "p" * 64
 
 
-def test_more_than_there_are_rows_are_counted_and_not_listed(board: Board) -> None:
-    display = seat(board).display
+def test_more_than_there_are_rows_are_counted_and_not_listed(shared_state: SharedState) -> None:
+    display = worker_slot(shared_state).status
     rows = [display.open({}) for _ in range(ROWS + 3)]
     for row in rows:
         row.answered(stored=True, size=1)
-    assert len(board.display.roster.open_associations(0)) == ROWS
-    assert board.display.roster.counted(ALL)["instances"] == ROWS + 3
+    assert len(shared_state.status.associations.open_associations(0)) == ROWS
+    assert shared_state.status.associations.counted(ALL)["instances"] == ROWS + 3
     for row in rows:
         row.close()
-    assert board.display.roster.open_associations(0) == []
+    assert shared_state.status.associations.open_associations(0) == []
 
 
-def test_a_dead_worker_s_associations_are_gone_and_its_counts_stay(board: Board) -> None:
-    display = seat(board).display
+def test_a_dead_worker_s_associations_are_gone_and_its_counts_stay(shared_state: SharedState) -> None:
+    display = worker_slot(shared_state).status
     display.open({}).answered(stored=True, size=10)
-    board.vacate(0)
-    assert board.display.roster.open_associations(0) == []
-    assert board.display.roster.counted(ALL)["instances"] == 1
-    seat(board).display.open({}).answered(stored=True, size=10)
-    assert board.display.roster.counted(ALL)["instances"] == 2
+    shared_state.vacate(0)
+    assert shared_state.status.associations.open_associations(0) == []
+    assert shared_state.status.associations.counted(ALL)["instances"] == 1
+    worker_slot(shared_state).status.open({}).answered(stored=True, size=10)
+    assert shared_state.status.associations.counted(ALL)["instances"] == 2
 
 
-def test_counts_of_many_threads_add_up(board: Board) -> None:
-    display = seat(board).display
+def test_counts_of_many_threads_add_up(shared_state: SharedState) -> None:
+    display = worker_slot(shared_state).status
 
     def store() -> None:
         row = display.open({})
@@ -163,15 +164,15 @@ def test_counts_of_many_threads_add_up(board: Board) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    counted = board.display.roster.counted(ALL)
+    counted = shared_state.status.associations.counted(ALL)
     assert (counted["instances"], counted["bytes"], counted["associations"]) == (4000, 8000, 8)
 
 
 def test_measurements_are_a_worker_s_own() -> None:
-    roster = Roster(2)
-    roster.page(1).measure(1 << 45, 1 << 46, 7)
-    assert roster.measured(1) == {"avail_bytes": 1 << 45, "size_bytes": 1 << 46, "files_avail": 7}
-    assert roster.measured(0) == {"avail_bytes": 0, "size_bytes": 0, "files_avail": 0}
+    associations = AssociationTable(2)
+    associations.rows_of(1).measure(1 << 45, 1 << 46, 7)
+    assert associations.measured(1) == {"avail_bytes": 1 << 45, "size_bytes": 1 << 46, "files_avail": 7}
+    assert associations.measured(0) == {"avail_bytes": 0, "size_bytes": 0, "files_avail": 0}
 
 
 def test_the_same_refusal_again_is_one_entry() -> None:
@@ -224,20 +225,20 @@ def test_strangers_leave_half_to_configured_peers() -> None:
     assert "mr1" in [entry["peer"] for entry in refusals.newest()]
 
 
-def test_a_refusal_of_any_length_fits(board: Board) -> None:
+def test_a_refusal_of_any_length_fits(shared_state: SharedState) -> None:
     texts = dict.fromkeys(("address", "peer", "calling", "called", "listener"), "ÿ" * 5000)
-    seat(board).display.refused(Refused.INSTANCE, why="\U0001f600" * 5000, advice="\x1b" * 5000, **texts)
-    (entry,) = board.display.refusals.newest()
+    worker_slot(shared_state).status.refused(Refused.INSTANCE, why="\U0001f600" * 5000, advice="\x1b" * 5000, **texts)
+    (entry,) = shared_state.status.refusals.newest()
     assert entry["refused"] == "instance"
 
 
-def test_refusals_of_a_worker_that_died_stay(board: Board) -> None:
-    seat(board).display.refused(Refused.ASSOCIATION, why="x")
-    board.vacate(0)
-    assert len(board.display.refusals.newest()) == 1
+def test_refusals_of_a_worker_that_died_stay(shared_state: SharedState) -> None:
+    worker_slot(shared_state).status.refused(Refused.ASSOCIATION, why="x")
+    shared_state.vacate(0)
+    assert len(shared_state.status.refusals.newest()) == 1
 
 
-def test_a_bulletin_is_empty_before_the_first(board: Board) -> None:
-    assert board.display.bulletin() == {}
-    board.display.publish({"root": "/x"})
-    assert board.display.bulletin() == {"root": "/x"}
+def test_a_bulletin_is_empty_before_the_first(shared_state: SharedState) -> None:
+    assert shared_state.status.own_status() == {}
+    shared_state.status.publish({"root": "/x"})
+    assert shared_state.status.own_status() == {"root": "/x"}

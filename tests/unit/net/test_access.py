@@ -8,10 +8,10 @@ import pytest
 
 from dicomd.net.access import (
     NO_PEERS,
+    AccessDecision,
     AccessRules,
     PeerRule,
     Source,
-    Verdict,
     in_networks,
     is_ae_title,
     normal_address,
@@ -40,11 +40,11 @@ def rules(*peers: PeerRule, called: tuple[str, ...] = (), audit: bool = False) -
 
 def judge(
     found: AccessRules, calling: str, address: str = "10.1.2.3", *certificates: str, called: str = "SCP"
-) -> Verdict:
+) -> AccessDecision:
     return found.judge(calling=calling, called=called, source=Source(address, certificates))
 
 
-def advice(verdict: Verdict) -> str:
+def advice(verdict: AccessDecision) -> str:
     assert verdict.refusal is not None
     assert (verdict.refusal.result, verdict.refusal.source, verdict.refusal.reason) == (1, 1, 3)
     assert verdict.refused_by in ("peers", "peers.allow")

@@ -19,12 +19,12 @@ from dicomd.net.admission import Admission, AdmissionLimits
 from dicomd.net.association import STOPS, AcceptorSettings, Association
 from dicomd.net.buffers import BufferPool
 from dicomd.net.deadlines import TimeLimits
-from dicomd.net.display import Nowhere
 from dicomd.net.report import AssociationReport
+from dicomd.net.status_sink import NoStatusSink
 from dicomd.net.tls import TlsSettings, TlsTransport, server_context
 from dicomd.net.transport import PlainTransport
 from dicomd.services.operations import PresentationContext, Services, Verification
-from dicomd.services.storage import Storage, StoreOperation
+from dicomd.services.storage import StorageService, StoreOperation
 from dicomd.telemetry.metrics import Metrics
 from dicomd.upperlayer.negotiation import Negotiator
 from tests.support import wire
@@ -49,7 +49,7 @@ def settings(tmp_path: Path) -> AcceptorSettings:
             implementation_class_uid="1.2.3",
             implementation_version_name="TEST",
         ),
-        services=Services(verification=Verification(), storage=Storage(store)),
+        services=Services(verification=Verification(), storage=StorageService(store)),
         admission=Admission(
             AdmissionLimits(), rules=AccessRules(audit=False, associations_per_peer=64), unready=lambda: ""
         ),
@@ -77,7 +77,7 @@ def new_report() -> AssociationReport:
         listener="dicom",
         address="127.0.0.1",
         instances=True,
-        display=Nowhere(),
+        status_sink=NoStatusSink(),
     )
 
 
@@ -118,7 +118,7 @@ def test_nothing_stays_of_a_handshake_that_failed(settings: AcceptorSettings, se
     assert left_behind(settings, sent, lambda sock: TlsTransport(sock, context, send_timeout=1.0)) is None
 
 
-class Stopping(Storage):
+class Stopping(StorageService):
     """Stops its Association when the second instance begins."""
 
     association: Association

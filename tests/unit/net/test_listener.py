@@ -13,37 +13,37 @@ from typing import Any
 
 import pytest
 
-from dicomd.net.listener import ConnectionAcceptor, Listener, bind
+from dicomd.net.listener import ConnectionAcceptor, ListeningSocket, bind
 from tests.support.waiting import wait_until
 
 
-class Colleagues:
+class Siblings:
     """Another process that accepts on the same sockets, and is busier or not."""
 
-    def __init__(self, *, gives_way: bool) -> None:
-        self._gives_way = gives_way
-        self.calls = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+    def __init__(self, *, should_yield: bool) -> None:
+        self._gives_way = should_yield
+        self.wakeups = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         self.made = 0
 
-    def gives_way(self) -> bool:
+    def should_yield(self) -> bool:
         return self._gives_way
 
-    def call(self) -> None:
+    def wake_sibling(self) -> None:
         self.made += 1
 
-    def take_call(self) -> bool:
-        return bool(os.eventfd_read(self.calls))
+    def take_wakeup(self) -> bool:
+        return bool(os.eventfd_read(self.wakeups))
 
 
 class Accepting(ConnectionAcceptor):
     """Accepts, and says on which listener it would have."""
 
-    def __init__(self, listeners: list[Listener], colleagues: Colleagues | None = None) -> None:
+    def __init__(self, listeners: list[ListeningSocket], siblings: Siblings | None = None) -> None:
         nothing: Any = SimpleNamespace(tls=None)
-        super().__init__(listeners, nothing, nothing, nothing, colleagues)
+        super().__init__(listeners, nothing, nothing, nothing, siblings)
         self.accepted: list[str] = []
 
-    def _accept(self, listener: Listener, wakeup: int) -> None:
+    def _accept(self, listener: ListeningSocket, wakeup: int) -> None:
         try:
             listener.sock.accept()[0].close()
         except OSError:  # taken by another, or no descriptor for it
@@ -52,7 +52,7 @@ class Accepting(ConnectionAcceptor):
 
 
 @pytest.fixture
-def listeners() -> Iterator[list[Listener]]:
+def listeners() -> Iterator[list[ListeningSocket]]:
     found = [bind("one", "127.0.0.1", 0), bind("two", "127.0.0.1", 0)]
     yield found
     for listener in found:
@@ -66,7 +66,7 @@ def wakeup() -> Iterator[int]:
     os.close(fd)
 
 
-def connect(listener: Listener) -> socket.socket:
+def connect(listener: ListeningSocket) -> socket.socket:
     return socket.create_connection(listener.sock.getsockname())
 
 
@@ -81,7 +81,7 @@ def serve_until(acceptor: Accepting, wakeup: int, *accepted: str) -> None:
     assert sorted(acceptor.accepted) == sorted(accepted)
 
 
-def test_to_wait_for_connections_takes_no_descriptor(listeners: list[Listener], wakeup: int) -> None:
+def test_to_wait_for_connections_takes_no_descriptor(listeners: list[ListeningSocket], wakeup: int) -> None:
     acceptor = Accepting(listeners)
     taken: list[int] = []
     with connect(listeners[0]):
@@ -105,34 +105,34 @@ def test_to_wait_for_connections_takes_no_descriptor(listeners: list[Listener], 
 
 
 def test_a_connection_that_another_was_woken_for_is_found_at_the_next_look(
-    listeners: list[Listener], wakeup: int
+    listeners: list[ListeningSocket], wakeup: int
 ) -> None:
     with connect(listeners[1]):
         acceptor = Accepting(listeners)
         serve_until(acceptor, wakeup, "two")
 
 
-def test_who_gives_way_calls_and_accepts_what_nobody_has_taken(listeners: list[Listener], wakeup: int) -> None:
-    colleagues = Colleagues(gives_way=True)
-    acceptor = Accepting(listeners, colleagues)
+def test_who_gives_way_calls_and_accepts_what_nobody_has_taken(listeners: list[ListeningSocket], wakeup: int) -> None:
+    siblings = Siblings(should_yield=True)
+    acceptor = Accepting(listeners, siblings)
     with connect(listeners[0]):
         serve_until(acceptor, wakeup, "one")
-    assert colleagues.made == 1
+    assert siblings.made == 1
 
 
-def test_a_call_is_answered_on_every_listener(listeners: list[Listener], wakeup: int) -> None:
-    colleagues = Colleagues(gives_way=True)
-    acceptor = Accepting(listeners, colleagues)
-    os.eventfd_write(colleagues.calls, 1)
+def test_a_call_is_answered_on_every_listener(listeners: list[ListeningSocket], wakeup: int) -> None:
+    siblings = Siblings(should_yield=True)
+    acceptor = Accepting(listeners, siblings)
+    os.eventfd_write(siblings.wakeups, 1)
     with connect(listeners[0]), connect(listeners[1]):
         serve_until(acceptor, wakeup, "one", "two")
-    assert colleagues.made == 0
+    assert siblings.made == 0
 
 
-def test_who_stops_accepting_calls_the_others(listeners: list[Listener], wakeup: int) -> None:
-    colleagues = Colleagues(gives_way=False)
-    acceptor = Accepting(listeners, colleagues)
+def test_who_stops_accepting_calls_the_others(listeners: list[ListeningSocket], wakeup: int) -> None:
+    siblings = Siblings(should_yield=False)
+    acceptor = Accepting(listeners, siblings)
     acceptor.serve(wakeup, 0.01)
     acceptor.close()
     acceptor.serve(wakeup, 0.01)
-    assert colleagues.made == 1
+    assert siblings.made == 1

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from dicomd.net import thread_pool
-from dicomd.net.thread_pool import Crew
+from dicomd.net.thread_pool import ConnectionThreads
 from tests.support.waiting import wait_until
 
 
@@ -17,14 +17,14 @@ def threads(name: str) -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == name]
 
 
-def done_by(team: Crew) -> threading.Thread:
+def done_by(team: ConnectionThreads) -> threading.Thread:
     """Which thread does what `team` is given."""
     found: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
     team.assign(lambda: found.put(threading.current_thread()))
     return found.get(timeout=10)
 
 
-def idle(team: Crew, count: int) -> Callable[[], bool]:
+def idle(team: ConnectionThreads, count: int) -> Callable[[], bool]:
     return lambda: len(team._idle) == count
 
 
@@ -35,7 +35,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_idle_thread_takes_the_next_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_pool, "_STAYS", 60)
-    team = Crew("again")
+    team = ConnectionThreads("again")
     first = done_by(team)
     for _ in range(20):
         wait_until(idle(team, 1))
@@ -47,7 +47,7 @@ def test_an_idle_thread_takes_the_next_work(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_nobody_waits_for_a_busy_thread() -> None:
-    team = Crew("busy")
+    team = ConnectionThreads("busy")
     may_end = threading.Event()
     for _ in range(5):
         team.assign(may_end.wait)
@@ -61,7 +61,7 @@ def test_nobody_waits_for_a_busy_thread() -> None:
 def test_no_more_than_so_many_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_pool, "_STAYS", 60)
     monkeypatch.setattr(thread_pool, "_MOST_IDLE", 2)
-    team = Crew("many")
+    team = ConnectionThreads("many")
     may_end = threading.Event()
     for _ in range(6):
         team.assign(may_end.wait)
@@ -75,7 +75,7 @@ def test_no_more_than_so_many_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_none_is_lost_between_staying_and_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_pool, "_STAYS", 0.0005)
-    team = Crew("quick")
+    team = ConnectionThreads("quick")
     for _ in range(2000):
         done_by(team)
     wait_until(lambda: not threads("quick"))
@@ -90,6 +90,6 @@ def test_what_was_done_is_let_go() -> None:
             gone.set()
 
     gone = threading.Event()
-    team = Crew("gone")
+    team = ConnectionThreads("gone")
     team.assign(Work())
     assert gone.wait(10)

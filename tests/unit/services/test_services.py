@@ -9,7 +9,7 @@ import pytest
 from dicomd.dimse.commands import CommandSet, Response, parse_command_set
 from dicomd.dimse.statuses import Status
 from dicomd.services.operations import PresentationContext, Services, Verification
-from dicomd.services.storage import STATUSES, Storage, StoreOperation
+from dicomd.services.storage import STATUSES, StorageService, StoreOperation
 from dicomd.store.errors import OutOfResources, OutOfSpace, StoreError
 from dicomd.store.types import InstanceIdentity, Stored, Subject
 
@@ -75,7 +75,7 @@ def request(
 
 
 def services(store: MemoryStore) -> Services:
-    return Services(verification=Verification(), storage=Storage(store))
+    return Services(verification=Verification(), storage=StorageService(store))
 
 
 def serve(store: MemoryStore, asked: CommandSet, context: PresentationContext = CONTEXT) -> Response | None:

@@ -8,7 +8,7 @@ import pytest
 
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.head import MAX_INFLATED, MAX_NESTING, MAX_VALUE, HeadScanner
-from dicomd.store.head_templates import Memory
+from dicomd.store.head_templates import TemplateCache
 from tests.unit.store.instances import (
     BIG_ENDIAN,
     CT_IMAGE_STORAGE,
@@ -279,7 +279,7 @@ def test_the_patient_id_is_kept_only_where_it_is_wanted(step: int) -> None:
     before_study, study, behind = head().partition(element(0x0020000D, "UI", STUDY))
     data = before_study + element(0x00100020, "LO", "4711") + study + behind
     for wanted, expected in ((False, b""), (True, b"4711")):
-        scanner = HeadScanner(EXPLICIT, of_patient=wanted)
+        scanner = HeadScanner(EXPLICIT, want_patient_id=wanted)
         for at in range(0, len(data), step):
             scanner.feed(data[at : at + step])
         scanner.finish()
@@ -289,7 +289,7 @@ def test_the_patient_id_is_kept_only_where_it_is_wanted(step: int) -> None:
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, DEFLATED])
 def test_an_element_that_comes_again_and_again_is_not_hoarded(syntax: str) -> None:
-    scanner = HeadScanner(syntax, memory=Memory())
+    scanner = HeadScanner(syntax, templates=TemplateCache())
     again, compressor = element(0x00080016, "UI", b"") * 1000, zlib.compressobj(wbits=-15)
     pieces = [compressor.compress(again) + compressor.flush(zlib.Z_SYNC_FLUSH) for _ in range(100)]
     tracemalloc.start()

@@ -8,7 +8,7 @@ import pytest
 
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.head import HeadScanner
-from dicomd.store.head_templates import Memory, memory
+from dicomd.store.head_templates import TemplateCache, cache_for
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 SERIES = 0x0020000E
@@ -32,24 +32,26 @@ def head(instance: bytes, *, time: bytes = b"101500", patient: bytes = b"P1", se
     )
 
 
-def scan(data: bytes, known: Memory) -> HeadScanner:
-    scanner = HeadScanner(EXPLICIT, of_patient=True, memory=known)
+def scan(data: bytes, known: TemplateCache) -> HeadScanner:
+    scanner = HeadScanner(EXPLICIT, want_patient_id=True, templates=known)
     scanner.feed(memoryview(data))
     scanner.finish()
     return scanner
 
 
 @pytest.fixture
-def known() -> Memory:
+def known() -> TemplateCache:
     """A memory that has seen two heads built alike."""
-    found = Memory()
+    found = TemplateCache()
     for instance in (b"1.10", b"1.11"):
-        assert found.outline is None
+        assert found.template is None
         scan(head(instance), found)
     return found
 
 
-def test_a_head_built_like_the_last_two_is_read_without_a_scan(known: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_built_like_the_last_two_is_read_without_a_scan(
+    known: TemplateCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr(HeadScanner, "_advance")
     scanner = scan(head(b"1.12", time=b"235959", patient=b"P2", series=b"1.4"), known)
     assert scanner.complete
@@ -68,46 +70,46 @@ def test_a_head_built_like_the_last_two_is_read_without_a_scan(known: Memory, mo
     ],
     ids=["longer", "another VR", "another tag", "shorter"],
 )
-def test_a_head_built_otherwise_is_scanned(known: Memory, data: bytes) -> None:
-    before = known.outline
+def test_a_head_built_otherwise_is_scanned(known: TemplateCache, data: bytes) -> None:
+    before = known.template
     for _ in range(3):
-        assert scan(data, known).values == scan(data, Memory()).values
-    assert known.outline is not before
+        assert scan(data, known).values == scan(data, TemplateCache()).values
+    assert known.template is not before
 
 
-def test_a_head_that_ends_early_is_no_match(known: Memory) -> None:
+def test_a_head_that_ends_early_is_no_match(known: TemplateCache) -> None:
     data = head(b"1.12")
     with pytest.raises(DataSetUnreadable, match="ends inside an element"):
         scan(data[: data.index(b"1.3\0") + 2], known)
 
 
 def test_heads_of_changing_shape_leave_the_outline_alone() -> None:
-    found = Memory()
+    found = TemplateCache()
     for instance in (b"1.1234", b"1.12", b"1.1234", b"1.12"):
         scan(head(instance), found)
-    assert found.outline is None
+    assert found.template is None
 
 
 def test_an_element_that_comes_twice_is_never_taken_for_granted() -> None:
     found, twice = (
-        Memory(),
+        TemplateCache(),
         head(b"1.12").replace(element(0x00080030, b"TM", b"101500"), element(0x00080018, b"UI", b"1.12")),
     )
     for _ in range(3):
         assert scan(twice, found).values[0x00080018] == b"1.12"
-    assert found.outline is None
+    assert found.template is None
     with pytest.raises(DataSetUnreadable, match="twice"):
         scan(twice.replace(b"1.12", b"1.13", 1), found)
 
 
 def test_outlines_are_bounded() -> None:
-    found = Memory()
+    found = TemplateCache()
     long = element(0x00080005, b"CS", b"") * 300
     for _ in range(3):
         scan(long + head(b"1.12"), found)
-    assert found.outline is None
+    assert found.template is None
 
 
 def test_each_kind_has_a_memory_of_its_own() -> None:
-    assert memory("CT1", "1.2", EXPLICIT, False) is memory("CT1", "1.2", EXPLICIT, False)
-    assert memory("CT1", "1.2", EXPLICIT, False) is not memory("CT1", "1.2", EXPLICIT, True)
+    assert cache_for("CT1", "1.2", EXPLICIT, False) is cache_for("CT1", "1.2", EXPLICIT, False)
+    assert cache_for("CT1", "1.2", EXPLICIT, False) is not cache_for("CT1", "1.2", EXPLICIT, True)

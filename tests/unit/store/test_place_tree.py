@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dicomd.store import graft as grafting
+from dicomd.store import place_tree as tree_placing
 from dicomd.store.errors import StoreError, StoreUnavailable
 from dicomd.store.publish import Publisher
 from tests.unit.store.instances import (
@@ -34,24 +34,24 @@ class OnlyByGraft:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, before: Callable[[], object] = lambda: None) -> None:
         self.plain = 0
-        self.grafted: list[bool] = []
-        original_attempt, original_graft = Publisher._attempt, grafting.graft
+        self.placed: list[bool] = []
+        original_attempt, original_place_tree = Publisher._attempt, tree_placing.place_tree
 
         def attempt(*arguments: Any) -> Any:
-            if not self.grafted:
+            if not self.placed:
                 self.plain += 1
                 return None
             return original_attempt(*arguments)
 
-        def graft(*arguments: Any, **options: Any) -> Any:
-            if not self.grafted:
+        def place_tree(*arguments: Any, **options: Any) -> Any:
+            if not self.placed:
                 before()
-            result = original_graft(*arguments, **options)
-            self.grafted.append(result[0] is not None)
+            result = original_place_tree(*arguments, **options)
+            self.placed.append(result[0] is not None)
             return result
 
         monkeypatch.setattr(Publisher, "_attempt", attempt)
-        monkeypatch.setattr("dicomd.store.publish.graft", graft)
+        monkeypatch.setattr("dicomd.store.publish.place_tree", place_tree)
 
 
 def nothing_temporary(root: Path) -> bool:
@@ -77,7 +77,7 @@ def test_the_missing_part_of_the_path_is_put_in_place(
     only = OnlyByGraft(monkeypatch)
     stored = put(store, data_set())
     assert stored.path == tmp_path / relative
-    assert (stored.duplicate, only.plain, only.grafted) == ("", 2, [True])
+    assert (stored.duplicate, only.plain, only.placed) == ("", 2, [True])
     assert stored.path.stat().st_nlink == 1
     assert nothing_temporary(tmp_path)
     for made in (folder, folder.parent):
@@ -88,7 +88,7 @@ def test_a_layout_without_folders_needs_none(tmp_path: Path, monkeypatch: pytest
     store = file_store(tmp_path, layout="{SOPInstanceUID}.dcm")
     only = OnlyByGraft(monkeypatch)
     assert put(store, data_set()).path == tmp_path / f"{INSTANCE}.dcm"
-    assert only.grafted == [False]
+    assert only.placed == [False]
 
 
 def test_where_no_folder_is_missing_nothing_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_where_no_folder_is_missing_nothing_is_moved(tmp_path: Path, monkeypatch
     only = OnlyByGraft(monkeypatch)
     assert put(store, data_set()).duplicate == "identical"
     assert put(store, data_set(pixels=b"else")).duplicate == "kept-both"
-    assert only.grafted == [False]
+    assert only.placed == [False]
     assert first.path.exists()
     assert nothing_temporary(tmp_path)
 
@@ -119,7 +119,7 @@ def test_a_folder_that_is_removed_between_two_levels_is_put_back(
     only = OnlyByGraft(monkeypatch)
     assert put(store, data_set()).path.exists()
     assert tried == [STUDY, f"{STUDY}/{SERIES}", STUDY]
-    assert only.grafted == [True]
+    assert only.placed == [True]
 
 
 def test_contents_that_appear_at_each_level_leave_the_place_to_an_ordinary_attempt(
@@ -133,11 +133,11 @@ def test_contents_that_appear_at_each_level_leave_the_place_to_an_ordinary_attem
 
     only = OnlyByGraft(monkeypatch, others)
     assert put(store, data_set()).path.exists()
-    assert only.grafted == [False]
+    assert only.placed == [False]
     assert nothing_temporary(tmp_path)
 
 
-def test_what_was_grafted_is_synced_inside_and_up_to_the_root_before_success(
+def test_what_was_placed_is_synced_inside_and_up_to_the_root_before_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = file_store(tmp_path)
@@ -195,7 +195,7 @@ def test_a_failure_at_any_step_leaves_nothing(
             assert files(tmp_path) == []
             assert folders(tmp_path) == []
         else:
-            assert calls <= at or only.grafted  # it came through without that call, or passed over its failure
+            assert calls <= at or only.placed  # it came through without that call, or passed over its failure
             assert files(tmp_path) == [f"{STUDY}/{SERIES}/{INSTANCE}.dcm"]
     assert nothing_temporary(tmp_path)
     store._directories.clear()
@@ -227,7 +227,7 @@ def test_a_sync_that_fails_inside_speaks_against_the_store_whatever_its_cause(
     assert folders(tmp_path) == []
 
 
-def test_what_was_grafted_and_then_moved_away_before_it_is_decided_comes_to_its_place_as_well(
+def test_what_was_placed_and_then_moved_away_before_it_is_decided_comes_to_its_place_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The copy in the archive stays: by the time that it could be removed, the instance may be decided."""
@@ -248,7 +248,7 @@ def test_what_was_grafted_and_then_moved_away_before_it_is_decided_comes_to_its_
 
 
 @pytest.mark.parametrize("durability", ["fsync", "none"])
-def test_what_was_grafted_and_is_moved_away_once_it_is_decided_stays_in_the_archive(
+def test_what_was_placed_and_is_moved_away_once_it_is_decided_stays_in_the_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
     store = file_store(tmp_path / "root", durability=durability)
@@ -266,7 +266,7 @@ def test_what_was_grafted_and_is_moved_away_once_it_is_decided_stays_in_the_arch
     assert [path.read_bytes()[-4:] for path in (tmp_path / "archive").rglob("*.dcm")] == [data_set()[-4:]]
 
 
-def test_a_failure_after_the_graft_takes_the_instance_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_after_it_was_placed_takes_the_instance_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = file_store(tmp_path)
 
     def attempt(publisher: Publisher, *_: Any) -> None:

@@ -157,7 +157,7 @@ def test_a_look_that_gets_no_answer_makes_the_store_unavailable_until_it_gets_on
         return look(path)
 
     monkeypatch.setattr(space, "look", hanging)
-    monkeypatch.setattr(filesystem, "_PATIENCE", 0.05)
+    monkeypatch.setattr(filesystem, "_CHECK_TIMEOUT", 0.05)
     checking = threading.Thread(target=store.check)
     checking.start()
     try:
@@ -212,7 +212,7 @@ def test_a_disk_that_hangs_without_an_error_is_noticed_and_comes_back(
     """A frozen file system answers whoever reads, and lets whoever writes wait."""
     store = file_store(disk / "root")
     put(store, data_set("1.1"), identity("1.1"))
-    monkeypatch.setattr(filesystem, "_PROBE_PATIENCE", 0.05)
+    monkeypatch.setattr(filesystem, "_PROBE_TIMEOUT", 0.05)
     outcomes: list[StoreError | str] = []
 
     def send() -> None:

@@ -27,7 +27,7 @@ from dicomd.telemetry.budget import (
 from dicomd.telemetry.logs import LATER, UNBOUNDED, bound_logger, configure_logging, get_logger, report_suppressed
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
-from dicomd.telemetry.render import SAFE
+from dicomd.telemetry.render import PRESANITIZED
 
 REJECTED = "association rejected"
 
@@ -244,7 +244,9 @@ def test_what_would_be_costly_is_not_done_for_a_line_that_is_left_out(log: Calla
 def test_stored_instances_are_always_told(log: Callable[[], list[str]]) -> None:
     bound = bound_logger({"dicom_peer_address": "10.0.0.1", "dicom_peer": "unknown"})
     for number in range(5000):
-        bound.info(Message.INSTANCE_STORED, **{SAFE: {"dicom_bytes": number, "detail": "x" * 400}, UNBOUNDED: True})
+        bound.info(
+            Message.INSTANCE_STORED, **{PRESANITIZED: {"dicom_bytes": number, "detail": "x" * 400}, UNBOUNDED: True}
+        )
     assert len(log()) == 5000
     bound.warning(Message.STORE_FAILED)
     assert len(log()) == 5001, "they leave room for what goes wrong"

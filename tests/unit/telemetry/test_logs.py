@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from dicomd.telemetry.logs import configure_logging, get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
-from dicomd.telemetry.render import SAFE
+from dicomd.telemetry.render import PRESANITIZED
 
 Lines = Callable[[], list[dict[str, Any]]]
 STORED = {
@@ -60,8 +60,8 @@ def test_a_key_that_isn_t_listed_is_named_and_not_written(json_log: Lines) -> No
 
 
 def test_values_that_are_safe_already_are_not_looked_at_but_their_keys_are(json_log: Lines) -> None:
-    get_logger().info(Message.INSTANCE_STORED, **{SAFE: STORED})
-    get_logger().info("x", **{SAFE: {"patient_name": "DOE^JOHN", "dicom_status": "0000"}}, dicom_bytes=1)
+    get_logger().info(Message.INSTANCE_STORED, **{PRESANITIZED: STORED})
+    get_logger().info("x", **{PRESANITIZED: {"patient_name": "DOE^JOHN", "dicom_status": "0000"}}, dicom_bytes=1)
     stored, other = json_log()
     assert {key: stored[key] for key in STORED} == STORED
     assert other["unknown_keys"] == ["patient_name"]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dicomd.worker.memory_trim import Ebb
+from dicomd.worker.memory_trim import MemoryTrimmer
 
 
 def seen(*connections: int) -> list[str]:
     """What is done while so many connections are open, one look after the other."""
     done: list[str] = []
-    ebb = Ebb(lambda: done.append("let go"), lambda: done.append("trimmed"))
+    trimmer = MemoryTrimmer(lambda: done.append("let go"), lambda: done.append("trimmed"))
     for count in connections:
-        ebb.look(count)
+        trimmer.look(count)
     return done
 
 
@@ -32,7 +32,7 @@ def test_a_few_connections_are_no_burst() -> None:
 
 def test_the_system_takes_it() -> None:
     done: list[str] = []
-    ebb = Ebb(lambda: done.append("let go"))
-    ebb.look(100)
-    ebb.look(0)
+    trimmer = MemoryTrimmer(lambda: done.append("let go"))
+    trimmer.look(100)
+    trimmer.look(0)
     assert done == ["let go"]

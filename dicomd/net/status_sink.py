@@ -19,7 +19,7 @@ class Refused(StrEnum):
     INSTANCE = "instance"
 
 
-class Row(Protocol):
+class AssociationStatus(Protocol):
     """One open Association; used by its thread alone."""
 
     def answered(self, *, stored: bool, size: int) -> None:
@@ -29,10 +29,10 @@ class Row(Protocol):
         """It is over. Idempotent."""
 
 
-class Display(Protocol):
+class StatusSink(Protocol):
     """Where a worker shows what it does. Safe to use from many threads."""
 
-    def open(self, known: dict[str, Any]) -> Row:
+    def open(self, known: dict[str, Any]) -> AssociationStatus:
         """An Association is open."""
 
     def count(self, *, associations: int = 0, rejected: int = 0) -> None:
@@ -42,10 +42,10 @@ class Display(Protocol):
         """Something was refused; `who`: peer, address, calling and called AE Title, listener."""
 
 
-class Nowhere:
+class NoStatusSink:
     """A `Display` and a `Row` for whoever has none."""
 
-    def open(self, known: dict[str, Any]) -> Nowhere:  # noqa: ARG002 - the protocol's
+    def open(self, known: dict[str, Any]) -> NoStatusSink:  # noqa: ARG002 - the protocol's
         """Show nothing."""
         return self
 

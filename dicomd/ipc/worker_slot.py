@@ -1,0 +1,170 @@
+"""One worker's place in the shared state: what it counts there against all others, what it shows, and what it sees."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from hashlib import blake2b
+
+from dicomd.ipc.shared_state import ASSOCIATIONS_PER_WORKER, SharedState, SlotState
+from dicomd.ipc.shared_status import WorkerStatus
+from dicomd.net.admission import LimitReached
+
+
+class WorkerSlot:
+    """The slot of one worker; the `AdmissionCounter` of its Admission and the `SiblingWorkers` of its listeners.
+
+    Used by all threads of its process.
+    """
+
+    def __init__(self, shared_state: SharedState, slot: int, generation: int) -> None:
+        self._shared_state, self.slot, self.generation = shared_state, slot, generation
+        self._fields = shared_state.fields(slot)
+        self._counting = threading.Lock()
+        self.status = WorkerStatus(shared_state.status.associations.rows_of(slot), shared_state.status.refusals)
+        self.pending_writes = shared_state.pending_writes.of(slot)
+        self.log_budget = shared_state.status.log_budget
+
+    # -- AdmissionCounter ------------------------------------------------------------------------------------------
+
+    def connect(self, limit: int) -> bool:
+        """Count a connection in. Without the lock: a burst may end a few above the limit, one per worker at most."""
+        with self._counting:
+            if self._shared_state.total_connections() >= limit:
+                return False
+            self._fields.connections += 1
+            return True
+
+    def disconnect(self, *, admitted: bool) -> None:
+        """Count a connection out; `admitted`: it had an Association, which has left."""
+        with self._counting:
+            if admitted:
+                self._fields.closing -= 1
+            self._fields.connections -= 1
+
+    def enter(self, peer: str, *, associations: int, per_peer: int) -> LimitReached | None:
+        """Count an Association in, or say which limit is reached.
+
+        Near a limit, check before incrementing: a transient increment could make another worker reject wrongly. Where a
+        limit was passed by others that are about to find the same, look again under the lock, as the only one, so that
+        exactly as many are admitted as may be.
+        """
+        digest, shared_state = _digest(peer), self._shared_state
+        near = (
+            shared_state.total_associations() >= associations or shared_state.associations_of_peer(digest) >= per_peer
+        )
+        if not near and self._enter(digest, associations, per_peer) is None:
+            return None
+        with shared_state.locked():
+            return self._enter(digest, associations, per_peer)
+
+    def leave(self, peer: str) -> None:
+        """Count an Association out."""
+        with self._counting:
+            self._fields.closing += 1
+            self._remove(_digest(peer))
+
+    def _enter(self, digest: int, associations: int, per_peer: int) -> LimitReached | None:
+        fields = self._fields
+        with self._counting:
+            count = fields.associations
+            if count >= ASSOCIATIONS_PER_WORKER:
+                return LimitReached.ASSOCIATIONS
+            fields.peers[count] = digest
+            fields.associations = count + 1
+        # Shown first, checked second: of two that take the last place at once, at least one sees the other.
+        if self._shared_state.total_associations() > associations:
+            reached = LimitReached.ASSOCIATIONS
+        elif self._shared_state.associations_of_peer(digest) > per_peer:
+            reached = LimitReached.PEER
+        else:
+            return None
+        with self._counting:
+            self._remove(digest)
+        return reached
+
+    def _remove(self, digest: int) -> None:
+        fields = self._fields
+        last = fields.associations - 1
+        fields.peers[fields.peers[: last + 1].index(digest)] = fields.peers[last]
+        fields.associations = last
+
+    @property
+    def open_associations(self) -> int:
+        """How many Associations this worker has."""
+        count: int = self._fields.associations
+        return count
+
+    # -- SiblingWorkers --------------------------------------------------------------------------------------------
+
+    def should_yield(self) -> bool:
+        """Whether another ready worker of this generation is less busy, and should accept the next connection."""
+        return self._shared_state.busy(self.slot) > self._shared_state.least_busy(self.generation)
+
+    @property
+    def wakeups(self) -> int:
+        """A descriptor that is readable while a wake-up waits for somebody to take it."""
+        return self._shared_state.wakeups
+
+    def wake_sibling(self) -> None:
+        """Wake one of the others, to accept what this worker doesn't."""
+        with suppress(BlockingIOError):  # 2^64 wake-ups that nobody has taken
+            os.eventfd_write(self._shared_state.wakeups, 1)
+
+    def take_wakeup(self) -> bool:
+        """Take a wake-up; False if another was quicker."""
+        try:
+            os.eventfd_read(self._shared_state.wakeups)
+        except BlockingIOError:
+            return False
+        return True
+
+    # -- what it shows, and sees -----------------------------------------------------------------------------------
+
+    @property
+    def maintenance(self) -> bool:
+        """Whether an operator wants no new Associations."""
+        return self._shared_state.maintenance
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the daemon is about to end: known here before the order to stop comes."""
+        return self._shared_state.stopping
+
+    @property
+    def speaks_for_all(self) -> bool:
+        """Whether it is this worker's part to log what all workers see."""
+        return self._shared_state.first_ready() == self.slot
+
+    def tells_start(self) -> bool:
+        """Whether it is this worker's part to report that the daemon has started: once, in its first generation."""
+        with self._shared_state.locked():
+            return self.generation == 1 and self._shared_state.first_to_report_start()
+
+    def tells_stop(self) -> bool:
+        """Show that this worker is through, and return whether it is the last one of a daemon that stops.
+
+        That one has to report the stop.
+        """
+        with self._shared_state.locked():
+            self._fields.ended = 1
+            return self._shared_state.stopping and self._shared_state.all_ended()
+
+    def show_state(self, state: SlotState) -> None:
+        """Show what this process does."""
+        self._fields.pid = os.getpid()
+        self._fields.state = state
+
+    def show_store(self, reason: str) -> None:
+        """Show why the store accepts nothing, or with an empty reason that it does."""
+        self._fields.show_reason(reason)
+        self._fields.accepting = not reason
+
+    def show_aborted(self, count: int) -> None:
+        """Show how many connections had to be aborted."""
+        self._fields.aborted = count
+
+
+def _digest(peer: str) -> int:
+    return int.from_bytes(blake2b(peer.encode(), digest_size=8).digest(), "little")
