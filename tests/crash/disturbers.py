@@ -1,4 +1,7 @@
-"""Others at work in a store: a mover, a renamer, and a pruner of empty folders as fast as it can.
+"""Others at work in a store: movers, a renamer, and a pruner of empty folders.
+
+One of the movers, an archivist who takes each study as soon as there is an instance in it, and the pruner are programs
+of their own, at it as fast as they can; the archivist rests for two seconds of three.
 
 The rule it keeps: nobody here deletes an instance, and everything that is moved away comes into an archive on the same
 file system, whose every file and folder has a time by which it was there.
@@ -23,12 +26,38 @@ from typing import Self
 _PAUSE = 0.02  # seconds between two actions of the mover or the renamer, at most
 _PRUNER = """
 import os, sys
-root = sys.argv[1]
-while os.getppid() == int(sys.argv[2]):
-    for folder, _, _ in os.walk(root, topdown=False):
-        if folder != root and "/.dicomd" not in folder:
+parent, root = int(sys.argv[1]), sys.argv[2]
+def prune(folder):
+    try:
+        os.rmdir(folder)
+    except OSError:
+        try:
+            for name in os.listdir(folder):
+                if not name.endswith(".dcm"):
+                    prune(f"{folder}/{name}")
+            os.rmdir(folder)
+        except OSError:
+            pass
+while os.getppid() == parent:
+    for name in os.listdir(root):
+        if name != ".dicomd":
+            prune(f"{root}/{name}")
+"""
+_ARCHIVIST = """
+import itertools, os, sys, time
+parent, root, archive = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+numbers = itertools.count()
+while os.getppid() == parent:
+    if int(time.monotonic()) % 3:  # at rest, so that there is something to be overwritten
+        time.sleep(0.01)
+        continue
+    for study in os.listdir(root):
+        aside = f"{archive}/{next(numbers)}"
+        if study != ".dicomd":
             try:
-                os.rmdir(folder)
+                if any(name.endswith(".dcm") for _, _, names in os.walk(f"{root}/{study}") for name in names):
+                    os.rename(f"{root}/{study}", aside)
+                    os.rename(aside, f"{archive}/{time.monotonic()!r}")
             except OSError:
                 pass
 """
@@ -41,7 +70,8 @@ class Disturbers:
         self.moved: dict[Path, float] = {}
         self.counts: Counter[str] = Counter()
         self._root, self._archive = root, archive
-        self._archive.mkdir(exist_ok=True)
+        self._taken = archive / "taken"  # by the archivist, each study under the time when it was there
+        self._taken.mkdir(parents=True)
         self._numbers = itertools.count()
         self._over = threading.Event()
         self._failures: list[BaseException] = []
@@ -51,8 +81,11 @@ class Disturbers:
         ]
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-c", _PRUNER, str(self._root), str(os.getpid())]
-        self._pruner = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        where = str(os.getpid()), str(self._root), str(self._taken)
+        self._programs = [
+            subprocess.Popen([sys.executable, "-c", program, *where], stdin=subprocess.DEVNULL)
+            for program in (_PRUNER, _ARCHIVIST)
+        ]
         for thread in self._threads:
             thread.start()
         return self
@@ -63,12 +96,17 @@ class Disturbers:
         self._over.set()
         for thread in self._threads:
             thread.join()
-        alive = self._pruner.poll() is None
-        self._pruner.kill()
-        self._pruner.wait()
+        alive = [program.poll() is None for program in self._programs]
+        for program in self._programs:
+            program.kill()
+            program.wait()
+        for study in self._taken.iterdir():
+            self.counts["taken_at_once"] += 1
+            if "." in study.name:  # else it was killed between the two renames
+                self.moved[study] = float(study.name)
         if self._failures:
             raise self._failures[0]
-        assert alive, "the pruner ended by itself"
+        assert all(alive), "a program ended by itself"
 
     def _work(self, act: Callable[[random.Random], None], chance: random.Random) -> None:
         try:

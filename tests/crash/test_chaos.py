@@ -36,6 +36,20 @@ SIZES = (600, 600, 3000, 20_000)
 LONGEST_PAUSE = 1.5
 """Seconds between two kills, at most: a start takes as long on a busy machine."""
 
+JITTER = """
+import os, random, time
+def held_up(call):
+    def late(*arguments, **options):
+        if random.random() < 0.1:
+            time.sleep(random.uniform(0, 0.01))
+        return call(*arguments, **options)
+    return late
+for name in ("open", "link", "rename", "stat", "fsync", "unlink", "rmdir", "close"):
+    setattr(os, name, held_up(getattr(os, name)))
+"""
+"""Run first in each process of the daemons: now and then a system call is made late, as by a process that has to wait
+for the processor. Else what is between two calls would be over before anybody else comes to act."""
+
 
 @dataclass
 class Outcome:
@@ -58,7 +72,7 @@ class Chaos:
         self._duplicates = duplicates
         self._chance = random.Random(f"{SEED} {duplicates}")
         self._deck: list[str] = []
-        self.victims = Victims(folder, duplicates=duplicates, sabotage=sabotage)
+        self.victims = Victims(folder, duplicates=duplicates, preamble=JITTER + sabotage)
 
     def run(self, seconds: float, *, kills: bool = True) -> None:
         """One epoch: let them all at it for so long, then kill everything, and read what is there."""

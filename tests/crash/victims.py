@@ -35,10 +35,10 @@ def members(group: int) -> list[int]:
 class Victims:
     """The daemons of one store, one after another; the workers of a dead supervisor may still be at it."""
 
-    def __init__(self, folder: Path, *, duplicates: str = "keep-both", sabotage: str = "") -> None:
-        """`sabotage` is Python that each process of these daemons runs first, to break what it is to be tested for."""
+    def __init__(self, folder: Path, *, duplicates: str = "keep-both", preamble: str = "") -> None:
+        """`preamble` is Python that each process of these daemons runs first."""
         self.root = folder / "store"
-        self._folder, self._duplicates, self._sabotage = folder, duplicates, sabotage
+        self._folder, self._duplicates, self._preamble = folder, duplicates, preamble
         self._begun = 0
         self._dead: list[Daemon] = []
         self.kills: Counter[str] = Counter()
@@ -92,8 +92,8 @@ class Victims:
                 "log": {"level": "info", "instances": False},
             },
         )
-        if self._sabotage:
-            (folder / "sitecustomize.py").write_text(self._sabotage)
+        if self._preamble:
+            (folder / "sitecustomize.py").write_text(self._preamble)
             daemon.environment["PYTHONPATH"] = f"{folder}:{Path(__file__).parents[2]}"
         try:
             daemon.start()
