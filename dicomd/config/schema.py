@@ -184,7 +184,7 @@ class Limits(Table):
         int,
         Ge(1),
         Le(1_000_000),
-        Key("Open Associations of one peer, that is, of one [[peers]] entry or else of one source address."),
+        Key("Open Associations of one peer, that is, of one [[peers]] entry or else of one host (IPv6: a /64)."),
     ] = 64
     max_pdu: Annotated[
         Size,

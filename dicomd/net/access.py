@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, NamedTuple
 
+from dicomd.addresses import host_of
 from dicomd.net.rejection import Rejection, RejectResult, RejectSource
 from dicomd.services.operations import EVERYTHING, NOTHING, Rights
 
@@ -109,7 +110,7 @@ class AccessRules:
 
     def judge(self, *, calling: str, called: str, source: Source) -> AccessDecision:
         """Judge a requestor by its AE Titles and where it comes from."""
-        unknown = AccessDecision("", NO_PEERS, source.address, self._per_peer, _PER_PEER)
+        unknown = AccessDecision("", NO_PEERS, host_of(source.address), self._per_peer, _PER_PEER)
         if not is_ae_title(calling):
             rejection = _calling("the Calling AE Title is empty or not valid")
             return replace(unknown, rule="PS3.5 §6.2", refusal=rejection)

@@ -157,7 +157,7 @@ class Admission:
         if full is LimitReached.ASSOCIATIONS:
             advice = f"limits.associations = {limits.associations} are open"
         else:
-            whose = "of this peer" if verdict.peer else "from this address"
+            whose = "of this peer" if verdict.peer else "from this host"
             advice = f"{verdict.limited_by} = {verdict.associations} are open {whose}"
         return Rejection(RejectResult.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, 2, advice, full.value)
 

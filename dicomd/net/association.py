@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import ssl
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
+from dicomd.addresses import host_of
 from dicomd.net.access import AccessDecision, Source
 from dicomd.net.admission import Admission, judge_application_context
 from dicomd.net.buffers import SMALL, BufferPool
 from dicomd.net.deadlines import Deadline, TimedOutError, TimeLimits
+from dicomd.net.large_requests import LARGE, LargeRequests, Place
 from dicomd.net.messages import Messages
 from dicomd.net.proxy import peer_behind
 from dicomd.net.rejection import Rejection
@@ -60,6 +62,7 @@ class AcceptorSettings:
     limits: TimeLimits
     max_pdu: int
     buffers: BufferPool
+    large_requests: LargeRequests = field(default_factory=LargeRequests)
     tls: ssl.SSLContext | None = None
 
 
@@ -86,6 +89,7 @@ class Association:
         self._rights = NOTHING
         self._stopping = ""
         self._peer_max_pdu = 0
+        self._place: Place | None = None  # of a large request
         self._messages = Messages(settings.services, report)
 
     def run(self) -> None:
@@ -96,7 +100,7 @@ class Association:
         except Exception as error:  # a defect of dicomd's must not end the worker
             self._report.internal_error("net", error)
             self._abort_after_defect()
-        for last in (self._drop_message, self._leave, self._transport.close, self._report.ended):
+        for last in (self._drop_message, self._leave, self._leave_place, self._transport.close, self._report.ended):
             try:
                 last()
             except Exception as error:  # each of these runs, whatever becomes of the others
@@ -163,6 +167,8 @@ class Association:
             else:
                 reader.start_over()
                 deadline.between_messages(pausing=self._large_buffer is not None)
+        elif self._place is None and reader.body_length > LARGE:
+            self._place = self._settings.large_requests.enter(host_of(self._source.address), deadline.artim_ends)
         space = reader.space()
         count = 0
         while not count:
@@ -202,7 +208,10 @@ class Association:
     def _take_pdu(self, pdu: PDU) -> None:
         event = RECEIVED[pdu.pdu_type]
         if event is Event.ASSOCIATE_RQ_RECEIVED and self._machine.state is State.AWAITING_ASSOCIATE_RQ:
-            self._take_request(pdu.body)
+            if self._place is None:
+                self._take_request(pdu.body)
+            else:
+                self._take_large_request(pdu.body)
             return
         action = self._machine.happened(event)
         if action is Action.AR_2:
@@ -249,6 +258,18 @@ class Association:
                 self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
 
     # -- opening and release ---------------------------------------------------------------------------------------
+
+    def _take_large_request(self, body: bytes) -> None:
+        try:
+            with self._settings.large_requests.turn(self._deadline.artim_ends):
+                self._take_request(body)
+        finally:
+            self._leave_place()
+
+    def _leave_place(self) -> None:
+        place, self._place = self._place, None
+        if place is not None:
+            self._settings.large_requests.leave(place)
 
     def _take_request(self, body: bytes) -> None:
         """Judge an A-ASSOCIATE-RQ and answer it. One that can't be understood is an invalid PDU, never a request."""

@@ -73,6 +73,11 @@ class Deadline:
         span = self._limits.request if at_most is None else min(at_most, self._limits.request)
         self._expires = time.monotonic() + span
 
+    @property
+    def artim_ends(self) -> float:
+        """When ARTIM, as it was started last, expires on the monotonic clock."""
+        return self._expires
+
     def between_messages(self, *, pausing: bool = False) -> None:
         """From now on, each wait for bytes may last as long as an Association may be idle.
 

@@ -37,8 +37,8 @@ ACCESS_RULES: Final = ("dicomd.ae_titles", "listen.proxy_protocol", "peers", "pe
 ACCESS_MODES: Final = ("enforce", "audit")
 LIMITS: Final = (
     "associate_rq", "association_idle", "associations", "associations_per_peer", "command_set", "connections", "items",
-    "max_object_size", "max_pdu", "minimum_rate", "presentation_contexts", "proxy_header", "request_timeout",
-    "send_timeout", "transfer_syntaxes", "uid_length", "user_information",
+    "large_requests", "max_object_size", "max_pdu", "minimum_rate", "presentation_contexts", "proxy_header",
+    "request_timeout", "send_timeout", "transfer_syntaxes", "uid_length", "user_information",
 )  # fmt: skip
 """docs/limits.md has the value and the reason of each."""
 AUDIT_RESULTS: Final = ("spooled", "sent", "lost")

@@ -37,6 +37,9 @@ _APPLICATION_CONTEXT_ITEM = encoded(APPLICATION_CONTEXT, APPLICATION_CONTEXT_NAM
 _SYNCHRONOUS = encoded(0x53, struct.pack(">HH", 1, 1))
 """One operation at a time (PS3.7 §D.3.3.3)."""
 
+_CACHED = 2 * 1024 * 1024  # bytes; 50 requests of 128 contexts
+_OF_A_CONTEXT = 160  # bytes that what becomes of one takes, or a UID that is shown
+
 STORAGE_APPLICATION_INFORMATION = bytes((2, 0, 3, 0, 0, 0))
 """PS3.4 Table B.3-2: storage level 2 (full), digital signature level 3 (bit preserving), no coercion of elements."""
 
@@ -150,7 +153,7 @@ class Negotiator:
             + encoded(0x52, implementation_class_uid.encode())
             + encoded(0x55, implementation_version_name.encode())
         )
-        self._cache: BoundedCache[_Agreement] = BoundedCache(entries=256, size=8 * 1024 * 1024)
+        self._cache: BoundedCache[_Agreement] = BoundedCache(entries=256, size=_CACHED)
 
     def negotiate(self, request: AssociateRequest) -> Negotiated:
         """Return the outcome for `request`. Raises `MalformedRequestError`.
@@ -199,7 +202,8 @@ class Negotiator:
         known = self._cache.get(key)
         if known is None:
             known = self._compute(proposed, roles)
-            size = len(key) + len(known.items) + 512 * (len(known.contexts) + MAX_SHOWN * len(known.refused))
+            shown = sum(1 + len(context.transfer_syntaxes) for context in known.refused)
+            size = len(key) + len(known.items) + _OF_A_CONTEXT * (len(known.contexts) + shown)
             self._cache.put(key, known, size=size)
         return known
 

@@ -1,8 +1,9 @@
 """Turns received bytes into PDUs and PDV fragments; it owns no socket and copies no Data Set.
 
 Invariant: memory is bounded by the limit of each PDU type. A PDU that must be complete to be understood is collected up
-to that limit; the fragments of a P-DATA-TF are returned as they arrive, as views of the receive buffer. The caller
-calls `next_event()` until it returns None, then receives into `space()` and reports the count to `received()`:
+to that limit, and an A-ASSOCIATE-RQ, which may be long, only as the first PDU of a connection; the fragments of a
+P-DATA-TF are returned as they arrive, as views of the receive buffer. The caller calls `next_event()` until it returns
+None, then receives into `space()` and reports the count to `received()`:
 
     event = reader.next_event()        # PDU | Fragment | None: more bytes are needed
     count = sock.recv_into(reader.space())
@@ -40,6 +41,7 @@ MAX_ASSOCIATE_RQ = 256 * 1024
 class PDU(NamedTuple):
     """A PDU that has arrived, complete with its `body`; that of a P-DATA-TF is empty, its fragments follow as events.
 
+    The `body` of an A-ASSOCIATE-RQ or -AC that is out of place is empty, and skipped.
     Once established, only fragments matter; a P-DATA-TF itself is no longer reported (see `expect_data`).
     """
 
@@ -100,6 +102,7 @@ class PDUReader:
         "_control",
         "_data_expected",
         "_end",
+        "_is_first",
         "_max_pdu",
         "_pdu_left",
         "_pdu_type",
@@ -123,6 +126,7 @@ class PDUReader:
         self._body_length = 0
         self._skip = 0  # bytes to skip
         self._data_expected = False
+        self._is_first = True  # the next PDU is
 
     # -- the caller's side of the buffer ---------------------------------------------------------------------------
 
@@ -140,6 +144,11 @@ class PDUReader:
     def inside_pdu(self) -> bool:
         """Whether the header of a PDU has been read, but its rest is still to come."""
         return bool(self._pdu_left or self._pdv_left or self._skip) or self._body is not None
+
+    @property
+    def body_length(self) -> int:
+        """Bytes behind the header of the PDU that is being collected, 0 where none is."""
+        return 0 if self._body is None else self._body_length
 
     @property
     def unread(self) -> int:
@@ -256,6 +265,7 @@ class PDUReader:
     def _pdu_header(self) -> PDU | None:
         pdu_type, length = PDU_HEADER.unpack_from(self._buffer, self._start)
         self._start += PDU_HEADER.size
+        is_first, self._is_first = self._is_first, False
         if pdu_type == P_DATA_TF:
             if length > self._max_pdu:
                 self._skip = length
@@ -284,6 +294,9 @@ class PDUReader:
                 f"{PDUType(pdu_type).name.replace('_', '-')} of {length} bytes",
                 "associate_rq" if fixed is None and length > MAX_ASSOCIATE_RQ else "",
             )
+        if fixed is None and not (is_first and pdu_type == PDUType.A_ASSOCIATE_RQ):
+            self._skip = length
+            return PDU(pdu_type, b"")
         self._pdu_type, self._body, self._body_length = pdu_type, bytearray(), length
         return None
 

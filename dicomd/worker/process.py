@@ -32,6 +32,7 @@ from dicomd.store.filesystem import FileStore
 from dicomd.telemetry.logs import configure_logging, get_logger, report_suppressed
 from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.stdlib import route_uncaught
+from dicomd.worker.memory_trim import keep_little
 from dicomd.worker.worker import Worker
 
 ABORT_GRACE = 5.0
@@ -58,6 +59,7 @@ class WorkerSpec:
 def run_worker(spec: WorkerSpec, worker_slot: WorkerSlot, supervisor: ChildEnd) -> None:
     """Serve until told to leave; returns when the last Association has ended, or was aborted."""
     config = spec.config
+    keep_little()
     use_files(spec.metric_folder, str(worker_slot.slot))
     metrics = Metrics(
         CollectorRegistry(),

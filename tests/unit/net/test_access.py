@@ -194,3 +194,11 @@ def test_a_peer_named_like_an_address_is_not_counted_with_it() -> None:
 )
 def test_addresses_are_written_as_people_do(raw: str, written: str) -> None:
     assert normal_address(raw) == written
+
+
+def test_a_stranger_is_counted_as_a_host() -> None:
+    counted = {
+        rules().judge(calling="X", called="Y", source=Source(address)).counted_as
+        for address in ("2001:db8::1", "2001:db8::2", "2001:db8:0:0:9::1")
+    }
+    assert counted == {"2001:db8::/64"}

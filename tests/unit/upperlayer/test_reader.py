@@ -139,7 +139,7 @@ def test_the_same_events_however_the_bytes_are_cut(step: int, capacity: int) -> 
 )
 def test_a_bad_pdu_is_told_and_passed_over(bad: bytes, reason: AbortReason, step: int) -> None:
     seen = [event for event in read(bad + STREAM, step) if event != ("pdu", (4, b""))]
-    assert seen == [("error", reason), *WITHOUT_P_DATA]
+    assert seen == [("error", reason), ("pdu", (1, b"")), *WITHOUT_P_DATA[1:]]
     assert read(bad + STREAM, step, data_expected=True) == seen
     assert_the_short_way_leads_to_the_same(bad + STREAM, step)
 
@@ -279,3 +279,22 @@ def test_before_data_are_expected_nothing_is_taken() -> None:
     reader.received(len(stream))
     assert reader.next_fragments() == []
     assert reader.next_event() == PDU(PDUType.P_DATA_TF, b"")
+
+
+@pytest.mark.parametrize("kind", [PDUType.A_ASSOCIATE_RQ, PDUType.A_ASSOCIATE_AC])
+def test_of_an_association_pdu_out_of_place_nothing_is_kept(kind: int) -> None:
+    """It is told of at its header: an open Association would hold 256 KiB for as long as the peer drips the rest."""
+    first = pdu(PDUType.A_ASSOCIATE_RQ, bytes(200))
+    late = pdu(kind, bytes(MAX_ASSOCIATE_RQ))
+    for step in (1000, 100_000):
+        reader = PDUReader(memoryview(bytearray(CAPACITY)), max_pdu=65536)
+        events = list(fed(reader, cut(first + late[: len(late) // 2], step)))
+        assert events == [PDU(1, bytes(200)), PDU(kind, b"")]
+        assert reader.body_length == 0
+        assert reader.inside_pdu
+        assert list(fed(reader, [late[len(late) // 2 :] + pdu(5, bytes(4))])) == [PDU(5, bytes(4))]
+
+
+def test_an_answer_is_never_collected() -> None:
+    reader = PDUReader(memoryview(bytearray(CAPACITY)), max_pdu=65536)
+    assert list(fed(reader, [pdu(PDUType.A_ASSOCIATE_AC, bytes(200))])) == [PDU(2, b"")]

@@ -1,0 +1,137 @@
+"""Large A-ASSOCIATE-RQs: how many are read at once, whose turn it is, and how long the others wait."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from dicomd.net import large_requests
+from dicomd.net.deadlines import TimedOutError
+from dicomd.net.large_requests import LargeRequests, Place
+from tests.support.waiting import wait_until
+
+SOON, LATER = 0.01, 60.0
+"""Seconds: for a wait that is to end in vain, and for one that isn't."""
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+def until(seconds: float) -> float:
+    return time.monotonic() + seconds
+
+
+def waits(requests: LargeRequests, count: int) -> Callable[[], bool]:
+    return lambda: len(requests._waiting) == count
+
+
+def test_a_host_has_its_places_and_leaves_the_others_theirs() -> None:
+    requests = LargeRequests(places=3, of_a_host=2)
+    for host in ("A", "A", "B"):
+        requests.enter(host, until(SOON))
+    for host in ("A", "B", "C"):
+        with pytest.raises(TimedOutError) as caught:
+            requests.enter(host, until(SOON))
+        assert caught.value.limit == "large_requests"
+    assert requests._waiting == []
+
+
+def test_a_place_goes_to_the_first_who_may_have_it(threads: ThreadPoolExecutor) -> None:
+    requests = LargeRequests(places=2, of_a_host=1)
+    places = [requests.enter(host, until(SOON)) for host in ("A", "B")]
+    order: list[str] = []
+    waiting: list[Future[None]] = []
+
+    def wait(name: str, host: str) -> None:
+        place = requests.enter(host, until(LATER))
+        order.append(name)
+        requests.leave(place)
+
+    for count, (name, host) in enumerate([("a", "A"), ("b1", "B"), ("b2", "B"), ("c", "C")], 1):
+        waiting.append(threads.submit(wait, name, host))
+        wait_until(waits(requests, count), what="the thread waits")
+    requests.leave(places[1])  # "a" is first, but A has all of its places
+    wait_until(lambda: len(order) == 3, what="those that don't wait for A have been served")
+    assert order == ["b1", "b2", "c"]
+    requests.leave(places[0])
+    for future in waiting:
+        future.result(LATER)
+    assert order[3:] == ["a"]
+    assert not requests._taken
+
+
+def test_only_one_is_judged_at_a_time(threads: ThreadPoolExecutor) -> None:
+    requests = LargeRequests()
+    judging, most = 0, 0
+
+    def judge(host: str) -> None:
+        nonlocal judging, most
+        place = requests.enter(host, until(LATER))
+        with requests.turn(until(LATER)):
+            judging += 1
+            most = max(most, judging)
+            time.sleep(0)  # let others in, if they could come
+            judging -= 1
+        requests.leave(place)
+
+    for future in [threads.submit(judge, f"host {number % 5}") for number in range(100)]:
+        future.result(LATER)
+    assert most == 1
+    assert not requests._taken
+
+
+def test_after_an_expensive_one_the_next_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the time that the connection took of the processor; so the clock is told, and nothing is slept through."""
+    now, used, slept = 1000.0, 0.0, list[float]()
+    clock = type("Clock", (), {"monotonic": lambda: now, "thread_time": lambda: used, "sleep": slept.append})
+    monkeypatch.setattr(large_requests, "time", clock)
+    requests = LargeRequests()
+    place = requests.enter("A", now + 10)
+    used += 0.5
+    requests.leave(place)
+    place = requests.enter("B", now + 10)
+    with requests.turn(now + 10):
+        pass
+    assert slept == [pytest.approx(3.5)]
+    used += 2.0
+    requests.leave(place)
+    with pytest.raises(TimedOutError), requests.turn(now + 10):
+        pytest.fail("its turn comes after ARTIM")
+
+
+def test_who_waits_for_a_turn_in_vain_leaves_no_trace() -> None:
+    requests = LargeRequests()
+    with requests.turn(until(SOON)), pytest.raises(TimedOutError), requests.turn(until(SOON)):
+        pytest.fail("two at once")
+    with requests.turn(until(SOON)):
+        pass
+
+
+def test_a_place_that_comes_as_the_time_ends_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the end of the wait and the look whether it was in vain somebody may have left."""
+    requests = LargeRequests(places=1)
+    place = requests.enter("A", until(SOON))
+    acquire = threading.Lock().acquire
+
+    class Late:
+        """A lock whose wait ends without it, while the place is given."""
+
+        def acquire(self, timeout: float = -1) -> bool:
+            if timeout >= 0:
+                requests.leave(place)
+                return False
+            return acquire()
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(large_requests.threading, "Lock", Late)
+    assert isinstance(requests.enter("B", until(SOON)), Place)
+    assert requests._taken == {"B": 1}
