@@ -248,7 +248,7 @@ class AssociationReport:
             fields["contexts_accepted"] = len(self._negotiated.contexts)
             fields["contexts_proposed"] = self._negotiated.proposed
             fields["implementation_version_name"] = self._negotiated.implementation_version_name
-            if self._negotiated.refused and self._negotiated.contexts:
+            if self._negotiated.kept and self._negotiated.contexts:
                 refused = self._negotiated.proposed - len(self._negotiated.contexts)
                 fields["contexts"] = named_contexts(self._negotiated.refused, proposed=refused, refused=refused)
         fields |= self._tls | self._abort

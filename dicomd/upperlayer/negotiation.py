@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import pydicom.config
 
@@ -30,15 +31,23 @@ from dicomd.upperlayer.items import (
 )
 from dicomd.upperlayer.lru import BoundedCache
 from dicomd.upperlayer.pdus import PDUType
-from dicomd.upperlayer.proposals import MAX_SHOWN, ProposedContext, UserInformation, read_proposal, shown_context
+from dicomd.upperlayer.proposals import (
+    MAX_SHOWN,
+    ProposedContext,
+    RefusedContext,
+    UserInformation,
+    read_proposal,
+    refused_context,
+    shown_context,
+)
 
 _FIXED = 68  # protocol version, reserved, AE Titles, reserved: what precedes the variable items
 _APPLICATION_CONTEXT_ITEM = encoded(APPLICATION_CONTEXT, APPLICATION_CONTEXT_NAME.encode())
 _SYNCHRONOUS = encoded(0x53, struct.pack(">HH", 1, 1))
 """One operation at a time (PS3.7 §D.3.3.3)."""
 
-_CACHED = 2 * 1024 * 1024  # bytes; 50 requests of 128 contexts
-_OF_A_CONTEXT = 160  # bytes that what becomes of one takes, or a UID that is shown
+_CACHED = 1024 * 1024  # bytes; 40 requests of 128 contexts
+_OF_A_CONTEXT = 160  # bytes that what becomes of one takes
 
 STORAGE_APPLICATION_INFORMATION = bytes((2, 0, 3, 0, 0, 0))
 """PS3.4 Table B.3-2: storage level 2 (full), digital signature level 3 (bit preserving), no coercion of elements."""
@@ -58,7 +67,7 @@ class Negotiated:
 
     application_context_name: str
     contexts: Mapping[int, AcceptedContext]
-    refused: tuple[ProposedContext, ...]
+    kept: tuple[RefusedContext, ...]
     """The first `MAX_SHOWN` of those that were refused: what an open Association holds is bounded."""
     proposed: int
     max_pdu: int
@@ -66,6 +75,11 @@ class Negotiated:
     implementation_version_name: str
     answer: bytes
     """The variable items of the A-ASSOCIATE-AC."""
+
+    @property
+    def refused(self) -> tuple[ProposedContext, ...]:
+        """Those that are `kept`, read."""
+        return tuple(map(shown_context, self.kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +141,7 @@ class _Agreement:
     """What becomes of the proposed contexts, and the items of the answer that say so."""
 
     contexts: dict[int, AcceptedContext]
-    refused: tuple[ProposedContext, ...]
+    kept: tuple[RefusedContext, ...]
     items: bytes
 
 
@@ -167,7 +181,7 @@ class Negotiator:
         return Negotiated(
             application_context_name=name,
             contexts=agreement.contexts,
-            refused=agreement.refused,
+            kept=agreement.kept,
             proposed=len(proposed),
             max_pdu=user_information.max_pdu,
             implementation_class_uid=user_information.implementation_class_uid,
@@ -193,17 +207,19 @@ class Negotiator:
                 break
         shown = (refused + accepted)[:MAX_SHOWN]
         counted = len(refused) if len(refused) < MAX_SHOWN else None
-        return Unanswered(len(proposed), counted, tuple(shown_context(*context) for context in shown))
+        contexts = tuple(shown_context(refused_context(*context)) for context in shown)
+        return Unanswered(len(proposed), counted, contexts)
 
     def _agree(self, proposed: list[bytes], roles: dict[str, tuple[bool, bool]]) -> _Agreement:
         if roles:  # they have a say, too, and are rarely proposed
             return self._compute(proposed, roles)
-        key = struct.pack(f">{len(proposed)}H", *map(len, proposed)) + b"".join(proposed)
+        lengths = struct.pack(f">{len(proposed)}H", *map(len, proposed))
+        key = blake2b(lengths + b"".join(proposed), digest_size=32).digest()
         known = self._cache.get(key)
         if known is None:
             known = self._compute(proposed, roles)
-            shown = sum(1 + len(context.transfer_syntaxes) for context in known.refused)
-            size = len(key) + len(known.items) + _OF_A_CONTEXT * (len(known.contexts) + shown)
+            size = len(known.items) + sum(len(each.beginning) for each in known.kept)
+            size += _OF_A_CONTEXT * (1 + len(known.contexts) + len(known.kept))
             self._cache.put(key, known, size=size)
         return known
 
@@ -225,7 +241,7 @@ class Negotiator:
                 for verdict, _ in ordered
                 if verdict.result == ACCEPTANCE
             },
-            refused=tuple(shown_context(*one) for one in refused[:MAX_SHOWN]),
+            kept=tuple(refused_context(*one) for one in refused[:MAX_SHOWN]),
             items=b"".join(_result_item(verdict) for verdict, _ in ordered),
         )
 

@@ -64,6 +64,17 @@ class Proposal(NamedTuple):
     user_information: UserInformation
 
 
+class RefusedContext(NamedTuple):
+    """The beginning of a Presentation Context, up to its Transfer Syntax `MAX_SHOWN`, behind which there are `more`.
+
+    As it was sent, since an open Association keeps it, and the names as texts take twice as much.
+    """
+
+    beginning: bytes
+    more: int
+    result: int
+
+
 class ProposedContext(NamedTuple):
     """A proposed Presentation Context, to be shown; `result` is what it was given, or would have been.
 
@@ -115,18 +126,31 @@ def context_parts(context: bytes) -> tuple[int, bytes, bytes]:
     return context[0], context[start:end], context[end:]
 
 
-def shown_context(context: bytes, result: int) -> ProposedContext:
-    """Read a Presentation Context to be shown, as far as it can be read. Raises what `context_parts` raises."""
-    context_id, abstract_syntax, sub_items = context_parts(context)
-    names, count = [], 0
+def refused_context(context: bytes, result: int) -> RefusedContext:
+    """What is kept of a Presentation Context. Raises what `context_parts` raises."""
+    _, abstract_syntax, sub_items = context_parts(context)
+    kept = count = at = 0
+    while at + 4 <= len(sub_items):
+        at += 4 + (sub_items[at + 2] << 8 | sub_items[at + 3])
+        count += 1
+        if count == MAX_SHOWN:
+            kept = at
+    beginning = context[:_CONTEXT_FIXED] + encoded(ABSTRACT_SYNTAX, abstract_syntax) + sub_items[: kept or at]
+    return RefusedContext(beginning, max(0, count - MAX_SHOWN), result)
+
+
+def shown_context(refused: RefusedContext) -> ProposedContext:
+    """Read what was kept, as far as it can be read."""
+    context_id, abstract_syntax, sub_items = context_parts(refused.beginning)
+    names = []
     try:
         for item_type, value in walk(sub_items):
-            count += 1
-            if count <= MAX_SHOWN and item_type == TRANSFER_SYNTAX:
+            if item_type == TRANSFER_SYNTAX:
                 names.append(_shown(value))
     except MalformedRequestError:
         pass  # nobody went by it either
-    return ProposedContext(context_id, _shown(abstract_syntax), tuple(names), max(0, count - MAX_SHOWN), result)
+    shown = tuple(names[:MAX_SHOWN])
+    return ProposedContext(context_id, _shown(abstract_syntax), shown, refused.more, refused.result)
 
 
 def name_of(uid: str) -> str:

@@ -24,6 +24,10 @@ PROPOSALS = [
 ]
 
 
+def item(kind: int, value: bytes) -> bytes:
+    return struct.pack(">BxH", kind, len(value)) + value
+
+
 def request(proposals: list[tuple[str, list[str]]]) -> AssociateRequest:
     return AssociateRequest.from_body(associate_rq(proposals)[6:])
 
@@ -105,3 +109,24 @@ def test_a_request_that_ends_too_early_shows_nothing() -> None:
 def test_names_are_those_of_the_standard() -> None:
     assert name_of(CT_IMAGE_STORAGE) == "CT Image Storage"
     assert name_of("1.2.3") == ""
+
+
+@pytest.mark.parametrize("count", [1, MAX_SHOWN, MAX_SHOWN + 1, 128])
+@pytest.mark.parametrize("abstract_syntax_first", [True, False])
+def test_what_is_shown_of_a_context_is_its_beginning(count: int, abstract_syntax_first: bool) -> None:
+    abstract_syntax = item(0x30, STUDY_ROOT_FIND.encode())
+    transfer_syntaxes = [f"1.2.3.{number}" for number in range(count)]
+    sub_items = b"".join(item(0x40, uid.encode()) for uid in transfer_syntaxes)
+    ordered = abstract_syntax + sub_items if abstract_syntax_first else sub_items + abstract_syntax
+    asked = AssociateRequest.from_body(bytes(68) + item(0x20, b"\7\0\0\0" + ordered))
+    expected = (7, STUDY_ROOT_FIND, tuple(transfer_syntaxes[:MAX_SHOWN]), max(0, count - MAX_SHOWN), 3)
+    assert receiver([]).negotiate(asked).refused == (expected,)
+    assert receiver([]).judge_unanswered(asked).contexts == (expected,)
+
+
+@given(st.binary(max_size=200))
+def test_a_refused_context_is_shown_whatever_follows_its_first_transfer_syntax(rest: bytes) -> None:
+    """Of an abstract syntax that isn't supported the others aren't looked at."""
+    context = b"\7\0\0\0" + item(0x30, STUDY_ROOT_FIND.encode()) + item(0x40, b"1.2.3") + rest
+    negotiated = receiver([]).negotiate(AssociateRequest.from_body(bytes(68) + item(0x20, context)))
+    assert [shown.transfer_syntaxes[0] for shown in negotiated.refused] == ["1.2.3"]
