@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import click
 
-from bench import certificates, cost, crowded, receivers, report, targets, workloads
+from bench import certificates, cost, crowded, proposals, receivers, report, targets, workloads
 from bench.errors import BenchError
 from bench.scratch import Scratch
 from bench.turns import Step, Terms, measure, probe_tls
@@ -144,6 +144,12 @@ def show(found: Found, to_json: Callable[[Found], str], page: Callable[[Found], 
 )
 @click.option("--cost", "costs", is_flag=True, help="Only the CPU time that log lines and metrics cost dicomd.")
 @click.option("--crowd", "besieged", is_flag=True, help="Only what a hostile crowd costs a normal sender.")
+@click.option(
+    "--proposals",
+    "proposed",
+    is_flag=True,
+    help="Only what the most expensive association requests cost such a sender.",
+)
 @click.option("--list", "names", is_flag=True, help="List workloads and receivers.")
 def main(
     only: str,
@@ -158,6 +164,7 @@ def main(
     scratch: Path,
     costs: bool,
     besieged: bool,
+    proposed: bool,
     names: bool,
 ) -> None:
     """Compare dicomd with pynetdicom's and DCMTK's storescp and with Orthanc, and print medians and ratios."""
@@ -166,11 +173,15 @@ def main(
         show_names()
         return
     try:
-        if costs or besieged:
+        if costs or besieged or proposed:
             count = turns or (QUICK_TURNS if quick else 5)
             say = partial(click.echo, err=True)
             if costs:
                 show(cost.run(count, QUICK_SCALE if quick else 1.0, scratch, say), cost.to_json, cost.page, output)
+            elif proposed:
+                show(
+                    proposals.run(count, 0.3 if quick else 1.0, scratch, say), proposals.to_json, proposals.page, output
+                )
             else:
                 sieges = crowded.run(("fsync", "none"), count, 0.3 if quick else 1.0, scratch, say)
                 show(sieges, crowded.to_json, crowded.page, output)

@@ -29,7 +29,7 @@ SETTINGS = {
     "contexts.transfer_syntaxes": "Transfer Syntaxes accepted, in order of preference",
     "limits.max_pdu": "Maximum Length advertised",
     "limits.associations": "open Associations",
-    "limits.associations_per_peer": "open Associations from one source address",
+    "limits.associations_per_peer": "open Associations from one host",
     "limits.connections": "open TCP connections, with or without an Association",
     "limits.request_timeout": "ARTIM timer",
     "limits.association_idle": "longest silence between two PDUs of an open Association",
