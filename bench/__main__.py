@@ -148,7 +148,7 @@ def show(found: Found, to_json: Callable[[Found], str], page: Callable[[Found], 
     "--proposals",
     "proposed",
     is_flag=True,
-    help="Only what the most expensive association requests cost such a sender.",
+    help="Only what the most expensive association requests cost a sender.",
 )
 @click.option("--list", "names", is_flag=True, help="List workloads and receivers.")
 def main(
