@@ -21,6 +21,8 @@ _FSTAB: Final = Path("/etc/fstab")
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
 _OCTAL: Final = re.compile(rb"\\([0-3][0-7]{2})")  # how fstab(5) and mountinfo write spaces and tabs in a path
 _AUTOFS: Final = "autofs"
+_BTRFS: Final = "btrfs"
+_SUBVOLUME_INODE: Final = 256  # of the first folder of each subvolume (BTRFS_FIRST_FREE_OBJECTID)
 
 
 def recall(record: Path, root: Path) -> bytes:
@@ -106,13 +108,24 @@ def _shows(beneath: _Mount, mount: _Mount) -> bool:
     """Whether what is ``beneath`` a mount would be seen without it, too.
 
     A file system that is mounted when it is first looked at hasn't been, if what was looked at is still the wait for
-    it. And systemd mounts the folders a service may write to (ReadWritePaths=) over themselves.
+    it. And systemd mounts the folders a service may write to (ReadWritePaths=) over themselves. A subvolume of btrfs
+    that is mounted where it lies in the one above is seen without its mount, too, but it is a file system of its own
+    and no empty folder: openSUSE lists those below ``/`` in fstab.
     """
     if mount.kind == _AUTOFS:
         return True
     if mount.device != beneath.device or not mount.point.is_relative_to(beneath.point):
         return False
-    return mount.shown == beneath.shown / mount.point.relative_to(beneath.point)
+    if mount.shown != beneath.shown / mount.point.relative_to(beneath.point):
+        return False
+    return not (mount.kind == _BTRFS and _is_subvolume(mount.point))
+
+
+def _is_subvolume(point: Path) -> bool:
+    try:
+        return point.stat().st_ino == _SUBVOLUME_INODE
+    except OSError:
+        return False
 
 
 def _mount_id(place: Path) -> str:

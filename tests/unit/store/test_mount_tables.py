@@ -3,11 +3,14 @@
 Each case mounts in a namespace of its own, so that nothing of it stays.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from dicomd.store import mounts
 
 pytestmark = pytest.mark.root
 
@@ -139,6 +142,51 @@ def test_a_folder_that_fstab_mounts_over_itself_is_not_missed(tmp_path: Path) ->
     fstab = tmp_path / "fstab"
     fstab.write_text(f"{tmp_path} {tmp_path} none bind,shared 0 0\n")
     assert in_namespace([sys.executable, "-c", MISSING, str(tmp_path / "store"), str(fstab)]) == ""
+
+
+SUBVOLUMES = """
+truncate -s 128M image
+mkfs.btrfs -q image >/dev/null
+mount -t btrfs -o loop image data
+btrfs subvolume create data/in >/dev/null
+[ $1 = no ] || mount -t btrfs -o subvol=in $(findmnt -no SOURCE data | cut -d[ -f1) data/in
+mkdir -p data/in/plain
+[ $1 != over ] || for folder in data/in data/in/plain; do mount --bind $folder $folder; done
+shift
+"""
+
+
+@pytest.mark.parametrize("root", ["data/in", "data/in/store", "data/in/plain/store"])
+@pytest.mark.parametrize(("mounted", "expected"), [("yes", ""), ("over", ""), ("no", "data/in")])
+def test_a_subvolume_that_is_mounted_where_it_lies_is_not_missed(
+    tmp_path: Path, root: str, mounted: str, expected: str
+) -> None:
+    """As openSUSE mounts /srv and /var; `over`: with ReadWritePaths=, too."""
+    if not shutil.which("mkfs.btrfs") or not shutil.which("btrfs"):
+        pytest.skip("there is no mkfs.btrfs here")
+    (tmp_path / "data").mkdir()
+    fstab = tmp_path / "fstab"
+    fstab.write_text(f"/dev/sdb1 {tmp_path}/data btrfs\n/dev/sdb1 {tmp_path}/data/in btrfs subvol=/in\n")
+    command = f"cd '{tmp_path}'; {SUBVOLUMES} cd {PROJECT}; exec \"$@\""
+    look = [sys.executable, "-c", MISSING, f"{tmp_path}/{root}", str(fstab)]
+    assert in_namespace(["bash", "-ec", command, "-", mounted, *look]) == (expected and f"{tmp_path}/{expected}")
+
+
+def test_a_subvolume_in_the_kernels_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where there is no btrfs: what the kernel and stat(2) say of such a mount, and of a plain folder."""
+    (tmp_path / "in").mkdir()
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        f"1 0 0:41 /@ {tmp_path} rw - btrfs /dev/sdb1 rw,subvol=/@\n"
+        f"2 1 0:41 /@/in {tmp_path}/in rw - btrfs /dev/sdb1 rw,subvol=/@/in\n"
+    )
+    fstab = tmp_path / "fstab"
+    fstab.write_text(f"/dev/sdb1 {tmp_path} btrfs\n/dev/sdb1 {tmp_path}/in btrfs subvol=/@/in\n")
+    monkeypatch.setattr(mounts, "_MOUNTINFO", table)
+    monkeypatch.setattr(mounts, "_mount_id", lambda _place: "2")
+    assert mounts.missing_mount(tmp_path / "in", fstab) == f"{tmp_path}/in"
+    monkeypatch.setattr(mounts, "_SUBVOLUME_INODE", (tmp_path / "in").stat().st_ino)
+    assert mounts.missing_mount(tmp_path / "in", fstab) == ""
 
 
 @pytest.mark.parametrize("root", ["data", "data/store"])
