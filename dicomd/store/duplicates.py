@@ -123,8 +123,15 @@ def is_file(name: str, directory_fd: int, fd: int) -> bool:
     return os.path.samestat(named, os.fstat(fd))
 
 
-def is_lost(name: str, directory_fd: int) -> bool:
-    """Whether ``name`` is taken by what can't even be looked at: its inode is damaged, say."""
+def is_lost(name: str, directory_fd: int, candidate: Candidate) -> bool:
+    """Whether ``name`` is taken by what can't even be looked at: its inode is damaged, say.
+
+    Where the candidate's temporary name, which nothing has there, can't be looked up either, it is the directory.
+    """
+    return _is_hidden(name, directory_fd) and not _is_hidden(os.path.basename(candidate.path), directory_fd)  # noqa: PTH119
+
+
+def _is_hidden(name: str, directory_fd: int) -> bool:
     try:
         os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
     except FileNotFoundError:

@@ -159,7 +159,7 @@ class Publisher:
             except FileNotFoundError:
                 return None  # the directory was removed
             except OSError:
-                if not is_lost(name, handle):
+                if not is_lost(name, handle, candidate):
                     raise
             else:
                 rollback.name_given(directory, name)

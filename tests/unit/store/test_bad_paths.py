@@ -259,6 +259,36 @@ def test_a_folder_that_cannot_be_used_fails_its_instances_alone(
     assert existing.told == []  # the refusal says it
 
 
+@pytest.mark.parametrize("duplicates", ["keep-both", "reject", "replace"])
+@pytest.mark.parametrize("number", DAMAGE)
+def test_a_folder_in_which_nothing_can_be_looked_up_holds_no_duplicate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, duplicates: str, number: int
+) -> None:
+    """As where a folder's block is damaged, or its x permission is missing: nobody knows what it holds."""
+    existing = Unreadable(tmp_path, duplicates=duplicates)
+    put(existing.store, data_set("2.1", study="7.7"), identity("2.1"))
+    folder = tmp_path / "7.7" / SERIES
+
+    def failing_in_folder(original: Callable[..., Any]) -> Callable[..., Any]:
+        def failing(*arguments: Any, **options: Any) -> Any:
+            fd = options.get("dst_dir_fd", options.get("dir_fd"))
+            if fd is not None and arguments[0] != "." and path_of_descriptor(fd) == folder:
+                raise OSError(number, os.strerror(number))
+            return original(*arguments, **options)
+
+        return failing
+
+    with monkeypatch.context() as patch:
+        for call in ("link", "stat", "open", "rename"):
+            patch.setattr(os, call, failing_in_folder(getattr(os, call)))
+        with pytest.raises(StoreUnavailable) as caught:
+            put(existing.store, data_set(study="7.7"))
+    assert caught.value.path == str(folder / f"{INSTANCE}.dcm")
+    assert caught.value.errno == errno.errorcode[number]
+    assert existing.told == []
+    assert existing.is_well()
+
+
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC])
 def test_a_folder_with_a_quota_of_its_own_fails_its_instances_alone(
     tmp_path: Path, damage: Damage, number: int
