@@ -112,6 +112,8 @@ def _shows(beneath: _Mount, mount: _Mount) -> bool:
     that is mounted where it lies in the one above is seen without its mount, too, but it is a file system of its own
     and no empty folder: openSUSE lists those below ``/`` in fstab.
     """
+    if beneath is mount:  # the kernel says so of the first of all, say where a system runs from its initramfs
+        return False
     if mount.kind == _AUTOFS:
         return True
     if mount.device != beneath.device or not mount.point.is_relative_to(beneath.point):

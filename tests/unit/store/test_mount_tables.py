@@ -189,6 +189,20 @@ def test_a_subvolume_in_the_kernels_table(tmp_path: Path, monkeypatch: pytest.Mo
     assert mounts.missing_mount(tmp_path / "in", fstab) == ""
 
 
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(("on", "expected"), [("1", "/data"), ("2", "")])
+def test_the_first_mount_of_all_has_nothing_beneath(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str, expected: str
+) -> None:
+    """Its parent is itself (proc_pid_mountinfo(5)): where a system runs from its initramfs, or in gVisor."""
+    table, fstab = tmp_path / "mountinfo", tmp_path / "fstab"
+    table.write_text("1 1 0:2 / / rw - rootfs rootfs rw\n2 1 8:17 / /data rw - ext4 /dev/sdb1 rw\n")
+    fstab.write_text("/dev/sdb1 /data ext4 defaults 0 2\n")
+    monkeypatch.setattr(mounts, "_MOUNTINFO", table)
+    monkeypatch.setattr(mounts, "_mount_id", lambda _place: on)
+    assert mounts.missing_mount(Path("/data/store"), fstab) == expected
+
+
 @pytest.mark.parametrize("root", ["data", "data/store"])
 @pytest.mark.parametrize(("mounted", "expected"), [("yes", ""), ("no", "missing")])
 def test_what_is_mounted_when_it_is_looked_at_is_looked_at(
