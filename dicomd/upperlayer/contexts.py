@@ -20,6 +20,9 @@ ACCEPTANCE, USER_REJECTION = 0, 1
 ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 3, 4
 """PS3.8 Table 9-18."""
 
+_PADDED: Final = tuple((before, behind) for before in (b"", b" ") for behind in (b"", b"\0", b" ", b"  ", b" \0"))
+"""What requestors put around a UID, where PS3.8 Annex F has nothing."""
+
 
 class JudgedContext(NamedTuple):
     """What becomes of a Presentation Context; a refused one is answered with its first Transfer Syntax."""
@@ -36,7 +39,7 @@ class _TransferSyntaxes:
     def __init__(self, uids: Iterable[str]) -> None:
         self._uids = tuple(dict.fromkeys(uids))
         self._ranks = {
-            uid.encode() + padding: rank for rank, uid in enumerate(self._uids) for padding in (b"", b"\0", b" ")
+            before + uid.encode() + behind: rank for rank, uid in enumerate(self._uids) for before, behind in _PADDED
         }
 
     def choose(self, sub_items: bytes) -> tuple[str, str]:
