@@ -1,10 +1,11 @@
 """How much others can make the log say: a budget of bytes for each host, and one for all strangers together.
 
-A rejection costs whoever asks for it next to nothing, so bounded lines alone still add up to a full disk. Each host
-has `HOST_BYTES` in any `WINDOW` seconds; beyond that it has one line a second, which says how many were left out, until
-it asks for less than that: what is left out counts as asked for. All hosts that aren't a configured peer's have
-`PEER_BYTES` together, and so have all that say they are the same peer. The counts are in memory that all processes of
-the daemon share, old generations included, so neither more workers nor reloads stretch a bound.
+A rejection costs whoever asks for it next to nothing, so bounded lines alone still add up to a full disk. Each host has
+`HOST_BYTES` in any `WINDOW` seconds; beyond that it has one line a second, which says how many were left out, until it
+asks for less than that: what is left out counts as asked for. All hosts that aren't a configured peer's have
+`PEER_BYTES` together, and so have all that say they are the same peer. Instances that come once more take half of that
+at most: whoever repeats a whole archive leaves room for the line of what fails among them. The counts are in memory
+that all processes of the daemon share, old generations included, so neither more workers nor reloads stretch a bound.
 
 Invariant: a host's account is never given to another while anything it did within the window is in it, so that a crowd
 of addresses can't wash it out. Hosts that find no account share one.
@@ -22,12 +23,16 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from dicomd.telemetry.labels import UNKNOWN_PEER
+from dicomd.telemetry.messages import Message
 
 WINDOW: Final = 10
 """Seconds."""
 HOST_BYTES: Final = 1_000_000
 PEER_BYTES: Final = 5_000_000
 """Of all hosts of one peer; who is no configured peer is the peer "unknown"."""
+_REPEATED: Final = Message.INSTANCE_STORED.value
+"""The event of identical duplicates, whose lines don't count as asked for when they are left out. The lines of new
+instances are in no budget."""
 _RESERVED: Final = 0.04
 """Of each bound, for the lines that say what was left out."""
 NAMED: Final = 16
@@ -78,27 +83,27 @@ class LineBudget:
         self._accounts = [_Account(accounts[at * size : (at + 1) * size]) for at in range(ACCOUNTS + 1 + _PEERS)]
         self._others, self._peers = self._accounts[ACCOUNTS], self._accounts[ACCOUNTS + 1 :]
 
-    def is_spent(self, host: str, peer: str) -> bool:
+    def is_spent(self, host: str, peer: str, event: str) -> bool:
         """Whether another line would be too much: before it is made, and without waiting for anybody.
 
         `host` is as `addresses.host_of` has it, `peer` the name of a peer, "" for what concerns none.
         """
         second = int(self._clock())
-        if peer and not (of_peer := self._of_peer(peer)).has_room(second, of_peer.last_line, PEER_BYTES):
+        if peer and not (of_peer := self._of_peer(peer)).has_room(second, of_peer.last_line, _bound(PEER_BYTES, event)):
             return True
         digest = self._digest(host)
         account = self._found(digest)
         if account is None and self._idle(digest, second) is None:
             account = self._others
-        return account is not None and not account.has_room(second, account.last_line, HOST_BYTES)
+        return account is not None and not account.has_room(second, account.last_line, _bound(HOST_BYTES, event))
 
     def spend(self, host: str, peer: str, size: int, event: str) -> bool:
         """Take a line of `size` bytes out of the budget; False, and counted as left out, where that is too much."""
         with self._locked():
             second = int(self._clock())
-            bounds = [(self._account(host, second), HOST_BYTES)]
+            bounds = [(self._account(host, second), _bound(HOST_BYTES, event))]
             if peer:
-                bounds.append((self._of_peer(peer), PEER_BYTES))
+                bounds.append((self._of_peer(peer), _bound(PEER_BYTES, event)))
             for account, _ in bounds:
                 account.last_line = size
             if not all(account.has_room(second, size, bound) for account, bound in bounds):
@@ -134,7 +139,7 @@ class LineBudget:
     def _leave_out(self, account: _Account, second: int, event: str) -> None:
         self._head[0] = 1
         account.leave_out(event)
-        if not account.has_room(second, account.last_line, HOST_BYTES):
+        if event != _REPEATED and not account.has_room(second, account.last_line, HOST_BYTES):
             account.add(second, account.last_line)
 
     def _of_peer(self, peer: str) -> _Account:
@@ -230,6 +235,10 @@ class _Account:
         name = bytes(self._name[: self._words[_NAME_LENGTH]]).decode(errors="replace")
         events = {event: count for event, count in zip(EVENTS, counts, strict=True) if count}
         return LeftOut(name, 1 if name else 0, events)
+
+
+def _bound(size: int, event: str) -> int:
+    return size // 2 if event == _REPEATED else size
 
 
 def _lock_of_one_process() -> Locked:

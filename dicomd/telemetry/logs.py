@@ -166,7 +166,7 @@ def _logger_class(
                 self._write(render(None, method_name, entry | later() if later else entry))
                 return
             host, peer = _origin(entry)
-            if budget.is_spent(host, peer):
+            if budget.is_spent(host, peer, str(event)):
                 budget.leave_out(host, str(event))
                 count_suppressed()
                 return
