@@ -25,6 +25,7 @@ from dicomd.audit.journal import Journal
 from dicomd.audit.messages import Rendered, Reporter, render
 from dicomd.audit.spool import Spool
 from dicomd.audit.syslog import SyslogConnection, SyslogServer
+from dicomd.audit.transfers import MOST_ENTRIES
 from dicomd.audit.waiting import WaitingEvents
 from dicomd.telemetry.logs import get_logger
 from dicomd.telemetry.metrics import Metrics
@@ -193,15 +194,19 @@ class AuditTrail:
         journal.close()
 
     def _recover(self, journal: Journal) -> None:
-        """Take what dead processes have left, as much of it as there is room for."""
-        taken = 0
+        """Take what dead processes have left, as much of it as half of the room is for; the rest waits where it is."""
+        taken, most = 0, self._waiting.room(MOST_WAITING) // 2
+        if most < MOST_ENTRIES:
+            return
         try:
-            for events in journal.recover(self._waiting.room(MOST_WAITING) // 2):
+            for events in journal.recover(most):
                 if not events:
                     self._losses.count(1, "the journal of a process that died can't be read")
                 for event in events:
                     self._put(event)
                 taken += len(events)
+                if most - taken < MOST_ENTRIES:  # which the next file may tell of
+                    break
         except OSError as error:
             self._journal_failed(error)
         if taken:

@@ -20,7 +20,7 @@ from dicomd.audit.messages import Rendered, Reporter, render
 from dicomd.audit.spool import Spool
 from dicomd.audit.syslog import SyslogServer
 from dicomd.audit.trail import AuditTrail
-from dicomd.audit.transfers import AssociationAudit
+from dicomd.audit.transfers import MOST_ENTRIES, AssociationAudit
 from dicomd.telemetry.metrics import Metrics
 from tests.support.audit import event, spooled
 
@@ -291,3 +291,24 @@ def test_what_finds_no_place_is_counted_and_leaves_the_journal(
     audit.end(10)
     assert counted(metrics, "lost") == 1
     assert list((tmp_path / "journal").iterdir()) == []
+
+
+def test_what_dead_processes_left_waits_in_the_journal_for_room(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file tells of as many patients as it has entries."""
+    monkeypatch.setattr(trail, "MOST_WAITING", 400)
+    monkeypatch.setattr(trail, "RECOVER_EVERY", 0.01)
+    folder = tmp_path / "journal"
+    dead = Journal(folder, lambda error: None)
+    for _ in range(20):
+        association = AssociationAudit(lambda event: None, "10.0.0.1", dead)
+        for patient in range(MOST_ENTRIES - 1):
+            association.instance(b"%d" % patient, b"1.2", "1.2.840.10008.5.1.4.1.1.2", "C", stored=True)
+    dead.close()
+    audit = AuditTrail(metrics, spool=tmp_path / "spool", journal=folder)
+    audit.start()
+    wait(lambda: counted(metrics, "spooled") + counted(metrics, "lost") == 20 * (MOST_ENTRIES - 1))
+    audit.end(10)
+    assert counted(metrics, "lost") == 0
+    assert list(folder.iterdir()) == []
