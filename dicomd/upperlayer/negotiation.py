@@ -113,7 +113,7 @@ class Unanswered:
     """What a request that was rejected proposed, as far as it can be read.
 
     `contexts` are up to `MAX_SHOWN` of the `proposed` ones: the refused first, others only where there aren't as many.
-    `refused` is None where they weren't counted, since there are as many as can be shown.
+    `refused` counts malformed ones, too; it is None where that wasn't done, since there are as many as can be shown.
     """
 
     proposed: int
@@ -196,17 +196,18 @@ class Negotiator:
         except MalformedRequestError:
             return Unanswered(0, 0, ())  # nobody decoded it for the answer either
         known: dict[bytes, tuple[str, str]] = {}
-        accepted, refused = list[tuple[bytes, int]](), list[tuple[bytes, int]]()
+        accepted, refused, malformed = list[tuple[bytes, int]](), list[tuple[bytes, int]](), 0
         for context in proposed:
             try:
                 result = self._judge.judge(context, known).result
             except MalformedRequestError:
+                malformed += 1
                 continue
             (refused if result else accepted).append((context, result))
             if len(refused) == MAX_SHOWN:
                 break
         shown = (refused + accepted)[:MAX_SHOWN]
-        counted = len(refused) if len(refused) < MAX_SHOWN else None
+        counted = len(refused) + malformed if len(refused) < MAX_SHOWN else None
         contexts = tuple(shown_context(refused_context(*context)) for context in shown)
         return Unanswered(len(proposed), counted, contexts)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dicomd.net.contexts import named_contexts
 from dicomd.upperlayer import negotiation
 from dicomd.upperlayer.negotiation import AssociateRequest, Negotiator
 from dicomd.upperlayer.proposals import MAX_SHOWN, name_of
@@ -52,6 +53,14 @@ def test_the_judgement_is_that_of_a_negotiation() -> None:
     for context in found.contexts:
         assert context.result == results.get(context.context_id, 0), context
     assert {context.context_id: context.result for context in found.contexts} == {1: 0, 3: 4, 5: 3, 7: 0, 9: 4}
+
+
+def test_what_cannot_be_read_is_not_called_acceptable() -> None:
+    found = receiver().judge_unanswered(
+        request([(CT_IMAGE_STORAGE, [EXPLICIT_LITTLE])] + [(CT_IMAGE_STORAGE, [])] * 19)
+    )
+    assert (found.proposed, found.refused) == (20, 19)
+    assert named_contexts(found.contexts, proposed=20, refused=19) == ["and 20 more, 19 of them refused"]
 
 
 def test_the_refused_come_first_and_no_more_than_are_shown() -> None:
