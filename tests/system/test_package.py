@@ -144,6 +144,10 @@ def test_the_installed_daemon_stores_and_purging_leaves_what_it_stored(tree: Tre
 
     tree.install(package)
     stored.unlink()
+    state = tree.path / "var/lib/dicomd"
+    (state / "stores").write_text("")  # as systemd has it made, and as a worker that is killed leaves its lock
+    (state / "store/.dicomd/audit").mkdir()
+    (state / "store/.dicomd/audit/0123456789ab.lock").write_text("")
     tree.apt("purge", "dicomd")
     assert not (tree.path / "var/lib/dicomd").exists()
     tree.install(package)
