@@ -8,7 +8,8 @@ at most: whoever repeats a whole archive leaves room for the line of what fails 
 that all processes of the daemon share, old generations included, so neither more workers nor reloads stretch a bound.
 
 Invariant: a host's account is never given to another while anything it did within the window is in it, so that a crowd
-of addresses can't wash it out. Hosts that find no account share one.
+of addresses can't wash it out. Hosts that find no account share one; a quarter of all accounts is for peers alone, so
+that no crowd of strangers takes theirs.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ EVENTS: Final = (
 """What is counted apart."""
 _PEERS: Final = 256  # accounts of peers, the first that of all strangers; more peers than these share some
 _SETS, _WAYS = 128, 8
+_WAYS_OF_STRANGERS: Final = 6
 ACCOUNTS: Final = _SETS * _WAYS
 """Hosts that have an account of their own at once."""
 
@@ -93,7 +95,7 @@ class LineBudget:
             return True
         digest = self._digest(host)
         account = self._found(digest)
-        if account is None and self._idle(digest, second) is None:
+        if account is None and self._idle(digest, second, peer) is None:
             account = self._others
         return account is not None and not account.has_room(second, account.last_line, _bound(HOST_BYTES, event))
 
@@ -101,7 +103,7 @@ class LineBudget:
         """Take a line of `size` bytes out of the budget; False, and counted as left out, where that is too much."""
         with self._locked():
             second = int(self._clock())
-            bounds = [(self._account(host, second), _bound(HOST_BYTES, event))]
+            bounds = [(self._account(host, second, peer), _bound(HOST_BYTES, event))]
             if peer:
                 bounds.append((self._of_peer(peer), _bound(PEER_BYTES, event)))
             for account, _ in bounds:
@@ -117,7 +119,7 @@ class LineBudget:
         """Count a line that wasn't made, as `is_spent` has said."""
         with self._locked():
             second = int(self._clock())
-            self._leave_out(self._account(host, second), second, event)
+            self._leave_out(self._account(host, second, UNKNOWN_PEER), second, event)
 
     def take_left_out(self, *, at_once: bool = False) -> list[LeftOut]:
         """What was left out since this was last told, by whatever process: once a second, or `at_once`."""
@@ -155,17 +157,17 @@ class LineBudget:
         digests = self._digests[start : start + _WAYS].tolist()
         return self._accounts[start + digests.index(digest)] if digest in digests else None
 
-    def _idle(self, digest: int, second: int) -> int | None:
+    def _idle(self, digest: int, second: int, peer: str) -> int | None:
         """The number of an account that a new host with this digest may have, None where all are in use."""
-        start = digest % _SETS * _WAYS
-        return next((at for at in range(start, start + _WAYS) if self._accounts[at].is_idle(second)), None)
+        start, ways = digest % _SETS * _WAYS, _WAYS_OF_STRANGERS if peer == UNKNOWN_PEER else _WAYS
+        return next((at for at in range(start, start + ways) if self._accounts[at].is_idle(second)), None)
 
-    def _account(self, host: str, second: int) -> _Account:
+    def _account(self, host: str, second: int, peer: str) -> _Account:
         """The host's account, a new one where it has none, or the one of those that find none; under the lock."""
         digest = self._digest(host)
         if (found := self._found(digest)) is not None:
             return found
-        if (at := self._idle(digest, second)) is None:
+        if (at := self._idle(digest, second, peer)) is None:
             return self._others
         self._accounts[at].open(host, second)
         self._digests[at] = digest

@@ -176,6 +176,14 @@ def test_a_crowd_of_addresses_shares_one_account_and_washes_none_out(budget: Lin
     assert ask(budget, "new", 1000), "accounts of hosts that have left are free again"
 
 
+def test_a_crowd_of_strangers_takes_no_peer_its_account(budget: LineBudget) -> None:
+    for host in range(10 * ACCOUNTS):
+        ask(budget, f"h{host}", 400)
+    assert not ask(budget, "another", 400)
+    for peer in range(2):  # more might share a set of accounts
+        assert written(budget, f"192.168.1.{peer}", 20, peer=f"ct{peer}") == 20
+
+
 def test_processes_share_it(clock: Clock) -> None:
     """Several at once, each with the lock of one process: what is lost to chance here, the daemon's lock prevents."""
     budget = LineBudget(clock=clock)
