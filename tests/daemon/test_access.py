@@ -223,6 +223,25 @@ def test_a_reload_brings_a_peer_s_own_associations_and_the_mode(start_daemon: St
     first.release()
 
 
+def test_a_reload_that_names_a_peer_counts_its_new_associations_under_the_name(
+    start_daemon: StartDaemon, dial: Dial
+) -> None:
+    """Those still open count under the address that they came from, as what comes from there under another title."""
+
+    def answered(calling: str) -> str | tuple[int, int, int]:
+        peer = dial(daemon, calling=calling)
+        peer.send(associate_rq(calling=calling))
+        answer = peer.read_pdu()
+        return "accepted" if answer.type == 2 else (answer.body[1], answer.body[2], answer.body[3])
+
+    daemon = start_daemon(limits={"associations_per_peer": 2})
+    assert [answered("CT1") for _ in range(3)] == ["accepted", "accepted", (2, 3, 2)]
+    daemon.configure(peers=[CT1], access={"mode": "audit"})
+    assert daemon.reload()["event"] == "config applied"
+    assert answered("STRANGER") == (2, 3, 2)  # the limits hold in audit mode, and the address has two already
+    assert [answered("CT1") for _ in range(3)] == ["accepted", "accepted", (2, 3, 2)]
+
+
 def test_a_reload_brings_new_rules_and_open_associations_keep_theirs(start_daemon: StartDaemon, dial: Dial) -> None:
     daemon = start_daemon(peers=[CT1])
     before = dial(daemon, calling="CT1")

@@ -147,6 +147,7 @@ def test_a_peer_that_never_reads_is_got_rid_of(daemon: Daemon) -> None:
         with pytest.raises(ConnectionError):  # a TimeoutError would mean that it neither reads nor gives up
             peer.send_for_ever(echoes)
     daemon.wait_logged("association ended")
+    daemon.wait_metric("dicomd_limit_hits_total", 1, limit="send_timeout")
 
 
 @pytest.mark.timeout(120)

@@ -151,6 +151,7 @@ def test_the_supervisor_looks_at_no_path_of_the_configuration(start_daemon: Star
         with RawPeer(daemon.address) as peer:
             peer.send(associate_rq())
             assert peer.read_rejection() == (2, 3, 1)
+        assert len(list(Path(f"/proc/{daemon.pid}/task").iterdir())) == 1  # none that could do it unseen by the trace
         daemon.stop()
     calls = parse(out.read_text())
     assert len(calls) > 100

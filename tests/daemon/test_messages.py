@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 
-from tests.daemon.conftest import Connect
+from tests.daemon.conftest import Connect, StartDaemon
 from tests.support import wire
 from tests.support.daemon import Daemon
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, instance
@@ -50,6 +52,27 @@ def random_pieces(data: bytes, seed: int, largest: int) -> list[bytes]:
         pieces.append(data[:count])
         data = data[count:]
     return pieces
+
+
+def test_nothing_holds_a_whole_data_set(start_daemon: StartDaemon, connect: Connect) -> None:
+    """After one of the same kind, so that what is used for the first time isn't counted."""
+
+    def peak(pid: int) -> int:
+        """The most memory, in bytes, that the process has had at once."""
+        status = Path(f"/proc/{pid}/status").read_text()
+        return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
+
+    daemon = start_daemon(dicomd={"workers": 1})
+    (worker,) = daemon.worker_pids()
+    peer = connect(daemon)
+    peer.associate()
+    small, large = instance(size=4 << 20), instance(size=96 << 20)
+    assert peer.store(small, fragment=262_144 - 6).status == 0
+    before = peak(worker)
+    assert peer.store(large, fragment=262_144 - 6).status == 0
+    assert peak(worker) - before < 8 << 20
+    peer.release()
+    assert_stored(daemon, small, large)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 7, 4095, 4096, 4097, 65_536, 262_144 - 6, 1_000_003])

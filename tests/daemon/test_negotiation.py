@@ -260,6 +260,7 @@ class TestRejecting:
         third.send(associate_rq())
         assert third.read_rejection() == (2, 3, 2)
         third.sock.close()
+        daemon.wait_metric("dicomd_limit_hits_total", 1, limit="associations")
         peers[0].release()
         fourth = connect(daemon)
         fourth.associate()

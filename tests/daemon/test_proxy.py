@@ -136,6 +136,7 @@ def test_a_header_has_its_time_and_the_header_comes_before_tls(
     ended(silent)
     ended(cut_off)
     assert "PROXY header" in daemon.wait_logged("connection without association", outcome="timed_out")["error"]
+    daemon.wait_metric("dicomd_limit_hits_total", 2, limit="proxy_header")
 
 
 @pytest.mark.system

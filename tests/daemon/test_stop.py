@@ -116,10 +116,11 @@ def test_a_second_signal_cuts_the_drain_short(start_daemon: StartDaemon, connect
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize("durability", ["fsync", "none"])
 def test_nothing_answered_is_lost_in_a_crash_and_nothing_unfinished_stays(
-    start_daemon: StartDaemon, connect: Connect
+    start_daemon: StartDaemon, connect: Connect, durability: str
 ) -> None:
-    daemon = start_daemon()
+    daemon = start_daemon(storage={"durability": durability})
     stored, unfinished = instance(size=100_000), instance(size=1_000_000)  # more than what is held in memory
     peer = connect(daemon)
     peer.associate()

@@ -166,6 +166,26 @@ def test_who_keeps_the_minimum_rate_may_go_on(pair: Pair) -> None:
         receive(transport, deadline)
 
 
+@pytest.mark.parametrize("slow", ["the peer", "the disk here"])
+def test_only_waiting_for_the_peer_counts(pair: Pair, monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
+    transport, _ = pair
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    deadline = Deadline(transport, TimeLimits(minimum_rate=1000.0, window=30.0))
+    deadline.in_message()
+    deadline.before_receive()
+    deadline.received(1)
+    if slow == "the disk here":  # between a read and the next one
+        now = 3600.0
+        deadline.before_receive()
+        deadline.received(1)
+    else:
+        deadline.before_receive()
+        now = 3600.0
+        with pytest.raises(TimedOutError, match="in the middle of a message"):
+            deadline.received(1)
+
+
 def test_without_a_minimum_rate_a_stall_is_as_long_as_idle(pair: Pair) -> None:
     transport, _ = pair
     deadline = Deadline(transport, TimeLimits(minimum_rate=0, idle=0.05))

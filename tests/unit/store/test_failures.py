@@ -414,6 +414,21 @@ def test_a_replacement_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatc
     assert files(tmp_path) == [PLACE]
 
 
+def test_a_replacement_that_could_not_be_synced_is_refused_and_stays_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one is gone with the rename; to take the new one away as well would leave nothing."""
+    store = file_store(tmp_path, duplicates="replace")
+    before = put(store, data_set()).path.read_bytes()
+    with monkeypatch.context() as patch:
+        failing(patch, "fsync", errno.EIO, tmp_path, times=1)
+        fails(store, data_set(pixels=b"new!"), StoreUnavailable)
+    assert (tmp_path / PLACE).read_bytes() == before[:-4] + b"new!"
+    assert files(tmp_path) == [PLACE]
+    store.check()
+    assert put(store, data_set(pixels=b"new!")).duplicate == "identical"
+
+
 def test_short_writes_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = file_store(tmp_path)
     writev = os.writev

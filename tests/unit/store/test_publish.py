@@ -226,6 +226,32 @@ def test_success_comes_after_data_file_directory_and_new_parents_are_synced(
     ]
 
 
+def test_a_folder_is_synced_through_the_descriptor_that_the_link_went_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux tells a failed write to those who had the folder open by then: one opened for the sync may hear nothing."""
+    store = file_store(tmp_path)
+    linked: list[int] = []
+    synced: list[int] = []
+    link, fsync = os.link, os.fsync
+
+    def record_link(source: str, target: str, **options: Any) -> None:
+        linked.append(options["dst_dir_fd"])
+        link(source, target, **options)
+
+    def record_fsync(fd: int) -> None:
+        synced.append(fd)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "link", record_link)
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    put(store, data_set())
+    assert synced[0] == linked[0]
+    synced.clear()
+    put(store, data_set("1.9"), identity("1.9"))
+    assert synced == linked[1:]
+
+
 def test_without_durability_nothing_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = file_store(tmp_path, durability="none")
 

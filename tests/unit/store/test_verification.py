@@ -58,6 +58,19 @@ def test_the_checksum_of_the_whole_file_is_recorded_in_it(store: FileStore, cuts
     assert recorded(moved) is not None
 
 
+def test_the_checksum_is_recorded_before_the_file_is_synced(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is as durable as the file, at once."""
+    sync, recorded_by_then = os.fdatasync, []
+
+    def look_and_sync(fd: int) -> None:
+        recorded_by_then.append(recorded(Path(f"/proc/self/fd/{fd}")))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", look_and_sync)
+    stored = put(store, data_set())
+    assert recorded_by_then == [xxhash.xxh128_digest(stored.path.read_bytes())]
+
+
 def test_every_kind_of_duplicate_has_its_own(store: FileStore, tmp_path: Path) -> None:
     put(store, data_set())
     put(store, data_set(pixels=b"else"))
