@@ -1,4 +1,4 @@
-"""Each limit holds, and is counted under its name (docs/limits.md)."""
+"""Each limit holds, is counted under its name, and is told in a line of the log (docs/limits.md)."""
 
 from __future__ import annotations
 
@@ -61,6 +61,23 @@ def idle(peer: RawPeer) -> None:
     assert peer.read_abort(30) == BEFORE
 
 
+TOLD = {
+    "associate_rq": ("connection without association", "A-ASSOCIATE-RQ of 262145 bytes"),
+    "items": ("association ended", "more than 256 items"),
+    "presentation_contexts": ("association ended", "more than 128 Presentation Contexts"),
+    "transfer_syntaxes": ("association ended", "more than 128 Transfer Syntaxes in a Presentation Context"),
+    "user_information": ("association ended", "more than 1024 User Information sub-items"),
+    "uid_length": ("association ended", "a UID of 72 bytes, 64 at most"),
+    "max_pdu": ("association ended", "P-DATA-TF of 262145 bytes, 262144 at most"),
+    "command_set": ("association ended", "a Command Set of over 65536 bytes"),
+    "max_object_size": ("store failed", "Object is larger than this receiver accepts"),
+    "association_idle": ("association ended", "idle for 6 s"),
+    "associations_per_peer": ("association rejected", "limits.associations_per_peer = 1 are open from this address"),
+    "connections": ("connection refused", "limits.connections are open"),
+    "request_timeout": ("connection without association", "no A-ASSOCIATE-RQ: nothing complete within 6 s"),
+}
+"""The line of each, and what it says."""
+
 IN_AN_ASSOCIATION: dict[str, Callable[[RawPeer], None]] = {
     "max_pdu": too_long,
     "command_set": too_long_a_command,
@@ -103,6 +120,10 @@ def test_each_limit_holds_and_is_counted(start_daemon: StartDaemon, connect: Con
     expected["request_timeout"] = 1.0
     for limit, count in expected.items():
         daemon.wait_metric("dicomd_limit_hits_total", count, limit=limit)
+    lines = [(line["event"], {line.get(key) for key in ("error", "error_comment", "advice")}) for line in daemon.records]
+    for limit, (event, told) in TOLD.items():
+        assert any(line == event and told in said for line, said in lines), limit
+    assert expected.keys() == TOLD.keys()
     hits = {
         dict(labels)["limit"] for (name, labels), hit in daemon.metrics().items() if "limit_hits_total" in name and hit
     }

@@ -7,7 +7,7 @@ library; imports inside functions and under TYPE_CHECKING count like any other. 
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +61,27 @@ def imports(source: str, package: str) -> Iterator[tuple[int, str]]:
                 base = ".".join([*anchor, base] if base else anchor)
             for alias in node.names:
                 yield node.lineno, f"{base}.{alias.name}"
+
+
+MADE_IN = {
+    "a_abort": {"net/association.py"},
+    "a_associate_rj": {"net/association.py"},
+    "Rejection": {"net/access.py", "net/admission.py"},
+    "STATUSES": {"services/storage.py"},
+}
+"""Where a failure becomes an answer: a PDU by the name of what encodes it, a rejection, a status of C-STORE."""
+
+
+def uses(source: str, names: Collection[str]) -> set[str]:
+    """Which of these names source calls or subscripts, of its own or of a module's."""
+    used = {
+        node.func if isinstance(node, ast.Call) else node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call | ast.Subscript)
+    }
+    found = {each.id for each in used if isinstance(each, ast.Name)}
+    found |= {each.attr for each in used if isinstance(each, ast.Attribute)}
+    return found & set(names)
 
 
 def objections(room: str, source: str, package: str) -> list[str]:
@@ -135,6 +156,20 @@ def test_a_module_says_what_it_is_for_and_stays_small(module: Path) -> None:
     source = (PACKAGE / module).read_text()
     assert source.count("\n") < LINES_OF_A_MODULE
     assert not source.strip() or ast.get_docstring(ast.parse(source)), f"{module} opens without a docstring"
+
+
+def test_a_failure_becomes_an_answer_in_its_one_place() -> None:
+    found: dict[str, set[str]] = {name: set() for name in MADE_IN}
+    for module in modules():
+        for name in uses((PACKAGE / module).read_text(), MADE_IN):
+            found[name].add(str(module))
+    assert found == MADE_IN
+
+
+def test_a_use_is_seen_however_it_is_written() -> None:
+    assert uses("def f():\n    send(pdus.a_abort(0, 0))", MADE_IN) == {"a_abort"}
+    assert uses("status = STATUSES[type(error)]", MADE_IN) == {"STATUSES"}
+    assert uses("from x import Rejection\ndef f(one: Rejection) -> None: ...", MADE_IN) == set()
 
 
 @pytest.mark.parametrize(
