@@ -18,7 +18,7 @@ KEY = "/etc/dicomd/tls/server.key"
 
 
 class User:
-    """A user of the machine that belongs to one group of dicomd's."""
+    """A user of the machine that belongs to one group besides the own."""
 
     def __init__(self, service: Service, group: str) -> None:
         self._service, self._name = service, f"user-of-{group}"
@@ -80,6 +80,13 @@ def test_readers_read_instances_and_nothing_else(service: Service) -> None:
         assert done.returncode == 1, done.stdout
         assert "not by this user" in done.stderr
     assert service.status()["maintenance"] is False
+
+    stranger = User(service, "games")
+    for path in (KEY, *paths, "/etc/dicomd/dicomd.toml", "/var/lib/dicomd/stores"):
+        assert not stranger.may("cksum", path), path
+    for path in (SPOOL, STORE, "/run/dicomd"):
+        assert not stranger.may("ls", path), path
+    assert stranger.tries("env", "RUNTIME_DIRECTORY=/run/dicomd", "dicomd", "maintenance", "on").returncode == 1
 
     assert operator.may("cksum", KEY)
     assert operator.may("sh", "-c", f"cat {SPOOL}/*.xml")

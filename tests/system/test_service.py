@@ -22,6 +22,15 @@ SOCKETS = ("dicomd.socket", "dicomd-metrics.socket")
 MOST_EXPOSED = 0.4
 
 
+REAL = ("/etc", "/home", "/opt", "/root", "/srv", "/usr", "/var")
+"""Where files are that outlive the machine's boot."""
+
+
+def mounts(service: Service, pid: int | str) -> list[str]:
+    """What is mounted for a process of the machine."""
+    return service.machine.run("cat", f"/proc/{pid}/mountinfo").stdout.splitlines()
+
+
 def results(peer: RawPeer) -> list[int]:
     """How the contexts of an Association were judged."""
     return [peer.contexts[context_id].result for context_id in (1, 3)]
@@ -59,6 +68,28 @@ def test_systemd_finds_the_service_hardly_exposed(service: Service) -> None:
     found = re.search(r"Overall exposure level for dicomd.service: ([0-9.]+)", text)
     assert found, text
     assert float(found[1]) <= MOST_EXPOSED
+
+
+def test_what_runs_has_no_network_no_capability_and_no_other_files(service: Service) -> None:
+    """Of the processes themselves: what a worker could do that does an attacker's will."""
+    run = service.machine.run
+    for pid in (service.main_pid, *service.workers()):
+        status = dict(line.split(":\t", 1) for line in run("cat", f"/proc/{pid}/status").stdout.splitlines())
+        for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert int(status[capabilities], 16) == 0, capabilities
+        assert status["NoNewPrivs"] == "1"
+        assert status["Seccomp"] == "2"  # a filter of system calls
+        interfaces = run("cat", f"/proc/{pid}/net/dev").stdout.splitlines()[2:]
+        assert [line.partition(":")[0].strip() for line in interfaces] == ["lo"]
+        mounted = {line.split()[4]: line.split()[5].split(",") for line in mounts(service, pid)}
+        assert "ro" in mounted["/"]
+        assert {point for point, options in mounted.items() if "rw" in options and point.startswith(REAL)} == {
+            "/etc/dicomd",  # where its permissions keep it from writing, see below
+            "/var/lib/dicomd",
+            "/var/tmp",  # its own, empty
+        }
+    permissions = run("stat", "--format=%U %a", "/etc/dicomd", "/etc/dicomd/dicomd.toml").stdout.splitlines()
+    assert permissions == ["root 750", "root 640"]
 
 
 def test_systemd_has_nothing_to_say_of_the_units(service: Service) -> None:
