@@ -120,7 +120,9 @@ def test_each_limit_holds_and_is_counted(start_daemon: StartDaemon, connect: Con
     expected["request_timeout"] = 1.0
     for limit, count in expected.items():
         daemon.wait_metric("dicomd_limit_hits_total", count, limit=limit)
-    lines = [(line["event"], {line.get(key) for key in ("error", "error_comment", "advice")}) for line in daemon.records]
+    lines = [
+        (line["event"], {line.get(key) for key in ("error", "error_comment", "advice")}) for line in daemon.records
+    ]
     for limit, (event, told) in TOLD.items():
         assert any(line == event and told in said for line, said in lines), limit
     assert expected.keys() == TOLD.keys()

@@ -73,6 +73,23 @@ def test_an_event_becomes_a_file_in_the_spool(tmp_path: Path, metrics: Metrics) 
     assert {path.suffix for path in (tmp_path / "spool").iterdir()} == {".xml"}
 
 
+@pytest.mark.root
+def test_a_message_has_the_group_of_a_folder_that_hands_it_on_and_nobody_else_reads_it(
+    tmp_path: Path, metrics: Metrics
+) -> None:
+    auditors = 4711
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    os.chown(folder, -1, auditors)
+    folder.chmod(0o2750)
+    audit = AuditTrail(metrics, spool=folder)
+    audit.start()
+    audit.record(started())
+    audit.end(10)
+    (message,) = folder.glob("*.xml")
+    assert (message.stat().st_gid, message.stat().st_mode & 0o777) == (auditors, 0o640)
+
+
 def test_a_spool_that_cannot_be_written_is_tried_again(
     tmp_path: Path, metrics: Metrics, ending: list[AuditTrail]
 ) -> None:

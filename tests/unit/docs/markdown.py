@@ -68,5 +68,18 @@ def rows(text: str) -> list[list[str]]:
     ]
 
 
+def items(text: str) -> list[str]:
+    """The items of all lists in the text, without their marks, each with the lines that are indented below it."""
+    return [re.sub(r"\A(?:[-*]|\d+\.) ", "", entry) for entry in entries(text) if re.match(r"(?:[-*]|\d+\.) ", entry)]
+
+
+def entries(text: str) -> list[str]:
+    """What stands for itself: paragraphs, items of lists and rows of tables; no fenced blocks and no headings."""
+    found: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", _FENCE.sub("", text)):
+        found += re.split(r"\n(?=\||[-*] |\d+\. )", paragraph.strip("\n"))
+    return [entry for entry in found if entry.strip() and not _HEADING.match(entry)]
+
+
 def _without_code(text: str) -> str:
     return _CODE.sub("", _FENCE.sub("", text))

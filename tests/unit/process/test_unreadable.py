@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from dicomd.process import unreadable
-from dicomd.process.unreadable import UnreadableFiles
+from dicomd.worker.unreadable_files import UnreadableFiles
 from dicomd.store.errors import StoreUnavailable
 from dicomd.telemetry.metrics import Metrics
 
