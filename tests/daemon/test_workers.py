@@ -90,6 +90,7 @@ def test_a_stopped_worker_is_replaced_alone(start_daemon: StartDaemon, connect: 
     first, second = peers
     os.kill(first, signal.SIGSTOP)
     try:
+        assert first in daemon.worker_pids()  # it is shown, though it can't answer
         daemon.wait_logged("worker died", deadline=20, reason="stuck", worker_pid=first)
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -229,7 +229,9 @@ def test_the_page_is_html_that_loads_nothing(endpoint: HttpEndpoint) -> None:
     status, headers, body = get(endpoint, "/")
     assert (status, body) == (200, b"<!doctype html>")
     assert headers["Content-Type"] == "text/html; charset=utf-8"
-    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    for directive in ("default-src 'none'", "frame-ancestors 'none'"):
+        assert directive in headers["Content-Security-Policy"]
+    assert not any(name.lower().startswith("access-control-") for name in headers)  # no other page may read it
 
 
 def test_another_path_lists_what_there_is(endpoint: HttpEndpoint) -> None:
