@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from dicomd.process import unreadable
-from dicomd.worker.unreadable_files import UnreadableFiles
 from dicomd.store.errors import StoreUnavailable
 from dicomd.telemetry.metrics import Metrics
+from dicomd.worker import unreadable_files
+from dicomd.worker.unreadable_files import UnreadableFiles
 
 TEN_MINUTES = 600.0
 
@@ -29,7 +29,7 @@ class Told:
 
 def test_there_are_ten_lines_in_ten_minutes_at_most_and_all_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     told, now = Told(), 1000.0
-    monkeypatch.setattr(unreadable, "get_logger", lambda: told)
+    monkeypatch.setattr(unreadable_files, "get_logger", lambda: told)
     monkeypatch.setattr(time, "monotonic", lambda: now)
     registry = CollectorRegistry()
     files = UnreadableFiles(Metrics(registry, version="0", listeners=["dicom"], peers=[]))
