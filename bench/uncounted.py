@@ -16,7 +16,12 @@ def nothing(*_: Any, **__: Any) -> None:
     """Count nothing."""
 
 
-if __name__ == "__main__":
+def stop_counting() -> None:
+    """Have this process count neither instances nor log lines: no option of dicomd's does."""
     Metrics.store_finished = nothing  # type: ignore[method-assign]
-    logs._counters = lambda _metrics: (nothing, nothing)  # noqa: SLF001 - no option switches the metrics off
+    logs._counters = lambda _metrics: (dict.fromkeys(logs.LEVELS, nothing), nothing, nothing)  # noqa: SLF001
+
+
+if __name__ == "__main__":
+    stop_counting()
     main(prog_name="dicomd")
