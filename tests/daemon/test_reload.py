@@ -331,8 +331,8 @@ def test_peers_hold_a_reload_up_for_no_longer_than_the_drain_timeout(
 def test_a_place_that_comes_free_meanwhile_spares_the_oldest(start_daemon: StartDaemon, connect: Connect) -> None:
     daemon = start_daemon(dicomd={"workers": 1, "drain_timeout": "60s"})
     peers = hold_eight_generations(daemon, connect)
-    peers.append(connect(daemon))  # it holds the generation that serves, and takes the place that comes free
-    peers[-1].associate()
+    ninth = connect(daemon)  # without an Association its generation would leave, and with it the wait, at once
+    ninth.associate()
     daemon.signal(signal.SIGHUP)
     daemon.wait_logged("reload waits")
     peers[5].release()
