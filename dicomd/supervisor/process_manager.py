@@ -76,6 +76,8 @@ class Generation:
     """Whether any of its workers has ever been ready."""
     given_up: bool = False
     """Whether it couldn't start: all of it has been killed."""
+    ended: bool = False
+    """Whether it was ended to make room. What the kernel holds of it may still be there."""
     leaves_by: float = math.inf
     """When what is left of it is killed, on the monotonic clock."""
 
@@ -145,6 +147,7 @@ class ProcessManager:
 
     def make_room(self, generation: Generation) -> float:
         """Have a generation that retires abort what is open; return when it is gone at the latest, unless it hangs."""
+        generation.ended = True
         generation.leaves_by = time.monotonic() + ABORT_GRACE + _KILL_GRACE
         for child_slot in generation.child_slots:
             if child_slot.child is not None:

@@ -140,7 +140,10 @@ class Reloads:
             return True
         wait = self._wait
         if wait is None:
-            wait = self._wait = _Wait(self._processes.retiring[0], now + self._host.drain_timeout)
+            retiring = self._processes.retiring
+            # One that was ended before and is still there is held by the kernel; others can make room.
+            oldest = next((generation for generation in retiring if not generation.ended), retiring[0])
+            wait = self._wait = _Wait(oldest, now + self._host.drain_timeout)
             get_logger().warning(
                 "reload waits",
                 detail=f"{MAX_RETIRING} old generations still have Associations: those of generation "
