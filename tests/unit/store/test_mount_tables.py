@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from dicomd.store import mounts
-
 pytestmark = pytest.mark.root
 
 PROJECT = Path(__file__).parents[3]
@@ -170,37 +168,6 @@ def test_a_subvolume_that_is_mounted_where_it_lies_is_not_missed(
     command = f"cd '{tmp_path}'; {SUBVOLUMES} cd {PROJECT}; exec \"$@\""
     look = [sys.executable, "-c", MISSING, f"{tmp_path}/{root}", str(fstab)]
     assert in_namespace(["bash", "-ec", command, "-", mounted, *look]) == (expected and f"{tmp_path}/{expected}")
-
-
-def test_a_subvolume_in_the_kernels_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same where there is no btrfs: what the kernel and stat(2) say of such a mount, and of a plain folder."""
-    (tmp_path / "in").mkdir()
-    table = tmp_path / "mountinfo"
-    table.write_text(
-        f"1 0 0:41 /@ {tmp_path} rw - btrfs /dev/sdb1 rw,subvol=/@\n"
-        f"2 1 0:41 /@/in {tmp_path}/in rw - btrfs /dev/sdb1 rw,subvol=/@/in\n"
-    )
-    fstab = tmp_path / "fstab"
-    fstab.write_text(f"/dev/sdb1 {tmp_path} btrfs\n/dev/sdb1 {tmp_path}/in btrfs subvol=/@/in\n")
-    monkeypatch.setattr(mounts, "_MOUNTINFO", table)
-    monkeypatch.setattr(mounts, "_mount_id", lambda _place: "2")
-    assert mounts.missing_mount(tmp_path / "in", fstab) == f"{tmp_path}/in"
-    monkeypatch.setattr(mounts, "_SUBVOLUME_INODE", (tmp_path / "in").stat().st_ino)
-    assert mounts.missing_mount(tmp_path / "in", fstab) == ""
-
-
-@pytest.mark.timeout(10)
-@pytest.mark.parametrize(("on", "expected"), [("1", "/data"), ("2", "")])
-def test_the_first_mount_of_all_has_nothing_beneath(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str, expected: str
-) -> None:
-    """Its parent is itself (proc_pid_mountinfo(5)): where a system runs from its initramfs, or in gVisor."""
-    table, fstab = tmp_path / "mountinfo", tmp_path / "fstab"
-    table.write_text("1 1 0:2 / / rw - rootfs rootfs rw\n2 1 8:17 / /data rw - ext4 /dev/sdb1 rw\n")
-    fstab.write_text("/dev/sdb1 /data ext4 defaults 0 2\n")
-    monkeypatch.setattr(mounts, "_MOUNTINFO", table)
-    monkeypatch.setattr(mounts, "_mount_id", lambda _place: on)
-    assert mounts.missing_mount(Path("/data/store"), fstab) == expected
 
 
 @pytest.mark.parametrize("root", ["data", "data/store"])

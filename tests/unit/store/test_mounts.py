@@ -170,3 +170,34 @@ def test_what_is_mounted_is_not_missed(tmpfs: Path, tmp_path: Path) -> None:
     assert mounts.missing_mount(tmpfs / "store", fstab) == ""
     subprocess.run(["umount", tmpfs], check=True)
     assert mounts.missing_mount(tmpfs / "store", fstab) == str(tmpfs)
+
+
+def test_a_subvolume_in_the_kernels_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where there is no btrfs: what the kernel and stat(2) say of such a mount, and of a plain folder."""
+    (tmp_path / "in").mkdir()
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        f"1 0 0:41 /@ {tmp_path} rw - btrfs /dev/sdb1 rw,subvol=/@\n"
+        f"2 1 0:41 /@/in {tmp_path}/in rw - btrfs /dev/sdb1 rw,subvol=/@/in\n"
+    )
+    fstab = tmp_path / "fstab"
+    fstab.write_text(f"/dev/sdb1 {tmp_path} btrfs\n/dev/sdb1 {tmp_path}/in btrfs subvol=/@/in\n")
+    monkeypatch.setattr(mounts, "_MOUNTINFO", table)
+    monkeypatch.setattr(mounts, "_mount_id", lambda _place: "2")
+    assert mounts.missing_mount(tmp_path / "in", fstab) == f"{tmp_path}/in"
+    monkeypatch.setattr(mounts, "_SUBVOLUME_INODE", (tmp_path / "in").stat().st_ino)
+    assert mounts.missing_mount(tmp_path / "in", fstab) == ""
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(("on", "expected"), [("1", "/data"), ("2", "")])
+def test_the_first_mount_of_all_has_nothing_beneath(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str, expected: str
+) -> None:
+    """Its parent is itself (proc_pid_mountinfo(5)): where a system runs from its initramfs, or in gVisor."""
+    table, fstab = tmp_path / "mountinfo", tmp_path / "fstab"
+    table.write_text("1 1 0:2 / / rw - rootfs rootfs rw\n2 1 8:17 / /data rw - ext4 /dev/sdb1 rw\n")
+    fstab.write_text("/dev/sdb1 /data ext4 defaults 0 2\n")
+    monkeypatch.setattr(mounts, "_MOUNTINFO", table)
+    monkeypatch.setattr(mounts, "_mount_id", lambda _place: on)
+    assert mounts.missing_mount(Path("/data/store"), fstab) == expected
