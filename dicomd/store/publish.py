@@ -1,13 +1,17 @@
-"""Publishing: a complete temporary file gets its final name, and the name becomes durable.
+"""Publishes instances: gives a complete temporary file its final name, and makes that name durable.
 
-Invariants: nothing is ever overwritten but under the policy "replace"; success is reported only after the entry is
-synced in the very directory its path leads to; and whoever decides what a final name means holds the lock (flock) of
-the file it names, from before the name exists until the decision is durable or taken back. So a second sender of the
-same UID, in this process or another, waits until it is certain whether the first one's file stays.
+Invariants:
 
-An instance is decided where a ``Stored`` is made, in ``_settle`` and ``_vouch``, after the last look at the store. From
-there it is only handed through: nothing on its way looks again or removes a final name. Names are taken back in
-``store.rollback`` alone, which says why no acknowledgement hangs on them, and before the next attempt begins.
+1. Nothing is ever overwritten, except under the policy "replace".
+2. Success is reported only after the entry is synced in the very directory that the instance's path leads to.
+3. Whoever decides about a final name holds the lock (flock) of the file that it names, from before the name exists
+   until the decision is durable or taken back. So a second sender of the same UID, in this process or another, waits
+   until it is certain whether the first one's file stays.
+
+An instance is decided when a ``Stored`` is made for it, in ``_make_durable`` or ``_confirm_existing``, after the last
+look at the store. From there the ``Stored`` is only passed on: nothing on its way looks at the store again or removes a
+final name. Names are taken back only in ``store.rollback``, which explains why no acknowledgement depends on them, and
+always before the next attempt begins.
 """
 
 # An instance costs microseconds here, so system calls take text as it is and no Path is made for them.
@@ -32,16 +36,14 @@ from dicomd.store.rollback import Rollback
 from dicomd.store.temporary import REPLACEMENT, unlink_quietly
 from dicomd.store.types import DuplicateOutcome, DuplicatePolicy, Stored
 
-_PUBLISH_TIMEOUT: Final = (
-    10.0  # seconds against somebody who removes what is being made, and not only where it is empty
-)
-_LONGEST_PAUSE: Final = 0.05  # seconds between two tries
+_PUBLISH_TIMEOUT: Final = 10.0  # seconds of attempts while another program removes folders that aren't even empty
+_LONGEST_PAUSE: Final = 0.05  # seconds between two attempts
 _OF_ANOTHER_MOUNT: Final = frozenset({errno.EXDEV, errno.ESTALE})
-_MAX_DIFFERENT: Final = 1000  # Data Sets kept under one UID
+_MAX_DIFFERENT: Final = 1000  # different Data Sets kept under one UID
 
 
 class Publisher:
-    """Publishes into ``directories``. With ``synced`` false the syncs are left out, and nothing else."""
+    """Publishes into ``directories``. If ``synced`` is false, syncs are left out, and nothing else changes."""
 
     def __init__(
         self,
@@ -51,16 +53,17 @@ class Publisher:
         duplicates: DuplicatePolicy,
         on_unreadable: Callable[[StoreError], None],
     ) -> None:
-        """``on_unreadable`` hears why an existing file couldn't be read, and so counts as different."""
+        """``on_unreadable`` is called with the reason if an existing file can't be read and counts as different."""
         self._directories = directories
         self._synced = synced
         self._duplicates = duplicates
         self._on_unreadable = on_unreadable
 
     def publish(self, candidate: Candidate, place: Place) -> Stored:
-        """Give the candidate its name, another one beside its temporary name. Raises ``StoreError``; then it has none.
+        """Give the candidate its final name, beside its temporary one. Raises ``StoreError``; then it has none.
 
-        But for one case: a "replace" whose directory sync fails leaves the new file, complete, where the old one was.
+        There is one exception: if the directory sync of a "replace" fails, the new file, which is complete, stays where
+        the old one was.
         """
         rollback = Rollback(candidate)
         try:
@@ -75,12 +78,12 @@ class Publisher:
         except BaseException:
             rollback.run()
             raise
-        with contextlib.suppress(OSError):  # it is decided; the lock goes with the descriptor, too
+        with contextlib.suppress(OSError):  # it is decided, and closing the file releases the lock, too
             fcntl.flock(candidate.fd, fcntl.LOCK_UN)
         return published
 
     def _publish(self, candidate: Candidate, place: Place, rollback: Rollback) -> Stored:
-        for _ in range(2):  # the first time, the directory we know may be one that was removed long ago
+        for _ in range(2):  # the first attempt may use a cached directory that was removed long ago
             published = self._attempt(candidate, place, rollback)
             if published is not None:
                 return published
@@ -96,13 +99,16 @@ class Publisher:
                 raise StoreUnavailable("Store is missing: is it mounted?", operation="open", errno="ENOENT")
             if time.monotonic() > deadline:
                 raise StoreUnavailable(
-                    "Folder of the instance does not stay", operation="link", errno="ENOENT", path=self._path(place)
+                    "Folder of the instance can't be made or keeps being removed",
+                    operation="link",
+                    errno="ENOENT",
+                    path=self._path(place),
                 )
-            time.sleep(pause)  # whoever removes even what isn't empty, or a folder that never is one
+            time.sleep(pause)  # against removal of folders with contents, or, say, a symbolic link to nowhere
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _place_tree(self, candidate: Candidate, place: Place, rollback: Rollback) -> None:
-        """Have missing folders come with the instance in them: whoever removes empty ones lets them be."""
+        """Put missing folders in place with the instance already in them, so that nobody removes them as empty."""
         try:
             placed, made = place_tree(candidate, self._directories.root, place, synced=self._synced)
         except OSError as error:
@@ -112,7 +118,7 @@ class Publisher:
             rollback.name_given(placed, place.name)
 
     def _attempt(self, candidate: Candidate, place: Place, rollback: Rollback) -> Stored | None:
-        """Publish in the directory that the path leads to now; None when that was removed or moved meanwhile."""
+        """Publish in the directory that the path leads to now. Returns None if it was removed or moved meanwhile."""
         try:
             directory = self._directories.open(place.directory)
         except FileNotFoundError:
@@ -123,10 +129,10 @@ class Publisher:
         try:
             published = self._publish_through(directory, candidate, place.name, rollback)
         except OSError as error:
-            self._directories.forget(directory)  # its path may be mended by being made anew
+            self._directories.forget(directory)  # opening its path anew may help
             if not (directory.kept and error.errno in _OF_ANOTHER_MOUNT):
                 raise
-            published = None  # remounted behind our back: the path may be as good as ever
+            published = None  # remounted meanwhile: the path itself may be fine
         if published is None:
             self._directories.forget(directory)
         elif not directory.kept:
@@ -147,11 +153,11 @@ class Publisher:
     def _publish_in(
         self, directory: Directory, handle: int, candidate: Candidate, first_name: str, rollback: Rollback
     ) -> Stored | None:
-        """Publish through ``handle``, the directory's; None as above."""
+        """Publish through ``handle``, a descriptor of the directory. Returns None as ``_attempt`` does."""
         name = first_name
         number = 0
         outcome: DuplicateOutcome = ""
-        for _ in range(2 * _MAX_DIFFERENT):  # as many may vanish while we look
+        for _ in range(2 * _MAX_DIFFERENT):  # twice, since existing files may vanish while they are examined
             try:
                 os.link(candidate.path, name, dst_dir_fd=handle)
             except FileExistsError:
@@ -174,11 +180,11 @@ class Publisher:
                 if verdict is Comparison.GONE:
                     continue
                 if self._duplicates != "keep-both" and not directory.in_place():
-                    return None  # moved away, say into an archive: what is in there is no longer ours to judge
+                    return None  # moved away, say into an archive: its contents are no longer ours to judge
                 if self._duplicates == "reject":
                     raise DuplicateRejected("Another Data Set is stored under this SOP Instance UID", operation="link")
                 if self._duplicates == "replace":
-                    if verdict is Comparison.UNLOCKED:  # who publishes it may yet take it back, and would take ours
+                    if verdict is Comparison.UNLOCKED:  # its publisher may still take the name back, and ours with it
                         raise StoreUnavailable(
                             "Existing file can't be locked", operation="lock", path=f"{directory.path}/{name}"
                         )
@@ -200,7 +206,7 @@ class Publisher:
     def _make_durable(
         self, directory: Directory, handle: int, candidate: Candidate, name: str, outcome: DuplicateOutcome
     ) -> Stored | None:
-        """Make the candidate's new name durable, and decide; None when its directory was moved away meanwhile."""
+        """Make the candidate's new name durable, and decide. Returns None if its directory was moved away meanwhile."""
         try:
             seconds = self._sync(directory, handle)
             in_place = directory.in_place()
@@ -212,7 +218,10 @@ class Publisher:
     def _confirm_existing(
         self, directory: Directory, handle: int, existing: int, name: str, size: int
     ) -> Stored | None:
-        """Make sure of a file that another published, perhaps an instant ago and without having synced it yet."""
+        """Make an identical file durable, since its publisher may not have synced it yet, and decide.
+
+        Returns None if its directory was moved away meanwhile, or the name no longer leads to the file.
+        """
         seconds = 0.0
         if self._synced:
             began = time.perf_counter()
@@ -234,7 +243,7 @@ class Publisher:
         return f"{self._directories.root}/{place.path}"
 
     def _sync(self, directory: Directory, handle: int) -> float:
-        """Sync the directory and, if they aren't yet, its parents up to the root; return the seconds it took."""
+        """Sync the directory, and those parents up to the root that aren't synced yet. Returns the seconds it took."""
         if not self._synced:
             return 0.0
         began = time.perf_counter()
@@ -248,10 +257,10 @@ class Publisher:
 
 
 def _link_over(path: str, name: str, directory_fd: int) -> None:
-    """Put the file at ``path`` in the place of what ``name`` holds, at once and without giving up ``path``."""
+    """Replace, atomically, what ``name`` leads to by the file at ``path``, which keeps that name, too."""
     second = f"{path}{REPLACEMENT}"
     os.link(path, second)
     try:
         os.rename(second, name, dst_dir_fd=directory_fd)
     finally:
-        unlink_quietly(second)  # which is still there after a failure, and where both names lead to one file already
+        unlink_quietly(second)  # it remains if the rename failed, or had nothing to do as both names led to one file

@@ -1,24 +1,25 @@
-"""What a publication takes back out of the store: all of it when it fails, and names in folders that were moved away.
+"""Takes back what a publication has put into the store: everything if it fails, and names in folders that were moved.
 
-Invariants, on which every acknowledgement rests:
+Invariants, on which every acknowledgement depends:
 
 1. A final name is removed here and nowhere else in dicomd, and only while its publication is undecided. Once that is
-   decided, nothing looks at the store again, and nothing is removed but names in ``{root}/.dicomd/tmp``.
-2. What is removed is the candidate's own file, known by its inode, while its lock is held. So nobody else can have
-   acknowledged it: whoever finds an equal instance under a name waits for that lock first, and then makes sure that
+   decided, nothing on its behalf looks at the store again, and nothing is removed but names in ``{root}/.dicomd/tmp``.
+2. What is removed is the candidate's own file, identified by its inode, while its lock is held. So nobody else can have
+   acknowledged it: whoever finds an identical instance under a name first waits for that lock, and then checks that
    the name still leads there.
-3. In doubt a name is left. A complete instance too much does no harm; one too few does.
+3. In doubt, a name stays. One complete instance too many does no harm; one too few does.
 
-Who removes what:
+Everything in dicomd that removes something from a store, and why it may:
 
-- ``Rollback``, final names of the candidate: while it is undecided and its lock held (invariant 2).
-- ``Rollback`` and ``Directories``, folders that were made for it: after it has failed. Only empty ones can go, and
-  whoever was about to use one makes it anew.
-- ``Publisher`` under the policy "replace", what a final name led to: by the rename that gives that name to the
-  candidate, for this is what was asked for.
-- ``place_tree``, ``FileWriter`` and the probe, their own names in ``.dicomd/tmp``: at any time, as what is acknowledged
-  has a final name, too.
-- A sweep, names in ``.dicomd/tmp`` whose owner is dead: the same; ``temporary.may_be_an_instance`` is the exception.
+- ``Rollback`` removes final names of the candidate while it is undecided and its lock is held (invariant 2).
+- ``Rollback`` and ``Directories`` remove folders that were made for the candidate, after it has failed. Only empty ones
+  can be removed, and whoever was about to use one makes it again.
+- ``Publisher``, under the policy "replace", removes what a final name led to, by the rename that gives the name to the
+  candidate: this is what the policy asks for.
+- ``place_tree``, ``FileWriter`` and the store's probe remove their own names in ``.dicomd/tmp``, at any time, because
+  an acknowledged instance has a final name, too.
+- A sweep removes names in ``.dicomd/tmp`` whose owner is dead, for the same reason. The one exception, a name that may
+  lead to somebody else's instance, is left alone (``temporary.may_be_an_instance``).
 """
 
 # System calls take text as it is, as in the rest of publishing.
@@ -47,11 +48,11 @@ class Rollback:
         self._names: list[tuple[Directory, str]] = []
 
     def name_given(self, directory: Directory, name: str) -> None:
-        """Take note of a name before anything is done to make it durable."""
+        """Record a final name; to be called before anything is done to make it durable."""
         self._names.append((directory, name))
 
     def leave_moved_folders(self) -> None:
-        """Take back the names in folders that aren't in their place any more: what is in an archive isn't ours."""
+        """Take back the names in folders that were moved away: nothing may stay in what is, say, an archive now."""
         in_place = []
         for directory, name in self._names:
             if _is_in_place(directory):
@@ -61,7 +62,7 @@ class Rollback:
         self._names = in_place
 
     def run(self) -> None:
-        """Take it all back, as far as that works. Never raises OSError."""
+        """Take everything back, as far as possible. Never raises OSError."""
         for directory, name in self._names:
             unlink_if_ours(name, directory.fd, self._candidate)
         self._names.clear()
@@ -69,12 +70,13 @@ class Rollback:
 
 
 def unlink_if_ours(name: str, directory_fd: int, candidate: Candidate) -> None:
-    """Remove a name of the candidate's file; one that leads to any other file stays. Never raises OSError.
+    """Remove a name of the candidate's file, but leave a name that leads to any other file. Never raises OSError.
 
-    No system call removes a name only if it leads to a certain file, and between a look at it and its removal another's
-    may come there: somebody moves ours away, and another worker publishes in its place, or a backup is restored. So the
-    name is renamed into the folder for temporary files, where nobody else changes anything, and looked at again there.
-    What turns out to be another's is put back; if a kill comes in between, the sweep leaves it.
+    No system call removes a name on condition that it leads to a certain file. Between the check and the removal, the
+    name may come to lead to another file: somebody moves ours away, and another worker publishes in its place or a
+    backup is restored. So the name is first renamed into the folder for temporary files, where nobody else changes
+    anything, and checked again there. A file that turns out not to be ours is put back; if this process is killed
+    before that, the sweep leaves the file alone.
     """
     withdrawn = f"{candidate.path}{WITHDRAWN}"
     with contextlib.suppress(OSError):
@@ -87,7 +89,7 @@ def unlink_if_ours(name: str, directory_fd: int, candidate: Candidate) -> None:
 
 
 def _put_back(withdrawn: str, name: str, directory_fd: int) -> None:
-    """Give another's file its name again, or the next that is free. Raises OSError."""
+    """Give a file that isn't ours its name again, or the next free one. Raises OSError."""
     for number in itertools.count():
         with contextlib.suppress(FileExistsError):
             os.link(withdrawn, numbered(name, number), dst_dir_fd=directory_fd, follow_symlinks=False)
@@ -95,7 +97,7 @@ def _put_back(withdrawn: str, name: str, directory_fd: int) -> None:
 
 
 def _is_candidate(name: str, directory_fd: int, candidate: Candidate) -> bool:
-    """Whether the name itself, not a symbolic link under it, is one of the candidate's. Raises OSError."""
+    """Return whether the name is a hard link to the candidate's file; a symbolic link isn't. Raises OSError."""
     found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
     return os.path.samestat(found, os.fstat(candidate.fd))
 
@@ -104,4 +106,4 @@ def _is_in_place(directory: Directory) -> bool:
     try:
         return directory.in_place()
     except OSError:
-        return True  # nobody knows: the next attempt will meet the reason
+        return True  # unknown, so the name stays (invariant 3); the next attempt will meet the cause
