@@ -1,9 +1,9 @@
-"""Directories of the store, opened once and kept open: publishing needs them synced, and syncing needs to know which.
+"""Opens directories of the store once and keeps them open, so that publishing can sync them and knows which need it.
 
-The rule: a directory in the cache exists durably under its path, for its whole chain of parents up to the root was
-synced while it was reached through them, and its open descriptor pins the inode. Somebody may move, delete or
-recreate folders meanwhile: a publisher links through the descriptor, so the entry goes into exactly the directory it
-will sync, and then asks ``in_place`` whether that directory is still the one the path names.
+Invariant: a directory in the cache exists durably under its path, because its whole chain of parents up to the root was
+synced when it was reached through them, and its open descriptor pins the inode. Somebody may still move, delete or
+recreate folders. So a publisher links through the descriptor, which puts the entry into exactly the directory that it
+will sync, and then asks ``in_place`` whether the path still leads to that directory.
 """
 
 # An instance costs microseconds here, so system calls take text as it is and no Path is made for them.
@@ -17,12 +17,12 @@ from collections import OrderedDict
 from typing import Final
 
 DIRECTORY_MODE: Final = 0o750
-_CAPACITY: Final = 128  # descriptors a process spends on it; as many series arriving at once go without a walk
+_CAPACITY: Final = 128  # descriptors of each process; this many series can arrive at once without a walk
 _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Directory:
-    """An open directory, closed when the last one who holds it lets go: dropping it from the cache is always safe."""
+    """An open directory, closed with the last reference to it: dropping it from the cache is always safe."""
 
     __slots__ = ("_inode", "fd", "kept", "made", "parents", "path", "relative")
 
@@ -32,7 +32,7 @@ class Directory:
         self.fd = fd
         self.parents: list[Directory] = []  # from the root down; empty once they are synced
         self.made: list[str] = []  # paths that were made to reach it
-        self.kept = False  # in the cache, so its chain is durable
+        self.kept = False  # in the cache, so its chain of parents is durable
         status = os.fstat(fd)
         self._inode = (status.st_ino, status.st_dev)
 
@@ -40,7 +40,7 @@ class Directory:
         close_quietly(self.fd)
 
     def in_place(self) -> bool:
-        """Whether the path still leads to this directory. Raises OSError when that can't be told."""
+        """Return whether the path still leads to this directory. Raises OSError if that can't be determined."""
         try:
             status = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
@@ -51,13 +51,14 @@ class Directory:
         """Return another descriptor of the same directory.
 
         The kernel reports a write-back error once to each descriptor that was open when it happened. A sync through a
-        shared one could be told "no error" because another thread has heard of it, so each publisher syncs its own.
+        shared descriptor could succeed because another thread has already received the error, so each publisher syncs
+        through its own.
         """
         return os.open(".", _FLAGS, dir_fd=self.fd)
 
 
 class Directories:
-    """The directories below ``root``, least recently used ones forgotten first. Shared by threads."""
+    """The directories below ``root``; the least recently used are dropped first. Shared by threads."""
 
     def __init__(self, root: str, capacity: int = _CAPACITY) -> None:
         self.root: Final = root
@@ -66,10 +67,10 @@ class Directories:
         self._lock = threading.Lock()
 
     def open(self, relative: str) -> Directory:
-        """Return the directory at ``relative`` ("" is the root), made with its parents where it isn't there.
+        """Return the directory at ``relative`` ("" is the root), made with its parents if it is missing.
 
-        One that was not in the cache has its ``parents`` still to be synced. Raises OSError; FileNotFoundError also
-        where somebody removes what is being made.
+        If it was not in the cache, its ``parents`` have yet to be synced. Raises OSError, and FileNotFoundError also if
+        somebody removes what is being made.
         """
         with self._lock:
             directory = self._kept.get(relative)
@@ -79,7 +80,7 @@ class Directories:
         return self._walk(relative)
 
     def keep(self, directory: Directory) -> None:
-        """Put a directory whose chain of parents is synced into the cache."""
+        """Put a directory into the cache. Its chain of parents must be synced."""
         directory.parents = []
         directory.made = []
         directory.kept = True
@@ -89,7 +90,7 @@ class Directories:
                 self._kept.popitem(last=False)
 
     def forget(self, directory: Directory) -> None:
-        """Drop one directory from the cache: it isn't in place any more, or its sync failed."""
+        """Drop one directory from the cache, because it is no longer in place or publishing in it failed."""
         with self._lock:
             if self._kept.get(directory.relative) is directory:
                 del self._kept[directory.relative]
@@ -100,7 +101,7 @@ class Directories:
             self._kept.clear()
 
     def _walk(self, relative: str) -> Directory:
-        """Reach the directory from the root, each step through the descriptor of the one before."""
+        """Reach the directory from the root, opening each one through the descriptor of its parent."""
         directory = Directory("", self.root, open_directory(self.root))
         if not relative:
             return directory
@@ -121,12 +122,12 @@ class Directories:
 
 
 def open_directory(path: str) -> int:
-    """Return a descriptor of the directory at ``path``, good for syncing it and as a start. Raises OSError."""
+    """Return a descriptor of the directory at ``path``, for syncing it or opening what is below. Raises OSError."""
     return os.open(path, _FLAGS)
 
 
 def close_quietly(fd: int) -> None:
-    """Close a descriptor that nothing was written through: whatever that says, it is closed and nothing is lost."""
+    """Close a descriptor that nothing was written through: even on an error, it is closed and nothing is lost."""
     try:
         os.close(fd)
     except OSError:
@@ -142,12 +143,12 @@ def _open_or_make(name: str, path: str, parent: int, made: list[str]) -> int:
         os.mkdir(name, DIRECTORY_MODE, dir_fd=parent)
         made.append(path)
     except FileExistsError:
-        pass  # another thread, worker or a mover was quicker
+        pass  # another thread, worker or program was faster
     return os.open(name, _FLAGS, dir_fd=parent)
 
 
 def remove_made(made: list[str]) -> None:
-    """Remove the directories that were made for an instance which then wasn't stored, as far as they are empty."""
+    """Remove the directories that were made for an instance which then wasn't stored, if they are empty."""
     for path in reversed(made):
         try:
             os.rmdir(path)

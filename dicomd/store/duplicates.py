@@ -1,14 +1,17 @@
-"""The file that already has the name: is it the same instance, byte for byte?
+"""Compares an instance with the file that already has its name: are they the same, byte for byte?
 
-The rule: a decision about an existing file is taken while holding its lock (flock) and after making sure that the
-name still leads to it. Identical means the same transfer syntax and the same Data Set; File Meta Information doesn't
-count, for it tells who sent it. What can't be read as a Part 10 file is a different one, and so is what can't be read
-at all: a bad sector under one file must not keep its sender, or anybody else, from storing. Memory stays flat whatever
-the size.
+Invariant: a decision about an existing file is made while holding its lock (flock), and after checking that the name
+still leads to it.
 
-Who publishes a file holds its lock exclusively, and that is what judging it has to wait for. An exclusive lock here
-keeps those who judge apart, too. NFS grants none through a descriptor that is open for reading only (flock(2)), and
-existing files need not be writable: there the lock is shared by those who judge, and still waits for the publisher.
+Identical means the same transfer syntax and the same Data Set; File Meta Information doesn't count, since it says who
+sent the instance. A file that can't be read as a Part 10 file counts as different, and so does one that can't be read
+at all: a bad sector under one file must not keep its sender, or anybody else, from storing. Memory use is constant,
+whatever the size.
+
+The publisher of a file holds its lock exclusively, and a comparison has to wait for that. The lock is exclusive here,
+too, which keeps comparisons apart from each other. NFS grants no exclusive lock through a descriptor that is open only
+for reading (flock(2)), and existing files need not be writable: there, comparisons share the lock, but still wait for
+the publisher.
 """
 
 from __future__ import annotations
@@ -25,10 +28,10 @@ from typing import Final, NamedTuple
 from dicomd.store.errors import OutOfResources, StoreError, StoreUnavailable, from_oserror
 from dicomd.store.part10 import read_header
 
-_LOCK_DEADLINE: Final = 30.0  # seconds that another may take to make the same UID durable
+_LOCK_DEADLINE: Final = 30.0  # seconds that another publisher may need to make the same UID durable
 _LOCK_INTERVAL: Final = 0.002
 _STEP: Final = 1 << 18
-_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO under a final name must not hold us up
+_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK for a FIFO under a final name
 
 
 class Candidate(NamedTuple):
@@ -42,21 +45,21 @@ class Candidate(NamedTuple):
 
 
 class Comparison(enum.Enum):
-    """What a name turned out to hold."""
+    """What a name turned out to lead to."""
 
     GONE = enum.auto()
-    """Nothing any more, or something else by now."""
+    """Nothing any more, or another file by now."""
     SELF = enum.auto()
     """The candidate's own file."""
     IDENTICAL = enum.auto()
     DIFFERENT = enum.auto()
     """Another Data Set, or something that can't be read."""
     UNLOCKED = enum.auto()
-    """A file whose lock can't be had, so that it may be one that is just being published, or taken back."""
+    """A file that can't be locked, so that it may be about to be published or taken back."""
 
 
 class _UnreadableError(Exception):
-    """The existing file refused the ``operation`` with the ``error``."""
+    """The ``operation`` failed on the existing file with ``error``."""
 
     def __init__(self, error: OSError, operation: str, verdict: Comparison) -> None:
         super().__init__(operation)
@@ -68,11 +71,11 @@ class _UnreadableError(Exception):
 def examine(
     name: str, path: str, directory_fd: int, candidate: Candidate, on_unreadable: Callable[[StoreError], None]
 ) -> tuple[Comparison, int]:
-    """Compare what ``name``, which is at ``path``, holds with the candidate.
+    """Compare the file that ``name``, which is at ``path``, leads to with the candidate.
 
-    Returns the verdict and a descriptor, -1 if none, to be closed by the caller once it has acted on the verdict: until
-    then it holds the file's lock. ``on_unreadable`` hears what kept an existing file from being compared. Raises
-    ``StoreError``.
+    Returns the verdict and a descriptor (-1 if none), which the caller closes once it has acted on the verdict: until
+    then it holds the file's lock. ``on_unreadable`` is called with what prevented an existing file from being compared.
+    Raises ``StoreError``.
     """
     fd = -1
     try:
@@ -83,7 +86,7 @@ def examine(
             if _leads_to(name, directory_fd, candidate.fd, if_unknown=False):
                 verdict = Comparison.SELF
             elif fd >= 0 and not _leads_to(name, directory_fd, fd, if_unknown=True):
-                verdict = Comparison.GONE  # on NFS, a file that was removed elsewhere is stale
+                verdict = Comparison.GONE  # on NFS, a file that another host removed is stale
             else:
                 on_unreadable(_failure(found, path))
                 verdict = found.verdict
@@ -95,19 +98,19 @@ def examine(
 
 
 def _open(name: str, directory_fd: int) -> int:
-    """Return a descriptor of what has the name, -1 where nothing has it."""
+    """Return a descriptor of what the name leads to, -1 if the name is free."""
     try:
         return os.open(name, _FLAGS, dir_fd=directory_fd)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not _holds_something(name, directory_fd):
             return -1
-        # A file that is just being published is in the kernel's memory, and ours: it can be opened. So what can't be
-        # is none, and needs no lock to be replaced.
+        # A file that is being published can always be opened, as its inode is in the kernel's memory and we own it. So
+        # one that can't be opened isn't being published, and may be replaced without its lock.
         raise _UnreadableError(error, "open", Comparison.DIFFERENT) from error
 
 
 def _failure(found: _UnreadableError, path: str) -> StoreError:
-    """Say what kept us from reading ``path``. Raises what was our own lack of memory or descriptors."""
+    """Return what prevented reading ``path``. Raises it if we have run out of memory or descriptors."""
     failure = from_oserror(found.error, found.operation, path)
     if isinstance(failure, OutOfResources):
         raise failure from found.error
@@ -115,7 +118,7 @@ def _failure(found: _UnreadableError, path: str) -> StoreError:
 
 
 def is_file(name: str, directory_fd: int, fd: int) -> bool:
-    """Whether ``name`` leads to the file open as ``fd``. Raises OSError when that can't be told."""
+    """Return whether ``name`` leads to the file open as ``fd``. Raises OSError if that can't be determined."""
     try:
         named = os.stat(name, dir_fd=directory_fd)
     except FileNotFoundError:
@@ -124,9 +127,9 @@ def is_file(name: str, directory_fd: int, fd: int) -> bool:
 
 
 def is_lost(name: str, directory_fd: int, candidate: Candidate) -> bool:
-    """Whether ``name`` is taken by what can't even be looked at: its inode is damaged, say.
+    """Return whether ``name`` is taken by something that can't even be looked up, say because its inode is damaged.
 
-    Where the candidate's temporary name, which nothing has there, can't be looked up either, it is the directory.
+    If looking up the candidate's temporary name, which is free there, fails as well, the directory is at fault.
     """
     return _is_hidden(name, directory_fd) and not _is_hidden(os.path.basename(candidate.path), directory_fd)  # noqa: PTH119
 
@@ -149,7 +152,7 @@ def _leads_to(name: str, directory_fd: int, fd: int, *, if_unknown: bool) -> boo
 
 
 def _holds_something(name: str, directory_fd: int) -> bool:
-    """Whether the name is taken. A symbolic link to nowhere takes it, too."""
+    """Return whether the name is taken, if only by a symbolic link to nowhere."""
     try:
         os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
     except FileNotFoundError:
@@ -164,7 +167,7 @@ def _examine_open(fd: int, name: str, path: str, directory_fd: int, candidate: C
     try:
         status = os.fstat(fd)
         if os.path.samestat(status, ours):
-            return Comparison.SELF  # its lock is ours already
+            return Comparison.SELF  # which is locked by us already
         if not stat.S_ISREG(status.st_mode):
             return Comparison.DIFFERENT
         _lock(fd, path)
@@ -179,7 +182,7 @@ def _examine_open(fd: int, name: str, path: str, directory_fd: int, candidate: C
 
 
 def _lock(fd: int, path: str) -> None:
-    """Wait for the lock, but not for ever: a program that isn't dicomd may hold it too. Raises OSError without one."""
+    """Wait for the lock, but not forever: other programs may hold it, too. Raises OSError, ``StoreUnavailable``."""
     deadline = time.monotonic() + _LOCK_DEADLINE
     kind = fcntl.LOCK_EX
     while True:
@@ -194,13 +197,13 @@ def _lock(fd: int, path: str) -> None:
         except OSError as error:
             if error.errno != errno.EBADF or kind == fcntl.LOCK_SH:
                 raise
-            kind = fcntl.LOCK_SH  # NFS, through a descriptor for reading
+            kind = fcntl.LOCK_SH  # NFS, through a read-only descriptor
         else:
             return
 
 
 def _is_identical(fd: int, candidate: Candidate) -> bool:
-    """Raises OSError where the existing file can't be read, ``StoreError`` where the candidate can't."""
+    """Raises OSError if the existing file can't be read, ``StoreError`` if the candidate can't."""
     header = read_header(fd)
     if header is None or header.transfer_syntax_uid != candidate.transfer_syntax_uid:
         return False

@@ -1,9 +1,10 @@
-"""A folder that arrives in its place with an instance in it already, so that nobody finds it empty.
+"""Puts missing folders in place with an instance already in them, so that nobody ever finds them empty.
 
-The rule: somebody may remove empty folders as fast as they are made, so a folder made first and filled then may never
-stay. This one is built among the temporary files, whole chain and instance, and renamed into place. A rename over
-nothing or over an empty folder succeeds at once; over one with contents it fails, and then one level deeper is the
-place. So a failure means that somebody else has put something there, never that somebody has taken something away.
+Another program may remove empty folders as fast as they are made, so a folder that is made first and filled afterwards
+may never last. Here the whole chain of folders, instance included, is built among the temporary files and then renamed
+into place. A rename to a name that is free or an empty folder's succeeds at once. If there is a folder with contents,
+the rename fails, and is tried again one level deeper. So a failure means that somebody else has put something there,
+never that somebody has removed something.
 """
 
 # System calls take text as it is, as in the rest of publishing.
@@ -24,13 +25,13 @@ from dicomd.store.temporary import TREE, unlink_quietly
 def place_tree(candidate: Candidate, root: str, place: Place, *, synced: bool) -> tuple[Directory | None, list[str]]:
     """Put the missing folders of ``place`` below ``root``, with the candidate under its name in the last of them.
 
-    Returns that folder and the paths that have come to be; None and nothing when no folder is missing, or the store is.
-    What was renamed is durable inside, with ``synced``; its place is not. Raises OSError when nothing can be
-    built, ``StoreError`` when a sync fails.
+    Returns that folder and the paths that were made; None and no paths if no folder is missing, or the store is. With
+    ``synced``, everything inside what was renamed is durable, but its new name is not. Raises OSError if nothing can be
+    built, ``StoreError`` if a sync fails.
     """
     if not place.directory:
         return None, []
-    private = f"{candidate.path}{TREE}"  # a name of its owner's, so that a sweep removes what a crash leaves
+    private = f"{candidate.path}{TREE}"  # named after its owner, so that a sweep removes what a crash leaves
     try:
         return _move(private, root, place.directory, _build(private, candidate, place, synced=synced))
     except FileNotFoundError:
@@ -40,9 +41,9 @@ def place_tree(candidate: Candidate, root: str, place: Place, *, synced: bool) -
 
 
 def _build(private: str, candidate: Candidate, place: Place, *, synced: bool) -> int:
-    """Make the chain of folders, and return a descriptor of the last one, in which the candidate has its name."""
+    """Make the chain of folders and link the candidate into the last one; return a descriptor of that."""
     path = private
-    os.mkdir(path, DIRECTORY_MODE)  # and nothing above it, as below a missing mount there would be nothing to find
+    os.mkdir(path, DIRECTORY_MODE)  # without parents: if the mount is missing, this must fail
     for name in place.directory.split("/"):
         path = f"{path}/{name}"
         os.mkdir(path, DIRECTORY_MODE)
@@ -66,24 +67,24 @@ def _move(private: str, root: str, relative: str, fd: int) -> tuple[Directory | 
     names = relative.split("/")
     heads = ["/".join(names[: level + 1]) for level in range(len(names))]
     level = 0
-    for _ in range(3 * len(heads)):  # up and down while others come and go
+    for _ in range(3 * len(heads)):  # up and down, while others make and remove folders
         if level == len(heads):
-            break  # all there, and not empty
+            break  # all of them exist and have contents
         try:
             os.rename(f"{private}/{heads[level]}", f"{root}/{heads[level]}")
         except FileNotFoundError:
             if level == 0:
-                break  # the root itself
+                break  # the root itself is missing
             level -= 1  # the folder above has been removed meanwhile
         except OSError:
-            level += 1  # it has contents; or can't be had, and then whoever opens it next will meet the reason
+            level += 1  # it has contents; or it can't be used, and whoever opens it next will meet the cause
         else:
             return directory, [f"{root}/{head}" for head in heads[level:]]
     return None, []
 
 
 def _clear(private: str, place: Place) -> None:
-    """Remove what wasn't moved; without a descriptor, of which there may be none left."""
+    """Remove what wasn't moved, without opening anything, since there may be no descriptor left."""
     path = f"{private}/{place.directory}"
     unlink_quietly(f"{path}/{place.name}")
     while len(path) >= len(private):

@@ -1,10 +1,10 @@
-"""Temporary files: where an instance grows until it is published, and how the remains of a dead process are told apart.
+"""Temporary files, in which instances grow until they are published, and the sweep of those left by dead processes.
 
-The rule: a temporary file belongs to the process that holds the lock named in its own name. The lock goes with the
-process however that ends, so the sweep at a start removes what a crash left and never touches what a living process,
-of this or an older generation, is still writing.
+Invariant: a temporary file belongs to the process that holds the lock named in the file's name. The kernel releases the
+lock however the process ends, so the sweep at a start removes what a crash left, and never touches what a living
+process, of this or an older generation, is still writing.
 
-Beside its first name ``OWNER-NUMBER``, a temporary file may have others, each with an ending that says what for.
+Besides its first name ``OWNER-NUMBER``, a temporary file may have others, each with a suffix that says what it is for.
 """
 
 # An instance costs microseconds here, so system calls take text as it is and no Path is made for them.
@@ -26,18 +26,18 @@ from dicomd.store.errors import from_oserror
 
 FILE_MODE: Final = 0o640
 REPLACEMENT: Final = "-r"
-"""Ends the name that a replacement is renamed from."""
+"""Suffix of the name that a replacement is renamed from."""
 TREE: Final = "-d"
-"""Ends the name of a folder that is to come into the store with the file in it."""
+"""Suffix of a folder that is to be renamed into the store with the file in it."""
 WITHDRAWN: Final = "-w"
-"""Ends the name that a final one is renamed to when it is taken back: until it has been looked at, what is there may be
-another's instance (``store.rollback``)."""
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # read again where a duplicate has to be compared
+"""Suffix of the name that a final one is renamed to when it is taken back: until it has been checked, the file may be
+somebody else's instance (``store.rollback``)."""
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # readable for comparing duplicates
 _ATTEMPTS: Final = 16
 
 
 class TemporaryFiles:
-    """The temporary files of this process in ``folder``; its lock is in ``locks``. Both exist. Usable after a fork."""
+    """The temporary files of this process in ``folder``; its lock is in ``locks``. Both must exist. Fork-safe."""
 
     def __init__(self, folder: Path, locks: Path) -> None:
         self._folder = str(folder)
@@ -60,7 +60,7 @@ class TemporaryFiles:
             raise from_oserror(error, "open") from error
 
     def close(self) -> None:
-        """Give up this process's lock; its next temporary file takes another. Nothing may be left in use."""
+        """Release this process's lock; its next temporary file takes a new one. No file may be in use any more."""
         if self._pid == _this_process:
             unlink_quietly(self._lock_path)
         if self._lock_fd >= 0:
@@ -68,7 +68,7 @@ class TemporaryFiles:
         self._pid = self._lock_fd = -1
 
     def refresh(self) -> None:
-        """Take another lock with the next file if the present one can't be found any more, as after a remount."""
+        """Take a new lock with the next file if the present one can't be found any more, say after a remount."""
         with self._taking:
             if self._pid != _this_process:
                 return
@@ -87,7 +87,7 @@ class TemporaryFiles:
                 owner, fd = self._new_owner()
             except OSError as error:
                 raise from_oserror(error, "open") from error
-            if self._lock_fd >= 0:  # the parent's, from before a fork: closing this copy leaves its lock in force
+            if self._lock_fd >= 0:  # inherited in a fork: closing this copy doesn't release the parent's lock
                 os.close(self._lock_fd)
             self._lock_fd, self._lock_path = fd, f"{self._locks}/{owner}"
             self._prefix = f"{self._folder}/{owner}-"
@@ -98,21 +98,21 @@ class TemporaryFiles:
             owner = secrets.token_hex(6)
             fd = os.open(f"{self._locks}/{owner}", _FLAGS, FILE_MODE)
             fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:  # else a sweep took it for a dead one's in between
+            if os.fstat(fd).st_nlink:  # otherwise a sweep took its owner for dead and removed it
                 return owner, fd
             os.close(fd)
-        raise OSError("no lock of its own")
+        raise OSError("could not take a lock for temporary files")
 
 
 def sweep(folder: Path, locks: Path) -> int:
     """Remove the temporary files of dead processes and their locks; return how many files. Raises OSError.
 
-    The files are listed before the locks are tried: an owner has its lock before its first file. What may be an
-    instance stays (``may_be_an_instance``); so does what can't be opened, locked or removed, which keeps nobody from
-    starting.
+    The files are listed before the locks are tried, because an owner has its lock before its first file. What may be an
+    instance stays (``may_be_an_instance``), and so does what can't be opened, locked or removed: it must not prevent a
+    start.
     """
     files: dict[str, list[str]] = {entry: [] for entry in os.listdir(locks)}
-    for name in sorted(os.listdir(folder), reverse=True):  # first names last, as others are compared with them
+    for name in sorted(os.listdir(folder), reverse=True):  # first names last, as the others are compared with them
         files.setdefault(name.partition("-")[0], []).append(name)
     removed = 0
     for owner, names in files.items():
@@ -121,7 +121,7 @@ def sweep(folder: Path, locks: Path) -> int:
 
 
 def remains(folder: Path, locks: Path) -> list[str]:
-    """Return the names in ``folder`` that no living process owns, and change nothing. Raises OSError."""
+    """Return the names in ``folder`` that no living process owns, without changing anything. Raises OSError."""
     names = sorted(os.listdir(folder))
     dead = {owner for owner in {name.partition("-")[0] for name in names} if not _is_alive(locks / owner)}
     return [name for name in names if name.partition("-")[0] in dead and (folder / name).exists()]
@@ -148,7 +148,7 @@ def _remove_unless_alive(folder: Path, lock: Path, names: list[str]) -> int:
     except FileNotFoundError:
         return sum(_remove(folder / name) for name in names)
     except OSError:
-        return 0  # it may be a living one's
+        return 0  # its owner may be alive
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -162,7 +162,7 @@ def _remove_unless_alive(folder: Path, lock: Path, names: list[str]) -> int:
 
 
 def _remove(path: Path) -> bool:
-    """Remove a file, or folders that were to become an instance's; return whether a file is gone by this call."""
+    """Remove a file, or folders that were to be an instance's; return whether this call removed a file."""
     if may_be_an_instance(path):
         return False
     try:
@@ -176,7 +176,7 @@ def _remove(path: Path) -> bool:
 
 
 def may_be_an_instance(path: Path) -> bool:
-    """Whether a kill came while a name was taken back, and what was under it is not the file it was taken for."""
+    """Return whether a kill interrupted taking back a name that may lead to somebody else's instance."""
     first, ending = str(path)[: -len(WITHDRAWN)], path.name[-len(WITHDRAWN) :]
     if ending != WITHDRAWN:
         return False
@@ -187,7 +187,7 @@ def may_be_an_instance(path: Path) -> bool:
 
 
 def unlink_quietly(path: str) -> bool:
-    """Remove a file that nobody waits for; return whether it is gone by this call."""
+    """Remove a file, ignoring errors; return whether this call removed it."""
     try:
         os.unlink(path)
     except OSError:
@@ -195,7 +195,7 @@ def unlink_quietly(path: str) -> bool:
     return True
 
 
-_this_process = os.getpid()  # asked for once a process, and not once a file
+_this_process = os.getpid()  # found out once per process, not once per file
 
 
 def _note_fork() -> None:
