@@ -1,7 +1,7 @@
-"""What can go wrong while storing, typed where it is born; ``services`` gives each class its status (PS3.4 §B.2.3).
+"""Failures of storing, typed where they arise; ``services`` gives each class its status (PS3.4 §B.2.3).
 
-The rule: no message carries anything that was sent (no UID, no name, no value), so that it may go into Error Comment
-(0000,0902) as it is: at most 64 characters of ASCII.
+Invariant: no message contains anything that was received (no UID, name or value), so that it can be sent unchanged as
+Error Comment (0000,0902): at most 64 characters of ASCII.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class StoreError(Exception):
     """An instance was not stored, and nothing of it is left.
 
     ``operation`` names the step that failed ("open", "write", "fsync", "link", ...), ``errno`` its symbolic error
-    ("ENOSPC") or "" where the operating system was not the cause; both are safe as metric labels. ``element`` is the
-    tag at fault, 0xGGGGEEEE, or None. ``path`` is set where the failure speaks against this one path and not against
-    the store: readiness stays. It is for the log, and never for the peer.
+    ("ENOSPC") or "" if the operating system was not the cause; both are safe as metric labels. ``element`` is the tag
+    at fault, 0xGGGGEEEE, or None. ``path`` is set if only this path is known to have failed, so that the store stays
+    ready. It is for the log, and never for the peer.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ObjectTooLarge(StoreError):
 
 
 class DataSetMismatch(StoreError):
-    """SOP Class UID or SOP Instance UID of the Data Set (``element``) is not the command's (0xA900)."""
+    """SOP Class UID or SOP Instance UID of the Data Set (``element``) differs from the command's (0xA900)."""
 
 
 class DataSetUnreadable(StoreError):
@@ -57,7 +57,7 @@ class DataSetUnreadable(StoreError):
 
 
 class LayoutElementInvalid(StoreError):
-    """A UID that the layout needs (``element``) is missing from the Data Set or is no UID (0xC001)."""
+    """A UID that the layout needs (``element``) is missing from the Data Set or is not a UID (0xC001)."""
 
 
 class DuplicateRejected(StoreError):
@@ -65,17 +65,17 @@ class DuplicateRejected(StoreError):
 
 
 def from_oserror(error: OSError, operation: str, path: str = "") -> StoreError:
-    """The one place where an errno becomes a ``StoreError``: StoreUnavailable, unless it is known to be less.
+    """Make a ``StoreError`` from an errno, in this one place: StoreUnavailable, unless it is known to be milder.
 
-    ``path`` is given by a step that touches what is there already: the folders of an instance, a file under its name.
-    One of these may be damaged, closed to us or another mount while the store is well. No errno tells the two apart,
-    so the store stays ready and finds out by itself: see ``FileStore.note``.
+    ``path`` is given by a step that uses what exists already: the folders of an instance, or a file under its name. One
+    of these may be damaged, inaccessible or on another mount while the store itself is well. No errno distinguishes
+    that from a failing store, so the store stays ready and finds out by itself: see ``FileStore.note``.
     """
     number = error.errno or 0
     name = errno_names.errorcode.get(number, "")
     unknown = "The instance's place in the store can't be used" if path else "Storage failed"
     kind, message = _KINDS.get(number, (StoreUnavailable, unknown))
-    if operation == "fsync":  # whatever the cause, what the kernel holds and what is on disk may differ now
+    if operation == "fsync":  # whatever the cause, the kernel's copy and the disk may differ now
         kind, message = StoreUnavailable, "Storage could not be synced"
     if operation == "fsync" or kind is OutOfResources:
         path = ""

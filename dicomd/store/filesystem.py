@@ -1,10 +1,10 @@
-"""The store on a local file system: opens writers, and knows whether it may.
+"""The store on a local file system: opens writers, and knows whether it can accept instances.
 
-The rules: everything but instances lives under ``{root}/.dicomd``; a store that has failed, lost its mount or its space
-refuses at ``open`` with the reason, and takes instances again by itself once ``check`` has seen that it can.
+Invariants: everything but instances lives under ``{root}/.dicomd``. A store that has failed, or lost its mount or its
+space, refuses at ``open`` with the reason, and accepts instances again by itself once ``check`` has seen that it can.
 
-{root}/.dicomd/tmp      temporary files, each named by its owner's lock
-{root}/.dicomd/locks    a lock a process that writes
+{root}/.dicomd/tmp      temporary files, each named after its owner's lock
+{root}/.dicomd/locks    one lock for each process that writes
 {root}/.dicomd/store    the sentinel: its text names this store, so that a missing mount is not taken for an empty one
 """
 
@@ -38,19 +38,19 @@ from dicomd.store.writer import FileWriter
 OWN_FOLDER: Final = ".dicomd"
 
 _OWN_MODE: Final = 0o700
-"""Of that folder: those who may read instances see none that is under way."""
+"""Mode of that folder: whoever may read instances must not see those still being received."""
 _SENTINEL_SIZE: Final = 256
-_CHECK_TIMEOUT: Final = 5.0  # seconds that a look at the store may take; it is a few system calls
-_PROBE_TIMEOUT: Final = 30.0  # seconds that a small write and sync may take on a busy disk
-_PROBE_INTERVAL: Final = 10.0  # seconds between two of them while all is well
-_QUOTA_PROBE: Final = 64 << 20  # bytes that must be free again of a quota that was used up
+_CHECK_TIMEOUT: Final = 5.0  # seconds that a check may take; it is a few system calls
+_PROBE_TIMEOUT: Final = 30.0  # seconds that a probe (a small write and sync) may take on a busy disk
+_PROBE_INTERVAL: Final = 10.0  # seconds between two probes while all is well
+_QUOTA_PROBE: Final = 64 << 20  # bytes that must be free again in a quota that was used up
 
 
 class FileStore:
-    """Instances as Part 10 files below ``root``. Shared by threads; usable after a fork made while no thread writes.
+    """Keeps instances as Part 10 files below ``root``. Shared by threads; usable after a fork made while none writes.
 
-    ``layout`` is a template (``store.layout``; ValueError for a bad one), ``reserve_free`` and ``max_object_size``
-    count bytes. Takes nothing before ``start``.
+    ``layout`` is a template (``store.layout``; ValueError for an invalid one), ``reserve_free`` and ``max_object_size``
+    are in bytes. Accepts nothing before ``start``.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class FileStore:
         checksums: bool,
         want_patient_id: bool = False,
     ) -> None:
-        """`want_patient_id`: writers tell the Patient ID of what they write."""
+        """`want_patient_id`: writers report the Patient ID of what they write."""
         self.root = root.absolute()
         self.layout = Layout(layout)
         self.synced = durability == "fsync"
         self.max_object_size = max_object_size
         self.checksums = self._checksums_wanted = checksums
-        """Whether checksums are recorded: wanted, and kept by the file system."""
+        """Whether checksums are recorded: they are wanted, and the file system keeps them."""
         self.want_patient_id = want_patient_id
         self._reserve_free = reserve_free
         self._own = self.root / OWN_FOLDER
@@ -93,31 +93,31 @@ class FileStore:
         self._failures = 0
         self._answer_due = math.inf  # time.monotonic by which the file system should have answered ``check``
         self._next_probe = 0.0
-        self._doubted = False  # a path has failed: is it the store?
+        self._doubted = False  # a path has failed, perhaps because the store has
         self._told: Callable[[str], None] = lambda _reason: None
         self._told_unreadable: Callable[[StoreError], None] = lambda _failure: None
 
     def tell(self, told: Callable[[str], None], told_unreadable: Callable[[StoreError], None] | None = None) -> None:
-        """Have ``told`` called with the reason whenever a failure suspends the store, in the thread that met it.
+        """Have ``told`` called with the reason whenever a failure suspends the store, in the thread that failed.
 
-        And ``told_unreadable`` whenever an existing file can't be read and therefore counts as a different one: then
-        the instance is stored, or refused for another reason, and no other error says so.
+        And have ``told_unreadable`` called whenever an existing file can't be read and therefore counts as different:
+        the instance is then stored, or refused for another reason, and no other error reports the file.
         """
         self._told = told
         if told_unreadable is not None:
             self._told_unreadable = told_unreadable
 
     def share(self, pending_writes: PendingWrites) -> None:
-        """Keep the reserve free together with the other processes that show there what they are about to write."""
+        """Keep the reserve free together with the processes that show in ``pending_writes`` what they may write."""
         self.room.share(pending_writes)
 
     def start(self, known: bytes = b"") -> int:
-        """Make what is missing, sweep what dead processes left, and begin to accept.
+        """Make what is missing, sweep what dead processes left, and begin to accept instances.
 
-        ``known`` is the ``name`` of the store that was here at an earlier start, if any: where it isn't now, nothing
-        is made, and instances are taken once it is back. Returns how many temporary files were removed. Raises
-        ``StoreError`` where the store can't work at all: no permission, a read-only file system, one without hard
-        links, a mount point without its mount. A full one is no error: it may be emptied.
+        ``known`` is the ``name`` of the store that was here at an earlier start, if any: if it isn't here now, nothing
+        is made, and instances are accepted once it is back. Returns how many temporary files were removed. Raises
+        ``StoreError`` if the store can't work at all: no permission, a read-only file system, one without hard links,
+        or a mount point without its mount. A full file system is no error, since it may be emptied.
         """
         try:
             found = self._find_sentinel()
@@ -127,15 +127,15 @@ class FileStore:
                 return 0
             if not found and (point := mounts.missing_mount(self.root)):
                 raise StoreUnavailable(f"Not mounted: {point}", operation="open")
-            root = Path(os.path.realpath(self.root))  # a symbolic link may lead to what is yet to be made
+            root = Path(os.path.realpath(self.root))  # a symbolic link may lead to a missing folder
             make_folder(root)
             make_folder(self._own, _OWN_MODE)
             for folder in (self._tmp, self._locks):
                 make_folder(folder)
-            for folder in (root.parent, root, self._own):  # somebody else may have made them an instant ago
+            for folder in (root.parent, root, self._own):  # another process may have just made them, and not synced
                 sync_made(folder)
             removed = 0
-            with contextlib.suppress(OSError):  # the workers try again, and say so
+            with contextlib.suppress(OSError):  # the workers try again, and log failures
                 removed = temporary.sweep(self._tmp, self._locks)
             self._name = found or self._make_sentinel()
             self._check_writable()
@@ -151,7 +151,7 @@ class FileStore:
 
     @property
     def name(self) -> bytes:
-        """What tells this store from every other: the text of its sentinel, one line. b"" before the start."""
+        """The unique name of this store: the text of its sentinel, one line. b"" before the start."""
         return self._name
 
     def successor(
@@ -165,9 +165,9 @@ class FileStore:
         checksums: bool,
         want_patient_id: bool = False,
     ) -> FileStore:
-        """Return this store, which has been started, under other settings. Takes instances from its first ``check`` on.
+        """Return this store, already started, with other settings. Accepts instances from its first ``check`` on.
 
-        Nothing is read or made: where the mount has gone since the start, ``check`` must find no store in its place.
+        Nothing is read or made: if the mount has gone since the start, ``check`` must find no store in its place.
         """
         successor = FileStore(
             self.root,
@@ -187,34 +187,34 @@ class FileStore:
         return temporary.sweep(self._tmp, self._locks)
 
     def close(self) -> None:
-        """Give up locks and descriptors, when no writer is open."""
+        """Release locks and descriptors. No writer may be open."""
         self._directories.clear()
         self.temporary.close()
 
     @property
     def state(self) -> StoreState:
-        """As last seen by ``check``, or by a writer that failed since."""
+        """The state as last seen by ``check``, or by a writer that has failed since."""
         return self._state
 
     def open(self, identity: InstanceIdentity) -> FileWriter:
-        """Begin an instance. Raises ``OutOfSpace`` or ``StoreUnavailable`` while the store takes none."""
+        """Begin an instance. Raises ``OutOfSpace`` or ``StoreUnavailable`` while the store accepts none."""
         state = self._state
         if not state.accepting:
             raise self._refusal(state.reason, operation="open")
         return FileWriter(self, identity)
 
     def note(self, error: StoreError) -> None:
-        """Take notice of a writer's failure: one that speaks against the whole store suspends it until ``check``.
+        """Judge a writer's failure: one that concerns the whole store suspends it until a ``check`` succeeds.
 
-        One that speaks against a path casts a doubt on the store, which the next ``check`` settles by doing with a
-        small file what a writer does. So what is really the disk's refuses all within a second, and a sender that
-        meets the same bad path again and again costs a small write a second at most, and others nothing.
+        One that concerns a path only casts doubt on the store, and the next ``check`` resolves that by doing with a
+        small file what a writer does. So if the disk is at fault, everything is refused within a second. A sender that
+        meets the same bad path again and again costs at most one small write per second, and costs others nothing.
         """
         if error.path:
             self._doubted = True
             return
         if isinstance(error, OutOfSpace) and error.errno == "EDQUOT":
-            self._quota_used_up = True  # free space doesn't show it
+            self._quota_used_up = True  # which free space doesn't show
             self._suspend(error)
         elif isinstance(error, StoreUnavailable):
             self._directories.clear()
@@ -225,9 +225,9 @@ class FileStore:
         self._told_unreadable(failure)
 
     def check(self) -> None:
-        """Look at sentinel and space, try to write if suspended, and update ``state``. Never raises; once a second.
+        """Check sentinel and space, try to write if suspended, and update ``state``. Never raises. Run once a second.
 
-        A disk may hang without any error, so a small write is tried every now and then while all is well, too.
+        A disk may hang without any error, so a small write is tried from time to time while all is well, too.
         """
         failures = self._failures
         self._answer_due = time.monotonic() + _CHECK_TIMEOUT
@@ -253,7 +253,7 @@ class FileStore:
         finally:
             self._answer_due = math.inf
         with self._changing:
-            if failures != self._failures:  # a writer failed while this looked: the next check decides
+            if failures != self._failures:  # a writer failed during this check: the next one decides
                 return
             self._accept(seen, refused=self._state.space_low and not self._suspended)
 
@@ -261,19 +261,19 @@ class FileStore:
         return time.monotonic() >= self._next_probe and not space.shortage(seen, self._reserve_free)
 
     def notice_hanging(self) -> None:
-        """Refuse while a ``check`` in another thread gets no answer from the file system. Never waits for that."""
+        """Suspend the store if a ``check`` in another thread gets no answer from the file system. Never waits."""
         if time.monotonic() > self._answer_due and self._state.accepting:
             self._suspend(StoreUnavailable("Storage does not answer", operation="probe", errno="ETIMEDOUT"))
 
     def _accept(self, seen: space.Space, *, refused: bool) -> None:
-        """Take instances, if there is room for them; ``refused`` says whether there was too little before."""
+        """Accept instances if there is space for them; ``refused`` says whether there was too little before."""
         reason = space.shortage(seen, self._reserve_free, refused=refused)
         self._suspended = False
         self._refusal = OutOfSpace
         self._state = StoreState.seen(seen, not reason, reason, space_low=bool(reason))
 
     def _reserve_reached(self, seen: space.Space, reason: str) -> None:
-        """Take no more instances until a ``check`` finds more space, a writer having found too little."""
+        """Accept no more instances until a ``check`` finds more space, since a writer has found too little."""
         with self._changing:
             if self._suspended:
                 return
@@ -283,13 +283,13 @@ class FileStore:
         self._told(reason)
 
     def _show_space(self, seen: space.Space) -> None:
-        """Show the space, also while nothing is taken."""
+        """Update the space in ``state``, also while nothing is accepted."""
         with self._changing:
             before = self._state
             self._state = StoreState.seen(seen, before.accepting, before.reason, space_low=before.space_low)
 
     def _suspend(self, error: StoreError) -> None:
-        """Refuse, for the reason that ``error`` gives, until a ``check`` has written and synced."""
+        """Refuse instances, for the reason in ``error``, until a ``check`` has written and synced."""
         with self._changing:
             self._failures += 1
             self._suspended = True
@@ -304,21 +304,21 @@ class FileStore:
             raise _replaced() if found else _missing()
 
     def _check_writable(self) -> None:
-        """A new study's folder is made in the root itself, which may be closed to us while ``.dicomd`` is open."""
+        """Raise OSError if new studies can't have folders: the root may be closed to us though ``.dicomd`` is not."""
         if not os.access(self.root, os.W_OK | os.X_OK, effective_ids=True):
             read_only = os.statvfs(self.root).f_flag & os.ST_RDONLY
             number = errno.EROFS if read_only else errno.EACCES
             raise OSError(number, os.strerror(number))
 
     def _find_sentinel(self) -> bytes:
-        """Return the text of the sentinel, b"" where there is none. Raises OSError."""
+        """Return the text of the sentinel, b"" if there is none. Raises OSError."""
         try:
             return _read(self._sentinel).strip()
         except (FileNotFoundError, NotADirectoryError):
             return b""
 
     def _make_sentinel(self) -> bytes:
-        """Return the text of the sentinel, made complete or not at all, as several processes may start at once."""
+        """Make the sentinel, complete or not at all, as several processes may start at once; return its text."""
         fd, path = self.temporary.create()
         try:
             os.write(fd, b"dicomd store %s\n" % secrets.token_hex(16).encode())
@@ -334,7 +334,7 @@ class FileStore:
         raise StoreUnavailable("Sentinel of the store is empty", operation="open")
 
     def _probe(self) -> None:
-        """Do with a small file what a writer does. Raises ``StoreError`` if that doesn't work."""
+        """Do with a small file what a writer does. Raises ``StoreError`` if that fails."""
         fd, path = self.temporary.create()
         second = f"{path}-probe"
         taken = 0
@@ -348,7 +348,7 @@ class FileStore:
             fcntl.flock(fd, fcntl.LOCK_EX)
             _link(path, second)
             sync_folder(self._tmp)
-            sync_folder(self.root)  # which writers open to reach every other folder
+            sync_folder(self.root)  # through which writers reach every other folder
         except OSError as error:
             raise from_oserror(error, "probe") from error
         finally:

@@ -1,4 +1,4 @@
-"""The store's own folders, its root among them, made durable at the start."""
+"""Makes the store's own folders, its root among them, durably at the start."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Final
 from dicomd.store.directories import DIRECTORY_MODE
 
 _NOT_OURS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS})
-"""What a sync says of a folder that is closed to us, or of a system's that knows no syncs, as /sys and squashfs do."""
+"""Errors of syncing a folder that is closed to us, or is on a file system without syncs, such as /sys and squashfs."""
 
 
 def make_folder(folder: Path, mode: int = DIRECTORY_MODE) -> None:
-    """Make a folder of this mode durably, and those above it. Raises OSError."""
+    """Make a folder with this mode, and missing ones above it, durably. Raises OSError."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -25,7 +25,7 @@ def make_folder(folder: Path, mode: int = DIRECTORY_MODE) -> None:
 
 
 def sync_made(folder: Path) -> None:
-    """Sync a folder, unless no dicomd can have made anything in it. Raises OSError."""
+    """Sync a folder, unless dicomd can't have made anything in it. Raises OSError."""
     try:
         sync_folder(folder)
     except OSError as error:
@@ -34,7 +34,7 @@ def sync_made(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make what has been made in a folder durable. Raises OSError."""
+    """Sync a folder, so that what has been made in it is durable. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

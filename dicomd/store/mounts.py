@@ -1,11 +1,12 @@
-"""Telling a store whose mount is missing from one that is about to begin.
+"""Distinguishes a store whose mount is missing from one that is about to be made.
 
-The rule: an empty folder where a store has been is a missing mount, and nothing is made in it. What was there is
-remembered outside, a line a store (its name, a tab, its root) in a file that a remount doesn't take along; and a mount
-point that /etc/fstab lists at or above the root, but where nothing is mounted, is no place to begin either.
+Invariant: an empty folder where a store has been is a missing mount, and nothing is made in it. Where stores have been
+is recorded outside of them, in a file that a remount doesn't hide: one line for each store, with its name, a tab and
+its root. A mount point at or above the root that /etc/fstab lists, but where nothing is mounted, is no place for a new
+store either.
 
-The root and the mount points are taken as where they lead to, for each may be a symbolic link. And what is mounted is
-asked of the kernel: a device number tells no bind mount from the file system it is a part of.
+The root and the mount points are resolved first, since each may be a symbolic link. What is mounted is looked up in the
+kernel's table, because a device number doesn't distinguish a bind mount from the file system that it is a part of.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _MOUNTINFO: Final = Path("/proc/self/mountinfo")
 _OCTAL: Final = re.compile(rb"\\([0-3][0-7]{2})")  # how fstab(5) and mountinfo write spaces and tabs in a path
 _AUTOFS: Final = "autofs"
 _BTRFS: Final = "btrfs"
-_SUBVOLUME_INODE: Final = 256  # of the first folder of each subvolume (BTRFS_FIRST_FREE_OBJECTID)
+_SUBVOLUME_INODE: Final = 256  # of the top folder of each subvolume (BTRFS_FIRST_FREE_OBJECTID)
 
 
 def recall(record: Path, root: Path) -> bytes:
@@ -32,7 +33,7 @@ def recall(record: Path, root: Path) -> bytes:
 
 
 def remember(record: Path, root: Path, name: bytes) -> None:
-    """Record that the store of this name is at ``root``, and where that leads to, durably. Raises OSError."""
+    """Record durably that the store of this name is at ``root``, and at its resolved path. Raises OSError."""
     before = _read(record)
     known = before | {str(root): name, os.path.realpath(root): name}
     if known == before:
@@ -56,15 +57,15 @@ def remember(record: Path, root: Path, name: bytes) -> None:
 
 
 def missing_mount(root: Path, fstab: Path = _FSTAB) -> str:
-    """Return the mount point at or above ``root`` that ``fstab`` lists and where nothing is mounted, "" if none.
+    """Return the mount point at or above ``root`` that ``fstab`` lists but where nothing is mounted, "" if none.
 
-    One that is below another mount point is missed as much as one above; one above what is mounted isn't. Raises
-    OSError where ``root`` can't be looked at.
+    A listed mount point counts as missing if it is below the mount that ``root`` is on; one above that mount is not
+    needed. If several are missing, the lowest is returned. Raises OSError if ``root`` can't be looked at.
     """
     try:
         lines = fstab.read_bytes().splitlines()
     except OSError:
-        return ""  # a container has none
+        return ""  # containers have none
     place = Path(os.path.realpath(root))
     points = [point for point in _mount_points(lines) if place.is_relative_to(point)]
     mount = _mount_of(place) if points else None
@@ -90,13 +91,13 @@ def _mount_points(fstab: list[bytes]) -> Iterator[Path]:
         if len(fields) < 2 or fields[0].startswith(b"#"):
             continue
         point = _path(fields[1])
-        if point.is_absolute() and point != _path(fields[0]):  # swap has none; over itself, nothing would be missed
+        if point.is_absolute() and point != _path(fields[0]):  # swap has none, and a bind to itself can't be missing
             yield Path(os.path.realpath(point))
 
 
 def _mount_of(place: Path) -> _Mount | None:
-    """Return the mount that shows what is at ``place``, or would be; None where the kernel doesn't tell."""
-    number = _mount_id(place)  # first, as it may mount something
+    """Return the mount that shows what is, or would be, at ``place``; None if the kernel doesn't say."""
+    number = _mount_id(place)  # first, as this may trigger an automount
     mounts = _mounts()
     mount = mounts.get(number)
     while mount is not None and (beneath := mounts.get(mount.parent)) is not None and _shows(beneath, mount):
@@ -105,14 +106,14 @@ def _mount_of(place: Path) -> _Mount | None:
 
 
 def _shows(beneath: _Mount, mount: _Mount) -> bool:
-    """Whether what is ``beneath`` a mount would be seen without it, too.
+    """Return whether the mount ``beneath`` would show the same without ``mount``, so that this doesn't count.
 
-    A file system that is mounted when it is first looked at hasn't been, if what was looked at is still the wait for
-    it. And systemd mounts the folders a service may write to (ReadWritePaths=) over themselves. A subvolume of btrfs
-    that is mounted where it lies in the one above is seen without its mount, too, but it is a file system of its own
-    and no empty folder: openSUSE lists those below ``/`` in fstab.
+    An autofs mount stands in for a file system that is mounted on first access. If it is still on top after an access,
+    that file system isn't mounted. And systemd mounts the folders that a service may write to (ReadWritePaths=) over
+    themselves. A btrfs subvolume that is mounted where it lies in the subvolume above would be visible without its
+    mount, too, but it does count, as a file system of its own: openSUSE lists those below ``/`` in fstab.
     """
-    if beneath is mount:  # the kernel says so of the first of all, say where a system runs from its initramfs
+    if beneath is mount:  # the first mount is its own parent, say on a system that runs from its initramfs
         return False
     if mount.kind == _AUTOFS:
         return True
@@ -131,8 +132,8 @@ def _is_subvolume(point: Path) -> bool:
 
 
 def _mount_id(place: Path) -> str:
-    """Return the number of the mount that ``place`` is on, or the nearest folder above that exists; "" if unknown."""
-    for folder in (place, *place.parents):  # "/." mounts what is mounted when it is first looked at
+    """Return the ID of the mount that ``place``, or the nearest existing folder above, is on; "" if unknown."""
+    for folder in (place, *place.parents):  # "/." triggers automounts
         try:
             fd = os.open(f"{folder}/.", os.O_PATH | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):

@@ -1,21 +1,21 @@
-"""The reserve of free space, kept at any rate: room is taken before anything is written, by all processes together.
+"""Protects the reserve of free space: room above it is taken before anything is written, by all processes together.
 
-The invariant: the free space, less all that may still be written before somebody looks at it again, is not below the
-reserve. It holds however fast and by however many is written, because
+Invariant: the free space, less everything that may still be written before it is looked at again, is not below the
+reserve. This holds however fast data is written, and by however many processes, because
 
-- nothing is written for which no room has been taken, and what has been taken and isn't in the file system yet is
-  pending;
-- a process shows all others what it has pending, and what it is about to take beside that, *before* it adds up what
-  all have shown, and adds up *before* it looks at the free space; it takes no more than leaves the reserve free with
-  all of that gone;
-- so whatever isn't in the sum has shown itself later, and then the later one has the earlier one in its sum; and what
-  has been taken out of the sum was in the file system by then, so that the look has seen it.
+- nothing is written for which no room has been taken, and room that has been taken for something that isn't in the file
+  system yet is pending;
+- a process shows all others what it has pending, and what it is about to take in addition, *before* it adds up what
+  all have shown, and adds that up *before* it looks at the free space; it takes no more than leaves the reserve free
+  once all of that is used;
+- so whatever isn't in the sum was shown later, and then the later process has the earlier one in its sum; and whatever
+  has been taken out of the sum was in the file system by then, so the look at the free space has counted it.
 
-Worst case: all look at once, each sees what all others are about to take, and some refuse that need not have. No lock
-is held while the file system is asked: whom a disk keeps waiting there keeps nobody else waiting.
+Worst case: all look at once, each sees what all others are about to take, and some refuse although they need not. No
+lock is held while the file system is queried: a process that the disk keeps waiting there keeps no other one waiting.
 
-What makes the free space fall beside that isn't known here: what other programs write, and what the file system itself
-needs beyond ``INSTANCE`` (its journal, inodes made in advance).
+Other causes of falling free space are unknown here: what other programs write, and what the file system itself needs
+beyond ``INSTANCE`` (its journal, inodes made in advance).
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from dicomd.store.errors import OutOfSpace, from_oserror
 from dicomd.store.space import Space
 
 INSTANCE: Final = 32 << 10
-"""Bytes that an instance may cost beside its own: the rest of its last block, folders, the checksum's attribute."""
+"""Bytes that an instance may cost besides its own: the rest of its last block, folders, the checksum's attribute."""
 SMALL: Final = 32 << 10
-"""Bytes of an instance that a piece has room for."""
-_STRETCH: Final = 512 << 10  # bytes that a long object takes at once where there is plenty
-_PLENTY: Final = 8  # stretches
-_FILES: Final = 8  # inodes that an instance may cost: file, attribute, second name (where that is one, too), folders
-_SHARE: Final = 32  # the part of the reserve that all processes together take in advance at most
-_ROOM_SHARE: Final = 16  # and the part of what is free above it
-_MOST: Final = 64 << 20  # bytes that one process takes in advance: what others write should not go unseen for longer
+"""Bytes of the largest instance that a piece has room for."""
+_STRETCH: Final = 512 << 10  # bytes that a long object takes at once if there is plenty
+_PLENTY: Final = 8  # stretches; with less left, an object takes one part in so many of it
+_FILES: Final = 8  # inodes that an instance may cost: file, attribute, second name (if that needs one), folders
+_SHARE: Final = 32  # all processes together take in advance at most the reserve divided by this
+_ROOM_SHARE: Final = 16  # and at most what is free above the reserve divided by this
+_MOST: Final = 64 << 20  # bytes that one process takes in advance at most, so that it soon sees what others write
 _MINIMAL_PREALLOCATION: Final = 64 << 10  # of XFS
 _MAXIMAL_PREALLOCATION: Final = 8 << 30
 
 
 class PendingWrites(Protocol):
-    """Where the processes that write into one store show each other what they have pending."""
+    """How the processes that write into one store show each other what they have pending."""
 
     def show(self, size: int) -> None:
-        """Show that this process may write ``size`` bytes yet."""
+        """Show that this process may still write ``size`` bytes."""
 
     def total(self) -> tuple[int, int]:
-        """Return how many processes have anything pending, and how many bytes that are; this process included."""
+        """Return how many processes have anything pending, and how many bytes in all, this process included."""
 
 
 class _Alone:
-    """The pending writes where one process has the store for itself."""
+    """The pending writes if only one process uses the store."""
 
     _size = 0
 
@@ -68,8 +68,8 @@ class _Alone:
 class Room:
     """The room above the reserve of ``reserve_free`` bytes, and above that of inodes, in the file system at ``root``.
 
-    Shared by the threads of a process. ``reached`` is called, in the thread that met it, when there is no more: with
-    what has been seen and the reason.
+    Shared by the threads of a process. When there is no more room, ``reached`` is called with the space seen and the
+    reason, in the thread that needed room.
     """
 
     def __init__(self, root: str, reserve_free: int, reached: Callable[[Space, str], None]) -> None:
@@ -78,29 +78,29 @@ class Room:
         self._changing = threading.Lock()
         self._pending = 0  # bytes: taken, or about to be taken, and not known to be settled
         self._left = 0  # bytes: taken in advance
-        self._pieces: list[int] = []  # so too, in parts
+        self._pieces: list[int] = []  # also taken in advance, in parts
         self._settled: list[int] = []  # no longer pending
         self._lookers = 0
         self._advance = 0  # bytes to take in advance with the next look
         self.preallocates = False
-        """Whether a file that grows gets more at its end than was written."""
+        """Whether the file system allots more to a growing file than was written."""
         self._avail, self._size = 0, 1  # bytes, when last looked at
-        # Most instances take one piece and settle it, so these are as short as may be: each is one call of C, and as a
-        # whole it happens or doesn't, whatever other threads do.
+        # Most instances take one piece and settle it, so these are as short as can be: each is a single call of a C
+        # function, which is atomic whatever other threads do.
         self.take_piece: Callable[[], int] = self._pieces.pop
-        """Take room for an instance of up to ``SMALL`` bytes, or raise IndexError; returns what is to be settled."""
+        """Take room for an instance of up to ``SMALL`` bytes. Returns what is to be settled; IndexError if none."""
         self.settle: Callable[[int], None] = self._settled.append
-        """Be told that what room was taken for is in the file system, seen by whoever looks, or never will be."""
+        """Give back room: what it was taken for is in the file system now, where any look sees it, or never will be."""
 
     def share(self, pending_writes: PendingWrites) -> None:
-        """Have the room counted together with other processes. To be called before anything is written."""
+        """Count the room together with other processes. To be called before anything is written."""
         self._pending_writes = pending_writes
 
     def take(self, size: int, end: int) -> tuple[int, int]:
         """Take room for ``size`` bytes, or more if there is plenty, at the ``end`` of a file.
 
         Returns what is to be settled once they are written, and how many bytes there is room for. Raises ``OutOfSpace``
-        where there is too little, another ``StoreError`` where the file system doesn't say.
+        if there is too little, another ``StoreError`` if the file system can't be queried.
         """
         with self._changing:
             if self.preallocates:
@@ -114,12 +114,12 @@ class Room:
         return needed, size
 
     def give_back(self, seen: Space, *, on_xfs: bool) -> None:
-        """Take what is free as just seen, and keep nothing in advance: others may need it, and may use it meanwhile."""
+        """Note the space just seen, and keep nothing in advance: others may need it, and may use it meanwhile."""
         self._avail, self._size, self.preallocates = seen.avail_bytes, seen.size_bytes, on_xfs
         self._drop_advance()
 
     def _look(self, size: int) -> None:
-        """Take room for ``size`` bytes, and more in advance if may be, by what the file system says now."""
+        """Take room for ``size`` bytes, and more in advance if possible, by what the file system reports now."""
         seen, reason = self._attempt(size, in_advance=True)
         if reason:
             self._drop_advance()
@@ -129,9 +129,9 @@ class Room:
             raise OutOfSpace(reason, operation="write")
 
     def _attempt(self, size: int, *, in_advance: bool) -> tuple[Space, str]:
-        """Return what is seen, and "" if room has been taken, else why there is too little."""
+        """Return the space seen, and "" if room has been taken, otherwise why there is too little."""
         with self._changing:
-            in_advance = in_advance and not self._lookers  # by one thread is enough
+            in_advance = in_advance and not self._lookers  # one thread at a time is enough
             pieces, left = self._next_advance() if in_advance else ([], 0)
             wanted = size + sum(pieces) + left
             self._lookers += 1
@@ -168,12 +168,12 @@ class Room:
 
     def _show(self) -> None:
         settled = self._settled[:]
-        del self._settled[: len(settled)]  # what comes meanwhile comes behind
+        del self._settled[: len(settled)]  # what is appended meanwhile is behind these
         self._pending -= sum(settled)
         self._pending_writes.show(self._pending)
 
     def _next_advance(self) -> tuple[list[int], int]:
-        """Return what to take in advance beside what there is: pieces, and as much in one."""
+        """Return what to take in advance in addition to what there is: pieces, and as much again undivided."""
         piece = INSTANCE + SMALL
         if self.preallocates:
             piece += _preallocation(SMALL, self._avail, self._size)
@@ -181,12 +181,12 @@ class Room:
         return [piece] * (half // piece - len(self._pieces)), max(0, half - self._left)
 
     def _shortage(self, seen: Space, pending: int) -> str:
-        # Whoever takes room for an instance takes INSTANCE bytes with it, so these can't be more.
+        # Room for an instance includes INSTANCE bytes, so no more instances than this can be pending.
         files = _FILES * (pending // INSTANCE)
         return space.shortage(seen, self._reserve_free, pending_bytes=pending, pending_files=files)
 
     def _advance_from(self, seen: Space, pending: int, processes: int) -> int:
-        """The less room there is, the sooner is it looked at again, and the less is kept from others meanwhile."""
+        """The less room there is, the sooner it is looked at again, and the less is kept from others meanwhile."""
         advance = _MOST
         if self._reserve_free:
             above = seen.avail_bytes - self._reserve_free - pending
@@ -200,7 +200,7 @@ class Room:
 def _preallocation(end: int, avail: int, size: int) -> int:
     """Return how many bytes XFS may allot beyond the ``end`` of a file that grows, until it is closed.
 
-    Twice what the file has; less where less than a twentieth of the disk is free, and where there is not so much
+    This is twice the size of the file, less if less than a twentieth of the disk is free or not even that much is free
     (xfs_iomap_prealloc_size in the kernel's fs/xfs/xfs_iomap.c).
     """
     most = max(_MINIMAL_PREALLOCATION, min(2 * end, _MAXIMAL_PREALLOCATION))

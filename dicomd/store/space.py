@@ -1,7 +1,7 @@
-"""How much room the store has left, and whether that is enough to take instances.
+"""How much space the store has left, and whether that is enough to accept instances.
 
-The rule: refuse before the file system is full, as a full one fails in the middle of objects; and once refused, take
-again only at 1.1 times the reserve, so that the answer doesn't change with every instance.
+Instances are refused before the file system is full, because a full one fails in the middle of objects. Once refused,
+they are accepted again only at 1.1 times the reserve, so that the answer doesn't change with every instance.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 RECOVERY: Final = 1.1
-# An instance costs an inode, a first one of a study three; the reserve is for as many Associations as may run at once.
+# An instance needs one inode, the first one of a study three; the reserve is for the most Associations there may be.
 _RESERVE_FILES: Final = 1024
 _RESERVE_FILES_SHARE: Final = 20  # but on a tiny file system at most a twentieth of all
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Of the file system that the store is on: bytes free to us, bytes in all, inodes free and in all (0: no limit)."""
+    """Space of the store's file system: bytes free to us, bytes in all, inodes free and in all (0: no limit)."""
 
     avail_bytes: int
     size_bytes: int
@@ -45,12 +45,12 @@ def look(path: str) -> Space:
 def shortage(
     space: Space, reserve_free: int, *, refused: bool = False, pending_bytes: int = 0, pending_files: int = 0
 ) -> str:
-    """Return why there is too little space, or ""; ``refused`` says whether there was too little before.
+    """Return why there is too little space, "" if there is enough; ``refused``: there was too little before.
 
-    What is ``pending`` may be used up already, or will be, though ``space`` doesn't show it.
+    ``pending_bytes`` and ``pending_files`` may be used already or will be, although ``space`` doesn't show it.
     """
     factor = RECOVERY if refused else 1.0
-    # Without a reserve a file system is filled to its last byte, and says itself when it is full.
+    # Without a reserve, the file system is filled to its last byte, and reports by itself that it is full.
     if reserve_free and space.avail_bytes - pending_bytes < reserve_free * factor:
         return "Free space is below the reserve"
     if space.reserve_files and space.files_avail - pending_files < space.reserve_files * factor:

@@ -1,4 +1,4 @@
-"""What a store says of itself: whether it takes instances, and how much room there is."""
+"""The state of a store: whether it accepts instances, and how much space there is."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dicomd.store.space import Space
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """Whether the store takes instances, why not ("" if it does), and its space when last looked at.
+    """Whether the store accepts instances, why not ("" if it does), and its space when last looked at.
 
-    ``space_low``: more space is all that it waits for.
+    ``space_low``: only a lack of space keeps it from accepting.
     """
 
     accepting: bool
@@ -24,5 +24,5 @@ class StoreState:
 
     @classmethod
     def seen(cls, space: Space, accepting: bool, reason: str, *, space_low: bool) -> Self:
-        """With the space as it has been seen."""
+        """Make a state with the ``space`` as it was seen."""
         return cls(accepting, reason, space.avail_bytes, space.size_bytes, space.files_avail, space_low)

@@ -1,7 +1,8 @@
-"""One instance on its way into the store: a temporary file that grows with the Data Set, until it is published.
+"""Writes one instance into the store: a temporary file that grows with the Data Set until it is published.
 
-The rule: whatever happens, what remains is either a complete file under a final name or nothing. Everything that can be
-known before the last byte is checked when it becomes known; everything that nobody waits for is left to ``release``.
+Invariant: whatever happens, what remains is either a complete file under a final name or nothing. Everything that can
+be checked before the last byte is checked as soon as it is known, and work that need not delay the answer is left to
+``release``.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
 
 _IOV_MAX: Final = 1024
 _FOLIO: Final = 32 << 10
-"""Bytes of the longest folios that Linux keeps at hand for each processor (PAGE_ALLOC_COSTLY_ORDER). It takes as long
-ones as a write and where that begins allow; where memory was fresh, longer ones made a write take up to three times as
-long, and where a write began anywhere it took five short ones and was a quarter slower."""
+"""Bytes of the largest folios that Linux keeps ready for each processor (PAGE_ALLOC_COSTLY_ORDER). It uses the largest
+ones that the length and the position of a write allow. In fresh memory, larger ones made a write take up to three times
+as long; at an arbitrary position, a write used five small ones and was a quarter slower."""
 _AT_ONCE: Final = 2 * _FOLIO
-"""Bytes written at once, up to an odd multiple of `_FOLIO` in the file: so each write is two folios of that length."""
+"""Bytes written at once, up to an odd multiple of `_FOLIO` in the file, so that each write uses two such folios."""
 _WRITE_BACK: Final = 8 << 20
 _PADDING: Final = b"\0 "
 _STAT_BLOCK: Final = 512  # bytes of a block as stat(2) counts them
@@ -86,7 +87,7 @@ class FileWriter:
 
     @property
     def subject(self) -> Subject:
-        """Whose instance it is, as far as it has been read."""
+        """The patient and study of the instance, as far as they have been read."""
         return Subject(self._scanner.patient_id, self._scanner.values.get(STUDY_INSTANCE_UID, b""))
 
     def commit(self) -> Stored:
@@ -112,7 +113,7 @@ class FileWriter:
         """Remove the temporary name and close the file."""
         self._over = True
         path, self._path = self._path, ""
-        fd, self._fd = self._fd, -1  # before the close: a number closed twice may be somebody else's by then
+        fd, self._fd = self._fd, -1  # before the close: a number closed twice may be another file's by then
         if path:
             unlink_quietly(path)
         if fd >= 0:
@@ -122,7 +123,7 @@ class FileWriter:
             self._store.room.settle(self._taken)
             self._taken = 0
 
-    # The temporary name is all there is of an unpublished instance, and all there is left to do of a published one.
+    # An unpublished instance has no other name, and of a published one this name is all that is left to remove.
     discard = release
 
     def _failed(self, error: BaseException) -> None:
@@ -141,9 +142,9 @@ class FileWriter:
         self._check_identity()
 
     def _check_identity(self) -> None:
-        """Refuse a Data Set that says it is another instance than the command does (PS3.4 §B.2.3, A9xx).
+        """Refuse a Data Set whose UIDs differ from the command's (PS3.4 §B.2.3, A9xx).
 
-        One that doesn't say is stored: nothing contradicts the command then.
+        One without these UIDs is stored, since it doesn't contradict the command.
         """
         values, identity = self._scanner.values, self._identity
         said = values.get(SOP_CLASS_UID, b"").rstrip(_PADDING)
@@ -179,7 +180,7 @@ class FileWriter:
         self._append([memoryview(head), *fragments], len(head) + size)
 
     def _grow(self, fragments: list[memoryview], size: int) -> None:
-        """Append beyond what there is room for."""
+        """Append more than there is room for."""
         self._take_room(size)
         self._append(fragments, size)
         if self._size < self._room:
@@ -194,7 +195,7 @@ class FileWriter:
                 raise from_oserror(error, "write") from error
 
     def _take_room(self, size: int) -> None:
-        """Take room for the next bytes. What the instance costs besides its bytes stays taken from first to last."""
+        """Take room for the next bytes. The room for what an instance costs besides its bytes is taken only once."""
         room = self._store.room
         besides = INSTANCE
         if self._taken:
@@ -221,7 +222,7 @@ class FileWriter:
             raise from_oserror(error, "write") from error
 
     def _write_in_pieces(self, fragments: list[memoryview], room: int) -> None:
-        """Write no more fragments at once than the kernel takes, nor more bytes: `room` first, then `_AT_ONCE`."""
+        """Write no more fragments at once than the kernel accepts, and at most `room` bytes, then `_AT_ONCE`."""
         piece: list[memoryview] = []
         size = 0  # of the piece
         for fragment in fragments:
@@ -244,16 +245,16 @@ class FileWriter:
             self._write_rest(fragments, written)
 
     def _start_write_back(self) -> None:
-        """Have the kernel begin to write what has come so far, so that a large object's sync isn't left with all of it.
+        """Make the kernel begin to write what has arrived, so that a large object's sync doesn't have to write it all.
 
-        This is what POSIX_FADV_DONTNEED does to dirty pages; being dirty, they stay readable from memory. For 512 MiB
-        it halved the time until the commit.
+        This is what POSIX_FADV_DONTNEED does to dirty pages, which stay readable from memory because they are dirty.
+        For 512 MiB it halved the time until the commit.
         """
         os.posix_fadvise(self._fd, self._written_back, self._end - self._written_back, os.POSIX_FADV_DONTNEED)
         self._written_back = self._end
 
     def _write_rest(self, rest: list[memoryview], written: int) -> None:
-        """Write what a short write left over."""
+        """Write what remains after a short write."""
         while rest:
             while rest and written >= len(rest[0]):
                 written -= len(rest[0])
