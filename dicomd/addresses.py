@@ -1,4 +1,4 @@
-"""Which source addresses of connections are one host."""
+"""Decides which source addresses of connections belong to one host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KNOWN: Final = 1024  # addresses whose host is remembered
 
 @lru_cache(_KNOWN)
 def host_of(address: str) -> str:
-    """Return what stands for the host: an IPv4 address, or the /64 of an IPv6 address; any other text is itself.
+    """Return what identifies the host: an IPv4 address, or the /64 of an IPv6 address; any other text unchanged.
 
     Whoever has one address of an IPv6 subnet can use all of them (RFC 4291 §2.5.1, RFC 8981). An IPv4-mapped IPv6
     address is its IPv4 address.

@@ -1,7 +1,7 @@
-"""Security alerts, merged: what strangers cause is told at once, and its repetitions together, once a minute.
+"""Merges security alerts: a stranger's first ones are reported at once, and their repetitions together, once a minute.
 
 PS3.15 A.5 lets an audit message stand for several events. Invariant: one host causes at most `2 * MOST_KINDS + 1`
-messages in `MERGED_FOR` seconds, however often it tries, and what is remembered of all of them is bounded.
+messages in `MERGED_FOR` seconds, however often it tries, and what is remembered of all hosts is bounded.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dicomd.addresses import host_of
 from dicomd.audit.events import Node, SecurityAlert
 
 MERGED_FOR: Final = 60.0
-"""Seconds from the first alert of a host to the messages that tell of its repetitions."""
+"""Seconds from the first alert of a host to the messages that report its repetitions."""
 MOST_HOSTS: Final = 1024
-"""Hosts that are remembered; the one that was first has its repetitions told early for another."""
+"""Hosts that are remembered. To remember one more, the repetitions of the earliest one are reported early."""
 MOST_KINDS: Final = 8
-"""AE Titles and reasons of one host that are told apart."""
+"""Combinations of AE Title and reason that are kept apart for one host."""
 
 _Kind = tuple[str, str]
 _OTHERS: Final[_Kind] = ("", "")
 
 
 class _Repetitions:
-    """How often an alert of one kind has come again, since when, and its last one."""
+    """How often an alert of one kind has been repeated, since when, and the last repetition."""
 
     __slots__ = ("count", "last", "since")
 
@@ -40,13 +40,13 @@ class _Repetitions:
 
 
 class MergedAlerts:
-    """What is remembered of the hosts. For one thread at a time; times are those of the monotonic clock."""
+    """The recent alerts of all hosts. For one thread at a time; times are those of the monotonic clock."""
 
     def __init__(self) -> None:
         self._hosts: dict[str, tuple[float, dict[_Kind, _Repetitions]]] = {}  # in the order of their first alerts
 
     def take(self, alert: SecurityAlert, now: float) -> list[SecurityAlert]:
-        """Take an alert; return what is to be told at once."""
+        """Add an alert; return what is to be reported at once."""
         told: list[SecurityAlert] = []
         host = host_of(alert.node.address)
         if host not in self._hosts:
@@ -65,16 +65,16 @@ class MergedAlerts:
         return told
 
     def due(self, now: float) -> list[SecurityAlert]:
-        """What is to be told now of hosts whose time is over."""
+        """Return what is to be reported now, of hosts whose time is over."""
         over = [host for host, (began, _) in self._hosts.items() if now - began >= MERGED_FOR]
         return [alert for host in over for alert in self._forget(host)]
 
     def next_due(self) -> float | None:
-        """When `due` will have something to do; None without any host."""
+        """Return when `due` will have something to do; None if there are no hosts."""
         return next((began + MERGED_FOR for began, _ in self._hosts.values()), None)
 
     def rest(self) -> list[SecurityAlert]:
-        """All that has not been told, at the end."""
+        """Return everything that has not been reported, at the end."""
         return [alert for host in list(self._hosts) for alert in self._forget(host)]
 
     def _forget(self, host: str) -> list[SecurityAlert]:
@@ -86,6 +86,6 @@ def _merged(kind: _Kind, repetitions: _Repetitions) -> SecurityAlert:
     last = repetitions.last
     if last is None:
         raise ValueError("nothing was repeated")
-    if kind is _OTHERS:  # under many AE Titles: no single one stands for them
-        last = last._replace(node=Node("", last.node.address), reason=f"various, at last: {last.reason}")
+    if kind is _OTHERS:  # with many AE Titles, no single one stands for all
+        last = last._replace(node=Node("", last.node.address), reason=f"various, most recently: {last.reason}")
     return last._replace(times=repetitions.count, since=repetitions.since)

@@ -1,6 +1,6 @@
-"""What a delivery does when it fails: tries again, with growing pauses, and says so in few lines.
+"""Delivers audit messages: retries what fails, with growing pauses, and logs failures and losses sparingly.
 
-The rule it keeps: one line when something stops working and one when it works again, however long that takes.
+Invariant: there is one log line when something stops working and one when it works again, however long that takes.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from dicomd.telemetry.metrics import Metrics
 
 BATCH = 100
 """Messages that are delivered together."""
-_LOOK = 1.0  # seconds between two looks into a spool that others write to as well
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between two tries
-_NEWS = 60.0  # seconds, at least, between two lines about losses
+_LOOK = 1.0  # seconds between two looks into a spool that other processes write to as well
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between two attempts
+_NEWS = 60.0  # seconds, at least, between two log lines about losses
 
 Deliver = Callable[[list[Rendered]], None]
-"""Delivers messages, each of which leaves the list as it is delivered. Raises OSError."""
+"""Delivers messages, and removes each from the list once it is delivered. Raises OSError."""
 
 
 def spool_sink(spool: Spool, metrics: Metrics, losses: Losses) -> Deliver:
-    """Delivers into the spool."""
+    """Make a function that delivers messages into the spool."""
 
     def deliver(messages: list[Rendered]) -> None:
         before, refused = len(messages), list[Rendered]()
@@ -42,7 +42,7 @@ def spool_sink(spool: Spool, metrics: Metrics, losses: Losses) -> Deliver:
 
 
 def syslog_sink(connection: SyslogConnection, metrics: Metrics) -> Deliver:
-    """Delivers to the syslog server: all of the messages, or none that could be relied on."""
+    """Make a function that delivers to the syslog server: all messages, or none that can be relied on."""
 
     def deliver(messages: list[Rendered]) -> None:
         connection.send(messages)
@@ -54,18 +54,18 @@ def syslog_sink(connection: SyslogConnection, metrics: Metrics) -> Deliver:
 
 
 class Forwarding:
-    """Sends on what all processes put into a spool; one process at a time does."""
+    """Forwards what all processes put into a spool to the syslog server. Only one process at a time does so."""
 
     def __init__(self, spool: Spool, connection: SyslogConnection, metrics: Metrics, ending: threading.Event) -> None:
         self._spool, self._connection, self._metrics, self._ending = spool, connection, metrics, ending
         self._deliver = syslog_sink(connection, metrics)
 
     def run(self) -> None:
-        """Send on, and look for more once a second, until `ending` is set. Never raises."""
+        """Forward messages, looking for more once a second, until `ending` is set. Never raises."""
         persistence = Retry("syslog", self._ending)
         last = False
         while not last:
-            last = self._ending.is_set()  # what was put there just before is sent, if it can be
+            last = self._ending.is_set()  # one last turn for what was put there just before
             try:
                 persistence.until_done(self._empty)
             except Exception as error:
@@ -75,11 +75,11 @@ class Forwarding:
         self._spool.release()
 
     def _empty(self) -> None:
-        """Send on all that can be read. Raises OSError, also for a message that can't be: it is tried again."""
+        """Forward all messages that can be read. Raises OSError, also for those that can't be: they are retried."""
         if not self._spool.claim():
             return
         unreadable: list[OSError] = []
-        names = self._spool.names()  # once: to list a long backlog for each batch would take longer than to send it
+        names = self._spool.names()  # listing a long backlog for each batch would take longer than sending it
         for at in range(0, len(names), BATCH):
             if waiting := self._spool.read(names[at : at + BATCH], unreadable):
                 self._deliver([message for _, message in waiting])
@@ -89,14 +89,14 @@ class Forwarding:
 
 
 class Retry:
-    """Tries until it works, or until `ending` is set and it still doesn't."""
+    """Retries until an attempt succeeds, or until `ending` is set and attempts still fail."""
 
     def __init__(self, destination: str, ending: threading.Event) -> None:
         self._destination, self._ending = destination, ending
         self._failing = False
 
     def until_done(self, attempt: Callable[[], None]) -> bool:
-        """Call `attempt` until it raises no OSError; False if the time for that is over."""
+        """Call `attempt` until it raises no OSError; return False if `ending` was set before that."""
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -105,7 +105,9 @@ class Retry:
                 if not self._failing:
                     self._failing = True
                     get_logger().warning(
-                        "audit messages wait", destination=self._destination, error=error.strerror or str(error)
+                        "cannot deliver audit messages yet",
+                        destination=self._destination,
+                        error=error.strerror or str(error),
                     )
                 if self._ending.wait(pause):
                     return False
@@ -118,7 +120,7 @@ class Retry:
 
 
 class Losses:
-    """Counts what is lost, and says so: the first at once, later ones together, once a minute at most."""
+    """Counts lost messages and logs them: the first at once, later ones together, at most once a minute."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -127,7 +129,7 @@ class Losses:
         self._told_at = -_NEWS
 
     def count(self, number: int, why: str) -> None:
-        """So many messages are lost. From any thread."""
+        """Count `number` lost messages. May be called from any thread."""
         self._metrics.audit_messages.labels("lost").inc(number)
         with self._lock:
             self._untold += number
@@ -137,7 +139,7 @@ class Losses:
         get_logger().error("audit messages lost", lost=untold, error=why)
 
     def tell(self) -> None:
-        """Say what has not been said yet."""
+        """Log the losses that have not been logged yet."""
         with self._lock:
             untold, self._untold = self._untold, 0
         if untold:
@@ -145,6 +147,6 @@ class Losses:
 
 
 def tell_defect(metrics: Metrics, error: Exception) -> None:
-    """An exception that nobody expected."""
+    """Count and log an exception that nobody expected."""
     metrics.count_internal_error("audit")
     get_logger().error(Message.INTERNAL_ERROR, module="audit", exception=error)

@@ -1,6 +1,6 @@
-"""What is audited, before it is a message: small records that an Association's thread can hand over at once.
+"""The events that are audited, before they become messages: small records that an Association's thread can hand over.
 
-The rule it keeps: of a patient there is the Patient ID, and nothing else.
+Invariant: of a patient, they contain the Patient ID and nothing else.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 Action = Literal["C", "R", "U"]
-"""Of the receiver's copies (PS3.15 Table A.5.3.7-1): created, held already and left alone, altered."""
+"""What became of the receiver's copies (PS3.15 Table A.5.3.7-1): created, already held and left alone, or altered."""
 
 
 class Node(NamedTuple):
-    """The other side: its AE Title as sent, empty where none came, and its IP address."""
+    """The other side: its AE Title as received, empty if there was none, and its IP address."""
 
     ae_title: str
     address: str
 
 
 class Study(NamedTuple):
-    """What was transferred of one study: the number of instances by SOP Class UID."""
+    """What was transferred of one study: the number of instances for each SOP Class UID."""
 
     study_instance_uid: str
     instances: dict[str, int]
@@ -37,7 +37,8 @@ class ApplicationActivity(NamedTuple):
 class InstancesTransferred(NamedTuple):
     """Instances of one patient came over one Association (A.5.3.7). `failed`: none of these was stored.
 
-    `delivered` is called once this is kept elsewhere, or counted as lost; without it nothing else knows of them.
+    `delivered` is called once the event is kept elsewhere, or counted as lost. If it is None, the event is the only
+    record of these instances.
     """
 
     when: datetime
@@ -51,9 +52,9 @@ class InstancesTransferred(NamedTuple):
 
 
 class SecurityAlert(NamedTuple):
-    """Somebody was not let in (A.5.3.11); `reason` is dicomd's own sentence.
+    """Somebody was refused access (A.5.3.11); `reason` is in dicomd's own words.
 
-    With `since` it stands for so many `times` from then to `when`.
+    If `since` is set, the alert stands for as many as `times`, from then to `when`.
     """
 
     when: datetime
@@ -67,12 +68,12 @@ Event = ApplicationActivity | InstancesTransferred | SecurityAlert
 
 
 def combined(actions: set[Action]) -> Action:
-    """Created where anything is new, else altered where anything is, else held already."""
+    """Combine actions: created if anything is new, else altered if anything was, else already held."""
     return "C" if "C" in actions else "U" if "U" in actions else "R"
 
 
 def studies_of(counted: Iterable[tuple[str, str, int]]) -> tuple[Study, ...]:
-    """The studies, from Study Instance UID, SOP Class UID and a number of instances each."""
+    """Group counts, given as Study Instance UID, SOP Class UID and number of instances, by study."""
     found: dict[str, dict[str, int]] = {}
     for study_instance_uid, sop_class_uid, count in counted:
         classes = found.setdefault(study_instance_uid, {})
@@ -81,5 +82,5 @@ def studies_of(counted: Iterable[tuple[str, str, int]]) -> tuple[Study, ...]:
 
 
 def now() -> datetime:
-    """The time of an event, in UTC."""
+    """Return the time for an event, in UTC."""
     return datetime.now(UTC)

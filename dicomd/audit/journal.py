@@ -1,13 +1,13 @@
-"""The journal: instances that are stored and not yet told in an audit message, for when their worker is killed.
+"""The journal: stored instances that no audit message has reported yet, in case their worker is killed.
 
-Invariant: an instance is in the journal before its sender is told success, and stays there until the message that
-counts it is delivered or counted as lost. So the death of a process loses none, however it comes: what the dead one
-left is told by another worker, or by the next start. It can be told twice, where the process died between the delivery
-and the removal. A power cut may lose the last entries: nothing is synced.
+Invariant: an instance is in the journal before its sender receives success, and stays there until the message that
+counts it is delivered or counted as lost. So the death of a process, however it comes, loses none: another worker, or
+the next start, reports what the dead process left. An instance can be reported twice, if the process died between the
+delivery and the removal. A power cut may lose the last entries, because nothing is synced.
 
-One file for the instances that one message, or a few, will tell of. It consists of records of `RECORD` bytes, none of
-them across two pages of memory: one for the Association, then one an entry, which begins with the number of instances.
-A file belongs to the process that holds the lock named in its own name.
+There is one file for the instances that one message, or a few, will report. It consists of records of `RECORD` bytes,
+none of which crosses a page of memory: one for the Association, then one for each entry, which begins with the number
+of instances. A file belongs to the process that holds the lock named in the file's name.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ RECORD: Final = 2048
 _COUNT: Final = 10  # digits
 _LOCK: Final = ".lock"
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_MODE: Final = 0o600  # Patient IDs, for nobody else
+_MODE: Final = 0o600  # Patient IDs are for nobody else
 _ATTEMPTS: Final = 16
 
 
 class Entry(NamedTuple):
-    """What is counted together."""
+    """The values in which instances agree that are counted together."""
 
     patient_id: str
     study_instance_uid: str
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
 
 
 class JournalFile:
-    """The instances of one Association since its last audit message; for its thread alone until `shared`."""
+    """The instances of one Association since its last audit message. For the Association's thread only."""
 
     def __init__(self, fd: int, path: Path, source: Node, called_ae_title: str) -> None:
         """Raises OSError."""
@@ -55,7 +55,7 @@ class JournalFile:
         self._write(0, [source.ae_title, source.address, called_ae_title], 0)
 
     def add(self, entry: Entry) -> None:
-        """One more instance. Raises OSError."""
+        """Count one more instance. Raises OSError."""
         found = self._counts.get(entry)
         if found is None:
             number = len(self._counts) + 1
@@ -66,7 +66,7 @@ class JournalFile:
             found[1] += 1
 
     def close(self) -> None:
-        """No more instances. Idempotent."""
+        """Close the file, which gets no more instances. Idempotent."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -80,14 +80,14 @@ class JournalFile:
 
 
 class Journaled:
-    """A file that so many messages tell of: it is finished with the last of them that is delivered."""
+    """A file that is reported by so many `messages`: it is `finished` when the last of them is delivered."""
 
     def __init__(self, path: Path, messages: int, finished: Callable[[Path], None]) -> None:
         self._path, self._left, self._finished = path, messages, finished
         self._counting = threading.Lock()
 
     def delivered(self) -> None:
-        """One of the messages is kept elsewhere now, or counted as lost. From any thread; never raises."""
+        """Note that one message is kept elsewhere, or counted as lost. From any thread; never raises."""
         with self._counting:
             self._left -= 1
             last = not self._left
@@ -96,10 +96,10 @@ class Journaled:
 
 
 class Journal:
-    """The files of this process, in `folder`, which is made where it is missing, and those of dead ones."""
+    """The files of this process, in `folder`, which is made if it is missing, and those of dead processes."""
 
     def __init__(self, folder: Path, failed: Callable[[OSError], None]) -> None:
-        """`failed` is told of files that can't be written: what they should have held goes with this process."""
+        """`failed` is called if a file can't be written: if this process is killed, its instances are not reported."""
         self._folder, self.failed = folder, failed
         self._finished: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
         self._taking = threading.Lock()
@@ -107,7 +107,7 @@ class Journal:
         self._numbers = itertools.count(1)
 
     def begin(self, source: Node, called_ae_title: str) -> JournalFile:
-        """A new file. Raises OSError."""
+        """Begin a new file. Raises OSError."""
         path = self._new_path()
         fd = os.open(path, _FLAGS, _MODE)
         try:
@@ -118,13 +118,13 @@ class Journal:
             raise
 
     def journaled(self, path: Path, messages: int) -> Journaled:
-        """So many messages will tell of a file."""
+        """Return what counts the deliveries of the `messages` that will report a file."""
         return Journaled(path, messages, self._finished.put)
 
     def tend(self, seconds: float) -> bool:
-        """Remove the files that have been told, for so many seconds; False after `finish`.
+        """Remove files that have been reported, for so many `seconds`; return False after `finish`.
 
-        In a thread of its own: whoever delivers must not wait for this file system, which may hang.
+        It needs a thread of its own: deliveries must not wait for this file system, which may hang.
         """
         deadline = time.monotonic() + seconds
         with contextlib.suppress(queue.Empty):
@@ -135,11 +135,11 @@ class Journal:
         return True
 
     def finish(self) -> None:
-        """No more files will be told."""
+        """Make `tend` return False, after the files reported so far: there will be no more."""
         self._finished.put(None)
 
     def close(self) -> None:
-        """Give up this process's lock; what it has left is another's then."""
+        """Release this process's lock, so that another process can take over what it has left."""
         with self._taking:
             owner, lock, self._owner, self._lock = self._owner, self._lock, "", -1
         if lock >= 0:
@@ -149,10 +149,10 @@ class Journal:
             os.close(lock)
 
     def recover(self, most: int) -> Iterator[list[InstancesTransferred]]:
-        """Take over what dead processes have left, `most` files at most: what is to be told of each of them.
+        """Take over what dead processes have left, at most `most` files, and yield the events to report for each.
 
-        A file that can't be understood yields an empty list: what it held is lost. One without entries is of a process
-        that died before its first instance was answered, and yields nothing. Raises OSError.
+        A file that can't be read yields an empty list, since what it held is lost. One without entries is left by a
+        process that died before it answered its first instance, and yields nothing. Raises OSError.
         """
         left: dict[str, list[str]] = {}
         with contextlib.suppress(FileNotFoundError):
@@ -170,7 +170,7 @@ class Journal:
                 path = self._new_path()
                 try:
                     (self._folder / name).rename(path)
-                except FileNotFoundError:  # without a lock to hold, another process was quicker
+                except FileNotFoundError:  # with no lock to hold, another process was faster
                     continue
                 if path.stat().st_size > RECORD:
                     yield self._read(path)
@@ -178,7 +178,7 @@ class Journal:
                     path.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> list[InstancesTransferred]:
-        """What a file tells of; nothing where it was damaged, and the file is gone then."""
+        """Return the events in a file. If it is damaged, remove it and return none."""
         try:
             return self._told(path, datetime.fromtimestamp(path.stat().st_mtime, UTC), path.read_bytes())
         except (OSError, ValueError, TypeError):
@@ -186,7 +186,7 @@ class Journal:
             return []
 
     def _told(self, path: Path, written: datetime, data: bytes) -> list[InstancesTransferred]:
-        """Raises ValueError and TypeError."""
+        """Parse a file into events. Raises ValueError and TypeError."""
         head, *records = (_parsed(data[at : at + RECORD]) for at in range(0, len(data), RECORD))
         calling, address, called = head[1]
         patients: dict[str, list[tuple[Entry, int]]] = {}
@@ -209,7 +209,7 @@ class Journal:
         ]
 
     def _of_the_dead(self, owner: str, names: list[str]) -> Iterator[str]:
-        """The names, while nobody else can take them over; none of a living process."""
+        """Yield the names while nobody else can take these files over; none of a living process."""
         lock = self._folder / f"{owner}{_LOCK}"
         try:
             fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
@@ -242,14 +242,14 @@ class Journal:
             except OSError:
                 os.close(fd)
                 raise
-            if os.fstat(fd).st_nlink:  # else somebody took it for a dead one's in between
+            if os.fstat(fd).st_nlink:  # otherwise its owner was taken for dead and it was removed
                 return owner, fd
             os.close(fd)
-        raise OSError("no lock of its own for the audit journal")
+        raise OSError("could not take a lock for the audit journal")
 
 
 def _parsed(record: bytes) -> tuple[int, list[str]]:
-    """Raises ValueError."""
+    """Parse a record. Raises ValueError."""
     count, _, text = record.partition(b"\n")[0].partition(b" ")
     values = json.loads(text)
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):

@@ -1,7 +1,7 @@
-"""Audit messages as XML (PS3.15 A.5.1 to A.5.3).
+"""Encodes audit messages as XML (PS3.15 A.5.1 to A.5.3).
 
-The rule it keeps: a message is valid by the standard's schema, whatever a peer has sent as its AE Title or Patient ID,
-and says of a patient the Patient ID and of a study its UID and the number of instances by SOP Class.
+Invariant: a message is valid by the standard's schema, whatever a peer has sent as its AE Title or Patient ID. Of a
+patient it contains only the Patient ID, and of a study only its UID and the number of instances of each SOP Class.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from xml.etree import ElementTree as ET
 from dicomd.audit.events import ApplicationActivity, Event, InstancesTransferred, Node, SecurityAlert, Study
 
 SUCCESS, MINOR_FAILURE, SERIOUS_FAILURE = "0", "4", "8"
-"""EventOutcomeIndicator (A.5.1). A serious failure is that of a Security Alert, and of nothing else."""
+"""EventOutcomeIndicator (A.5.1). Only a Security Alert is a serious failure."""
 
 _UNPRINTABLE = re.compile("[^\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 can't carry, and control characters, which mean nothing in an identifier."""
+"""Characters that XML 1.0 can't represent, and control characters, which mean nothing in an identifier."""
 
 Code = tuple[str, str, str]
 """Value, coding scheme, meaning."""
@@ -41,7 +41,7 @@ _PATIENT_NUMBER = ("2", "RFC-3881", "Patient Number")
 
 
 class Reporter(NamedTuple):
-    """Who reports: the host by its name, and the process."""
+    """The sender of a message: its host name and process ID."""
 
     host: str
     process_id: int
@@ -50,7 +50,7 @@ class Reporter(NamedTuple):
 class Rendered(NamedTuple):
     """A message, ready to be kept or sent: `outcome` as in the XML, `timestamp` as in RFC 3339.
 
-    `delivered` is called by whoever has kept or sent it.
+    `delivered` is called by what has kept or sent the message.
     """
 
     timestamp: str
@@ -60,19 +60,19 @@ class Rendered(NamedTuple):
 
     @property
     def is_alert(self) -> bool:
-        """Whether it tells what any stranger can cause."""
+        """Whether it reports what any stranger can cause."""
         return self.outcome == SERIOUS_FAILURE
 
 
 def tell_delivered(messages: list[Rendered]) -> None:
-    """These are kept elsewhere now."""
+    """Call `delivered` of messages that are kept elsewhere now."""
     for message in messages:
         if message.delivered is not None:
             message.delivered()
 
 
 def render(event: Event, reporter: Reporter) -> Rendered:
-    """The message that tells of an event."""
+    """Return the message that reports an event."""
     if isinstance(event, ApplicationActivity):
         root, outcome = _application_activity(event, reporter)
     elif isinstance(event, InstancesTransferred):
@@ -162,7 +162,7 @@ def _this_process(root: ET.Element, reporter: Reporter, role: Code, ae_title: st
 
 
 def _remote_process(root: ET.Element, node: Node, role: Code) -> None:
-    """A peer's process ID can't be known: it is called by its AE Title, or by its address where it told none."""
+    """Add a peer. Its process ID is unknown, so its AE Title identifies it, or its address if it sent none."""
     participant = ET.SubElement(root, "ActiveParticipant", {"UserID": _text(node.ae_title or node.address)})
     if node.ae_title:
         participant.set("AlternativeUserID", f"AETITLES={_text(node.ae_title)}")
@@ -190,7 +190,7 @@ def _study(root: ET.Element, study: Study) -> None:
 def _object(root: ET.Element, id_type: Code, identifier: str) -> ET.Element:
     participant = ET.SubElement(root, "ParticipantObjectIdentification", {"ParticipantObjectID": _text(identifier)})
     _code(participant, "ParticipantObjectIDTypeCode", id_type)
-    ET.SubElement(participant, "ParticipantObjectName")  # the schema wants the element: a patient's name is never in it
+    ET.SubElement(participant, "ParticipantObjectName")  # required by the schema; never holds a patient's name
     return participant
 
 

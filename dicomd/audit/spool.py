@@ -1,7 +1,7 @@
-"""The spool: a folder with a file a message, for a collector to take away, or to be sent on from here.
+"""The spool: a folder with one file for each message, from which a collector takes them, or dicomd forwards them.
 
 Invariant: a file under its final name is a whole message, synced; names sort by time. The folder is bounded, so that
-messages which nobody takes away don't fill a disk, and what strangers cause may fill a part of it only.
+messages that nobody collects don't fill a disk, and messages that strangers cause can fill only a part of it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dicomd.audit.messages import SERIOUS_FAILURE, Rendered, tell_delivered
 from dicomd.audit.waiting import ALERTS_PART
 
 MOST_MESSAGES = 100_000
-"""Files in the folder, some 200 MB; security alerts may be one in `ALERTS_PART` of them."""
-_COUNT_LASTS, _FULL_LASTS = 10.0, 1.0  # seconds for which the number of files is believed, and that there is no room
-_ABANDONED = 600.0  # seconds after which a temporary file is nobody's any more
-_UNSEEN = 100  # and for one part in so many of all, as other processes put as many there at the same time
+"""Files in the folder, about 200 MB. At most one in `ALERTS_PART` of them may be a security alert."""
+_COUNT_LASTS, _FULL_LASTS = 10.0, 1.0  # seconds for which a count of files is trusted, and a lack of room
+_ABANDONED = 600.0  # seconds after which a temporary file counts as left by a dead process
+_UNSEEN = 100  # a count holds for one part in so many of all: other processes may add as many meanwhile
 _SUFFIX = ".xml"
 _ALERT = f"-{SERIOUS_FAILURE}{_SUFFIX}"
 _NAME = re.compile(r"(\d{4})(\d\d)(\d\dT\d\d)(\d\d)(\d\d\.\d{6}Z)-\d+-\d+-(\d+)\.xml", re.ASCII)
-"""Of a message: when, which process, its number there, how the event went. All else is somebody else's file."""
+"""The name of a message: time, process, its number there, outcome. Any other file is somebody else's."""
 
 
 class Spool:
@@ -40,9 +40,9 @@ class Spool:
         self._held: int | None = None
 
     def put(self, messages: list[Rendered], refused: list[Rendered]) -> None:
-        """Keep messages, which leave the list as they are kept, or for `refused` where they are alerts without room.
+        """Keep messages, and remove each from the list once kept; move alerts for which there is no room to `refused`.
 
-        Raises OSError, with those left that may be kept later.
+        Raises OSError; the messages still in the list may be kept later.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         kept: list[Rendered] = []
@@ -75,7 +75,7 @@ class Spool:
     def _write(self, message: Rendered) -> None:
         self._number += 1
         stamp = message.timestamp.replace("-", "").replace(":", "")
-        # the outcome is needed for the syslog header, and a collector can tell failures from it
+        # the outcome is needed for the syslog header, and lets a collector recognize failures
         name = f"{stamp}-{os.getpid()}-{self._number}-{message.outcome}"
         temporary = self._folder / f".{name}.tmp"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
@@ -107,10 +107,10 @@ class Spool:
             self._alerts += name.endswith(_ALERT)
         self._counted = time.monotonic()
 
-    # -- sending on ------------------------------------------------------------------------------------------------
+    # -- forwarding ------------------------------------------------------------------------------------------------
 
     def claim(self) -> bool:
-        """Be the one process that sends on, as long as this process lives; False where another one is."""
+        """Become the one process that forwards, for as long as it lives; return False if another one is."""
         if self._held is None:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o750)
             fd = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -124,19 +124,19 @@ class Spool:
         return True
 
     def release(self) -> None:
-        """Let another process send on."""
+        """Let another process forward."""
         held, self._held = self._held, None
         if held is not None:
             os.close(held)
 
     def names(self) -> list[str]:
-        """The messages that are there now, the oldest first. Raises OSError."""
+        """Return the names of the messages that are there now, oldest first. Raises OSError."""
         return sorted(self._names())
 
     def read(self, names: list[str], unreadable: list[OSError]) -> list[tuple[Path, Rendered]]:
-        """Return messages by their names, as far as they are still there and can be read.
+        """Return the messages with these names that are still there and can be read.
 
-        What keeps one from being read is appended to `unreadable`, for it must not hold up the others.
+        An error in reading one is appended to `unreadable`, because it must not hold up the others.
         """
         found = []
         for name in names:
@@ -145,7 +145,7 @@ class Spool:
                 path = self._folder / name
                 try:
                     xml = path.read_bytes()
-                except FileNotFoundError:  # a collector was quicker
+                except FileNotFoundError:  # a collector was faster
                     continue
                 except OSError as error:
                     unreadable.append(error)
@@ -154,7 +154,7 @@ class Spool:
         return found
 
     def remove(self, paths: list[Path]) -> None:
-        """Forget messages that have been delivered. Raises OSError."""
+        """Remove messages that have been delivered. Raises OSError."""
         for path in paths:
             path.unlink(missing_ok=True)
         self._files = max(0, self._files - len(paths))
@@ -166,7 +166,7 @@ class Spool:
                     yield entry.name
 
     def _remove_abandoned(self) -> None:
-        """What a process that died was writing."""
+        """Remove what a process was writing when it died."""
         for path in self._folder.glob(".*.tmp"):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > _ABANDONED:

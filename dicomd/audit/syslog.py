@@ -1,8 +1,8 @@
 """Syslog over TLS (RFC 5424, RFC 5425; PS3.15 A.6): one connection, opened when there is something to send.
 
-The rule it keeps: `send` returns when the server's machine has acknowledged every byte, and raises otherwise, so that
-what wasn't delivered is sent again. Syslog has no acknowledgement of its own: what a server does with a message that
-its kernel has taken is beyond anybody's knowledge.
+Invariant: `send` returns once the server's machine has acknowledged every byte, and raises otherwise, so that what
+wasn't delivered is sent again. Syslog has no acknowledgement of its own: what a server does with a message that its
+kernel has received can't be known.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from dicomd.audit.messages import SUCCESS, Rendered
 
 PATIENCE = 10.0
-"""Seconds for the connection, the handshake, each write, and the acknowledgement of a batch."""
+"""Seconds allowed for the connection, the handshake, each write, and the acknowledgement of a batch."""
 _FACILITY = 10  # security and authorization (PS3.15 A.6)
 _NOTICE, _WARNING = 5, 4
 _BOM = b"\xef\xbb\xbf"
@@ -28,9 +28,9 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class SyslogServer:
-    """Where messages go. It is verified by its name, and by the authorities in `ca` or, without one, the system's.
+    """The server to send to. It is verified by its name, and by the authorities in `ca` or, if None, the system's.
 
-    `certificate`, with its key, is shown to a server that asks for one.
+    `certificate`, with its key, is presented to a server that asks for one.
     """
 
     host: str
@@ -39,7 +39,7 @@ class SyslogServer:
     certificate: tuple[Path, Path] | None = None
 
     def context(self) -> ssl.SSLContext:
-        """TLS for a new connection, from the files as they are now. Raises OSError, of which SSLError is one."""
+        """Make the context for a new connection from the files as they are now. Raises OSError, such as SSLError."""
         context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.certificate is not None:
@@ -56,7 +56,7 @@ class SyslogConnection:
         self._sock: ssl.SSLSocket | None = None
 
     def send(self, messages: list[Rendered]) -> None:
-        """Deliver messages. Raises OSError; some of them may have arrived then, and may come a second time."""
+        """Deliver messages. Raises OSError; some of them may have arrived even so, and may arrive twice."""
         try:
             sock = self._connected()
             for message in messages:
@@ -92,7 +92,7 @@ class SyslogConnection:
 
 
 def frame(message: Rendered, host: str, process_id: int) -> bytes:
-    """A message as an octet-counted frame (RFC 5425 §4.3) with its header (RFC 5424 §6)."""
+    """Encode a message as an octet-counted frame (RFC 5425 §4.3) with its header (RFC 5424 §6)."""
     severity = _NOTICE if message.outcome == SUCCESS else _WARNING
     header = f"<{_FACILITY * 8 + severity}>1 {message.timestamp} {host} dicomd {process_id} DICOM+RFC3881 - "
     content = header.encode("ascii") + _BOM + message.xml
@@ -100,12 +100,12 @@ def frame(message: Rendered, host: str, process_id: int) -> bytes:
 
 
 def _header_text(text: str) -> str:
-    """Printable ASCII without spaces (RFC 5424 §6), the NILVALUE where nothing is left."""
+    """Reduce text to printable ASCII without spaces (RFC 5424 §6), or to the NILVALUE if nothing is left."""
     return "".join(character for character in text if "!" <= character <= "~")[:255] or "-"
 
 
 def _ended(sock: ssl.SSLSocket) -> bool:
-    """Whether the server has closed the connection: it has nothing to say otherwise (RFC 5425 §4.4)."""
+    """Return whether the server has closed the connection; it sends nothing else (RFC 5425 §4.4)."""
     sock.settimeout(0.0)
     try:
         return not sock.recv(4096)
@@ -119,11 +119,11 @@ def _ended(sock: ssl.SSLSocket) -> bool:
 
 
 def _await_acknowledgement(sock: ssl.SSLSocket) -> None:
-    """Wait until the other machine has all bytes. Raises OSError where it doesn't take them, or has gone."""
+    """Wait until the other machine has received all bytes. Raises OSError if it doesn't, or has gone."""
     deadline = time.monotonic() + PATIENCE
     while struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0]:
         if time.monotonic() > deadline:
-            raise TimeoutError("the syslog server does not take what is sent")
+            raise TimeoutError("the syslog server does not acknowledge what is sent")
         time.sleep(0.005)
     if _ended(sock):
         raise ConnectionError("the syslog server closed the connection")

@@ -1,11 +1,13 @@
-"""The way of an audit message: from the thread in which something happened to the spool and the syslog server.
+"""Takes audit messages from the threads in which something happened to the spool and the syslog server.
 
 Invariants: `record` costs a place in a bounded queue and nothing else, whatever the state of disks and servers, and
-what strangers cause takes no place from other events. Behind it, what couldn't be delivered is tried again; what finds
-no place is lost, counted, and logged. With both a spool and a server every message goes to the spool first, and away
-from it when the server has it: so an outage of the server, or of dicomd, loses nothing that has got that far. What dead
-processes left in the journal is told here, too. The journal is in the store, which may hang while spool and server are
-well, so it has a thread of its own.
+events that strangers cause take no places from other events.
+
+Behind the queue, what couldn't be delivered is retried; an event for which there is no place is lost, counted and
+logged. With both a spool and a server, every message goes to the spool first, and is removed there once the server has
+it: so an outage of the server, or of dicomd, loses nothing that has got that far. What dead processes left in the
+journal is reported here, too. The journal is in the store, which may hang while spool and server are well, so it has a
+thread of its own.
 """
 
 from __future__ import annotations
@@ -31,17 +33,17 @@ from dicomd.telemetry.logs import get_logger
 from dicomd.telemetry.metrics import Metrics
 
 MOST_WAITING = 10_000
-"""Events in the queues: some 10 MB as a rule, and as much as ten times that if each has as many studies as it can.
+"""Events in the queues: usually about 10 MB, and up to ten times that if each has as many studies as it can.
 
-Security alerts, which anybody can cause, have one part in `waiting.ALERTS_PART` of it, and no other event's."""
-_NEWS = 60.0  # seconds, at least, between two lines about a journal that fails
-_LAST_LOOK = 0.5  # seconds, at least, for the journal at the end: what it keeps is told once more otherwise
+Security alerts, which anybody can cause, have one part in `waiting.ALERTS_PART` of it, and can't fill the rest."""
+_NEWS = 60.0  # seconds, at least, between two log lines about a failing journal
+_LAST_LOOK = 0.5  # seconds, at least, for the journal at the end: what it still holds is reported again
 RECOVER_EVERY = 5.0
-"""Seconds between two looks at what dead processes have left in the journal."""
+"""Seconds between two looks for what dead processes have left in the journal."""
 
 
 class AuditTrail:
-    """Takes events from all threads of a worker. Made, and `start`ed, in the process that uses it."""
+    """Accepts events from all threads of a worker. To be made, and `start`ed, in the process that uses it."""
 
     def __init__(
         self,
@@ -51,7 +53,7 @@ class AuditTrail:
         server: SyslogServer | None = None,
         journal: Path | None = None,
     ) -> None:
-        """`journal` is the folder of what is not told yet. Raises ValueError with neither a `spool` nor a `server`."""
+        """`journal` is the folder of the journal. Raises ValueError if there is neither `spool` nor `server`."""
         self._metrics = metrics
         self._reporter = Reporter(socket.gethostname() or "localhost", os.getpid())
         self._waiting = WaitingEvents()
@@ -74,7 +76,7 @@ class AuditTrail:
         elif connection is not None:
             self._begin("syslog", delivery.syslog_sink(connection, metrics), connection)
         else:
-            raise ValueError("an audit trail leads to a spool, a syslog server, or both")
+            raise ValueError("an audit trail needs a spool, a syslog server, or both")
 
     def _begin(self, destination: str, deliver: Deliver, connection: SyslogConnection | None = None) -> None:
         thread = threading.Thread(
@@ -93,7 +95,7 @@ class AuditTrail:
             self._journal_thread.start()
 
     def record(self, event: Event) -> None:
-        """Take an event, or lose it. Never waits and never raises."""
+        """Accept an event, or lose it. Never waits and never raises."""
         if isinstance(event, SecurityAlert):
             with self._merging:
                 alerts = self._alerts.take(event, time.monotonic())
@@ -112,7 +114,7 @@ class AuditTrail:
             event.delivered()
 
     def end(self, seconds: float) -> None:
-        """Deliver what is there, within `seconds`; what isn't by then stays in the journal, or is lost and counted."""
+        """Deliver what is there, within `seconds`. The rest stays in the journal, or is lost and counted."""
         deadline = time.monotonic() + seconds
         with self._merging:
             alerts = self._alerts.rest()
@@ -130,7 +132,7 @@ class AuditTrail:
             self._journal_thread.join(max(_LAST_LOOK, deadline - time.monotonic()))
 
     def _left(self, events: list[Event]) -> None:
-        """Account for events that couldn't be delivered: those in the journal are told by the next start."""
+        """Account for events that couldn't be delivered. The next start reports those in the journal."""
         kept = 0
         for event in events:
             if isinstance(event, InstancesTransferred) and event.delivered is not None:
@@ -138,7 +140,7 @@ class AuditTrail:
             else:
                 self._lost(event, "dicomd stopped before they could be delivered")
         if kept:
-            get_logger().warning("audit messages wait for the next start", count=kept)
+            get_logger().warning("audit messages will be delivered after the next start", count=kept)
 
     # -- in the thread that delivers -----------------------------------------------------------------------------------
 
@@ -152,14 +154,14 @@ class AuditTrail:
             except Exception as error:
                 tell_defect(self._metrics, error)
                 for event in _undelivered(rendered, messages):
-                    self._lost(event, "of an internal error")
+                    self._lost(event, "internal error")
             else:
                 self._left(_undelivered(rendered, messages))
         if connection is not None:
             connection.close()
 
     def _take(self) -> list[Event] | None:
-        """The next events, in a batch; None when there will be no more."""
+        """Return the next batch of events; None when there will be no more."""
         while True:
             now = time.monotonic()
             with self._merging:
@@ -177,13 +179,13 @@ class AuditTrail:
             return render(event, self._reporter)
         except Exception as error:
             tell_defect(self._metrics, error)
-            self._lost(event, "of an internal error")
+            self._lost(event, "internal error")
             return None
 
     # -- in the journal's thread ---------------------------------------------------------------------------------------
 
     def _keep(self, journal: Journal) -> None:
-        """Remove what was told, and look for what dead processes left, until the end. Never raises."""
+        """Remove what was reported, and look for what dead processes left, until the end. Never raises."""
         while True:
             try:
                 self._recover(journal)
@@ -194,7 +196,7 @@ class AuditTrail:
         journal.close()
 
     def _recover(self, journal: Journal) -> None:
-        """Take what dead processes have left, as much of it as half of the room is for; the rest waits where it is."""
+        """Take over what dead processes have left, as much as fits into half of the room; the rest stays there."""
         taken, most = 0, self._waiting.room(MOST_WAITING) // 2
         if most < MOST_ENTRIES:
             return
@@ -205,23 +207,23 @@ class AuditTrail:
                 for event in events:
                     self._put(event)
                 taken += len(events)
-                if most - taken < MOST_ENTRIES:  # which the next file may tell of
+                if most - taken < MOST_ENTRIES:  # of which the next file may have as many
                     break
         except OSError as error:
             self._journal_failed(error)
         if taken:
-            get_logger().warning("audit messages of a process that died are told now", count=taken)
+            get_logger().warning("delivering audit messages left by a process that died", count=taken)
 
     def _journal_failed(self, error: OSError) -> None:
-        """Say it now and then: what one can't write, the others can't either."""
+        """Log an error, but not each time: if one Association can't write the journal, the others can't either."""
         if time.monotonic() - self._journal_told_at >= _NEWS:
             self._journal_told_at = time.monotonic()
             get_logger().error(
-                "the audit journal fails: what a process that is killed has not told yet would be lost",
+                "audit journal failed: if this process is killed, instances not yet reported are lost",
                 error=error.strerror or str(error),
             )
 
 
 def _undelivered(rendered: list[tuple[Event, Rendered]], messages: list[Rendered]) -> list[Event]:
-    """The events whose messages are left: they leave from the beginning of the list on."""
+    """Return the events whose messages are left; delivered ones are removed from the beginning of the list."""
     return [event for event, _ in rendered[len(rendered) - len(messages) :]]

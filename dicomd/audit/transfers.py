@@ -1,8 +1,8 @@
-"""What one Association is audited for: its instances, summed up by patient, and that it was refused.
+"""Collects what one Association is audited for: its instances, summed up by patient, and whether it was refused.
 
-There is one message a patient and Association, two where some instances were stored and others not (PS3.15 A.5.2 wants
-them apart). What is summed up is bounded: for a peer that sends more than `MOST_ENTRIES` there is a message for each
-such number of them. Invariant: what was stored is in the journal, if there is one, before `instance` returns.
+There is one message for each patient and Association, two if some instances were stored and others not (PS3.15 A.5.2
+wants them apart). What is summed up is bounded: for a peer that sends more than `MOST_ENTRIES`, there is one message
+for every so many of them. Invariant: what was stored is in the journal, if there is one, before `instance` returns.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dicomd.audit.events import Action, Event, InstancesTransferred, Node, Secur
 from dicomd.audit.journal import Entry, Journal, JournalFile
 
 MOST_ENTRIES = 50
-"""SOP Classes, in all their studies, that are summed up before they are reported: every syslog receiver has to take
+"""SOP Classes, in all their studies, that are summed up before they are reported: every syslog receiver has to accept
 32 KiB (PS3.15 A.6), and an entry has at most 600 bytes."""
 
 
 class AssociationAudit:
-    """Collects for one Association, in its thread; `record` takes each event without waiting, and never raises."""
+    """Collects for one Association, in its thread; `record` accepts each event without waiting, and never raises."""
 
     __slots__ = ("_address", "_called", "_calling", "_counts", "_file", "_journal", "_record")
 
@@ -29,19 +29,19 @@ class AssociationAudit:
         self._file: JournalFile | None = None
 
     def requested(self, calling_ae_title: str, called_ae_title: str) -> None:
-        """An A-ASSOCIATE-RQ has come."""
+        """Note the AE Titles of an A-ASSOCIATE-RQ."""
         self._calling, self._called = calling_ae_title, called_ae_title
 
     def refused(self, reason: str) -> None:
-        """The peer was not let in, for `reason`: dicomd's own words."""
+        """Report that the peer was refused access; `reason` is in dicomd's own words."""
         self._record(SecurityAlert(now(), Node(self._calling, self._address), reason))
 
     def instance(
         self, patient_id: bytes, study_instance_uid: bytes, sop_class_uid: str, action: Action, *, stored: bool
     ) -> None:
-        """An instance came; values are as in its Data Set, empty where it wasn't read so far.
+        """Count an instance; values are as in its Data Set, empty if it wasn't read that far.
 
-        One that was refused before anything of it was read is nobody's, and not reported.
+        One that was refused before anything of it was read has no known patient or study, and is not reported.
         """
         if not (stored or patient_id or study_instance_uid):
             return
@@ -82,12 +82,12 @@ class AssociationAudit:
             if self._file is None:
                 self._file = journal.begin(Node(self._calling, self._address), self._called)
             self._file.add(entry)
-        except OSError as error:  # the message is still told at the end: only the death of this process loses it
+        except OSError as error:  # the message still comes at the end: only the death of this process loses it
             journal.failed(error)
 
 
 def _text(value: bytes) -> str:
-    """A value without its padding. Its character set isn't known here: UTF-8 if it can be, else Latin-1."""
+    """Decode a value without its padding. Its character set is unknown here: UTF-8 if possible, else Latin-1."""
     value = value.strip(b" \0")
     try:
         return value.decode()

@@ -1,6 +1,6 @@
-"""Events that wait for their delivery: security alerts, which any stranger can cause, apart from all others.
+"""Events that wait for their delivery. Security alerts, which any stranger can cause, wait apart from all others.
 
-Invariant: alerts fill their own part of the room and no other event's, and neither kind waits for the other's backlog.
+Invariant: alerts fill only their own part of the room, and neither kind waits for the other's backlog.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import islice
 from dicomd.audit.events import Event, SecurityAlert
 
 ALERTS_PART = 4
-"""Alerts may fill one part in so many, here and in the spool."""
+"""Alerts may fill one part in so many of the room, here and in the spool."""
 
 
 class WaitingEvents:
@@ -25,7 +25,7 @@ class WaitingEvents:
         self._woken = False
 
     def put(self, event: Event, most: int) -> bool:
-        """Take an event where there is room, of `most` in all; False where there is none. Never waits for room."""
+        """Add an event if there is room, for `most` in all; return False if there is none. Never waits for room."""
         is_alert = isinstance(event, SecurityAlert)
         queue, room = (self._alerts, most // ALERTS_PART) if is_alert else (self._events, most - most // ALERTS_PART)
         with self._changed:
@@ -36,13 +36,13 @@ class WaitingEvents:
         return True
 
     def room(self, most: int) -> int:
-        """For how many more events that are no alerts there is room."""
+        """Return for how many more events other than alerts there is room."""
         return most - most // ALERTS_PART - len(self._events)
 
     def take(self, count: int, seconds: float | None) -> list[Event]:
-        """The next events, `count` at most and some alerts among them.
+        """Remove and return the next events, at most `count` and some alerts among them.
 
-        Waits so many seconds for one, None for as long as it takes, and not at all after `wake`.
+        Waits up to `seconds` for one (None: as long as it takes), and not at all after `wake`.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._events or self._alerts or self._woken, seconds)
@@ -54,7 +54,7 @@ class WaitingEvents:
         return [*events, *alerts]
 
     def wake(self) -> None:
-        """From now on `take` waits for nothing."""
+        """Make `take` stop waiting, now and later."""
         with self._changed:
             self._woken = True
             self._changed.notify_all()

@@ -91,7 +91,7 @@ def test_a_spool_that_fails_stops_nobody_and_is_written_later(
     (tmp_path / "spool").write_text("in the way")
     for _ in range(3):
         send(connect, daemon)
-    daemon.wait_logged("audit messages wait", destination="spool")
+    daemon.wait_logged("cannot deliver audit messages yet", destination="spool")
     (tmp_path / "spool").unlink()
     daemon.wait_logged("audit messages are delivered again", deadline=2 * DEADLINE)
     assert len(of_kind(wait_spooled(tmp_path / "spool", 3), TRANSFERRED)) == 3
@@ -160,7 +160,7 @@ def test_what_was_spooled_while_rsyslog_was_away_reaches_it_later(
     daemon = start_daemon(dicomd={"workers": 2}, audit=settings(tmp_path, server, spool=str(spool)))
     for _ in range(3):
         send(connect, daemon)
-    daemon.wait_logged("audit messages wait", destination="syslog", deadline=DEADLINE)
+    daemon.wait_logged("cannot deliver audit messages yet", destination="syslog", deadline=DEADLINE)
     wait_spooled(spool, 4)
     with server:
         assert len({message["text"] for message in server.wait_for(4)}) == 4
@@ -181,7 +181,7 @@ def test_a_server_that_cannot_prove_who_it_is_gets_nothing(
         daemon = start_daemon(audit=settings(tmp_path, server))
         send(connect, daemon)
         # the first tries may come before rsyslog listens
-        daemon.wait_for(lambda record: record["event"] == "audit messages wait", deadline=DEADLINE)
+        daemon.wait_for(lambda record: record["event"] == "cannot deliver audit messages yet", deadline=DEADLINE)
         daemon.stop()
         assert server.messages() == []
     assert daemon.logged("audit messages lost")

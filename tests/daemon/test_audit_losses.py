@@ -161,7 +161,7 @@ def test_what_a_stop_finds_undelivered_is_told_by_the_next_start(
     studies = store(peer, 3)
     peer.release()
     daemon.stop()
-    assert daemon.logged("audit messages wait for the next start")
+    assert daemon.logged("audit messages will be delivered after the next start")
     daemon.configure(audit={"spool": str(spool), "syslog": ""})
     daemon.start()
     wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="what waited is told")

@@ -45,7 +45,7 @@ def test_ae_titles_and_reasons_are_told_apart_up_to_a_bound() -> None:
     (others,) = merged.rest()
     assert others.times == 1000 - MOST_KINDS
     assert others.node == Node("", "10.0.0.1")
-    assert others.reason == "various, at last: no"
+    assert others.reason == "various, most recently: no"
 
 
 def test_hosts_do_not_hide_each_other() -> None:
