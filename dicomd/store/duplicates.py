@@ -55,7 +55,7 @@ class Comparison(enum.Enum):
     DIFFERENT = enum.auto()
     """Another Data Set, or something that can't be read."""
     UNLOCKED = enum.auto()
-    """A file that can't be locked, so that it may be about to be published or taken back."""
+    """A file that can't be locked, so it may be in the middle of being published or taken back."""
 
 
 class _UnreadableError(Exception):
@@ -203,7 +203,7 @@ def _lock(fd: int, path: str) -> None:
 
 
 def _is_identical(fd: int, candidate: Candidate) -> bool:
-    """Raises OSError if the existing file can't be read, ``StoreError`` if the candidate can't."""
+    """Compare both. Raises OSError if the existing file can't be read, ``StoreError`` if the candidate can't."""
     header = read_header(fd)
     if header is None or header.transfer_syntax_uid != candidate.transfer_syntax_uid:
         return False

@@ -85,7 +85,7 @@ def from_oserror(error: OSError, operation: str, path: str = "") -> StoreError:
 _KINDS: Final[dict[int, tuple[type[StoreError], str]]] = {
     errno_names.ENOSPC: (OutOfSpace, "No space left in the store"),
     errno_names.EDQUOT: (OutOfSpace, "Disk quota of the store is used up"),
-    errno_names.EFBIG: (OutOfSpace, "Object is larger than a file may be"),
+    errno_names.EFBIG: (OutOfSpace, "Object is larger than the file system allows"),
     errno_names.ENOMEM: (OutOfResources, "Out of memory"),
     errno_names.EMFILE: (OutOfResources, "Too many open files"),
     errno_names.ENFILE: (OutOfResources, "Too many open files in the system"),

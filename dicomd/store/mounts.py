@@ -106,7 +106,7 @@ def _mount_of(place: Path) -> _Mount | None:
 
 
 def _shows(beneath: _Mount, mount: _Mount) -> bool:
-    """Return whether the mount ``beneath`` would show the same without ``mount``, so that this doesn't count.
+    """Return whether ``beneath`` would show the same without ``mount``, in which case ``mount`` doesn't count.
 
     An autofs mount stands in for a file system that is mounted on first access. If it is still on top after an access,
     that file system isn't mounted. And systemd mounts the folders that a service may write to (ReadWritePaths=) over

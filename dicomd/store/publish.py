@@ -104,7 +104,7 @@ class Publisher:
                     errno="ENOENT",
                     path=self._path(place),
                 )
-            time.sleep(pause)  # against removal of folders with contents, or, say, a symbolic link to nowhere
+            time.sleep(pause)  # somebody removes folders with contents, or a dangling symbolic link is in the way
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _place_tree(self, candidate: Candidate, place: Place, rollback: Rollback) -> None:

@@ -52,7 +52,7 @@ class Rollback:
         self._names.append((directory, name))
 
     def leave_moved_folders(self) -> None:
-        """Take back the names in folders that were moved away: nothing may stay in what is, say, an archive now."""
+        """Take back the names in folders that were moved away, say into an archive, where nothing of ours may stay."""
         in_place = []
         for directory, name in self._names:
             if _is_in_place(directory):

@@ -176,7 +176,7 @@ def _remove(path: Path) -> bool:
 
 
 def may_be_an_instance(path: Path) -> bool:
-    """Return whether a kill interrupted taking back a name that may lead to somebody else's instance."""
+    """Return whether ``path`` may be somebody else's instance, left there by a kill during a rollback."""
     first, ending = str(path)[: -len(WITHDRAWN)], path.name[-len(WITHDRAWN) :]
     if ending != WITHDRAWN:
         return False

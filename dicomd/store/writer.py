@@ -149,10 +149,10 @@ class FileWriter:
         values, identity = self._scanner.values, self._identity
         said = values.get(SOP_CLASS_UID, b"").rstrip(_PADDING)
         if said and said != identity.sop_class_uid.encode():
-            raise DataSetMismatch("Data Set has another UID than the command", element=SOP_CLASS_UID)
+            raise DataSetMismatch("UID in the Data Set differs from the command's", element=SOP_CLASS_UID)
         said = values.get(SOP_INSTANCE_UID, b"").rstrip(_PADDING)
         if said and said != identity.sop_instance_uid.encode():
-            raise DataSetMismatch("Data Set has another UID than the command", element=SOP_INSTANCE_UID)
+            raise DataSetMismatch("UID in the Data Set differs from the command's", element=SOP_INSTANCE_UID)
 
     def _place(self) -> Place:
         layout = self._store.layout
@@ -284,5 +284,5 @@ class FileWriter:
 
 def _checked(tag: int, uid: str | None) -> str:
     if uid is None:
-        raise LayoutElementInvalid("A UID that the path is made of is missing or invalid", element=tag)
+        raise LayoutElementInvalid("A UID needed for the path is missing or invalid", element=tag)
     return uid
