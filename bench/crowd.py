@@ -6,6 +6,7 @@ replaced by a new one, so that the crowd keeps its size, until `let_go` stops th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import multiprocessing
 import selectors
@@ -20,6 +21,7 @@ from typing import Literal, Self
 
 from bench.encoding import A_ASSOCIATE_AC, InstanceStream, associate_rq
 from bench.errors import BenchError
+from bench.proposals import request as expensive_request
 
 REQUEST_TIMEOUT = 10.0
 """dicomd's default: ARTIM, from the connection to the A-ASSOCIATE-RQ, and from an A-ABORT to the end."""
@@ -72,7 +74,11 @@ def client_hello() -> bytes:
 
 
 def kinds() -> list[Kind]:
-    """Return the crowd: 500 silent connections, 100 stalled handshakes, 100 that drip."""
+    """Return the crowd: 500 silent connections, 100 stalled handshakes, 100 that drip.
+
+    Those that drip an object propose as expensively as may be: 127 of 128 contexts with 128 Transfer Syntaxes each are
+    refused.
+    """
     hello, request = client_hello(), associate_rq("ANY-SCP", "CROWD")
     message = bytes(InstanceStream.encode(1 << 16, 0).first)
     begun = 6 + int.from_bytes(message[2:6], "big") + 12  # the command's PDU, and the headers of the Data Set's
@@ -89,7 +95,7 @@ def kinds() -> list[Kind]:
             tls=False,
             # From the beginning of the message to the A-ABORT, and then ARTIM, since the crowd doesn't close either.
             deadline=RATE_WINDOW + REQUEST_TIMEOUT,
-            opening=request,
+            opening=expensive_request(accepted=True),
             message=message[:begun],
             drips=message[begun:],
             drop=60,
@@ -105,6 +111,7 @@ class _Member:
     connected: bool = False
     dripped: int = -1  # below 0: not dripping yet
     due: float = field(default=0.0)
+    unsent: memoryview = field(default=memoryview(b""))
 
 
 class _Members:
@@ -158,6 +165,8 @@ class _Members:
         try:
             if not member.connected:
                 self._connected(member)
+            elif member.unsent:
+                self._send_rest(member)
             elif not (data := member.sock.recv(65536)):
                 self._cut(member)
             elif member.kind.message and member.dripped < 0:
@@ -170,10 +179,16 @@ class _Members:
             raise OSError(trouble, errno.errorcode[trouble])
         member.connected, member.began = True, time.monotonic()
         self._tallies[member.kind.name].opened += 1
-        self._selector.modify(member.sock, selectors.EVENT_READ)
-        member.sock.send(member.kind.opening)
+        member.unsent = memoryview(member.kind.opening)
+        self._send_rest(member)
         if member.kind.drips and not member.kind.message:
             self._begin_to_drip(member)
+
+    def _send_rest(self, member: _Member) -> None:
+        """Send as much of the opening as the receiver takes now; only then look for what it says."""
+        with contextlib.suppress(BlockingIOError):
+            member.unsent = member.unsent[member.sock.send(member.unsent) :]
+        self._selector.modify(member.sock, selectors.EVENT_WRITE if member.unsent else selectors.EVENT_READ)
 
     def _answered(self, member: _Member, pdu_type: int) -> None:
         if pdu_type != A_ASSOCIATE_AC:

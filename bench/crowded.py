@@ -31,7 +31,7 @@ ALONE, BESIDE = 5.0, REQUEST_TIMEOUT  # seconds of work in each turn
 COMES_WITHIN = 20.0  # seconds for the whole crowd to connect, and for the workers to see that it has gone
 ALL_CUT_WITHIN = 60.0
 RESTS = 15.0  # seconds after the last connection has been cut: idle threads have ended by then
-SHARE, GROWTH, LATE = 0.8, 1.15, 2.0  # part of the growth is due to first use, and happens only once
+SHARE, GROWTH, LATE = 0.8, 1.2, 2.0  # part of the growth is due to first use, and happens only once
 MEGABYTE = 1_000_000
 
 

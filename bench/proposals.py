@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import blast, processes
-from bench.encoding import APPLICATION_CONTEXT, CT_IMAGE_STORAGE, item
+from bench.encoding import APPLICATION_CONTEXT, CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, item
 from bench.errors import BenchError, BlastError
 from bench.receivers import Dicomd, Running, running
 from bench.report import number, table, times
@@ -44,14 +44,18 @@ _LISTED: Final = (
 SENT_BY: Final = {"strangers where everybody may store": (), "strangers beside peers": _LISTED[:3], "a peer": _LISTED}
 
 
-def request() -> bytes:
-    """128 Presentation Contexts of a supported Abstract Syntax, 128 Transfer Syntaxes in each, no list like another."""
+def request(*, accepted: bool = False) -> bytes:
+    """128 Presentation Contexts of a supported Abstract Syntax, 128 Transfer Syntaxes in each, no list like another.
+
+    No Transfer Syntax is one of the standard's, but with `accepted` the first context's first, Explicit VR Little
+    Endian: the others are refused and the Association is open.
+    """
     contexts = b"".join(
         item(
             0x20,
             bytes((2 * context + 1, 0, 0, 0))
             + item(0x30, CT_IMAGE_STORAGE)
-            + b"".join(item(0x40, f"1.2.{syntax}.{context}".encode()) for syntax in range(128)),
+            + b"".join(item(0x40, uid) for uid in _syntaxes(context, accepted=accepted and not context)),
         )
         for context in range(128)
     )
@@ -59,6 +63,11 @@ def request() -> bytes:
     body = struct.pack(">HH16s16s32x", 1, 0, b"ANY-SCP".ljust(16), b"CROWD".ljust(16))
     body += item(0x10, APPLICATION_CONTEXT) + contexts + item(0x50, user)
     return struct.pack(">BBI", 1, 0, len(body)) + body
+
+
+def _syntaxes(context: int, *, accepted: bool) -> Iterator[bytes]:
+    for syntax in range(128):
+        yield EXPLICIT_VR_LITTLE_ENDIAN if accepted and not syntax else f"1.2.{syntax}.{context}".encode()
 
 
 def _attack(port: int, _control: Connection) -> None:

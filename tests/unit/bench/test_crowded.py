@@ -31,7 +31,7 @@ def test_medians_at_their_bounds_are_met() -> None:
 
 
 def test_each_bound_is_one() -> None:
-    more = Use(116_000_000, 61, 5, 0)
+    more = Use(121_000_000, 61, 5, 0)
     assert len(not_met(siege(beside=[79.0, 79.0, 100.0]))) == 1
     assert len(not_met(siege(after=more))) == 2
     assert len(not_met(siege(tallies={"early": Tally(1, 1, 0, -0.6, -0.6), "late": Tally(1, 1, 0, 0.1, 2.1)}))) == 2
