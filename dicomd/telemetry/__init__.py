@@ -1,4 +1,4 @@
-"""What dicomd tells its operators: one log line an event, and the metrics.
+"""What dicomd reports to its operators: the log, with one line per event, and the metrics.
 
-The rule of this room: nothing that identifies a patient leaves through it, and nothing in it stops a reception.
+Invariants of this room: nothing that identifies a patient gets into it, and nothing in it stops reception.
 """

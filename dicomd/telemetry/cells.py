@@ -1,9 +1,8 @@
-"""Counters and histograms as the floats they are kept in, so that what comes with each instance costs little.
+"""Direct access to the floats behind counters and histograms, so that counting an instance costs little.
 
-The rule: cells are changed while holding `lock()`, several at once where several change. What `Counter.inc` and
-`Histogram.observe` make sure of at each call is certain here, and was most of their time. The attributes of
-prometheus_client that are used aren't documented; the versions are locked, and the tests of the metrics read what is
-written.
+Invariant: cells are changed only while holding `lock()`, once for all that change together. `Counter.inc` and
+`Histogram.observe` spend most of their time on checks whose outcome is certain here. The prometheus_client attributes
+used here aren't documented; its version is locked, and the tests of the metrics read what is written.
 """
 
 import threading
@@ -18,7 +17,7 @@ _lock_of_one_process = threading.Lock()
 
 
 class Cell(Protocol):
-    """Where a value is kept: item 0."""
+    """Holds a value, as item 0."""
 
     def __getitem__(self, index: int) -> float: ...
 
@@ -26,7 +25,7 @@ class Cell(Protocol):
 
 
 class _CellOfOneProcess:
-    """Of a value that isn't kept in a file, as in tests: what others add to it by `inc` meanwhile may be lost."""
+    """A value that isn't kept in a file, as in tests; an `inc` by others at the same time may be lost."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
@@ -45,12 +44,12 @@ def lock() -> AbstractContextManager[Any]:
 
 
 def cell_of(metric: Counter | Gauge) -> Cell:
-    """The cell of a counter or gauge that has its labels; nothing negative is added to a counter's."""
-    return _cell(metric._value)  # noqa: SLF001 - see the module's rule
+    """The cell of a counter or gauge that has its labels; a counter's must never be decreased."""
+    return _cell(metric._value)  # noqa: SLF001 - see the module's docstring
 
 
 def adder(metric: Counter | Gauge) -> Callable[[float], None]:
-    """Adds to a counter or gauge that has its labels, and takes the lock for it."""
+    """Return a function that adds to a counter or gauge that has its labels, under the lock."""
     cell, held = cell_of(metric), lock()
 
     def add(amount: float) -> None:
@@ -66,12 +65,12 @@ class HistogramCells:
     __slots__ = ("_bounds", "_buckets", "_sum")
 
     def __init__(self, histogram: Histogram) -> None:
-        self._bounds = histogram._upper_bounds  # noqa: SLF001 - see the module's rule, as the next lines
+        self._bounds = histogram._upper_bounds  # noqa: SLF001 - see the module's docstring, also for the next lines
         self._buckets = [_cell(bucket) for bucket in histogram._buckets]  # noqa: SLF001
         self._sum = _cell(histogram._sum)  # noqa: SLF001
 
     def add(self, amount: float) -> None:
-        """Count an amount, while holding the lock."""
+        """Count an amount. The caller holds the lock."""
         self._sum[0] += amount
         self._buckets[bisect_left(self._bounds, amount)][0] += 1
 

@@ -1,10 +1,9 @@
 """The keys a log line may carry, and how a value is made safe for a line.
 
-Two rules. A key that isn't listed here is never written: patient data cannot leak through a key nobody reviewed
-(the line says so in ``unknown_keys``, and a test reads every call in the source). And no value can break out of its
-line or flood it: whatever a terminal or a parser might obey is escaped, and length is bounded in bytes of what is
-written, after escaping, since AE titles, UIDs and names of implementations are a stranger's bytes. What was cut says so
-with "…".
+Invariant: a key that isn't listed here is never written, so patient data can't leak through a key that nobody reviewed
+(the line names it in ``unknown_keys``, and a test reads every call in the source). Invariant: no value can break out of
+its line or flood it. AE titles, UIDs and implementation names are bytes from a stranger, so whatever a terminal or a
+parser might obey is escaped, and the length is bounded in bytes as written, after escaping. A "…" marks what was cut.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,13 +12,13 @@ from typing import Any, Final
 import orjson
 
 MAX_LINE: Final = 16 * 1024
-"""Bytes of a line as it is written, in any format: a journal entry with all fields, a terminal's colours included."""
+"""Bytes of a line as written, in any format, including all fields of a journal entry and a terminal's colours."""
 MAX_FIELD: Final = 4000
-"""Bytes of a field of the journal, its name included: `journalctl -o json` has null for one of 4096."""
+"""Bytes of a journal field, including its name: `journalctl -o json` shows null for one of 4096."""
 MAX_VALUE: Final = MAX_FIELD - 65
-"""Bytes of a value as JSON; 64 are the longest name's, and one the equals sign's."""
+"""Bytes of a value as JSON: 64 are reserved for the longest name and one for the equals sign."""
 MAX_TEXT: Final = 512  # characters of one text, once escaped; an AE title has 16
-MAX_UID: Final = 64  # characters (PS3.5 §9.1); longer ones are a stranger's invention
+MAX_UID: Final = 64  # characters (PS3.5 §9.1); a longer one is invalid anyway
 MAX_ITEMS: Final = 256  # of one list or object
 _MAX_DEPTH: Final = 8  # of lists in lists
 _ROOM_FOR_MORE: Final = 32  # bytes of "… and 123 more"
@@ -32,7 +31,7 @@ _CONTRACT: Final = frozenset({
 })  # fmt: skip
 
 # No key for a patient's name or ID, or a study's attributes. `path` is a place in the store that fails, which nobody
-# could mend unnamed. A layout is built of nothing but UIDs; `tests/unit/store/test_layout.py` makes sure of that.
+# could repair without its name. Paths consist of UIDs only, which `tests/unit/store/test_layout.py` verifies.
 FIELDS: Final = _CONTRACT | frozenset({
     # of an Association
     "listener", "outcome", "result", "source", "reason", "direction", "instances", "failures", "bytes_per_second",
@@ -54,14 +53,15 @@ FIELDS: Final = _CONTRACT | frozenset({
 
 
 def journal_field(key: str) -> str:
-    """The journal's field of a key: upper case, and in dicomd's own name space where the key doesn't name one."""
+    """The journal's field for a key: in upper case, and in dicomd's own namespace unless the key names one."""
     return key.upper() if key.startswith("dicom") else f"DICOMD_{key.upper()}"
 
 
 def safe_text(text: str, limit: int = MAX_TEXT) -> str:
     r"""The text with everything unprintable escaped (``\x1b``, ``\n``, ``\u202e``) and at most ``limit`` characters.
 
-    Unprintable is what Python says: controls, separators but the space, formatting and bidirectional marks, surrogates.
+    "Unprintable" is what Python calls so: controls, separators except the space, formatting and bidirectional marks,
+    and surrogates.
     """
     if len(text) > limit:
         text = text[: limit - 1] + "…"
@@ -72,7 +72,7 @@ def safe_text(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def safe_field(key: str, value: Any) -> Any:
-    """The value of a key, as `safe_value` has it; a UID is cut at 64 characters."""
+    """The safe value of a key, as `safe_value` makes it; a UID is cut at 64 characters."""
     if isinstance(value, str) and key.endswith("_uid"):
         return safe_text(str(value), MAX_UID)
     return safe_value(value)
@@ -81,14 +81,14 @@ def safe_field(key: str, value: Any) -> Any:
 def safe_value(value: Any, room: int = MAX_VALUE, depth: int = 0) -> Any:
     """A value of any type as JSON-able scalars, lists and objects of safe text, in at most ``room`` bytes of JSON.
 
-    What is left out of a list or an object is counted in its last item. ``depth`` is that of the value in others.
+    What is left out of a list or an object is counted in its last item. ``depth`` is how deep the value is nested.
     """
     if isinstance(value, str):
         return cut(safe_text(str(value)), room)
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else cut(safe_text(str(value)), room)  # JSON's readers know no more
+        return value if -(2**63) <= value < 2**63 else cut(safe_text(str(value)), room)  # JSON readers support no more
     if isinstance(value, bytes | bytearray | memoryview):
         return cut(safe_text(bytes(value[:MAX_TEXT]).decode("ascii", "backslashreplace")), room)
     if isinstance(value, Mapping):
@@ -104,14 +104,14 @@ def safe_value(value: Any, room: int = MAX_VALUE, depth: int = 0) -> Any:
 
 
 def cut(text: str, room: int) -> str:
-    """As much of the text as fits into ``room`` bytes of JSON, and "…" for the rest."""
+    """As much of the text as fits into ``room`` bytes of JSON, with "…" in place of the rest."""
     if _fits(text, room):
         return text
     return text[: _fitting(text[:room], room)] + "…"
 
 
 def cut_front(text: str, room: int) -> str:
-    """As much of the end of the text as fits into ``room`` bytes of JSON, and "…" for what was before it."""
+    """As much of the end of the text as fits into ``room`` bytes of JSON, with "…" in place of what precedes it."""
     if _fits(text, room):
         return text
     fitting = _fitting(text[: -room - 1 : -1], room)
@@ -128,7 +128,7 @@ def _fits(text: str, room: int) -> bool:
 
 
 def _fitting(text: str, room: int) -> int:
-    """How many characters leave room for "…" and the quotes."""
+    """How many characters fit beside the "…" and the quotes."""
     left = room - size_of("…")
     for at, character in enumerate(text):
         left -= size_of(character) - 2
@@ -138,7 +138,7 @@ def _fitting(text: str, room: int) -> int:
 
 
 def _kept(pairs: Collection[tuple[str, Any]], room: int, depth: int) -> tuple[list[tuple[str, Any]], int]:
-    """The pairs of key and item that there is room for, made safe, and how many there is none for."""
+    """The pairs of key and item that fit, made safe, and how many were left out."""
     kept: list[tuple[str, Any]] = []
     left = room - _ROOM_FOR_MORE
     for key, item in pairs:

@@ -1,9 +1,9 @@
-"""Log lines as entries of systemd's journal, by its native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL).
+"""Sends log lines as entries to systemd's journal, in its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
-The rule: a journal that stands still costs at most `PATIENCE` seconds once, and then the entries, never a reception.
-Therefore not systemd-python: its ``sendv`` waits for a full journal without end, and holds the interpreter's lock
-meanwhile, so that one such line stops every Association of the process. An entry is one datagram: `telemetry.render`
-makes none longer than 16 KiB, so the protocol's other way, a sealed file, isn't needed.
+Invariant: a journal that doesn't read delays a process by at most `PATIENCE` seconds, once; then entries are lost, but
+reception goes on. That rules out systemd-python: its ``sendv`` waits forever for a full journal and meanwhile holds the
+interpreter's lock, so that a single line would stop every Association of the process. An entry is one datagram:
+`telemetry.render` makes none longer than 16 KiB, so the protocol's alternative, a sealed file, isn't needed.
 """
 
 import os
@@ -17,12 +17,12 @@ from typing import Final
 from dicomd.telemetry.writer import PATIENCE
 
 SOCKET: Final = Path("/run/systemd/journal/socket")
-_BUFFER: Final = 8 * 1024 * 1024  # bytes, of which the kernel gives what it may: room for a burst
+_BUFFER: Final = 8 * 1024 * 1024  # bytes, for a burst; the kernel may grant less
 _PAUSE: Final = 0.005  # seconds between two tries
 
 
 def is_there() -> bool:
-    """Whether a journal takes entries on this machine."""
+    """Whether there is a journal on this machine that accepts entries."""
     try:
         return stat.S_ISSOCK(SOCKET.stat().st_mode)
     except OSError:
@@ -30,28 +30,28 @@ def is_there() -> bool:
 
 
 def is_stream(fd: int) -> bool:
-    """Whether the descriptor is the one systemd connected to the journal, by $JOURNAL_STREAM (systemd.exec(5))."""
+    """Whether the descriptor is the one that systemd connected to the journal, by $JOURNAL_STREAM (systemd.exec(5))."""
     status = os.fstat(fd)
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 class JournalWriter:
-    """Sends fields (``KEY=value``) as one datagram an entry; usable by many threads.
+    """Sends fields (``KEY=value``), one datagram per entry. Thread-safe.
 
-    ``notice`` makes the entry that says how many were lost; ``on_lost`` is told of each, as it is lost.
+    ``notice`` makes the entry that says how many were lost; ``on_lost`` is called for each lost entry.
     """
 
     def __init__(self, *, notice: Callable[[int], Sequence[str]], on_lost: Callable[[], None]) -> None:
         self._notice, self._on_lost = notice, on_lost
         self._lost = 0
-        self._full = False  # it was full, and nobody waits for it a second time
+        self._full = False  # the journal was full after a wait, so the next entry doesn't wait again
         self._address = str(SOCKET)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
 
     def msg(self, *fields: str) -> None:
-        """One entry; lost if it can't be sent in time. Raises nothing."""
+        """Send one entry, or lose it if it can't be sent in time. Raises nothing."""
         try:
             if self._lost:
                 self._send(encode(self._notice(self._lost)))
@@ -64,14 +64,14 @@ class JournalWriter:
     debug = info = warning = error = critical = msg
 
     def close(self) -> None:
-        """Give the descriptor back; later entries are lost and counted."""
+        """Close the socket; later entries are lost and counted."""
         self._socket.close()
 
     def _send(self, entry: bytes) -> None:
         gives_up = 0.0
         while True:
             try:
-                # By path, not connected: the journal may be restarted and listen on another socket of that name.
+                # By path, not connected: a restarted journal listens on another socket under the same name.
                 self._socket.sendto(entry, self._address)
             except BlockingIOError:
                 now = time.monotonic()
@@ -86,7 +86,7 @@ class JournalWriter:
 
 
 def encode(fields: Sequence[str]) -> bytes:
-    """The datagram: a line a field; a value with a newline in it, such as a traceback, with its length before it."""
+    """The datagram: one line per field; a value with a newline in it, as in a traceback, follows its length."""
     text = "\n".join(fields)
     if text.count("\n") == len(fields) - 1:
         return text.encode(errors="backslashreplace") + b"\n"

@@ -1,7 +1,7 @@
-"""The label values metrics may have, and how any value becomes one of them.
+"""The label values that metrics may have, and how any value is mapped to one of them.
 
-The rule: no label comes from the wire, so the number of series is known from the configuration. Those known beforehand
-exist at 0 from the start: a rate over a series that appears with its first failure misses that failure.
+Invariant: no label comes from the wire, so the number of series follows from the configuration. Series that are known
+beforehand exist at 0 from the start: a rate over a series that only appears with its first failure misses that failure.
 """
 
 import errno as errno_codes
@@ -23,7 +23,7 @@ DUPLICATE_RESULTS: Final = ("identical", "kept-both", "replaced", "rejected")
 RECOVERY_ACTIONS: Final = ("removed",)
 WORKER_STATES: Final = ("starting", "ready", "draining")
 WORKER_EXIT_REASONS: Final = ("drained", "failed", "signal", "stuck")
-# What a peer's operator would call a failure: its Association ended otherwise than released, or a store was refused.
+# What a peer's operator would call a failure: an Association that wasn't released, or a store that was refused.
 PEER_FAILURE_REASONS: Final = (
     "rejected",
     "aborted_by_peer",
@@ -32,7 +32,7 @@ PEER_FAILURE_REASONS: Final = (
     "connection_lost",
     "store_failed",
 )
-# Keys of the configuration by which somebody is refused, or would be in audit mode.
+# Keys of the configuration by which a peer is refused, or would be if the mode weren't "audit".
 ACCESS_RULES: Final = ("dicomd.ae_titles", "listen.proxy_protocol", "peers", "peers.addresses", "peers.allow")
 ACCESS_MODES: Final = ("enforce", "audit")
 LIMITS: Final = (
@@ -40,13 +40,13 @@ LIMITS: Final = (
     "large_requests", "max_object_size", "max_pdu", "minimum_rate", "presentation_contexts", "proxy_header",
     "request_timeout", "send_timeout", "transfer_syntaxes", "uid_length", "user_information",
 )  # fmt: skip
-"""docs/limits.md has the value and the reason of each."""
+"""docs/limits.md gives the value of each, and the reason for it."""
 AUDIT_RESULTS: Final = ("spooled", "sent", "lost")
 MODULES: Final = ("audit", "cli", "config", "dimse", "net", "process", "services", "store", "telemetry", "upperlayer")
 
 # PS3.8 Table 9-21: source → reasons of an A-ASSOCIATE-RJ
 REJECT_REASONS: Final = {1: (1, 2, 3, 7), 2: (1, 2), 3: (1, 2)}
-# PS3.8 Table 9-26: source → reasons of an A-ABORT; of source 0 the reason "shall not be significant" and is sent as 0
+# PS3.8 Table 9-26: source → reasons of an A-ABORT; the reason for source 0 "shall not be significant" and is sent as 0
 ABORT_REASONS: Final = {0: (0,), 2: (0, 1, 2, 4, 5, 6)}
 ABORT_DIRECTIONS: Final = ("sent", "received")
 
@@ -66,7 +66,7 @@ def reject_codes(source: int, reason: int) -> tuple[str, str]:
 
 
 def abort_codes(source: int, reason: int) -> tuple[str, str]:
-    """The labels ``source`` and ``reason`` of an A-ABORT; the reason of a service-user's is always "0"."""
+    """The labels ``source`` and ``reason`` of an A-ABORT; the reason of a service-user abort is always "0"."""
     return _codes(ABORT_REASONS, source, 0 if source == 0 else reason)
 
 
@@ -76,14 +76,14 @@ def response_labels(command: str, status: int) -> tuple[str, str]:
 
 
 def errno_label(name: str) -> str:
-    """The symbolic errno ("ENOSPC"); "none" for the empty one: a store error that no system call made."""
+    """The symbolic errno ("ENOSPC"); "none" for the empty string, a store error that no system call caused."""
     if not name:
         return "none"
     return name if name in _ERRNO_NAMES else OTHER
 
 
 def module_label(module: str) -> str:
-    """The room ("store") of a module's ``__name__`` ("dicomd.store.writer"), or of itself."""
+    """The room ("store") of a module's ``__name__`` ("dicomd.store.writer"), or of a room's own name."""
     room = module.removeprefix("dicomd.").partition(".")[0]
     return room if room in MODULES else OTHER
 

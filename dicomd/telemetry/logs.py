@@ -1,16 +1,16 @@
-"""The set-up of the log: structlog, one renderer, one writer.
+"""Sets up the log: structlog, one renderer, one writer.
 
-The rule: configured once a process, after the fork, before a thread starts. Use::
+It has to be configured once per process, after the fork and before a thread starts. Use::
 
     log = get_logger()                                  # at module level
-    log = bound_logger({"dicom_calling_aet": "CT1"})    # once an Association: costs least a line
+    log = bound_logger({"dicom_calling_aet": "CT1"})    # once per Association: the cheapest per line
     log.info(Message.INSTANCE_STORED, dicom_status="0000")
 
 Keys are those of `dicomd.telemetry.fields`; an event is a `Message` or a constant text, never built from data.
 
-In a process that strangers can reach, a line is written only where its host's budget has room (`telemetry.budget`):
-whoever logs says of a line that its sender has paid for it with `UNBOUNDED`, and gives what is costly to find out as a
-function, with `LATER`.
+In a process that strangers can reach, a line is written only if its host's budget has room (`telemetry.budget`). The
+caller marks a line that has cost its sender more than it costs us with `UNBOUNDED`, and passes fields that are costly
+to compute as a function, with `LATER`.
 """
 
 import sys
@@ -44,9 +44,9 @@ Format = Literal["auto", "journald", "console", "json"]
 Chosen = Literal["journald", "console", "json"]
 
 UNBOUNDED: Final = "_unbounded"
-"""A key with any value for a line that no budget concerns: it has cost its sender more than it costs here."""
+"""The key, with any value, for a line that no budget limits: it has cost its sender more than it costs here."""
 LATER: Final = "_later"
-"""The key for a function that returns further fields; called only where the line is written."""
+"""The key for a function that returns further fields, called only if the line is written."""
 
 _writer: LineWriter | None = None
 
@@ -62,17 +62,18 @@ def configure_logging(
 ) -> Chosen:
     """Configure the log of this process and return the format chosen.
 
-    ``stream`` is sys.stderr unless given; lines go past it, to a duplicate of its descriptor. ``constants`` are keys of
-    every line (``dicomd_worker``, ``dicomd_generation``). ``metrics`` counts the records. ``budget`` bounds what
-    hosts can make this process say, none does without. Loggers bound earlier keep the old renderer, and lose their
-    lines.
+    ``stream`` is sys.stderr by default; lines bypass it and go to a duplicate of its descriptor. ``constants`` are keys
+    of every line (``dicomd_worker``, ``dicomd_generation``). ``metrics`` counts the lines. ``budget`` limits what
+    hosts can make this process log; without one, nothing does. Loggers bound earlier keep the old renderer, and lose
+    their lines.
 
-    "auto" is "journald" where stderr is the journal's. Where no journal is there, "journald" is treated as "auto", and
-    a line says so: a daemon that doesn't start for that would help nobody. Raises ValueError for an unknown level.
+    "auto" means "journald" if stderr is the journal's. If there is no journal, "journald" is treated as "auto", and a
+    line says so: a daemon that refused to start because of that would help nobody. Raises ValueError for an unknown
+    level.
     """
     global _writer
     if level not in LEVELS:
-        raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")
+        raise ValueError(f"log level {level!r} is not one of {', '.join(LEVELS)}")
     stream = sys.stderr if stream is None else stream
     fd = _descriptor(stream)
     chosen = _choose(format, stream, fd)
@@ -105,8 +106,8 @@ def configure_logging(
         wrapper_class=_logger_class(level, renderer, budget, count_suppressed),
         context_class=dict,
         logger_factory=lambda *_: writer,
-        # Loggers at module level would keep the set-up of their first use, from before a fork. The lines that count
-        # come from bound loggers, which are as fast either way.
+        # Loggers at module level would otherwise keep the set-up of their first use, from before a fork. The lines
+        # that count come from bound loggers, which are equally fast either way.
         cache_logger_on_first_use=False,
     )
     route_stdlib()
@@ -114,17 +115,17 @@ def configure_logging(
     if previous is not None:
         previous.close()
     if format == "journald" and chosen != "journald":
-        get_logger().warning("no journal here", detail=f'log.format = "journald", and {journal.SOCKET} is no socket')
+        get_logger().warning("no journal found", detail=f'log.format = "journald", but {journal.SOCKET} is no socket')
     return chosen
 
 
 def get_logger() -> FilteringBoundLogger:
-    """A logger that takes up the configuration at each line; `bound_logger` gives the fast one."""
+    """A logger that looks up the configuration for each line; `bound_logger` returns the fast kind."""
     return cast("FilteringBoundLogger", structlog.get_logger())
 
 
 def bound_logger(fields: Mapping[str, Any]) -> FilteringBoundLogger:
-    """A logger whose lines all begin with ``fields``, which are made safe here and not once a line."""
+    """A logger whose lines all begin with ``fields``, which are made safe here once instead of for each line."""
     return cast("FilteringBoundLogger", structlog.get_logger().bind(**{BOUND_FIELDS: made_safe(fields)}))
 
 
@@ -151,9 +152,9 @@ def _lost(count: int) -> dict[str, Any]:
 def _logger_class(
     level: str, render: Renderer, budget: LineBudget | None, count_suppressed: Callable[[], None]
 ) -> type[Any]:
-    """A filtering logger of structlog's that asks the host's budget, and takes a short way to its processor, `render`.
+    """A structlog filtering logger that asks the host's budget, and calls its processor, `render`, directly.
 
-    The line of each instance is an unbounded one: it goes through five calls fewer, which were a quarter of its time.
+    The line of each instance is an unbounded one. Written this way, it needs five calls fewer, a quarter of its time.
     """
     filtering: type[Any] = structlog.make_filtering_bound_logger(level)
 
@@ -204,7 +205,7 @@ def _logger_class(
 
 
 def _origin(entry: Mapping[str, Any]) -> tuple[str, str]:
-    """The host and the peer whose budgets the line is taken from; of what concerns none, the event and nobody."""
+    """The host and the peer whose budgets the line is charged to; for a line that concerns none, the event and ""."""
     said = entry.get(BOUND_FIELDS) or entry
     address = said.get("dicom_peer_address") or entry.get("dicom_peer_address")
     if not address:
@@ -213,9 +214,9 @@ def _origin(entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def report_suppressed(budget: LineBudget, *, at_once: bool = False) -> None:
-    """Say how many lines were left out since this was last said, by all processes that share the budget.
+    """Log how many lines were left out since the last report, by all processes that share the budget.
 
-    To be called at least once a second; a host has at most one such line in a second, but for ``at_once``.
+    Must be called at least once a second. A host has at most one such line per second, except with ``at_once``.
     """
     for left_out in budget.take_left_out(at_once=at_once):
         fields: dict[str, Any] = {"count": sum(left_out.events.values()), "suppressed": left_out.events}

@@ -1,7 +1,7 @@
-"""The events an operator may search, count or alert on, each with its journal MESSAGE_ID.
+"""The events that an operator may search for, count or alert on, each with its journal MESSAGE_ID.
 
-The rule: an ID never changes its meaning and is never used again. ``packaging/dicomd.catalog`` explains each one
-to ``journalctl -x``. Every other event is a plain string and has no ID.
+Invariant: an ID never changes its meaning and is never reused. ``packaging/dicomd.catalog`` explains each one
+to ``journalctl -x``. Every other event is a plain string without an ID.
 """
 
 from enum import StrEnum
@@ -9,7 +9,7 @@ from typing import Self
 
 
 class Message(StrEnum):
-    """An event: its text is the ``event`` of console and JSON lines.
+    """An event, whose text is the ``event`` of console and JSON lines.
 
     ``message_id`` is the journal's MESSAGE_ID, 32 lower-case hex digits.
     """
@@ -17,7 +17,7 @@ class Message(StrEnum):
     message_id: str
 
     def __new__(cls, event: str, message_id: str) -> Self:
-        """The text is the member's value; the ID goes along."""
+        """Make the text the member's value, and the ID an attribute."""
         member = str.__new__(cls, event)
         member._value_ = event
         member.message_id = message_id

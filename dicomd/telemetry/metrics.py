@@ -1,10 +1,10 @@
-"""Every metric of dicomd, with its labels at 0 from the start.
+"""All metrics of dicomd, with their labels at 0 from the start.
 
-The rule: what happens once an object or once an Association goes through a method that has resolved its series before;
-all others are prometheus_client's own objects, to be used as such. Works in one process, and with prometheus_client's
-multiprocess files where ``prometheus_client.values.ValueClass`` is set before a `Metrics` is made: each gauge says how
-it is merged over workers, and nothing uses callbacks, which those files can't carry. `sample_process` and the store's
-gauges are therefore set once a second by the process that owns them.
+What happens once per instance or per Association goes through a method that has resolved its series beforehand; all
+others are prometheus_client's own objects, to be used as such. Works in one process, and with prometheus_client's
+multiprocess files if ``prometheus_client.values.ValueClass`` is set before a `Metrics` is made: each gauge says how
+it is merged over workers, and none uses callbacks, which those files can't carry. Therefore the process that owns them
+sets the store's gauges and calls `sample_process` once a second.
 """
 
 import os
@@ -20,13 +20,13 @@ from dicomd.telemetry.cells import Cell, HistogramCells, cell_of
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
-# Seconds. Storing: from a cached write to a disk in trouble. Associations: from an echo to an archive's migration.
+# Seconds. Storing: from a cached write to a failing disk. Associations: from an echo to an archive's migration.
 STORE_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ASSOCIATION_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 # Bytes: 1 KiB to 4 GiB in steps of four; a CT slice has 512 KiB, a multi-frame object gigabytes.
 INSTANCE_BYTES: Final = tuple(float(4**n) for n in range(5, 17))
 
-# How a gauge of several workers becomes one, of the living ones only where it starts with "live".
+# How the gauges of several workers become one; those that start with "live" only use workers that are alive.
 Merge = Literal["livesum", "livemin", "livemostrecent", "mostrecent", "min", "max"]
 
 
@@ -39,7 +39,7 @@ class Metrics:
     def __init__(
         self, registry: CollectorRegistry, *, version: str, listeners: Iterable[str] = (), peers: Iterable[str] = ()
     ) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter; the multiprocess files have none either
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series of counters, and the multiprocess files have none
         self.registry = registry
         self._lock = cells.lock()
         self._connections_and_associations()
@@ -54,7 +54,7 @@ class Metrics:
         return self._listeners[name]
 
     def peer(self, name: str) -> "PeerSeries":
-        """The series of a configured peer, or of "unknown"; to be kept for the length of an Association."""
+        """The series of a configured peer, or of "unknown"; callers keep it for a whole Association."""
         return self._peers.get(name) or self._peers[labels.UNKNOWN_PEER]
 
     @property
@@ -63,7 +63,7 @@ class Metrics:
         return list(self._peers)
 
     def last_stores(self) -> dict[str, float]:
-        """When each peer last stored in this process, in seconds since 1970; those that are known."""
+        """When each peer last stored in this process, in seconds since 1970, if known."""
         return {
             sample.labels["peer"]: sample.value
             for metric in self.peer_last_store.collect()
@@ -71,16 +71,16 @@ class Metrics:
         }
 
     def restore_last_stores(self, known: dict[str, float]) -> None:
-        """What was known before the start."""
+        """Set the times that were known before the start."""
         for peer, seconds in known.items():
             self.peer_last_store.labels(peer).set(seconds)
 
     def store_finished(
         self, peer: "PeerSeries", status: int, *, received: int, duration: float, sync: float | None
     ) -> None:
-        """One C-STORE answered with ``status``: ``received`` bytes of Data Set, ``duration`` seconds from RQ to RSP.
+        """Count a C-STORE answered by ``status``: ``received`` bytes of Data Set, ``duration`` seconds from RQ to RSP.
 
-        ``sync`` is the seconds of it spent syncing, None where nothing was synced. Costs some 2 µs.
+        ``sync`` is how many of these seconds were spent syncing, None if nothing was synced. Costs about 2 µs.
         """
         response = self._response("C-STORE-RSP", status)
         with self._lock:
@@ -97,7 +97,7 @@ class Metrics:
             peer.failed("store_failed")
 
     def count_response(self, command: str, status: int) -> None:
-        """One DIMSE response sent; for a C-STORE-RSP `store_finished` does it."""
+        """Count a DIMSE response sent; for a C-STORE-RSP `store_finished` does that."""
         response = self._response(command, status)
         with self._lock:
             response[0] += 1
@@ -107,46 +107,46 @@ class Metrics:
         return cell or cell_of(self.dimse_responses.labels(*labels.response_labels(command, status)))
 
     def count_reject(self, source: int, reason: int) -> None:
-        """One A-ASSOCIATE-RJ sent, by its codes (PS3.8 Table 9-21)."""
+        """Count an A-ASSOCIATE-RJ sent, by its codes (PS3.8 Table 9-21)."""
         self.associations_rejected.labels(*labels.reject_codes(source, reason)).inc()
 
     def count_abort(self, direction: Literal["sent", "received"], source: int, reason: int) -> None:
-        """One A-ABORT sent or received, by its codes (PS3.8 Table 9-26)."""
+        """Count an A-ABORT sent or received, by its codes (PS3.8 Table 9-26)."""
         self.aborts.labels(direction, *labels.abort_codes(source, reason)).inc()
 
     def count_store_error(self, operation: str, errno: str) -> None:
-        """One failed operation of the store ("fsync") with its symbolic errno ("EIO", or "")."""
+        """Count a failed operation of the store ("fsync") with its symbolic errno ("EIO", or "")."""
         self.store_errors.labels(operation, labels.errno_label(errno)).inc()
 
     def count_internal_error(self, module: str) -> None:
-        """One unexpected exception in the module of that ``__name__``."""
+        """Count an unexpected exception in the module of that ``__name__``."""
         self.internal_errors.labels(labels.module_label(module)).inc()
 
     def count_access_refusal(self, rule: str, *, audited: bool) -> None:
-        """Somebody was refused by the rule, one of `labels.ACCESS_RULES`; ``audited``: would have been."""
+        """Count a peer that ``rule``, one of `labels.ACCESS_RULES`, refused, or with ``audited`` would have refused."""
         self.access_refusals.labels(rule, labels.ACCESS_MODES[audited]).inc()
 
     def count_limit(self, limit: str) -> None:
-        """A limit was reached: one of `labels.LIMITS`, "" for none."""
+        """Count that a limit was reached: one of `labels.LIMITS`, "" for none."""
         if limit:
             self.limit_hits.labels(limit if limit in labels.LIMITS else labels.OTHER).inc()
 
     def sample_store(self, *, accepting: bool, avail_bytes: int, size_bytes: int, files_avail: int) -> None:
-        """What the store's last check found."""
+        """Record what the store's last check found."""
         self.store_accepting.set(float(accepting))
         self.store_avail_bytes.set(avail_bytes)
         self.store_size_bytes.set(size_bytes)
         self.store_files_avail.set(files_avail)
 
     def sample_process(self, worker: str) -> None:
-        """Resident memory and open descriptors of this process, as those of the worker slot."""
-        with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 - as short as it gets, once a second
+        """Record resident memory and open descriptors of this process under the worker's slot."""
+        with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 - the cheapest way, used once a second
             resident = int(statm.read().split()[1]) * _PAGE
         self.worker_resident_memory.labels(worker).set(resident)
-        self.worker_open_fds.labels(worker).set(len(os.listdir("/proc/self/fd")) - 1)  # noqa: PTH208 - less the listing's own
+        self.worker_open_fds.labels(worker).set(len(os.listdir("/proc/self/fd")) - 1)  # noqa: PTH208 - minus that of the listing
 
     def reload_finished(self, *, successful: bool, restart_pending: bool) -> None:
-        """A configuration was applied or rejected; the start's own counts as the first."""
+        """Record that a configuration was applied or rejected; that of the start counts as the first."""
         self.config_last_reload_successful.set(float(successful))
         self.config_restart_pending.set(float(restart_pending))
         if successful:
@@ -172,17 +172,17 @@ class Metrics:
         )
         self.tls_certificate_not_after = gauge(
             "tls_certificate_not_after_timestamp_seconds",
-            "When the listener's certificate ends.",
+            "When the listener's certificate expires.",
             "livemostrecent",
             "listener",
         )
         self.access_open = gauge(
-            "access_open", "1 where no peers are configured, so that every peer may store.", "livemostrecent"
+            "access_open", "1 if no peers are configured, so that every peer may store.", "livemostrecent"
         )
         self.access_refusals = counter(
-            "access_refusals", "Refused by a rule of access, or in audit mode let in against it.", "rule", "mode"
+            "access_refusals", "Refusals by an access rule, or admissions against it in audit mode.", "rule", "mode"
         )
-        self.limit_hits = counter("limit_hits", "Times that a limit was reached.", "limit")
+        self.limit_hits = counter("limit_hits", "How often a limit was reached.", "limit")
         self.peer_instances = counter("peer_instances", "SOP Instances stored, by peer.", "peer")
         self.peer_failures = counter("peer_failures", "Associations and stores that failed, by peer.", "peer", "reason")
         self.peer_last_store = gauge(
@@ -196,19 +196,19 @@ class Metrics:
         self.store_received_bytes = counter("store_received_bytes", "Bytes of Data Sets received.")
         self.store_errors = counter("store_errors", "Failed operations of the store.", "operation", "errno")
         self.store_duplicates = counter(
-            "store_duplicates", "SOP Instances that were there before, by what was done.", "result"
+            "store_duplicates", "SOP Instances that were already stored, by what was done.", "result"
         )
         self.store_recovered_files = counter(
-            "store_recovered_files", "Temporary files of a crash dealt with at start.", "action"
+            "store_recovered_files", "Temporary files left by a crash and handled at the start.", "action"
         )
         self.store_duration = histogram("store_duration_seconds", "From a C-STORE-RQ to its response.", STORE_SECONDS)
         self.store_sync_duration = histogram(
             "store_sync_duration_seconds", "Syncing one SOP Instance to the disk.", STORE_SECONDS
         )
         self.store_instance_size = histogram(
-            "store_instance_size_bytes", "Data Sets of stored SOP Instances.", INSTANCE_BYTES
+            "store_instance_size_bytes", "Size of the Data Sets of stored SOP Instances.", INSTANCE_BYTES
         )
-        self.store_accepting = self._late("store_accepting", "1 while the store takes instances.", "livemin")
+        self.store_accepting = self._late("store_accepting", "1 while the store accepts instances.", "livemin")
         self.store_avail_bytes = self._late("store_avail_bytes", "Space the store may still use.", "livemostrecent")
         self.store_size_bytes = self._late("store_size_bytes", "Size of the store's file system.", "livemostrecent")
         self.store_files_avail = self._late("store_files_avail", "Inodes the store may still use.", "livemostrecent")
@@ -230,7 +230,7 @@ class Metrics:
         self.log_records = counter("log_records", "Log lines, by level.", "level")
         self.log_records_lost = counter("log_records_lost", "Log lines that could not be written.")
         self.log_records_suppressed = counter(
-            "log_records_suppressed", "Log lines left out, since their address had caused too many."
+            "log_records_suppressed", "Log lines left out because their address had caused too many."
         )
         self.worker_exits = counter("worker_exits", "Worker processes that ended.", "reason")
         self.workers = gauge("workers", "Worker processes, by state.", "livemostrecent", "state")
@@ -293,14 +293,14 @@ class Metrics:
 
 
 class LateGauge:
-    """A gauge that is absent until its value is known: 0 bytes available would wake somebody."""
+    """A gauge that is absent until its value is known, since "0 bytes available" would raise an alert."""
 
     def __init__(self, name: str, documentation: str, merge: Merge, registry: CollectorRegistry) -> None:
         self._arguments: tuple[Any, ...] = (name, documentation, merge, registry)
         self._gauge: Gauge | None = None
 
     def set(self, value: float) -> None:
-        """Set the value; the first call makes the metric. One thread only."""
+        """Set the value; the first call creates the metric. Not thread-safe."""
         if self._gauge is None:
             name, documentation, merge, registry = self._arguments
             self._gauge = Gauge(name, documentation, registry=registry, multiprocess_mode=merge)
@@ -308,7 +308,7 @@ class LateGauge:
 
 
 class ListenerSeries:
-    """What is counted for each connection of one listener."""
+    """The series that are counted for each connection of one listener."""
 
     def __init__(self, metrics: Metrics, name: str) -> None:
         self._lock = cells.lock()
@@ -321,21 +321,21 @@ class ListenerSeries:
         self._handshakes = {result: metrics.tls_handshakes.labels(name, result) for result in labels.TLS_RESULTS}
 
     def handshake(self, result: str) -> None:
-        """One TLS handshake ended. Raises KeyError for a result that isn't one of `labels.TLS_RESULTS`."""
+        """Count a finished TLS handshake. Raises KeyError for a result that isn't one of `labels.TLS_RESULTS`."""
         self._handshakes[result].inc()
 
     def connected(self) -> None:
-        """One TCP connection accepted."""
+        """Count an accepted TCP connection."""
         with self._lock:
             self._connections[0] += 1
 
     def association_opened(self) -> None:
-        """An Association was accepted."""
+        """Count an accepted Association as active."""
         with self._lock:
             self._active[0] += 1
 
     def association_ended(self, outcome: str, *, duration: float, opened: bool) -> None:
-        """One ended (rejected ones too), ``duration`` seconds after its request.
+        """Count an Association that ended or was rejected, ``duration`` seconds after its request.
 
         ``opened``: it was accepted, and `association_opened` called. Raises KeyError for an outcome that isn't one of
         `labels.ASSOCIATION_OUTCOMES`.
@@ -349,22 +349,22 @@ class ListenerSeries:
 
 
 class PeerSeries:
-    """What is counted for one configured peer, or for all that aren't configured."""
+    """The series of one configured peer, or of all that aren't configured."""
 
     def __init__(self, metrics: Metrics, name: str) -> None:
         self.name = name
         self._instances = cell_of(metrics.peer_instances.labels(name))
         self._failures = {reason: metrics.peer_failures.labels(name, reason) for reason in labels.PEER_FAILURE_REASONS}
         self._metrics = metrics
-        self._last_store: Cell | None = None  # a timestamp is absent until it is known
+        self._last_store: Cell | None = None  # the timestamp is absent until it is known
 
     def stored(self) -> None:
-        """It stored an instance, now. For `Metrics.store_finished`, which holds the lock of the cells."""
+        """Count an instance stored now. For `Metrics.store_finished`, which holds the lock of the cells."""
         self._instances[0] += 1
         if self._last_store is None:
             self._last_store = cell_of(self._metrics.peer_last_store.labels(self.name))
         self._last_store[0] = time.time()
 
     def failed(self, reason: str) -> None:
-        """Its Association or store failed; ``reason`` is one of `labels.PEER_FAILURE_REASONS`, else KeyError."""
+        """Count a failed Association or store; raises KeyError if ``reason`` isn't in `labels.PEER_FAILURE_REASONS`."""
         self._failures[reason].inc()

@@ -1,8 +1,8 @@
-"""Log events as lines: JSON, for a terminal, or as fields of the journal.
+"""Renders log events as lines: JSON, text for a terminal, or fields of the journal.
 
-The rule: the three carry the same keys and values, made safe once, in `Lines`, and no line is longer than `MAX_LINE`.
-One event costs a few microseconds, since there is one for each instance: no chain of processors, but one function from
-structlog's event dictionary to what the writer takes.
+Invariant: the three carry the same keys and values, made safe once, in `Lines`, and no line is longer than `MAX_LINE`.
+An event has to cost only a few microseconds, since there is one for each instance: so there is no chain of processors,
+but one function from structlog's event dictionary to what the writer accepts.
 """
 
 import sys
@@ -34,41 +34,41 @@ _PRIORITY: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical":
 _JSON_OPTIONS: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 _INT64: Final = 2**63
 _ROOMS: Final = (1000, 200, 50)
-"""Bytes of JSON for each value of a line that was too long with all that a field may have."""
+"""Bytes of JSON for each value, tried in turn when a line is too long with full values."""
 _HEADING: Final = ("timestamp", "level", "event", "message_id")
 _JOURNAL_NAMES: Final = {key: journal_field(key) for key in FIELDS}
 
 BOUND_FIELDS: Final = "_bound"
-"""The key under which a logger carries a dictionary that `made_safe` has returned, instead of its keys one by one."""
+"""The key under which a logger carries a dictionary returned by `made_safe`, instead of its keys one by one."""
 PRESANITIZED: Final = "_safe"
-"""The key for a dictionary of which only the keys are looked at: its values are numbers that JSON can hold, UIDs that
+"""The key for a dictionary of which only the keys are checked: its values are numbers that JSON can hold, UIDs that
 have been checked, and the program's own words. For the line of each instance, where every microsecond counts."""
 
 Line = dict[str, Any]
 Count = Callable[[float], None]
-"""Counts so many lines of a level."""
+"""Adds a number of lines to the count of one level."""
 Renderer = Callable[[Any, str, MutableMapping[str, Any]], Any]
 
 
 class Lines:
-    """Makes the safe, ordered dictionary of a line out of structlog's event dictionary.
+    """Makes the safe, ordered dictionary of a line from structlog's event dictionary.
 
-    ``constants`` go into each line (worker, generation), and are keys of `FIELDS`; ``counts`` has a level's count.
+    ``constants`` go into each line (worker, generation); their keys are in `FIELDS`. ``counts`` maps levels to counts.
     """
 
     def __init__(self, constants: Mapping[str, Any], counts: Mapping[str, Count]) -> None:
         if unknown := constants.keys() - FIELDS:
-            raise ValueError(f"no keys of log lines: {', '.join(sorted(unknown))}")
+            raise ValueError(f"not keys of log lines: {', '.join(sorted(unknown))}")
         self._constants = made_safe(constants)
         self._counts = counts
 
     def line(self, level: str, event_dict: MutableMapping[str, Any]) -> Line:
-        """timestamp, level, event and message_id first; keys with the value None are left out."""
+        """Return the line: timestamp, level, event and message_id first; keys with the value None are omitted."""
         self._counts[level](1)
         event = event_dict.pop("event", "")
         line: Line = {"timestamp": datetime.now(UTC), "level": level}
         if type(event) is Message:
-            line["event"] = event._value_  # the property `value` is a call
+            line["event"] = event._value_  # the property `value` would be a call
             line["message_id"] = event.message_id
         else:
             line["event"] = safe_text(str(event))
@@ -86,7 +86,7 @@ class Lines:
             kind = type(value)
             if kind is str:
                 line[key] = value if len(value) <= 64 and value.isprintable() else safe_field(key, value)
-            elif kind is int and -_INT64 <= value < _INT64:  # JSON's readers know no more
+            elif kind is int and -_INT64 <= value < _INT64:  # JSON readers support no more
                 line[key] = value
             elif isinstance(value, BaseException):
                 line.setdefault("exception_type", kind.__qualname__)
@@ -97,12 +97,12 @@ class Lines:
 
 
 def made_safe(fields: Mapping[str, Any]) -> Line:
-    """What many lines say, made safe once for all of them."""
+    """Fields that many lines share, made safe once for all of them."""
     return {key: safe_field(key, value) for key, value in fields.items() if key in FIELDS and value is not None}
 
 
 def shortened(line: Line) -> Iterator[Line]:
-    """The line with less and less room for each value, and at last without what was to be said."""
+    """The line with less and less room for each value, and finally with only its heading."""
     for room in _ROOMS:
         yield {
             key: value
@@ -116,14 +116,14 @@ def shortened(line: Line) -> Iterator[Line]:
 
 
 class JsonRenderer(Lines):
-    """One JSON object a line, UTF-8, with the newline; times in UTC as RFC 3339 with microseconds."""
+    """Renders one JSON object per line, in UTF-8 with a newline; times are UTC, as RFC 3339 with microseconds."""
 
     def __call__(self, _logger: Any, level: str, event_dict: MutableMapping[str, Any]) -> bytes:
-        """The line."""
+        """Return the line."""
         try:
             line = self.line(level, event_dict)
             rendered = orjson.dumps(line, option=_JSON_OPTIONS)
-        except Exception as error:  # a value with a __str__ that fails: a lost line must not cost a reception
+        except Exception as error:  # such as a value whose __str__ fails: a lost line must not cost a reception
             return orjson.dumps(_unreadable(error), option=_JSON_OPTIONS)
         if len(rendered) <= MAX_LINE:
             return rendered
@@ -132,7 +132,7 @@ class JsonRenderer(Lines):
 
 
 class ConsoleRenderer(Lines):
-    """A line a person reads, coloured on a terminal; the traceback, if any, below it."""
+    """Renders a line for people, coloured on a terminal, followed by the traceback if there is one."""
 
     def __init__(self, constants: Mapping[str, Any], counts: Mapping[str, Count], *, colors: bool) -> None:
         super().__init__(constants, counts)
@@ -141,7 +141,7 @@ class ConsoleRenderer(Lines):
         )
 
     def __call__(self, _logger: Any, level: str, event_dict: MutableMapping[str, Any]) -> bytes:
-        """The line, or lines."""
+        """Return the line, or lines."""
         try:
             line = self.line(level, event_dict)
             rendered = self._rendered(line)
@@ -159,12 +159,12 @@ class ConsoleRenderer(Lines):
 
 
 class JournalRenderer(Lines):
-    """Fields for the journal: MESSAGE for people, and each key as a field of its own."""
+    """Renders fields for the journal: MESSAGE for people, and each key as a field of its own."""
 
     def __call__(
         self, _logger: Any, level: str, event_dict: MutableMapping[str, Any]
     ) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """The fields as the writer's positional arguments, and no others."""
+        """Return the fields as the writer's positional arguments, and no keyword arguments."""
         try:
             line = self.line(level, event_dict)
             fields = self._fields(line)
@@ -179,7 +179,7 @@ class JournalRenderer(Lines):
         if (message_id := line.get("message_id")) is not None:
             fields.append(f"MESSAGE_ID={message_id}")
         words = [line["event"]]
-        for key, value in islice(line.items(), 3 if message_id is None else 4, None):  # behind those of `_HEADING`
+        for key, value in islice(line.items(), 3 if message_id is None else 4, None):  # after those of `_HEADING`
             text = value if type(value) is str else orjson.dumps(value).decode()
             fields.append(f"{_JOURNAL_NAMES[key]}={text}")
             if key != "exception" and key not in self._constants:
@@ -190,18 +190,18 @@ class JournalRenderer(Lines):
 
 
 def _may_be_too_long(fields: Sequence[str]) -> bool:
-    """Whether it is worth while to encode them: a character has four bytes at most, a field ten that aren't its own."""
+    """Whether measuring them is worthwhile: a character has at most four bytes, and a field adds at most ten."""
     return sum(map(len, fields)) * 4 + len(fields) * 10 > MAX_LINE
 
 
 def _cut_message(message: str) -> str:
-    """The text for people ends where a field must; what is left out stands in the other fields."""
+    """Cut the text for people at the limit of a field; what is missing is in the other fields."""
     data = message.encode()
     return message if len(data) <= MAX_FIELD else data[: MAX_FIELD - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def spoken(value: Any) -> str:
-    """A safe value as people read it: ``1.2, 1.3`` for a list, ``id=1 name=CT`` for an object, ``;`` between those."""
+    """A safe value as people read it: ``1.2, 1.3`` for a list, ``id=1 name=CT`` for an object, ``;`` between them."""
     if isinstance(value, dict):
         pairs = ((key, spoken(item)) for key, item in value.items())
         return " ".join(f"{key}={text}" for key, text in pairs if text)
@@ -211,7 +211,7 @@ def spoken(value: Any) -> str:
 
 
 def _settle_special(event_dict: MutableMapping[str, Any]) -> None:
-    """Turn ``exc_info`` into ``exception``; drop and name the keys that may not be written."""
+    """Turn ``exc_info`` into ``exception``; drop the keys that may not be written, and name them."""
     exc_info = event_dict.pop("exc_info", None)
     if exc_info is True:
         exc_info = sys.exc_info()

@@ -1,7 +1,7 @@
-"""What libraries say through the standard library's logging, and what nobody caught, as dicomd's own lines.
+"""Turns messages of libraries (through the standard library's logging) and uncaught exceptions into dicomd's own lines.
 
-The rule: a library's text may quote a data set (pydicom's warnings do), so of those that read data only the place is
-told.
+Invariant: a library's text may quote a data set, as pydicom's warnings do, so for libraries that read data only the
+place of the message is logged.
 """
 
 import logging
@@ -20,19 +20,19 @@ _QUOTES_DATA: Final = ("pydicom", "py.warnings")
 
 
 class StructlogHandler(logging.Handler):
-    """Passes records of warning and above on to structlog."""
+    """Passes records of level warning and above on to structlog."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._log: Any = structlog.get_logger()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Never raises: the library that logs is in the middle of its work."""
+        """Log the record. Never raises, as the library that logs is in the middle of its work."""
         detail: str | None = None
         if not record.name.startswith(_QUOTES_DATA):
             try:
                 detail = safe_text(record.getMessage())
-            except Exception:  # a format string and arguments that don't fit
+            except Exception:  # format string and arguments that don't match
                 detail = safe_text(str(record.msg))
         self._log.log(
             _level(record.levelno),
@@ -45,7 +45,7 @@ class StructlogHandler(logging.Handler):
 
 
 def route_stdlib() -> None:
-    """Make the root logger pass warnings and errors on to structlog; what dicomd did before is replaced."""
+    """Make the root logger pass warnings and errors on to structlog. Replaces the handler of an earlier call."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         if isinstance(handler, StructlogHandler):
@@ -55,7 +55,7 @@ def route_stdlib() -> None:
 
 
 def route_uncaught() -> None:
-    """Make warnings and exceptions that nobody caught lines of the log, for the life of the process; for `serve`."""
+    """Log warnings and uncaught exceptions from now on, until the process ends. For `serve`."""
     log = structlog.get_logger()
 
     def uncaught(_type: type[BaseException], error: BaseException, _tb: TracebackType | None) -> None:
@@ -73,9 +73,9 @@ def route_uncaught() -> None:
 
     sys.excepthook = uncaught
     threading.excepthook = uncaught_in_thread
-    warnings.showwarning = warned  # type: ignore[assignment]  # takes what it is given, names differ
+    warnings.showwarning = warned  # type: ignore[assignment]  # same parameters, other names
 
 
 def _level(levelno: int) -> int:
-    """One of the three levels of structlog's that get here."""
+    """The record's level, as one of the three structlog levels that are passed on."""
     return max(logging.WARNING, min(logging.CRITICAL, levelno // 10 * 10))

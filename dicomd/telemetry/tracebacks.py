@@ -1,7 +1,7 @@
-"""An exception as text that quotes no data.
+"""Renders an exception as text that quotes no data.
 
-The rule: frames and types always, messages only where Python itself words them. A library's ``ValueError`` may quote
-the attribute it could not read, and that may be a patient's name.
+Invariant: frames and types are always written, messages only if Python itself words them. A library's ``ValueError``
+may quote the attribute it could not read, which may be a patient's name.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Final
 
 from dicomd.telemetry.fields import MAX_VALUE, cut_front, safe_text
 
-# Worded by the interpreter out of names in the source, unless a library that reads data sets raised it.
+# The interpreter words these from names in the source, unless a library that reads data sets raised them.
 _WORDED_BY_PYTHON: Final = (
     TypeError,
     AttributeError,
@@ -26,17 +26,17 @@ _MAX_CAUSES: Final = 8
 
 
 def describe(error: BaseException) -> str:
-    """One line: the exception's type, and its message where it cannot quote data."""
+    """One line: the exception's type, and its message if it can't quote data."""
     name = type(error).__qualname__
     if isinstance(error, OSError) and error.errno is not None:
-        return f"{name}: {os.strerror(error.errno)}"  # without the file's name: a layout may be built of anything
+        return f"{name}: {os.strerror(error.errno)}"  # without the file's name, which may be any path
     if isinstance(error, _WORDED_BY_PYTHON) and not _raised_by_a_reader_of_data(error):
         return f"{name}: {safe_text(str(error))}" if str(error) else name
     return name
 
 
 def render(exception: BaseException) -> str:
-    """The exception's traceback after those of its causes; as much of the end as one field has room for."""
+    """The exception's traceback, after those of its causes; if it is too long for a field, the end of it."""
     error: BaseException | None = exception
     parts: list[str] = []
     seen: set[int] = set()

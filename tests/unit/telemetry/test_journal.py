@@ -84,7 +84,7 @@ def test_without_a_journal_there_are_lines_all_the_same(tmp_path: Path, monkeypa
         monkeypatch.setenv("JOURNAL_STREAM", journal_stream(stream))
         assert configure_logging("auto", "info", stream) == "json"
         assert configure_logging("journald", "info", stream) == "json"
-    assert "no journal here" in (tmp_path / "stderr").read_text()
+    assert "no journal found" in (tmp_path / "stderr").read_text()
 
 
 def test_a_traceback_keeps_its_lines(journal: Journal) -> None:
