@@ -1,8 +1,8 @@
-"""Who may do what: the rules of [[peers]], [access] and dicomd.ae_titles, for admission and `dicomd check-peer` alike.
+"""Decides who may do what, by [[peers]], [access] and dicomd.ae_titles, for admission and `dicomd check-peer` alike.
 
-The rules it keeps: entries are tried in the order of the file, and the first whose every criterion matches is the
-peer; what nobody matches is refused, or in audit mode let in and told of. An Association is judged once, by all that is
-known of it then; before it there is only an address, and one that no entry could match is not listened to.
+Entries are tried in the order of the file, and the first of which all criteria match is the peer. A requestor that
+matches none is refused, or in audit mode admitted and logged. An Association is judged once, by all that is known by
+then; before it only an address is known, and a connection from one that no entry could match is closed unread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _IP = IPv4Address | IPv6Address
 
 CALLED_AE_TITLES: Final = "dicomd.ae_titles"
 PEERS: Final = "peers"
-"""The rule that refuses who matches no entry."""
+"""The rule that refuses a requestor that matches no entry."""
 NO_PEERS: Final = "no [[peers]]"
 """The rule that lets everybody in."""
 _PER_PEER: Final = "limits.associations_per_peer"
@@ -30,10 +30,10 @@ _AE_TITLE_CHARACTERS = frozenset(map(chr, range(0x20, 0x7F))) - {"\\"}
 
 
 class Source(NamedTuple):
-    """Who is at the other end of a connection, before it has said a word of DICOM.
+    """The peer of a connection, as far as it is known before negotiation.
 
-    `address` as `normal_address` writes it; `certificate_names` are the names in the certificate that a TLS peer has
-    shown and that was verified, none without one.
+    `address` is as `normal_address` writes it. `certificate_names` are the names in the certificate that a TLS peer has
+    presented and that was verified; they are empty without one.
     """
 
     address: str
@@ -42,7 +42,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PeerRule:
-    """A [[peers]] entry. Empty criteria match everything; `associations` may be open at once, None for the usual."""
+    """A [[peers]] entry. Empty criteria match everything; `associations` may be open at once, None for the default."""
 
     name: str
     ae_titles: frozenset[str]
@@ -54,7 +54,7 @@ class PeerRule:
 
 @dataclass(frozen=True, slots=True)
 class AuditedRefusal:
-    """A refusal: the `rule` that says so ("peers.ct1.allow"), its `key` in the schema for metrics, and the answer."""
+    """A refusal: the `rule` behind it ("peers.ct1.allow"), its `key` in the schema for metrics, and the answer."""
 
     rule: str
     key: str
@@ -63,11 +63,11 @@ class AuditedRefusal:
 
 @dataclass(frozen=True, slots=True)
 class AccessDecision:
-    """What an Association's requestor is, and may do.
+    """Who an Association's requestor is, and what it may do.
 
-    `peer` is a configured name, "" for none. `refusal` says that it isn't let in; `audited` that it is, and would not
-    be under "enforce". `rights` are those in force, `configured_rights` those of its rule. Its Associations are counted
-    under `counted_as`, up to `associations`, a limit that is set by the key `limited_by`.
+    `peer` is a configured name, or "". With `refusal` it isn't let in; with `audited` it is let in, but would not be
+    under "enforce". `rights` are those in force, `configured_rights` those of its rule. Its Associations are counted
+    under `counted_as`, up to `associations`, a limit that the key `limited_by` sets.
     """
 
     peer: str
@@ -83,10 +83,10 @@ class AccessDecision:
 
 
 class AccessRules:
-    """The rules of one configuration. Immutable, so safe to use from many threads.
+    """The rules of one configuration. Immutable, so thread-safe.
 
-    `ae_titles` are the Called AE Titles that are answered to, empty for any; `associations_per_peer` holds for a peer
-    that has no entry, or none of its own. With no `peers` everybody may do everything.
+    `ae_titles` are the Called AE Titles that are accepted, all if empty; `associations_per_peer` applies to a peer
+    without an entry, or whose entry sets no limit. Without `peers`, everybody may do everything.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class AccessRules:
         self._peers = tuple(_Matcher(peer) for peer in peers)
         self._ae_titles, self._audit = frozenset(ae_titles), audit
         self._per_peer = associations_per_peer
-        # Only where no entry could match, whatever else is said later, may a connection be closed unheard.
+        # A connection may be closed unread only if no entry could match, whatever the peer sends later.
         self._any_address = audit or not peers or not all(peer.networks for peer in peers)
         self._networks = tuple({network for peer in peers for network in peer.networks})
 
     def refuses_address(self, address: str) -> str:
-        """Why nobody at this address could be let in, whatever they say; empty where somebody could."""
+        """Return why no requestor at this address could be let in, whatever it sends; empty if one could."""
         if self._any_address:
             return ""
         ip = _ip(address)
@@ -109,7 +109,7 @@ class AccessRules:
         return "no [[peers]] entry has this address: add it to the addresses of one"
 
     def judge(self, *, calling: str, called: str, source: Source) -> AccessDecision:
-        """Judge a requestor by its AE Titles and where it comes from."""
+        """Judge a requestor by its AE Titles and its source."""
         unknown = AccessDecision("", NO_PEERS, host_of(source.address), self._per_peer, _PER_PEER)
         if not is_ae_title(calling):
             rejection = _calling("the Calling AE Title is empty or not valid")
@@ -128,7 +128,7 @@ class AccessRules:
         return self._objected(replace(unknown, rule=PEERS, configured_rights=NOTHING), objection)
 
     def _known(self, rule: PeerRule) -> AccessDecision:
-        name = f"peers.{rule.name}"  # no address looks like that, so no stranger is counted as this peer
+        name = f"peers.{rule.name}"  # no address has this form, so no stranger is counted as this peer
         verdict = AccessDecision(
             peer=rule.name,
             rule=name,
@@ -140,7 +140,7 @@ class AccessRules:
         )
         if rule.rights != NOTHING:
             return verdict
-        advice = f"{name}.allow is empty: add what it may do"
+        advice = f"{name}.allow is empty: add what the peer may do"
         return self._objected(verdict, AuditedRefusal(f"{name}.allow", "peers.allow", _calling(advice)))
 
     def _objected(self, verdict: AccessDecision, objection: AuditedRefusal) -> AccessDecision:
@@ -151,14 +151,14 @@ class AccessRules:
         )
 
     def _advice(self, calling: str, source: Source, ip: _IP | None, names: frozenset[bytes]) -> str:
-        """What keeps the entry that comes nearest from matching, and how to let this requestor in."""
+        """Say why the closest entry doesn't match, and how to let this requestor in."""
         by_title = [peer for peer in self._peers if peer.has_title(calling)]
         here = [peer for peer in by_title if peer.has_address(ip)]
         if here:
             shown = ", ".join(source.certificate_names) if names else "none"
             return (
-                f"peers.{here[0].rule.name} asks for another certificate name (the peer's: {shown}): add it to its "
-                "certificate_names, or have the peer show that certificate"
+                f"peers.{here[0].rule.name} requires another certificate name (the peer's: {shown}): add it to its "
+                "certificate_names, or have the peer present that certificate"
             )
         if by_title and by_title[0].rule.ae_titles:
             return f"peers.{by_title[0].rule.name} has this AE Title, but not this address: add it to its addresses"
@@ -171,7 +171,7 @@ class AccessRules:
 
 
 class _Matcher:
-    """A rule, ready to be asked quickly."""
+    """A rule, prepared for quick matching."""
 
     __slots__ = ("_names", "rule")
 
@@ -198,7 +198,7 @@ def is_ae_title(text: str) -> bool:
 
 def normal_address(host: str) -> str:
     """The address as people write it: IPv4-mapped IPv6 (RFC 4291 §2.5.5.2) as IPv4, without a scope."""
-    if ":" not in host:  # the kernel writes IPv4 so
+    if ":" not in host:  # IPv4, in the kernel's own form
         return host
     ip = _ip(host.partition("%")[0])
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
@@ -220,7 +220,7 @@ def _ip(address: str) -> _IP | None:
 
 
 def _folded(names: Iterable[str]) -> frozenset[bytes]:
-    """Names of certificates as they are compared: without regard to the case of ASCII letters, and of no others."""
+    """Certificate names as they are compared: the case of ASCII letters, but of no others, is ignored."""
     return frozenset(name.encode("utf-8", "surrogatepass").lower() for name in names)
 
 

@@ -1,6 +1,6 @@
-"""Who may open a connection and an Association, and how many at once.
+"""Decides who may open a connection and an Association, and how many may be open at once.
 
-The rule it keeps: what is counted in is counted out, whatever happens in between.
+Invariant: whatever is counted in is counted out again, whatever happens in between.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from dicomd.upperlayer.negotiation import AssociateRequest
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """Numbers that may be open at once; the one of a peer comes with the verdict on it."""
+    """How many may be open at once; the limit of a peer comes with the verdict on it."""
 
     connections: int = 1024
     associations: int = 256
 
 
 class LimitReached(Enum):
-    """Which limit leaves no place for another Association, as its metric is labelled."""
+    """Which limit prevents another Association, as its metric is labelled."""
 
     ASSOCIATIONS = "associations"
     PEER = "associations_per_peer"
 
 
 class AdmissionCounter(Protocol):
-    """Where connections and Associations are counted: in one process (`LocalPlaces`), or over all that serve."""
+    """Counts connections and Associations, in one process (`LocalPlaces`) or over all that serve."""
 
     def connect(self, limit: int) -> bool:
-        """Count a connection in; False, and not counted, when `limit` are open."""
+        """Count a connection in; return False, without counting it, if `limit` are open."""
 
     def disconnect(self, *, admitted: bool) -> None:
-        """Count a connection out; `admitted`: it had an Association, which has left."""
+        """Count a connection out; `admitted`: it had an Association, which was counted out."""
 
     def enter(self, peer: str, *, associations: int, per_peer: int) -> LimitReached | None:
-        """Count an Association of `peer` in, or say which of the two limits is reached."""
+        """Count an Association of `peer` in, or return which of the two limits is reached."""
 
     def leave(self, peer: str) -> None:
         """Count an Association out."""
@@ -62,20 +62,20 @@ class LocalPlaces:
         self._lock = threading.Lock()
 
     def connect(self, limit: int) -> bool:
-        """Count a connection in; False, and not counted, when `limit` are open."""
+        """Count a connection in; return False, without counting it, if `limit` are open."""
         with self._lock:
             if self._connections >= limit:
                 return False
             self._connections += 1
             return True
 
-    def disconnect(self, *, admitted: bool) -> None:  # noqa: ARG002 - the protocol's
+    def disconnect(self, *, admitted: bool) -> None:  # noqa: ARG002 - required by the protocol
         """Count a connection out."""
         with self._lock:
             self._connections -= 1
 
     def enter(self, peer: str, *, associations: int, per_peer: int) -> LimitReached | None:
-        """Count an Association of `peer` in, or say which of the two limits is reached."""
+        """Count an Association of `peer` in, or return which of the two limits is reached."""
         with self._lock:
             if self._associations.total() >= associations:
                 return LimitReached.ASSOCIATIONS
@@ -99,10 +99,10 @@ class LocalPlaces:
 
 
 class Admission:
-    """Judges requests, and sees that what is open stays within the limits. Safe to use from many threads.
+    """Judges requests, and keeps what is open within the limits. Thread-safe.
 
-    `rules` say who may do what. `unready` returns why no Association can be taken at present, or an empty string.
-    `places` counts.
+    `rules` say who may do what. `unready` returns why no Association can be accepted at present, or an empty string.
+    `places` does the counting.
     """
 
     def __init__(
@@ -123,15 +123,15 @@ class Admission:
         return self._places.open_associations
 
     def connect(self) -> bool:
-        """Count a connection in; False, and not counted, when there are too many."""
+        """Count a connection in; return False, without counting it, if there are too many."""
         return self._places.connect(self._limits.connections)
 
     def disconnect(self, *, admitted: bool) -> None:
-        """Count a connection out; `admitted`: it had an Association, which has left."""
+        """Count a connection out; `admitted`: it had an Association, which was counted out."""
         self._places.disconnect(admitted=admitted)
 
     def admit(self, request: AssociateRequest, source: Source) -> AccessDecision:
-        """Judge `request` from `source`; unless the verdict is a refusal, the Association has been counted in."""
+        """Judge `request` from `source`. Unless the verdict is a refusal, the Association is then counted in."""
         verdict = self.rules.judge(calling=request.calling_ae_title, called=request.called_ae_title, source=source)
         rejection = self._protocol(request) or verdict.refusal or self._transient(verdict)
         return verdict if rejection is verdict.refusal else replace(verdict, refusal=rejection, refused_by="")
@@ -147,7 +147,7 @@ class Admission:
         return Rejection(RejectResult.PERMANENT, RejectSource.PROVIDER_ACSE, 2, advice)
 
     def _transient(self, verdict: AccessDecision) -> Rejection | None:
-        """What may be otherwise in a moment; without a reason the Association has been counted in."""
+        """Check what may change at any moment. If this returns None, the Association has been counted in."""
         if reason := self._unready():
             return Rejection(RejectResult.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, 1, reason)
         limits = self._limits
@@ -163,7 +163,7 @@ class Admission:
 
 
 def judge_application_context(name: str) -> Rejection | None:
-    """There is one application context in DICOM (PS3.7 §A.2.1)."""
+    """Reject any but the one application context of DICOM (PS3.7 §A.2.1)."""
     if name == APPLICATION_CONTEXT_NAME:
         return None
     return Rejection(RejectResult.PERMANENT, RejectSource.SERVICE_USER, 2, "the application context is not DICOM's")

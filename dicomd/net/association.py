@@ -1,7 +1,7 @@
-"""One Association, from its connection to its end: a blocking thread that reads, asks the state table, and answers.
+"""Serves one Association, from connection to end, in a thread that blocks: it reads, asks the state table and answers.
 
-The rules it keeps: what a PDU means is decided by `upperlayer.acceptor` alone; a Data Set is handed on as it arrives
-and never held; and whatever happens, the thread ends, its counts are taken back and nothing half stored is left.
+Invariants: only `upperlayer.acceptor` decides what a PDU means; a Data Set is passed on as it arrives and never held;
+and whatever happens, the thread ends, its counts are taken back, and nothing half stored remains.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from dicomd.upperlayer.pdus import (
 from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
 
 _ABORT_TIMEOUT = 1.0
-"""Seconds for a peer to take the A-ABORT of a daemon that stops."""
+"""Seconds that a peer has to receive the A-ABORT when the daemon stops."""
 STOPS = "dicomd stops"
-"""Why an Association is aborted at the end of a drain."""
-_ESTABLISHED = State.ESTABLISHED  # in Python 3.11 it costs ten times as much to name it as a member
+"""The reason for aborting an Association at the end of a drain."""
+_ESTABLISHED = State.ESTABLISHED  # a local alias, as accessing an enum member in Python 3.11 takes ten times as long
 _IDLE = State.IDLE
 _SEND_DATA = Event.SEND_DATA
 
@@ -67,11 +67,11 @@ class AcceptorSettings:
 
 
 class StoppedError(Exception):
-    """dicomd can't wait for this Association any longer; the message says why."""
+    """dicomd won't wait for this Association any longer; the message says why."""
 
 
 class Association:
-    """An Association that a peer asks for over `transport`, from the source address `address`."""
+    """An Association that a peer requests over `transport`, from the source address `address`."""
 
     def __init__(
         self, transport: PlainTransport, address: str, settings: AcceptorSettings, report: AssociationReport
@@ -85,11 +85,11 @@ class Association:
         self._reader = PDUReader(self._own_buffer, max_pdu=settings.max_pdu)
         self._admitted: AccessDecision | None = None
         self.was_admitted = False
-        """Whether there ever was an Association, and not just a connection."""
+        """Whether an Association was ever admitted, rather than just a connection opened."""
         self._rights = NOTHING
         self._stopping = ""
         self._peer_max_pdu = 0
-        self._place: Place | None = None  # of a large request
+        self._place: Place | None = None  # held while it sends a large request
         self._messages = Messages(settings.services, report)
 
     def run(self) -> None:
@@ -97,13 +97,13 @@ class Association:
         try:
             while self._machine.state is not _IDLE:
                 self._serve()
-        except Exception as error:  # a defect of dicomd's must not end the worker
+        except Exception as error:  # a defect in dicomd must not end the worker
             self._report.internal_error("net", error)
             self._abort_after_defect()
         for last in (self._drop_message, self._leave, self._leave_place, self._transport.close, self._report.ended):
             try:
                 last()
-            except Exception as error:  # each of these runs, whatever becomes of the others
+            except Exception as error:  # each of these has to run, even if another fails
                 self._report.internal_error("net", error)
 
     def stop(self, why: str) -> None:
@@ -112,14 +112,14 @@ class Association:
         self._transport.wake(why)
 
     def skip_close_wait(self) -> None:
-        """At the start of a drain, from another thread: don't wait for the peer to close what is over already."""
+        """Stop waiting for the peer to close an ended Association; from another thread, at the start of a drain."""
         if self._machine.state is State.AWAITING_CLOSE:
-            self._transport.wake("it is over")
+            self._transport.wake("the Association has ended")
 
     # -- one event after the other ---------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        """Take events until the connection has ended, or one of them was out of the ordinary."""
+        """Process events until the connection has ended, or one of them was exceptional."""
         reader, machine = self._reader, self._machine
         try:
             if self._transport.proxy_header_pending:
@@ -147,7 +147,7 @@ class Association:
             self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
             self._deadline.start_artim(_ABORT_TIMEOUT)
         except ConnectionLostError as error:
-            woken = isinstance(error, WokenError)  # before the Association is open there is nothing to abort
+            woken = isinstance(error, WokenError)  # before the Association is open, there is nothing to abort
             self._report.outcome(Outcome.ABORTED_LOCALLY if woken else Outcome.CONNECTION_LOST, error)
             self._connection_ended()
 
@@ -177,16 +177,16 @@ class Association:
                 count = self._transport.receive_into(space, acknowledge=in_message)
             except TimeoutError:
                 deadline.elapsed()
-                if not in_message and self._large_buffer is not None:  # it was for the next message, which doesn't come
+                if not in_message and self._large_buffer is not None:  # it was kept for the next message
                     self._return_buffer()
                     space = reader.space()
             except ConnectionLostError:
-                self._check_stopping()  # `wake` looks like the peer's end
+                self._check_stopping()  # `wake` looks as if the peer had closed
                 raise
             else:
                 reader.received(count)
                 deadline.received(count)
-                if not count:  # part of a TLS record: the peer has begun, and now has to keep the minimum rate
+                if not count:  # part of a TLS record: the peer has begun, and has to keep the minimum rate from now on
                     in_message = True
                     if self._machine.state is _ESTABLISHED:
                         deadline.in_message()
@@ -197,7 +197,7 @@ class Association:
 
     def _make_room(self) -> None:
         self._messages.flush()
-        if self._large_buffer is None and self._messages.in_data_set:  # for more than the small one holds
+        if self._large_buffer is None and self._messages.in_data_set:  # for more than the small buffer can hold
             self._large_buffer = self._settings.buffers.borrow()
             self._reader.rewind(self._large_buffer)
         else:
@@ -224,13 +224,13 @@ class Association:
             self._react(action, AbortReason.UNEXPECTED_PDU)
 
     def _react(self, action: Action, reason: AbortReason) -> None:
-        """Send the A-ABORT that `action` asks for (PS3.8 Table 9-9). The state has moved to Sta13 already."""
+        """Send the A-ABORT that `action` requires (PS3.8 Table 9-9). The state is Sta13 already."""
         if action is Action.AA_6:
             return
         source = AbortSource.SERVICE_USER if action is Action.AA_1 else AbortSource.SERVICE_PROVIDER
         if action is Action.AA_1:
             reason = AbortReason.NOT_SPECIFIED
-        if action is not Action.AA_7:  # which repeats an A-ABORT in Sta13, while ARTIM runs on
+        if action is not Action.AA_7:  # AA-7 repeats an A-ABORT in Sta13, while ARTIM keeps running
             self._drop_message()
             self._leave()
             self._reader.skip_pdu()
@@ -238,7 +238,7 @@ class Association:
         try:
             self._transport.send(a_abort(source, reason))
         except ConnectionLostError:
-            self._connection_ended()  # nobody is left to be told
+            self._connection_ended()  # the peer is gone, so there is nothing to report as sent
         else:
             self._report.aborted("sent", source, reason)
 
@@ -254,7 +254,7 @@ class Association:
     def _abort_after_defect(self) -> None:
         self._report.outcome(Outcome.ABORTED_LOCALLY, "internal error")
         if self._machine.state in (_ESTABLISHED, State.AWAITING_ASSOCIATE_RESPONSE):
-            with suppress(Exception):  # the defect has been told; its consequences need not be
+            with suppress(Exception):  # the defect is already reported, its consequences needn't be
                 self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
 
     # -- opening and release ---------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ class Association:
             self._settings.large_requests.leave(place)
 
     def _take_request(self, body: bytes) -> None:
-        """Judge an A-ASSOCIATE-RQ and answer it. One that can't be understood is an invalid PDU, never a request."""
+        """Judge an A-ASSOCIATE-RQ and answer it. One that can't be read is an invalid PDU rather than a request."""
         report = self._report
         try:
             request = AssociateRequest.from_body(body)
@@ -286,7 +286,8 @@ class Association:
             return
         negotiated = answer
         self._machine.happened(Event.ACCEPT)
-        # In Sta6 a P-DATA-TF is but its fragments (DT-2), and in Sta13 nothing (AA-6); nothing is read in Sta8 between.
+        # Once established, only the fragments of a P-DATA-TF matter (DT-2), so the PDU itself is not reported. In Sta13
+        # it means nothing (AA-6), and in Sta8, between the two, nothing is read.
         self._reader.expect_data()
         self._peer_max_pdu = negotiated.max_pdu
         titles, rights = (request.calling_ae_title, request.called_ae_title), self._rights
@@ -300,10 +301,10 @@ class Association:
         self._transport.send(associate_ac(request, negotiated))
 
     def _judge(self, request: AssociateRequest) -> Negotiated | Rejection:
-        """Cheap checks first: a peer that isn't let in costs no negotiation."""
+        """Judge the request, with the cheap checks first, so that a peer that isn't let in costs no negotiation."""
         self._source = self._source._replace(certificate_names=self._transport.certificate_names)
         verdict = self._settings.admission.admit(request, self._source)
-        if verdict.refusal is None:  # it has been counted in, and will be counted out whatever comes now
+        if verdict.refusal is None:  # it is counted in, and will be counted out whatever happens now
             self._admitted, self._rights, self.was_admitted = verdict, verdict.rights, True
         self._report.judged(verdict)
         if verdict.refusal is not None:
@@ -320,8 +321,8 @@ class Association:
         self._report.rejected(rejection, partial(self._settings.negotiator.judge_unanswered, request))
 
     def _release(self) -> None:
-        """Release is granted at once: every request before it has been answered, since they are served in turn."""
-        # PS3.8 has no word for a release in the middle of a message; what was begun can't be finished any more.
+        """Grant a release at once: every earlier request has been answered, since they are served in turn."""
+        # Discard any partial message: PS3.8 does not define a release mid-message.
         self._drop_message()
         self._machine.happened(Event.RELEASE)
         self._leave()
@@ -337,7 +338,7 @@ class Association:
     # -- messages --------------------------------------------------------------------------------------------------
 
     def _take_next_fragments(self) -> None:
-        """Take what is as most of it is: the short way for what `_take_fragment` does, too."""
+        """Fast path for the common case. Must behave exactly like `_take_fragment`."""
         while self._machine.state is _ESTABLISHED and not self._stopping:
             fragments = self._reader.next_fragments()
             if not fragments:
@@ -360,7 +361,7 @@ class Association:
         self._return_buffer()
 
     def _return_buffer(self) -> None:
-        """An idle Association holds only its own small buffer."""
+        """Return the large buffer, as an idle Association holds only its own small one."""
         buffer, left = self._large_buffer, self._reader.unread
         if buffer is not None and left < SMALL:
             self._reader.rewind(self._own_buffer)

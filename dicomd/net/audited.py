@@ -1,7 +1,7 @@
-"""What of a C-STORE is audited, and when: what was stored before the answer, since nothing after it is certain.
+"""Audits a C-STORE. A stored instance is audited before the answer is sent, since nothing is certain after it.
 
-A process may be killed at any time. Once the sender has been told success it deletes its copy; that the instance came
-has to be on record by then.
+A process may be killed at any time. The sender deletes its copy once it gets success, so by then it has to be on record
+that the instance was received.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dicomd.services.operations import Operation
 from dicomd.services.storage import StoreOperation
 
 _ACTIONS: dict[str, Action] = {"identical": "R", "rejected": "R", "replaced": "U"}
-"""How an audit message calls what became of a duplicate; all else that came was created."""
+"""What an audit message calls the result of a duplicate; any other instance was created ("C")."""
 
 
 def before_answer(audit: AssociationAudit, operation: Operation) -> None:
-    """A request has been served, and its response is about to be sent."""
+    """Audit what a request has stored, just before its response is sent."""
     if isinstance(operation, StoreOperation) and operation.stored is not None:
         action = _ACTIONS.get(operation.stored.duplicate, "C")
         audit.instance(*operation.subject, operation.identity.sop_class_uid, action, stored=True)
 
 
 def not_stored(audit: AssociationAudit, operation: StoreOperation, duplicate: str) -> None:
-    """An instance was refused, or came in part only."""
+    """Audit an instance that was refused or received only in part."""
     action = _ACTIONS.get(duplicate, "C")
     audit.instance(*operation.subject, operation.identity.sop_class_uid, action, stored=False)

@@ -1,6 +1,6 @@
-"""What becomes visible of connections before there is an Association.
+"""Reports connections before there is an Association.
 
-The rule it keeps: a connection that is closed without a word to the peer is told of here, with the reason.
+Invariant: a connection that is closed before negotiation is reported here, with the reason.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from dicomd.telemetry.metrics import Metrics
 
 
 class ConnectionReport:
-    """Counts the connections of all listeners, and tells of those that are refused."""
+    """Counts the connections of all listeners, and reports those that are refused."""
 
     def __init__(
         self, metrics: Metrics, status_sink: StatusSink, audit: Callable[[str], AssociationAudit] | None = None
     ) -> None:
-        """`audit` begins the audit of a source address; None where nothing is audited."""
+        """`audit` begins the audit of a source address; None if nothing is audited."""
         self._metrics, self._status_sink, self._audit = metrics, status_sink, audit
         self._log = get_logger()
 
     def connected(self, listener: str) -> None:
-        """A TCP connection was accepted."""
+        """Count an accepted TCP connection."""
         self._metrics.listener(listener).connected()
 
     def refused(self, listener: str, address: str, reason: str, *, rule: str = "", limit: str = "") -> None:
-        """A connection was closed without a word: by a `rule` of access, at a `limit`, or for want of resources."""
+        """Report a connection closed before negotiation: by an access `rule`, a `limit`, or for lack of resources."""
         if self._audit is not None and rule:
             self._audit(address).refused(reason)
         if rule:
@@ -39,5 +39,5 @@ class ConnectionReport:
         self._status_sink.refused(Refused.CONNECTION, why=reason, address=address, listener=listener)
 
     def accept_failed(self, listener: str, error: OSError) -> None:
-        """The listener couldn't accept."""
+        """Report that the listener couldn't accept."""
         self._log.error("accept failed", listener=listener, error=error.strerror or str(error))

@@ -1,7 +1,7 @@
-"""What a log line says of the Presentation Contexts that a peer has proposed.
+"""Describes the Presentation Contexts that a peer has proposed, for a log line.
 
-A peer may propose 128 of them with 128 Transfer Syntaxes each, and any bytes for UIDs: named are at most 16, refused
-ones first, in what one field has room for. The rest is counted.
+A peer may propose 128 of them with 128 Transfer Syntaxes each, and any bytes as UIDs. So at most 16 are named, refused
+ones first, as far as one field has room. The rest is counted.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dicomd.telemetry.fields import MAX_UID, MAX_VALUE, safe_text, size_of
 from dicomd.upperlayer.proposals import name_of
 
 MAX_NAMED: Final = 16
-"""Presentation Contexts of one line."""
-_MAX_TRANSFER_SYNTAXES: Final = 8  # named of one Presentation Context
+"""Presentation Contexts that one line names."""
+_MAX_TRANSFER_SYNTAXES: Final = 8  # that are named for one Presentation Context
 _UID: Final = re.compile(rf"[0-9.]{{1,{MAX_UID}}}")
-_ROOM_FOR_REST: Final = 256  # bytes: the sentence, and what `safe_value` keeps free at each depth
+_ROOM_FOR_REST: Final = 256  # bytes for the sentence, and for what `safe_value` keeps free at each depth
 _RESULTS: Final = {
     0: "would be accepted",
     1: "user-rejection: the peer may only be SCU here",
@@ -25,7 +25,7 @@ _RESULTS: Final = {
     4: "transfer syntaxes not supported: add one to contexts.transfer_syntaxes",
 }
 _ACCEPTED: Final = 0
-_WITH_TRANSFER_SYNTAXES: Final = (_ACCEPTED, 4)  # for the other results they don't matter
+_WITH_TRANSFER_SYNTAXES: Final = (_ACCEPTED, 4)  # they don't matter for the other results
 
 
 class Judged(Protocol):
@@ -37,25 +37,25 @@ class Judged(Protocol):
 
     @property
     def abstract_syntax(self) -> str:
-        """What was sent as its Abstract Syntax."""
+        """The Abstract Syntax, as sent."""
 
     @property
     def transfer_syntaxes(self) -> tuple[str, ...]:
-        """What was sent as its Transfer Syntaxes."""
+        """The Transfer Syntaxes, as sent."""
 
     @property
     def more(self) -> int:
-        """How many Transfer Syntaxes were sent behind these."""
+        """How many more Transfer Syntaxes were sent after these."""
 
     @property
     def result(self) -> int:
-        """What it was given, or would have been."""
+        """The result that it got, or would have got."""
 
 
 def named_contexts(contexts: Sequence[Judged], *, proposed: int, refused: int | None) -> list[Any]:
-    """The field `contexts` of a line: those that are named, and a sentence on the rest.
+    """The field `contexts` of a line: those that are named, and a sentence about the rest.
 
-    `proposed` and `refused` are how many there are; None for `refused` where they weren't counted, for there are more
+    `proposed` and `refused` are how many there are; `refused` is None if they weren't counted because there are more
     than can be named. `contexts` has at least those that may be named.
     """
     if refused == 0 and proposed > MAX_NAMED:

@@ -1,9 +1,9 @@
-"""A-ASSOCIATE-RQs that are longer than an Association's own buffer: few at once, and for a share of the time only.
+"""Limits A-ASSOCIATE-RQs longer than an Association's own buffer: few at once, and only for a share of the time.
 
-The rules they keep: what is read of them is bounded over all connections, and for one host; only one is judged at a
-time, and afterwards none for several times as long as its connection took of the processor. So whoever sends the most
-expensive requests there are, from however many connections, slows other senders by that share; and a host that sends
-one pays nothing. Waiting ends with ARTIM.
+Invariants: how much of them is read at once is bounded over all connections, and for each host. Only one is judged at a
+time, and then none for several times as long as its thread used the processor. So a sender of the most expensive
+requests possible, over however many connections, slows other senders by that share at most, and a host that sends one
+is not delayed. Waiting ends with ARTIM.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from typing import Final
 from dicomd.net.deadlines import TimedOutError
 
 LARGE: Final = 16 * 1024
-"""Bytes: 128 Presentation Contexts with three Transfer Syntaxes each fit."""
+"""Bytes: 128 Presentation Contexts with three Transfer Syntaxes each fit into it."""
 PLACES: Final = 32
 PLACES_OF_A_HOST: Final = 4
-"""Of the `PLACES`: requests of one host that are read at once, by one worker."""
+"""How many of the `PLACES` of a worker one host may hold."""
 _REST: Final = 7
-"""Times as long as one took: an eighth of a worker's time is theirs at most."""
+"""The pause after a request, as a multiple of its processor time: at most an eighth of a worker's time is theirs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One of the places, and the processor time of the thread that has taken it, in seconds."""
+    """One of the places, and the processor time of the thread when it took the place, in seconds."""
 
     host: str
     began: float
 
 
 class LargeRequests:
-    """Counts the large requests of one worker. Safe to use from many threads."""
+    """Counts the large requests of one worker. Thread-safe."""
 
     def __init__(self, places: int = PLACES, of_a_host: int = PLACES_OF_A_HOST) -> None:
         self._places, self._of_a_host = places, of_a_host
@@ -44,12 +44,12 @@ class LargeRequests:
         self._taken: Counter[str] = Counter()
         self._waiting: list[_Waiter] = []
         self._judging = threading.Lock()
-        self._next = 0.0  # when another one may be judged, on the monotonic clock
+        self._next = 0.0  # when the next one may be judged, on the monotonic clock
 
     def enter(self, host: str, until: float) -> Place:
-        """Take a place before the rest of a request is read; wait for it in turn, up to `until` (monotonic).
+        """Take a place before the rest of a request is read. Waits for one in turn, up to `until` (monotonic).
 
-        Raises `TimedOutError`.
+        Raises `TimedOutError` if none becomes free in time.
         """
         waiter = _Waiter(host)
         with self._changing:
@@ -62,11 +62,11 @@ class LargeRequests:
                 if waiter in self._waiting:
                     self._waiting.remove(waiter)
                     raise _too_many()
-        return Place(host, time.thread_time())  # whoever left has counted it in
+        return Place(host, time.thread_time())  # the thread that left its place has counted this one in
 
     @contextmanager
     def turn(self, until: float) -> Iterator[None]:
-        """The time to judge one and to answer it. Raises `TimedOutError` where it doesn't come up to `until`."""
+        """Hold the turn to judge and answer one request. Raises `TimedOutError` if it doesn't come by `until`."""
         if not self._judging.acquire(timeout=_left(until)):
             raise _too_many()
         try:
@@ -80,7 +80,7 @@ class LargeRequests:
             self._judging.release()
 
     def leave(self, place: Place) -> None:
-        """Give a place back, in the thread that took it."""
+        """Give a place back. Must be called in the thread that took it."""
         took = time.thread_time() - place.began
         with self._changing:
             self._next = max(self._next, time.monotonic()) + _REST * took

@@ -1,7 +1,7 @@
-"""An A-ASSOCIATE-RJ, and what it tells the operator.
+"""An A-ASSOCIATE-RJ, with an explanation for the operator.
 
-The rule it keeps: every refusal has the result, source and reason of PS3.8 Table 9-21 and a sentence for the log that
-says what to change.
+Invariant: every refusal has the result, source and reason of PS3.8 Table 9-21, and a sentence for the log that says
+what to change.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import IntEnum
 
 
 class RejectResult(IntEnum):
-    """PS3.8 Table 9-21."""
+    """Whether the peer may try again (PS3.8 Table 9-21)."""
 
     PERMANENT = 1
     TRANSIENT = 2
@@ -27,9 +27,9 @@ class RejectSource(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An A-ASSOCIATE-RJ (PS3.8 §9.3.4); `advice` tells the operator why, and what would let the peer in.
+    """An A-ASSOCIATE-RJ (PS3.8 §9.3.4); `advice` is for the operator: why, and what would let the peer in.
 
-    `limit` is the one that was reached, as its metric is labelled, "" for none.
+    `limit` is the limit that was reached, as its metric is labelled, or "".
     """
 
     result: RejectResult

@@ -1,7 +1,7 @@
-"""What becomes visible of an Association: its counters and its log lines (one for itself, one an instance).
+"""Reports an Association: its counters, and its log lines, one for itself and one for each instance.
 
-The rule it keeps: nothing of the patient's is passed on, and the figures are those of what was really sent: a response
-that didn't reach the socket is no response.
+Invariant: no patient data is passed on, and the figures count only what was really sent: a response that didn't reach
+the socket isn't counted as one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Outcome(StrEnum):
 
 
 class AssociationReport:
-    """What becomes visible of one Association; used by its thread alone."""
+    """The report of one Association, used only by its thread."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class AssociationReport:
         status_sink: StatusSink,
         audit: AssociationAudit | None = None,
     ) -> None:
-        """`instances` asks for a log line for each stored instance; failures always have theirs."""
+        """With `instances`, each stored instance gets a log line; failures always get one."""
         self._metrics, self._status_sink = metrics, status_sink
         self.audit = self._audit = audit
         self._row: AssociationStatus = NoStatusSink()
@@ -73,7 +73,7 @@ class AssociationReport:
             "dicom_peer_address": address,
             "listener": listener,
         }
-        self._log = _LOG  # bound when it is known who asks
+        self._log = _LOG  # replaced by a bound logger once the requestor is known
         self._began = time.monotonic()
         self._message_began = self._began
         self._requested = self._accepted = self._refusal_told = False
@@ -90,11 +90,11 @@ class AssociationReport:
     # -- before TLS and DICOM ------------------------------------------------------------------------------------
 
     def forwarded(self, address: str) -> None:
-        """The connection is a balancer's, and the peer is at `address`."""
+        """Note that the connection is a balancer's, and that the peer is at `address`."""
         self._bound |= {"balancer": self._bound["dicom_peer_address"], "dicom_peer_address": address}
 
     def refused(self, reason: str, *, rule: str) -> None:
-        """The connection is closed without a word, by a rule of access."""
+        """Report that the connection is closed before negotiation, by an access rule."""
         self._refusal_told = True
         self._metrics.count_access_refusal(rule, audited=False)
         self._log.warning("connection refused", error=reason, rule=rule, **self._bound)
@@ -102,16 +102,16 @@ class AssociationReport:
     # -- TLS -------------------------------------------------------------------------------------------------------
 
     def secured(self, session: Session) -> None:
-        """The TLS handshake is done."""
+        """Note that the TLS handshake has succeeded."""
         self._series.handshake("ok")
         self._tls = {"tls_version": session.version, "tls_cipher": session.cipher}
         if session.certificate_names:
             self._tls["certificate_names"] = session.certificate_names
 
     def not_secured(self, error: Exception, *, heard: bool) -> None:
-        """The TLS handshake failed or took too long. `heard`: the peer had sent something.
+        """Report that the TLS handshake failed or took too long. `heard`: the peer had sent something.
 
-        One that leaves without a byte is a probe of the port, and no handshake; what dicomd itself ends has not failed.
+        A peer that closes without sending a byte only probed the port; and a handshake that dicomd ends hasn't failed.
         """
         if isinstance(error, WokenError):
             return
@@ -127,7 +127,7 @@ class AssociationReport:
     # -- the Association -------------------------------------------------------------------------------------------
 
     def requested(self, request: AssociateRequest) -> None:
-        """An A-ASSOCIATE-RQ has come."""
+        """Note a received A-ASSOCIATE-RQ."""
         self._requested = True
         self._began = time.monotonic()
         if self._audit is not None:
@@ -135,7 +135,7 @@ class AssociationReport:
         self._bound |= {"dicom_calling_aet": request.calling_ae_title, "dicom_called_aet": request.called_ae_title}
 
     def judged(self, verdict: AccessDecision) -> None:
-        """It is known who asks, and what it may do."""
+        """Note who the requestor is, and what it may do."""
         self._verdict = verdict
         self._may_everything = verdict.audited is not None or verdict.configured_rights == EVERYTHING
         self._peer = self._metrics.peer(verdict.peer)
@@ -155,7 +155,7 @@ class AssociationReport:
             )
 
     def accepted(self, negotiated: Negotiated) -> None:
-        """The Association is established, with whatever Presentation Contexts were agreed on."""
+        """Note that the Association is established, with whatever Presentation Contexts were agreed on."""
         self._accepted = True
         self._negotiated = negotiated
         self._series.association_opened()
@@ -172,9 +172,9 @@ class AssociationReport:
             )
 
     def rejected(self, rejection: Rejection, judge: Callable[[], Unanswered]) -> None:
-        """An A-ASSOCIATE-RJ has been sent; `judge` tells what the peer wanted, and what it would have got.
+        """Report that an A-ASSOCIATE-RJ was sent; `judge` says what the peer proposed, and what it would have got.
 
-        It is asked only for a line that is written: no stranger causes work that nobody sees.
+        It is called only if the line is written, so that strangers can't cause work that nobody sees.
         """
 
         def proposed() -> dict[str, Any]:
@@ -185,7 +185,7 @@ class AssociationReport:
         self._refusal_told = True
         self._metrics.count_reject(rejection.source, rejection.reason)
         self._metrics.count_limit(rejection.limit)
-        if self._audit is not None and rejection.result == 1:  # permanent: not one that may come again in a minute
+        if self._audit is not None and rejection.result == 1:  # permanent: a transient one may succeed in a minute
             self._audit.refused(rejection.advice)
         self._log.warning(
             Message.ASSOCIATION_REJECTED,
@@ -201,33 +201,33 @@ class AssociationReport:
         self._tell_refusal(Refused.ASSOCIATION, codes, rejection.advice)
 
     def aborted(self, direction: Literal["sent", "received"], source: int, reason: int) -> None:
-        """An A-ABORT was sent or received (PS3.8 Table 9-26); the first says why the Association ended."""
+        """Note an A-ABORT sent or received (PS3.8 Table 9-26); the first one says why the Association ended."""
         self._metrics.count_abort(direction, source, reason)
         if not self._abort:
             self._abort = {"direction": direction, "source": int(source), "reason": int(reason)}
 
     def outcome(self, outcome: Outcome, error: Exception | str = "") -> None:
-        """How it ends; what is said first counts, since all later trouble follows from it."""
+        """Note how it ends. Only the first call counts, since all later trouble follows from it."""
         if self._outcome is None:
             self._outcome, self._error = outcome, str(error)
             self._metrics.count_limit(getattr(error, "limit", ""))
 
     def ended(self) -> None:
-        """The connection is closed: count the Association and write its line."""
+        """Count the Association and write its line, after the connection was closed."""
         self._row.close()
         if self._audit is not None:
             self._audit.ended()
         outcome = self._outcome or Outcome.CONNECTION_LOST
         seconds = time.monotonic() - self._began
         if not self._requested and not self._refusal_told:
-            # A probe, a scanner, or a peer that spoke something else: no Association, so none is counted.
+            # A probe, a port scanner, or a peer with another protocol: there was no Association to be counted.
             self._log.info(
                 "connection without association", outcome=outcome, error=self._error, **self._tls, **self._bound
             )
             return
         if not self._requested:
             return
-        if self._verdict is None:  # it ended before it was known who asks
+        if self._verdict is None:  # it ended before the requestor was known
             self._log = bound_logger(self._bound)
         self._series.association_ended(outcome, duration=seconds, opened=self._accepted)
         self._status_sink.count(associations=1, rejected=outcome is Outcome.REJECTED)
@@ -258,11 +258,11 @@ class AssociationReport:
     # -- messages --------------------------------------------------------------------------------------------------
 
     def message_started(self) -> None:
-        """A request's Command Set is complete."""
+        """Note that a request's Command Set is complete."""
         self._message_began = time.monotonic()
 
     def answered(self, operation: Operation, command_field: int, response: Response, *, sent: bool) -> None:
-        """A request has been served, and its response sent if it could be."""
+        """Report a request that was served; `sent` is whether its response could be sent."""
         if isinstance(operation, StoreOperation):
             if not self._may_everything:
                 self._check_right("store")
@@ -274,7 +274,7 @@ class AssociationReport:
             self._metrics.count_response(_RESPONSES.get(command_field, "other"), response.status)
 
     def _check_right(self, right: Literal["echo", "store"]) -> None:
-        """Say once an Association, and count, that a request was against the peer's rule: refused, or let pass."""
+        """Count a request that the peer's rule doesn't allow, refused or not, and log it once per Association."""
         verdict = self._verdict
         if verdict is None or self._may_everything or getattr(verdict.configured_rights, right):
             return
@@ -292,7 +292,7 @@ class AssociationReport:
             )
 
     def interrupted(self, operation: Operation) -> None:
-        """The Association ended in the middle of a message."""
+        """Report that the Association ended in the middle of a message."""
         if isinstance(operation, StoreOperation):
             self._failed += 1
             self._bytes += operation.size
@@ -308,14 +308,14 @@ class AssociationReport:
             )
 
     def _count_failure(self, operation: StoreOperation) -> None:
-        """What went wrong on our side counts, however the Association ends."""
+        """Count what went wrong on our side, however the Association ends."""
         if operation.error is not None and operation.error.operation:
             self._metrics.count_store_error(operation.error.operation, operation.error.errno)
         if operation.unexpected is not None:
             self.internal_error("store", operation.unexpected)
 
     def internal_error(self, module: str, error: BaseException) -> None:
-        """An exception that nobody expected."""
+        """Report an unexpected exception."""
         self._metrics.count_internal_error(module)
         bound_logger(self._bound).error(Message.INTERNAL_ERROR, module=module, exception=error)
 
@@ -372,7 +372,7 @@ class AssociationReport:
         if not sent:
             fields["detail"] = "the response could not be sent"
         if succeeded:
-            if duplicate == "identical":  # sent again and again, it costs no space, and its line would
+            if duplicate == "identical":  # repeated endlessly, it fills no disk, but its lines would
                 self._log.info(Message.INSTANCE_STORED, **{PRESANITIZED: fields})
             else:
                 self._log.info(Message.INSTANCE_STORED, **{PRESANITIZED: fields, UNBOUNDED: True})

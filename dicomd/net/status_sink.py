@@ -1,6 +1,6 @@
-"""What is shown of Associations while they are open, and of refusals: to the operator who asks, not in the log.
+"""The interface for showing open Associations and refusals to an operator who asks, outside the log.
 
-The rule it keeps: `net` says what happens and knows nothing of where it is shown; nothing of the patient's is passed.
+`net` reports what happens here without knowing where it is shown. Invariant: no patient data is passed.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ class Refused(StrEnum):
 
 
 class AssociationStatus(Protocol):
-    """One open Association; used by its thread alone."""
+    """One open Association, used only by its thread."""
 
     def answered(self, *, stored: bool, size: int) -> None:
-        """One of its instances was answered, after `size` bytes."""
+        """Count an answered instance of `size` bytes."""
 
     def close(self) -> None:
-        """It is over. Idempotent."""
+        """Remove the Association, as it has ended. Idempotent."""
 
 
 class StatusSink(Protocol):
-    """Where a worker shows what it does. Safe to use from many threads."""
+    """Shows what a worker does. Thread-safe."""
 
     def open(self, known: dict[str, Any]) -> AssociationStatus:
-        """An Association is open."""
+        """Show an open Association, with what is `known` about it."""
 
     def count(self, *, associations: int = 0, rejected: int = 0) -> None:
-        """Associations that have ended, or were rejected."""
+        """Count Associations that have ended, and those of them that were rejected."""
 
     def refused(self, what: Refused, *, why: str, advice: str = "", **who: str) -> None:
-        """Something was refused; `who`: peer, address, calling and called AE Title, listener."""
+        """Show a refusal; `who` has peer, address, calling and called AE Title, and listener."""
 
 
 class NoStatusSink:
-    """A `Display` and a `Row` for whoever has none."""
+    """A `StatusSink` and `AssociationStatus` that show nothing."""
 
-    def open(self, known: dict[str, Any]) -> NoStatusSink:  # noqa: ARG002 - the protocol's
+    def open(self, known: dict[str, Any]) -> NoStatusSink:  # noqa: ARG002 - required by the protocol
         """Show nothing."""
         return self
 

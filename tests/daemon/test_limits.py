@@ -68,11 +68,11 @@ TOLD = {
     "transfer_syntaxes": ("association ended", "more than 128 Transfer Syntaxes in a Presentation Context"),
     "user_information": ("association ended", "more than 1024 User Information sub-items"),
     "uid_length": ("association ended", "a UID of 72 bytes, 64 at most"),
-    "max_pdu": ("association ended", "P-DATA-TF of 262145 bytes, 262144 at most"),
+    "max_pdu": ("association ended", "P-DATA-TF of 262145 bytes exceeds 262144"),
     "command_set": ("association ended", "a Command Set of over 65536 bytes"),
     "max_object_size": ("store failed", "Object is larger than this receiver accepts"),
     "association_idle": ("association ended", "idle for 6 s"),
-    "associations_per_peer": ("association rejected", "limits.associations_per_peer = 1 are open from this address"),
+    "associations_per_peer": ("association rejected", "limits.associations_per_peer = 1 are open from this host"),
     "connections": ("connection refused", "limits.connections are open"),
     "request_timeout": ("connection without association", "no A-ASSOCIATE-RQ: nothing complete within 6 s"),
 }

@@ -139,8 +139,8 @@ def test_a_peer_is_known_by_the_name_in_its_certificate(
         line = daemon.wait_logged("association rejected", dicom_calling_aet=calling)
         assert (line["rule"], line["dicom_peer"]) == ("peers", "unknown")
         assert line["advice"] == (
-            f"peers.ct asks for another certificate name (the peer's: {names}): add it to its certificate_names, "
-            "or have the peer show that certificate"
+            f"peers.ct requires another certificate name (the peer's: {names}): add it to its certificate_names, "
+            "or have the peer present that certificate"
         )
 
     daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(client_ca=pki.trusted), peers=entry("CT1.example.org"))
