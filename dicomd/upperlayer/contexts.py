@@ -1,7 +1,7 @@
-"""Which of the proposed Presentation Contexts this receiver accepts, and in which Transfer Syntax (PS3.8 §9.3.3.2).
+"""Decides which proposed Presentation Contexts are accepted, and with which Transfer Syntax (PS3.8 §9.3.3.2).
 
-The rule it keeps: of a proposal only what decides is read. The Transfer Syntaxes of an Abstract Syntax that isn't
-supported don't decide anything, and lists that have come before in the same request aren't read again.
+To keep large proposals cheap, only what decides is read. The Transfer Syntaxes of an Abstract Syntax that isn't
+supported decide nothing, and a list that was read before in the same request isn't read again.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dicomd.upperlayer.items import LONGEST_UID, TRANSFER_SYNTAX, MalformedReque
 from dicomd.upperlayer.proposals import MAX_TRANSFER_SYNTAXES, context_parts
 
 UNCOMPRESSED: Final = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-"""The Transfer Syntaxes of a Presentation Context for C-ECHO, which has no Data Set to encode."""
+"""The Transfer Syntaxes accepted for C-ECHO, which has no Data Set to encode."""
 
 ACCEPTANCE, USER_REJECTION = 0, 1
 ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 3, 4
 """PS3.8 Table 9-18."""
 
 _PADDED: Final = tuple((before, behind) for before in (b"", b" ") for behind in (b"", b"\0", b" ", b"  ", b" \0"))
-"""What requestors put around a UID, where PS3.8 Annex F has nothing."""
+"""What requestors put around a UID, although PS3.8 Annex F allows nothing."""
 
 
 class JudgedContext(NamedTuple):
-    """What becomes of a Presentation Context; a refused one is answered with its first Transfer Syntax."""
+    """The result for a Presentation Context; a refused one is answered with its first Transfer Syntax."""
 
     context_id: int
     abstract_syntax: str
@@ -34,7 +34,7 @@ class JudgedContext(NamedTuple):
 
 
 class _TransferSyntaxes:
-    """Those that are supported, in order of preference."""
+    """Supported Transfer Syntaxes, in order of preference."""
 
     def __init__(self, uids: Iterable[str]) -> None:
         self._uids = tuple(dict.fromkeys(uids))
@@ -43,7 +43,7 @@ class _TransferSyntaxes:
         }
 
     def choose(self, sub_items: bytes) -> tuple[str, str]:
-        """The most preferred one of a proposal's, empty without any, and the first of them.
+        """Return the preferred one of those proposed, empty if none is supported, and the first one proposed.
 
         Raises `MalformedRequestError`.
         """
@@ -75,7 +75,7 @@ class _TransferSyntaxes:
 
 
 def first_transfer_syntax(sub_items: bytes) -> str:
-    """The first one that a Presentation Context names. Raises `MalformedRequestError`, also where there is none."""
+    """Return the first one that a Presentation Context names. Raises `MalformedRequestError`, also if there is none."""
     for item_type, value in walk(sub_items):
         if item_type == TRANSFER_SYNTAX and (uid := uid_text(value)):
             return uid
@@ -83,9 +83,9 @@ def first_transfer_syntax(sub_items: bytes) -> str:
 
 
 class ContextJudge:
-    """Judges Presentation Contexts by what this receiver supports. Immutable, so safe to use from many threads.
+    """Judges Presentation Contexts by what this receiver supports. Immutable, so thread-safe.
 
-    `sop_classes` None takes every abstract syntax; `transfer_syntaxes` are in order of preference.
+    If `sop_classes` is None, every abstract syntax is accepted; `transfer_syntaxes` are in order of preference.
     """
 
     def __init__(self, sop_classes: Iterable[str] | None, transfer_syntaxes: Iterable[str]) -> None:
@@ -93,14 +93,14 @@ class ContextJudge:
         self._stored, self._verification = _TransferSyntaxes(transfer_syntaxes), _TransferSyntaxes(UNCOMPRESSED)
 
     def judge(self, context: bytes, known: dict[bytes, tuple[str, str]]) -> JudgedContext:
-        """Judge one, as `read_proposal` cuts it out; `known` begins empty with each request.
+        """Judge one, as `read_proposal` cuts it out. `known` is a cache that starts empty with each request.
 
         Raises `MalformedRequestError`.
         """
         context_id, sent, sub_items = context_parts(context)
         abstract_syntax = uid_text(sent)
         if abstract_syntax == VERIFICATION_SOP_CLASS:
-            # C-ECHO has no Data Set, so the order of preference for stored instances has no say here.
+            # C-ECHO has no Data Set, so the order of preference for stored instances doesn't apply.
             chosen, first = self._verification.choose(sub_items)
         elif not abstract_syntax:
             raise MalformedRequestError("a Presentation Context without abstract syntax")
@@ -113,7 +113,7 @@ class ContextJudge:
                 found = known[sub_items] = self._stored.choose(sub_items)
             chosen, first = found
             if self._sop_classes is not None:
-                abstract_syntax = self._sop_classes[abstract_syntax]  # one text for all Associations
+                abstract_syntax = self._sop_classes[abstract_syntax]  # one string object shared by all Associations
         if chosen:
             return JudgedContext(context_id, abstract_syntax, chosen, ACCEPTANCE)
         return JudgedContext(context_id, abstract_syntax, first, TRANSFER_SYNTAXES_NOT_SUPPORTED)

@@ -1,6 +1,6 @@
-"""The items that a PDU of the Association's opening is made of (PS3.8 §9.3.2): a type, a length, a value.
+"""Reads and writes the items of an A-ASSOCIATE PDU (PS3.8 §9.3.2): a type, a length, a value.
 
-The rule it keeps: nothing is read past the end of what came.
+Invariant: nothing is read past the end of the data.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ PRESENTATION_CONTEXT_RESULT = 0x21
 ABSTRACT_SYNTAX, TRANSFER_SYNTAX = 0x30, 0x40
 
 LONGEST_UID = MAX_UID_LENGTH + 1
-"""Bytes: a UID, and one of padding, which has no place in an item (PS3.8 Annex F) but is sent."""
+"""Bytes of a UID and one of padding, which an item must not have (PS3.8 Annex F) but some requestors send."""
 
 _HEADER = struct.Struct(">BxH")
 
 
 class MalformedRequestError(Exception):
-    """The A-ASSOCIATE-RQ can't be understood: to be answered as an invalid PDU (Evt19).
+    """The A-ASSOCIATE-RQ can't be read; it has to be answered as an invalid PDU (Evt19).
 
-    `limit` is the one that it exceeds, "" for none.
+    `limit` is the limit that it exceeds, or "".
     """
 
     def __init__(self, message: str, limit: str = "") -> None:
@@ -32,7 +32,7 @@ class MalformedRequestError(Exception):
 
 
 class UIDLengthError(MalformedRequestError):
-    """A UID of so many bytes."""
+    """A UID that has too many bytes."""
 
     def __init__(self, length: int) -> None:
         super().__init__(f"a UID of {length} bytes, {MAX_UID_LENGTH} at most", "uid_length")
@@ -47,20 +47,20 @@ def walk(data: bytes) -> Iterator[tuple[int, bytes]]:
         item_type, length = _HEADER.unpack_from(data, at)
         start, at = at + 4, at + 4 + length
         if at > end:
-            raise MalformedRequestError(f"item {item_type:02X}H is longer than what it is in")
+            raise MalformedRequestError(f"item {item_type:02X}H is longer than what contains it")
         yield item_type, data[start:at]
 
 
 def encoded(item_type: int, value: bytes) -> bytes:
-    """An item. Raises `struct.error` for a value of more than 65,535 bytes."""
+    """Encode an item. Raises `struct.error` for a value of more than 65,535 bytes."""
     return _HEADER.pack(item_type, len(value)) + value
 
 
 def uid_text(value: bytes) -> str:
-    """The UID in an item, without its padding.
+    """Return the UID in an item, without its padding.
 
-    What it consists of is not looked at: it is compared with UIDs that are known, or shown. Raises
-    `MalformedRequestError` for more than a UID may have, or what isn't text.
+    Its characters aren't checked, since it is only compared with known UIDs, or shown. Raises
+    `MalformedRequestError` if it is longer than a UID may be, or not text.
     """
     if len(value) > LONGEST_UID:
         raise UIDLengthError(len(value))

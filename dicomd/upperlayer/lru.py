@@ -1,6 +1,6 @@
-"""A cache that forgets what was used longest ago, bounded in entries and in bytes.
+"""A cache that evicts the least recently used entries, bounded in number and in bytes.
 
-`functools.lru_cache` counts entries only, and what peers send decides how large an entry is.
+`functools.lru_cache` only counts entries, but here peers decide how large an entry is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 
 
 class BoundedCache(Generic[Value]):
-    """Maps bytes to values; safe to use from many threads. An entry larger than an eighth of `size` is not kept."""
+    """Maps bytes to values. Thread-safe. An entry larger than an eighth of `size` is not kept."""
 
     def __init__(self, *, entries: int, size: int) -> None:
         self._entries, self._size = entries, size
@@ -25,7 +25,7 @@ class BoundedCache(Generic[Value]):
         return len(self._values)
 
     def get(self, key: bytes) -> Value | None:
-        """Return what is kept for `key`, or None."""
+        """Return the value of `key`, or None."""
         with self._lock:
             found = self._values.get(key)
             if found is None:
@@ -34,7 +34,7 @@ class BoundedCache(Generic[Value]):
             return found[0]
 
     def put(self, key: bytes, value: Value, *, size: int) -> None:
-        """Keep `value`, which takes about `size` bytes, and forget others for it where necessary."""
+        """Keep `value`, which occupies about `size` bytes, and evict others if necessary."""
         if size > self._size // 8:
             return
         with self._lock:

@@ -1,8 +1,8 @@
-"""From an A-ASSOCIATE-RQ to its answer (PS3.8 §9.3.2, §9.3.3; PS3.7 Annex D).
+"""Makes the answer to an A-ASSOCIATE-RQ (PS3.8 §9.3.2, §9.3.3; PS3.7 Annex D).
 
-The rules it keeps: an answer is byte for byte what pynetdicom's codecs would make of it, which take more than thirty
-times as long (`tests/property/test_negotiation.py`); and a cached one is what would be computed again. The key is what
-the answer depends on: not the AE Titles, nor who has implemented the requestor.
+Invariants: an answer is byte for byte what pynetdicom's codecs would make of the request, which take more than thirty
+times as long (`tests/property/test_negotiation.py`); and a cached result equals a computed one. So the cache key is
+what the result depends on, and has neither the AE Titles nor the requestor's implementation in it.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from dicomd.upperlayer.proposals import (
 _FIXED = 68  # protocol version, reserved, AE Titles, reserved: what precedes the variable items
 _APPLICATION_CONTEXT_ITEM = encoded(APPLICATION_CONTEXT, APPLICATION_CONTEXT_NAME.encode())
 _SYNCHRONOUS = encoded(0x53, struct.pack(">HH", 1, 1))
-"""One operation at a time (PS3.7 §D.3.3.3)."""
+"""The Asynchronous Operations Window of one operation at a time (PS3.7 §D.3.3.3)."""
 
-_CACHED = 1024 * 1024  # bytes; 40 requests of 128 contexts
-_OF_A_CONTEXT = 160  # bytes that what becomes of one takes
+_CACHED = 1024 * 1024  # bytes; enough for 40 requests of 128 contexts
+_OF_A_CONTEXT = 160  # bytes of memory for the result of one
 
 STORAGE_APPLICATION_INFORMATION = bytes((2, 0, 3, 0, 0, 0))
 """PS3.4 Table B.3-2: storage level 2 (full), digital signature level 3 (bit preserving), no coercion of elements."""
@@ -63,12 +63,12 @@ class AcceptedContext:
 
 @dataclass(frozen=True, slots=True)
 class Negotiated:
-    """What an A-ASSOCIATE-RQ led to. `max_pdu` is the peer's limit in bytes, 0 for none."""
+    """The outcome of an A-ASSOCIATE-RQ. `max_pdu` is the peer's limit in bytes, 0 for none."""
 
     application_context_name: str
     contexts: Mapping[int, AcceptedContext]
     kept: tuple[RefusedContext, ...]
-    """The first `MAX_SHOWN` of those that were refused: what an open Association holds is bounded."""
+    """The first `MAX_SHOWN` refused contexts, so that the memory of an open Association is bounded."""
     proposed: int
     max_pdu: int
     implementation_class_uid: str
@@ -78,7 +78,7 @@ class Negotiated:
 
     @property
     def refused(self) -> tuple[ProposedContext, ...]:
-        """Those that are `kept`, read."""
+        """The refused contexts that are `kept`, decoded."""
         return tuple(map(shown_context, self.kept))
 
 
@@ -95,12 +95,12 @@ class AssociateRequest:
 
     @classmethod
     def from_body(cls, body: bytes) -> AssociateRequest:
-        """Read the fixed fields from the PDU's body, the bytes behind its header. Raises `MalformedRequestError`."""
+        """Read the fixed fields from the PDU's body, the bytes after its header. Raises `MalformedRequestError`."""
         if len(body) < _FIXED:
             raise MalformedRequestError("A-ASSOCIATE-RQ is cut short")
         return cls(
             protocol_version=int.from_bytes(body[:2], "big"),
-            # Latin-1 keeps whatever was sent for the log; whether it is an AE Title is judged at admission.
+            # Latin-1 preserves whatever was sent, for the log; admission judges whether it is an AE Title.
             called_ae_title=body[4:20].decode("latin-1").strip(" \0"),
             calling_ae_title=body[20:36].decode("latin-1").strip(" \0"),
             variable_items=body[_FIXED:],
@@ -110,10 +110,10 @@ class AssociateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Unanswered:
-    """What a request that was rejected proposed, as far as it can be read.
+    """What a rejected request proposed, as far as it can be read.
 
-    `contexts` are up to `MAX_SHOWN` of the `proposed` ones: the refused first, others only where there aren't as many.
-    `refused` counts malformed ones, too; it is None where that wasn't done, since there are as many as can be shown.
+    `contexts` are up to `MAX_SHOWN` of the `proposed` ones, refused ones first, others only if there is room left.
+    `refused` counts malformed ones, too; it is None if counting ended because there were as many as can be shown.
     """
 
     proposed: int
@@ -122,23 +122,23 @@ class Unanswered:
 
 
 def quiet_decoders() -> None:
-    """Have pydicom say nothing of what peers sent, in the whole process: it is told here once.
+    """Keep pydicom from warning about what peers send, in the whole process; dicomd reports it itself.
 
-    It would warn of each UID that breaks its rules, with its text, and Python keeps every such text for ever: memory
-    that peers could fill.
+    It would warn about each invalid UID, quoting it, and Python keeps the text of every warning forever, so peers could
+    fill the memory.
     """
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 
 def associate_ac(request: AssociateRequest, negotiated: Negotiated) -> bytes:
-    """The A-ASSOCIATE-AC PDU that answers `request` (PS3.8 §9.3.3)."""
+    """Return the A-ASSOCIATE-AC PDU that answers `request` (PS3.8 §9.3.3)."""
     length = _FIXED + len(negotiated.answer)
     return struct.pack(">BBIHH", PDUType.A_ASSOCIATE_AC, 0, length, 1, 0) + request.echoed + negotiated.answer
 
 
 @dataclass(frozen=True, slots=True)
 class _Agreement:
-    """What becomes of the proposed contexts, and the items of the answer that say so."""
+    """The results for the proposed contexts, and the items of the answer that contain them."""
 
     contexts: dict[int, AcceptedContext]
     kept: tuple[RefusedContext, ...]
@@ -148,8 +148,8 @@ class _Agreement:
 class Negotiator:
     """Judges proposed Presentation Contexts and User Information against what this receiver supports.
 
-    `sop_classes` None takes every abstract syntax; `transfer_syntaxes` are in order of preference; `max_pdu` is the
-    length in bytes to advertise. Safe to use from many threads.
+    If `sop_classes` is None, every abstract syntax is accepted; `transfer_syntaxes` are in order of preference;
+    `max_pdu` is the length in bytes to advertise. Thread-safe.
     """
 
     def __init__(
@@ -172,8 +172,8 @@ class Negotiator:
     def negotiate(self, request: AssociateRequest) -> Negotiated:
         """Return the outcome for `request`. Raises `MalformedRequestError`.
 
-        What becomes of its contexts is cached, so this is for requestors that have been let in: others would have it
-        forgotten.
+        The results for its contexts are cached, so this is only for requestors that have been let in: others could
+        evict their entries.
         """
         name, proposed, user_information = read_proposal(request.variable_items)
         agreement = self._agree(proposed, user_information.roles)
@@ -190,11 +190,11 @@ class Negotiator:
         )
 
     def judge_unanswered(self, request: AssociateRequest) -> Unanswered:
-        """What would have become of the contexts of a request that was rejected, without roles."""
+        """Return what the contexts of a rejected request would have got, disregarding roles."""
         try:
             proposed = read_proposal(request.variable_items).contexts
         except MalformedRequestError:
-            return Unanswered(0, 0, ())  # nobody decoded it for the answer either
+            return Unanswered(0, 0, ())  # it wasn't decoded for the answer either
         known: dict[bytes, tuple[str, str]] = {}
         accepted, refused, malformed = list[tuple[bytes, int]](), list[tuple[bytes, int]](), 0
         for context in proposed:
@@ -212,7 +212,7 @@ class Negotiator:
         return Unanswered(len(proposed), counted, contexts)
 
     def _agree(self, proposed: list[bytes], roles: dict[str, tuple[bool, bool]]) -> _Agreement:
-        if roles:  # they have a say, too, and are rarely proposed
+        if roles:  # they are rarely proposed, and the result depends on them, too
             return self._compute(proposed, roles)
         lengths = struct.pack(f">{len(proposed)}H", *map(len, proposed))
         key = blake2b(lengths + b"".join(proposed), digest_size=32).digest()
@@ -230,7 +230,7 @@ class Negotiator:
         for context in proposed:
             verdict = self._judge.judge(context, known)
             if verdict.result == ACCEPTANCE and not roles.get(verdict.abstract_syntax, (True, False))[0]:
-                verdict = verdict._replace(result=USER_REJECTION)  # the requestor may be SCU, and no SCP
+                verdict = verdict._replace(result=USER_REJECTION)  # the requestor may only be SCU, not SCP
             if verdict.context_id in judged:
                 raise MalformedRequestError("two Presentation Contexts have the same ID")
             judged[verdict.context_id] = verdict, context
@@ -247,7 +247,7 @@ class Negotiator:
         )
 
     def _replies(self, offered: UserInformation, agreement: _Agreement) -> bytes:
-        """The sub-items of User Information that answer others."""
+        """Encode the User Information sub-items that answer sub-items of the request."""
         replies = [_SYNCHRONOUS] if offered.asynchronous_operations else []
         if offered.roles or offered.extended:
             accepted = {context.abstract_syntax for context in agreement.contexts.values()}
@@ -258,18 +258,18 @@ class Negotiator:
 
 
 def _result_item(verdict: JudgedContext) -> bytes:
-    """PS3.8 Table 9-18."""
+    """Encode a Presentation Context item of the answer (PS3.8 Table 9-18)."""
     transfer_syntax = encoded(TRANSFER_SYNTAX, verdict.transfer_syntax.encode())
     return encoded(PRESENTATION_CONTEXT_RESULT, bytes((verdict.context_id, 0, verdict.result, 0)) + transfer_syntax)
 
 
 def _role_reply(sop_class_uid: str) -> bytes:
-    """The requestor is SCU and not SCP (PS3.7 §D.3.3.4)."""
+    """Encode the reply that the requestor is SCU and not SCP (PS3.7 §D.3.3.4)."""
     uid = sop_class_uid.encode()
     return encoded(0x54, struct.pack(">H", len(uid)) + uid + b"\1\0")
 
 
 def _extended_reply(sop_class_uid: str) -> bytes:
-    """How instances are stored (PS3.4 §B.3.1)."""
+    """Encode the reply that says how instances are stored (PS3.4 §B.3.1)."""
     uid = sop_class_uid.encode()
     return encoded(0x56, struct.pack(">H", len(uid)) + uid + STORAGE_APPLICATION_INFORMATION)

@@ -1,7 +1,7 @@
-"""What a requestor proposes: the variable items of an A-ASSOCIATE-RQ (PS3.8 §9.3.2, PS3.7 Annex D), read in one pass.
+"""Reads a proposal, the variable items of an A-ASSOCIATE-RQ (PS3.8 §9.3.2, PS3.7 Annex D), in one pass.
 
-The rules it keeps: how much there is to look at is bounded before it is looked at; an item that nobody knows is skipped
-(PS3.8 §9.3.1); and a Presentation Context is only cut out here, since most of its bytes need never be read.
+Invariant: the number of items is bounded before they are read. An unknown item is skipped (PS3.8 §9.3.1). Presentation
+Contexts are only cut out here, since most of their bytes need never be read.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from dicomd.upperlayer.items import (
 )
 
 MAX_ITEMS: Final = 256
-"""In one request; 128 Presentation Contexts and two others are the most that the standard knows."""
+"""In one request; the standard defines at most 128 Presentation Contexts and two others."""
 MAX_CONTEXTS: Final = 128
 """Presentation Context IDs are the odd numbers from 1 to 255 (PS3.8 §9.3.2.2)."""
 MAX_SUB_ITEMS: Final = 1024
-"""Of User Information in one request; a role selection for each of 128 contexts and a few others are normal."""
+"""Of User Information in one request; normal are at most a role selection for each of 128 contexts and a few others."""
 MAX_TRANSFER_SYNTAXES: Final = 128
 """In one Presentation Context; there are about 60 in PS3.6."""
 MAX_SHOWN: Final = 16
-"""Presentation Contexts of one request, and Transfer Syntaxes of one of them, that are kept to be shown."""
+"""How many Presentation Contexts of a request, and Transfer Syntaxes of each, are kept to be shown."""
 
 _MAXIMUM_LENGTH, _IMPLEMENTATION_CLASS_UID, _IMPLEMENTATION_VERSION_NAME = 0x51, 0x52, 0x55
 _ASYNCHRONOUS_OPERATIONS, _ROLE_SELECTION, _EXTENDED_NEGOTIATION = 0x53, 0x54, 0x56
 _LONGEST_VERSION_NAME = 16  # characters (PS3.7 §D.3.3.2.3)
-_LONGEST_SHOWN = 80  # bytes of a UID: enough to see that it is too long
+_LONGEST_SHOWN = 80  # bytes of a UID: enough to show that it is too long
 _CONTEXT_FIXED = 4  # bytes of a Presentation Context before its sub-items: the ID and three reserved ones
 
 
 class UserInformation(NamedTuple):
-    """What of the User Information an acceptor answers or keeps (PS3.7 §D.3.3).
+    """The part of the User Information that an acceptor answers or keeps (PS3.7 §D.3.3).
 
     `max_pdu` is the peer's limit in bytes, 0 for none; `roles` are those proposed for SOP Classes, as (SCU, SCP);
     `extended` are the SOP Classes with an extended negotiation.
@@ -57,7 +57,7 @@ class UserInformation(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """The items of a request; `contexts` are the values of its Presentation Context items, ID first, not read yet."""
+    """The items of a request; `contexts` are the unread values of its Presentation Context items, ID first."""
 
     application_context_name: str
     contexts: list[bytes]
@@ -65,9 +65,9 @@ class Proposal(NamedTuple):
 
 
 class RefusedContext(NamedTuple):
-    """The beginning of a Presentation Context, up to its Transfer Syntax `MAX_SHOWN`, behind which there are `more`.
+    """The beginning of a Presentation Context with its first `MAX_SHOWN` Transfer Syntaxes, after which `more` follow.
 
-    As it was sent, since an open Association keeps it, and the names as texts take twice as much.
+    It is kept as it was sent for as long as the Association is open, since decoded texts would need twice the memory.
     """
 
     beginning: bytes
@@ -76,9 +76,9 @@ class RefusedContext(NamedTuple):
 
 
 class ProposedContext(NamedTuple):
-    """A proposed Presentation Context, to be shown; `result` is what it was given, or would have been.
+    """A proposed Presentation Context, to be shown; `result` is the result that it got, or would have got.
 
-    That is 0, 1, 3 or 4 of PS3.8 Table 9-18; `more` is how many Transfer Syntaxes it had behind the first `MAX_SHOWN`.
+    That is 0, 1, 3 or 4 of PS3.8 Table 9-18; `more` is how many Transfer Syntaxes it had after the first `MAX_SHOWN`.
     """
 
     context_id: int
@@ -109,9 +109,9 @@ def read_proposal(variable_items: bytes) -> Proposal:
 
 
 def context_parts(context: bytes) -> tuple[int, bytes, bytes]:
-    """The ID, the abstract syntax as sent, and the Transfer Syntax sub-items, of a Presentation Context.
+    """Return the ID, the abstract syntax as sent, and the Transfer Syntax sub-items of a Presentation Context.
 
-    Raises `MalformedRequestError`, but not for what is wrong with the Transfer Syntaxes.
+    Raises `MalformedRequestError`, but not for errors in the Transfer Syntaxes.
     """
     if len(context) < _CONTEXT_FIXED:
         raise MalformedRequestError("a Presentation Context is cut short")
@@ -127,7 +127,7 @@ def context_parts(context: bytes) -> tuple[int, bytes, bytes]:
 
 
 def refused_context(context: bytes, result: int) -> RefusedContext:
-    """What is kept of a Presentation Context. Raises what `context_parts` raises."""
+    """Return what is kept of a refused Presentation Context. Raises what `context_parts` raises."""
     _, abstract_syntax, sub_items = context_parts(context)
     kept = count = at = 0
     while at + 4 <= len(sub_items):
@@ -140,7 +140,7 @@ def refused_context(context: bytes, result: int) -> RefusedContext:
 
 
 def shown_context(refused: RefusedContext) -> ProposedContext:
-    """Read what was kept, as far as it can be read."""
+    """Decode what was kept, as far as it can be read."""
     context_id, abstract_syntax, sub_items = context_parts(refused.beginning)
     names = []
     try:
@@ -148,13 +148,13 @@ def shown_context(refused: RefusedContext) -> ProposedContext:
             if item_type == TRANSFER_SYNTAX:
                 names.append(_shown(value))
     except MalformedRequestError:
-        pass  # nobody went by it either
+        pass  # the context was refused without reading these
     shown = tuple(names[:MAX_SHOWN])
     return ProposedContext(context_id, _shown(abstract_syntax), shown, refused.more, refused.result)
 
 
 def name_of(uid: str) -> str:
-    """What PS3.6 calls the UID; empty for one it doesn't have."""
+    """The name of the UID in PS3.6; empty if it isn't there."""
     name = UID(uid).name
     return "" if name == uid else name
 
@@ -164,7 +164,7 @@ def _shown(value: bytes) -> str:
 
 
 def _context_out_of_order(context: bytes) -> tuple[int, bytes, bytes]:
-    """A Presentation Context that doesn't begin with its abstract syntax."""
+    """The parts of a Presentation Context that doesn't begin with its abstract syntax."""
     abstract_syntax, transfer_syntaxes = b"", []
     for item_type, value in walk(context[_CONTEXT_FIXED:]):
         if item_type == ABSTRACT_SYNTAX:
@@ -175,7 +175,7 @@ def _context_out_of_order(context: bytes) -> tuple[int, bytes, bytes]:
 
 
 def _read_user_information(items: Sequence[bytes]) -> UserInformation:
-    """There should be one such item; of several the last counts, and all together have so many sub-items."""
+    """There should be one such item. Of several, the last counts, but the limit on sub-items applies to all."""
     found, count = UserInformation(0, "", "", False, {}, ()), 0
     for value in items:
         found, count = _read_sub_items(value, count)
@@ -183,7 +183,7 @@ def _read_user_information(items: Sequence[bytes]) -> UserInformation:
 
 
 def _read_sub_items(data: bytes, count: int) -> tuple[UserInformation, int]:
-    """Those of one item, after `count` in others. A User Identity is one that nobody knows: PS3.7 §D.3.3.7.1."""
+    """Read one item's, after `count` in others. User Identity is skipped as unknown (PS3.7 §D.3.3.7.1)."""
     max_pdu, class_uid, version_name, asynchronous = 0, "", "", False
     roles: dict[str, tuple[bool, bool]] = {}
     extended: list[str] = []
@@ -193,7 +193,7 @@ def _read_sub_items(data: bytes, count: int) -> tuple[UserInformation, int]:
             raise MalformedRequestError(f"more than {MAX_SUB_ITEMS} User Information sub-items", "user_information")
         if item_type == _MAXIMUM_LENGTH:
             if len(value) != 4:
-                raise MalformedRequestError("a Maximum Length that has no 4 bytes")
+                raise MalformedRequestError("a Maximum Length that does not have 4 bytes")
             max_pdu = int.from_bytes(value, "big")
         elif item_type == _IMPLEMENTATION_CLASS_UID:
             class_uid = uid_text(value)
@@ -201,12 +201,12 @@ def _read_sub_items(data: bytes, count: int) -> tuple[UserInformation, int]:
             version_name = _version_name(value)
         elif item_type == _ASYNCHRONOUS_OPERATIONS:
             if len(value) < 4:
-                raise MalformedRequestError("an Asynchronous Operations Window that has no 4 bytes")
+                raise MalformedRequestError("an Asynchronous Operations Window of less than 4 bytes")
             asynchronous = True
         elif item_type == _ROLE_SELECTION:
             uid, rest = _uid_and_rest(value)
             if len(rest) < 2 or not {rest[0], rest[1]} <= {0, 1}:
-                raise MalformedRequestError("a role selection that isn't one of 0 and 1")
+                raise MalformedRequestError("a role selection with a value other than 0 and 1")
             roles[uid] = (rest[0] == 1, rest[1] == 1)
         elif item_type == _EXTENDED_NEGOTIATION:
             extended.append(_uid_and_rest(value)[0])
@@ -215,7 +215,7 @@ def _read_sub_items(data: bytes, count: int) -> tuple[UserInformation, int]:
 
 
 def _uid_and_rest(value: bytes) -> tuple[str, bytes]:
-    """A UID behind its length in two bytes, and what follows it."""
+    """Return a UID that follows its length in two bytes, and what comes after it."""
     if len(value) < 2:
         raise MalformedRequestError("a sub-item without a UID")
     end = 2 + int.from_bytes(value[:2], "big")
@@ -225,6 +225,6 @@ def _uid_and_rest(value: bytes) -> tuple[str, bytes]:
 
 
 def _version_name(value: bytes) -> str:
-    """It only informs: no reason to refuse whoever writes an umlaut there, or a novel."""
+    """The name, or "" if it is invalid: it only informs, so an umlaut in it, or a novel, is no reason to refuse."""
     text = value.decode("ascii", "replace")
     return text if text.isascii() and text.isprintable() and len(text) <= _LONGEST_VERSION_NAME else ""
