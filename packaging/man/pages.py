@@ -1,7 +1,7 @@
 """Writes dicomd(8) and dicomd.toml(5): python packaging/man/pages.py FOLDER.
 
-The rule: what a command or a key does is read from the program itself (the help texts, the configuration reference);
-only what no help text can say (signals, files, exit statuses of the whole) is written here.
+What a command or a key does is read from the program itself (the help texts, the configuration reference), so that it
+can't diverge. Only what no help text can say (signals, files, exit statuses of the whole) is written here.
 """
 
 # ruff: noqa: INP001 - a program, not a package
@@ -21,14 +21,14 @@ _FILES = """\
 .SH SIGNALS
 .TP
 SIGTERM, SIGINT
-Stop: no new Associations; open ones may end within
+Stop: new Associations are refused, open ones may end within
 .BR dicomd.drain_timeout .
-A second signal ends them at once.
+A second signal aborts them at once.
 .TP
 SIGHUP
 Read the configuration again, as
 .B systemctl reload dicomd
-does after having checked it.
+does after checking it.
 An invalid file changes nothing.
 .SH EXIT STATUS
 .TP
@@ -38,7 +38,7 @@ Success; of
 a stop by a signal.
 .TP
 1
-It did not work; the reason is on standard error.
+The command failed; the reason is on standard error.
 .TP
 2
 The command line is wrong.
@@ -95,20 +95,20 @@ duplicates = "reject"
 
 
 def roff(text: str) -> str:
-    """The text with everything that roff would take for a request or an escape made harmless."""
+    """Escape everything in the text that roff would interpret as a request or an escape."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("^", "\\(ha").replace("~", "\\(ti")
     return re.sub(r"(?m)^(?=[.'])", r"\\&", text)
 
 
 def from_markdown(text: str) -> str:
-    """A paragraph or a cell: code in bold, emphasis in italics."""
+    """Convert a paragraph or a cell: code in bold, emphasis in italics."""
     parts = re.split(r"(`[^`]+`|\*[^*]+\*)", text.replace("\\|", "|"))
     fonts = {"`": "B", "*": "I"}
     return "".join(f"\\f{fonts[part[0]]}{roff(part[1:-1])}\\fR" if part[:1] in fonts else roff(part) for part in parts)
 
 
 def program() -> str:
-    """dicomd(8)."""
+    """Return dicomd(8)."""
     context = click.Context(main, info_name="dicomd", **main.context_settings)
     summary = (main.help or "").strip().rstrip(".")
     lines = [
@@ -120,9 +120,9 @@ def program() -> str:
         ".SH DESCRIPTION",
         "dicomd receives DICOM objects by C\\-STORE and stores each as a file, byte for byte as it was sent.",
         "It answers success when the object is safe on disk, not before.",
-        "As a service it is started by",
+        "Start it as a service with",
         '.BR "systemctl start dicomd" ,',
-        "and its log is read with",
+        "and read its log with",
         '.BR "journalctl \\-u dicomd" ;',
         ".B journalctl \\-x",
         "explains the messages.",
@@ -165,7 +165,7 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 def configuration() -> str:
-    """dicomd.toml(5), from the reference in Markdown: a section a table, an entry a row."""
+    """Return dicomd.toml(5), from the reference in Markdown: one section per table, one entry per row."""
     lines = [
         f'.TH DICOMD.TOML 5 "" "dicomd {__version__}" "File Formats"',
         ".SH NAME",

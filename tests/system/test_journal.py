@@ -65,7 +65,7 @@ def test_journalctl_explains_a_rejection_and_says_what_to_change(service: Servic
     assert "the Called AE Title is not in dicomd.ae_titles: add it there" in text
     started = service.machine.run("journalctl", "--unit=dicomd", "-x", "--no-pager", f"MESSAGE_ID={STARTED}").stdout
     assert "Subject: dicomd started" in started
-    assert "Objects are stored under /var/lib/dicomd/store" in started
+    assert "Instances are stored under /var/lib/dicomd/store" in started
 
 
 def test_status_needs_no_http_and_no_options(service: Service) -> None:
