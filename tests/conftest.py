@@ -1,4 +1,4 @@
-"""What holds for every test: the same examples in each run, and root's tests only for root."""
+"""Settings for all tests: the same generated examples in each run, and tests that need root only run as root."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Seeds are fixed, so that a failure here is a failure everywhere; a deadline an example would measure the machine.
+# Seeds are fixed, so that a failure here is a failure everywhere; a deadline per example would measure the machine.
 settings.register_profile("dicomd", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dicomd")
 
 
 def pytest_configure() -> None:
-    """A run that is ended by SIGTERM, by `timeout` say, ends its daemons and unmounts its disks, as after Ctrl-C."""
+    """Make SIGTERM, as sent by `timeout`, end the daemons and unmount the disks in the same way as Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
-    """All that the tests are made of stays: to look through it again took most of the time of those that collect."""
+    """Exempt everything imported so far from garbage collection, which took most of the time of tests that collect."""
     gc.collect()
     gc.freeze()
 

@@ -1,4 +1,4 @@
-"""What tests know of audit messages: the standard's schema, and how a spool is read."""
+"""Reads audit messages for tests: validates them against the standard's schema and reads spools."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def schema() -> etree.RelaxNG:
 
 
 def valid(xml: bytes) -> etree._Element:
-    """A message, which has to be valid."""
+    """Parse a message and assert that it is valid."""
     root = etree.fromstring(xml)
     schema().assertValid(root)
     return root
 
 
 def spooled(folder: Path) -> list[etree._Element]:
-    """The messages in a spool, in their order, each of them valid."""
+    """The messages in a spool, in order, each asserted to be valid."""
     return [valid(path.read_bytes()) for path in sorted(folder.glob("*.xml"))]
 
 
 def event(root: etree._Element) -> str:
-    """What a message is about: the code of its EventTypeCode where there is one, else of its EventID."""
+    """The event that a message reports: the code of its EventTypeCode if it has one, else of its EventID."""
     codes = root.xpath("EventIdentification/EventTypeCode/@csd-code")
     return str((codes or root.xpath("EventIdentification/EventID/@csd-code"))[0])

@@ -1,7 +1,7 @@
-"""Certificates for tests: made when they are needed, valid for a few days, and forgotten with the test's folder.
+"""Certificates for tests, made when they are needed, valid for a few days, and removed with the test's folder.
 
-The rule it keeps: what a hospital meets is made here as its own authority would make it: a root, authorities below it,
-certificates of servers and peers with the names and dates a test asks for, and revocation lists.
+Everything a hospital encounters is made here as its own authority would make it: a root, authorities below it,
+certificates of servers and peers with the names and dates that a test asks for, and revocation lists.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def new_key(kind: str = "ec") -> PrivateKey:
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate with its key, and the certificates of the authorities that lead to its root, without that."""
+    """A certificate with its key, and the chain of authorities up to but not including the root."""
 
     x509: x509.Certificate
     key: PrivateKey
@@ -45,18 +45,18 @@ class Certificate:
 
     @property
     def key_pem(self) -> bytes:
-        """The key, without a passphrase."""
+        """The key, not encrypted with a passphrase."""
         return self.key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
 
     @property
     def not_after(self) -> float:
-        """Its last second, since the epoch."""
+        """The end of its validity, in seconds since the epoch."""
         return self.x509.not_valid_after_utc.timestamp()
 
     def write(self, folder: Path, name: str) -> tuple[Path, Path]:
-        """The certificate with its chain in NAME.pem, the key in NAME.key, readable by its owner."""
+        """Write the certificate with its chain to NAME.pem, and the key to NAME.key, readable only by its owner."""
         certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
         chain = b"".join(one.public_bytes(serialization.Encoding.PEM) for one in self.chain)
         certificate.write_bytes(self.pem + chain)
@@ -78,21 +78,21 @@ class Authority:
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), False)
         signer = issuer._key if issuer else self._key
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
-        builder = builder.add_extension(identifier, critical=False)  # Python 3.13 asks for it (RFC 5280 §4.2.1.1)
+        builder = builder.add_extension(identifier, critical=False)  # Python 3.13 requires it (RFC 5280 §4.2.1.1)
         self.x509 = builder.sign(signer, hashes.SHA256())
 
     @property
     def pem(self) -> bytes:
-        """Its own certificate."""
+        """The authority's own certificate."""
         return self.x509.public_bytes(serialization.Encoding.PEM)
 
     def write(self, path: Path) -> Path:
-        """Its own certificate into a file."""
+        """Write the authority's own certificate to a file."""
         path.write_bytes(self.pem)
         return path
 
     def below(self, name: str = "Test Issuing Authority") -> Self:
-        """An authority that this one certifies."""
+        """A new authority certified by this one."""
         return type(self)(name, self)
 
     def issue(
@@ -105,7 +105,7 @@ class Authority:
         ends: dt.timedelta = 5 * DAY,
         usage: x509.ObjectIdentifier | None = None,
     ) -> Certificate:
-        """A certificate for DNS names, IP addresses and URIs; dates are from now; `usage` limits what it is for."""
+        """A certificate for DNS names, IP addresses and URIs; dates are relative to now; `usage` restricts its use."""
         key = new_key(kind)
         attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
         builder = _builder(x509.Name(attributes), self._subject, key, begins, ends)
@@ -126,7 +126,7 @@ class Authority:
         return Certificate(builder.sign(self._key, hashes.SHA256()), key, tuple(chain))
 
     def issue_for_clients_only(self, common_name: str) -> Certificate:
-        """A certificate that may not be a server's."""
+        """A certificate that is not valid for a server."""
         return self.issue(common_name, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
 
     def revocation_list(self, *revoked: Certificate, ends: dt.timedelta = 5 * DAY) -> bytes:
@@ -142,7 +142,7 @@ class Authority:
 
 
 def self_signed(common_name: str = "localhost", kind: str = "ec") -> Certificate:
-    """A certificate that vouches for itself, as `openssl req -x509` makes one."""
+    """A self-signed certificate, as `openssl req -x509` makes it."""
     key = new_key(kind)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     builder = _builder(name, name, key, -DAY, 5 * DAY)
@@ -153,7 +153,7 @@ def self_signed(common_name: str = "localhost", kind: str = "ec") -> Certificate
 def requestor_context(
     trusted: Path, certificate: tuple[Path, Path] | None = None, *, version: ssl.TLSVersion | None = None
 ) -> ssl.SSLContext:
-    """What a requestor speaks that trusts an authority, shows a certificate, and knows one version of TLS only."""
+    """The TLS context of a requestor that trusts an authority, shows a certificate and has only one TLS version."""
     context = ssl.create_default_context(cafile=trusted)
     context.check_hostname = False
     if certificate is not None:
@@ -203,7 +203,7 @@ def _general_name(name: str) -> x509.GeneralName:
 
 @dataclass(frozen=True)
 class Pki:
-    """An authority, and the files of a server and of peers that it has certified."""
+    """An authority, and the files of a server and of peers certified by it."""
 
     folder: Path
     root: Authority
@@ -216,17 +216,17 @@ class Pki:
         return self.folder / "root.pem"
 
     def tls(self, **more: Any) -> dict[str, Any]:
-        """The configuration's [tls], with these keys beside the server's files."""
+        """The configuration's [tls] with the server's files and these additional keys."""
         files = {"certificate": self.server[0], "key": self.server[1]}
         return {key: str(value) for key, value in (files | more).items()}
 
     def show(self, names: list[str], *, root: Authority | None = None, **options: Any) -> tuple[Path, Path]:
-        """A new certificate for these names, from this authority or another; its files."""
+        """Make a certificate for these names, from this authority or another, and return its files."""
         return (root or self.root).issue("", names, **options).write(self.folder, names[0])
 
     @classmethod
     def make(cls, folder: Path) -> Self:
-        """New ones: the server is dicomd.test and 127.0.0.1, the peer ct1.example.org."""
+        """Make an authority and files: the server is dicomd.test and 127.0.0.1, the peer is ct1.example.org."""
         root = Authority()
         root.write(folder / "root.pem")
         issuing = root.below()

@@ -1,7 +1,7 @@
-"""What was stored, against what went over the wire.
+"""Compares stored files with what was sent over the wire.
 
-The rule it keeps: the wire decides. A sender may convert as it likes; what it put into its PDVs in the negotiated
-transfer syntax is what has to be in the file, byte for byte, and nothing else may be there.
+The wire decides, since a sender may convert its files as it likes: a stored file must contain, byte for byte, what the
+sender put into its PDVs in the negotiated transfer syntax, and no other files may exist.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _FILE_META = {
 
 
 def assert_stored_as_sent(daemon: Daemon, conversations: list[Conversation], *, calling: str) -> list[StoredFile]:
-    """Every C-STORE of the conversations was answered with 0x0000 and is there, and nothing else; returns the files.
+    """Every C-STORE of the conversations was answered with 0x0000 and stored, and nothing else was; return the files.
 
-    Identical instances sent more than once are there once.
+    Identical instances that were sent more than once must be stored once.
     """
     sent = set()
     for talk in conversations:
@@ -39,14 +39,14 @@ def assert_stored_as_sent(daemon: Daemon, conversations: list[Conversation], *, 
     assert len(stored) == len(set(stored)), "an instance was stored twice"
     described = [{(uid, syntax, len(data or b"")) for _, uid, syntax, data in side} for side in (set(stored), sent)]
     assert described[0] == described[1]
-    assert set(stored) == sent, "the bytes differ"
+    assert set(stored) == sent, "the stored bytes differ from those sent"
     for file in files:
         assert_file_meta(file, calling=calling)
     return files
 
 
 def assert_file_meta(file: StoredFile, *, calling: str) -> None:
-    """Preamble and File Meta Information are as CONTRACT 4 has them, with the values padded as PS3.5 §6.2 wants."""
+    """Preamble and File Meta Information are as CONTRACT 4 specifies, with values padded as PS3.5 §6.2 requires."""
     assert file.preamble == bytes(128)
     assert set(file.meta) == set(_FILE_META)
     assert file.meta[0x00020001] == b"\x00\x01"

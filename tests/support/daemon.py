@@ -1,8 +1,8 @@
-"""The real daemon as a test has it: started on free ports, listened to, asked, stopped and looked over at the end.
+"""Runs the real daemon for a test: starts it on free ports, reads its log and pages, stops it and checks its health.
 
-The rule it keeps: nothing is waited for without a deadline, the daemon is only ever ended through the process held
-here, and a test that passes has left it healthy: `check_health` finds tracebacks, temporary files, descriptors and
-threads that stayed behind.
+Invariant: every wait has a deadline, the daemon is only ever ended through the process held here, and a test passes
+only if it leaves the daemon healthy: `check_health` finds tracebacks, and leaked temporary files, descriptors and
+threads.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from tests.support.part10 import StoredFile, read_part10
 from tests.support.processes import descriptors
 
 START_DEADLINE = 30.0
-"""Seconds: an import of everything on a busy machine with cold caches."""
+"""Seconds: enough to import everything on a busy machine with cold caches."""
 STOP_DEADLINE = 20.0
 WAIT = 10.0
-"""Seconds that a test waits for something that is due at once."""
+"""Seconds that a test waits for something that should happen immediately."""
 
 Record = dict[str, Any]
 
 
 class DaemonFailed(AssertionError):
-    """The daemon didn't do what every test relies on; its output is in the message."""
+    """The daemon failed at something that every test relies on; the message contains its output."""
 
 
 class Daemon:
@@ -63,11 +63,11 @@ class Daemon:
         self._config = config
         self.config_path.write_text(tomlkit.dumps(config))
         self.launcher: list[str] = []
-        """A program that starts it, for tests of what it gets from its parent."""
+        """A program that starts the daemon, for tests of what it inherits from its parent."""
         self.environment: dict[str, str] = {}
-        """Variables beside those of the tests."""
+        """Environment variables in addition to those of the tests."""
         self.inherited: tuple[int, ...] = ()
-        """Descriptors it gets."""
+        """Descriptors that the daemon inherits."""
         self.records: list[Record] = []
         self.output: list[str] = []
         """Every line of stdout and stderr, as it was written."""
@@ -78,7 +78,7 @@ class Daemon:
         self._listeners: dict[str, str] = {}
         self._idle_sockets = self._idle_threads = 0
 
-    # -- its life --------------------------------------------------------------------------------------------------
+    # -- lifecycle --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start it and wait until it is ready. Raises `DaemonFailed`."""
@@ -110,16 +110,16 @@ class Daemon:
             if time.monotonic() > deadline or not self.running:
                 raise self._failed("it did not become ready")
             time.sleep(0.02)
-        # one thread of its own may still be on its way: readiness comes first
+        # One more thread may still be starting, because readiness is reported first.
         self._idle_sockets, self._idle_threads = len(self._open_sockets()), len(self._threads()) + 1
 
     def configure(self, **overrides: Any) -> None:
-        """Write the configuration with these tables changed; a reload or a start reads it."""
+        """Write the configuration with these tables changed, to take effect at the next reload or start."""
         self._config = _merged(self._config, overrides)
         self.config_path.write_text(tomlkit.dumps(self._config))
 
     def reload(self) -> Record:
-        """SIGHUP, and the line that says how it ended."""
+        """Send SIGHUP and return the log record that reports the outcome."""
         seen = len(self.records)
         self.signal(signal.SIGHUP)
         return self.wait_for(
@@ -132,7 +132,7 @@ class Daemon:
         return self._process.pid
 
     def pids(self) -> list[int]:
-        """All its processes: the supervisor first, then the exporter and the workers."""
+        """All processes of the daemon: the supervisor first, then the exporter and the workers."""
         try:
             children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
         except (FileNotFoundError, ProcessLookupError):  # it has ended
@@ -140,23 +140,23 @@ class Daemon:
         return [self.pid, *(int(pid) for pid in children.split())]
 
     def worker_pids(self) -> dict[int, str]:
-        """The processes that serve, and the state of each, as /status has them; not those without a number yet.
+        """The pids and states of the workers, as /status shows them, except for those that have no pid yet.
 
-        Whose number is 0 is about to start: a signal to it would go to the group of whoever sends it.
+        A worker with pid 0 is about to start. Signalling pid 0 would signal the sender's own process group.
         """
         return {worker["pid"]: worker["state"] for worker in self.status()["workers"] if worker["pid"]}
 
     def status(self) -> Record:
-        """What /status says."""
+        """The JSON of /status."""
         status: Record = json.loads(self.get("/status")[1])
         return status
 
     def connections(self) -> int:
-        """How many its workers have open."""
+        """How many connections its workers have open."""
         return sum(worker["connections"] for worker in self.status()["workers"])
 
     def listener(self, name: str) -> tuple[str, int]:
-        """Where the listener of this name takes connections."""
+        """The address on which the listener of this name accepts connections."""
         return _address(self._listeners[name])
 
     @property
@@ -176,12 +176,12 @@ class Daemon:
         return self._process is not None and self._process.poll() is None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the supervisor."""
         assert self._process is not None
         self._process.send_signal(number)
 
     def wait(self, deadline: float = STOP_DEADLINE) -> int:
-        """Wait for its end and return its exit status. Raises `DaemonFailed` after killing it at the deadline."""
+        """Wait until it ends and return its exit status. At the deadline, kill it and raise `DaemonFailed`."""
         assert self._process is not None
         try:
             status = self._process.wait(deadline)
@@ -193,14 +193,14 @@ class Daemon:
         return status
 
     def stop(self, deadline: float = STOP_DEADLINE) -> None:
-        """SIGTERM, and the exit status 0 that has to follow."""
+        """Send SIGTERM and require exit status 0."""
         self.signal(signal.SIGTERM)
         status = self.wait(deadline)
         if status:
             raise self._failed(f"exit status {status} after SIGTERM")
 
     def kill(self) -> None:
-        """SIGKILL for all its processes, as a crash of the machine would end them."""
+        """Send SIGKILL to all its processes, which end as in a crash of the machine."""
         assert self._process is not None
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
@@ -209,7 +209,7 @@ class Daemon:
         for reader in self._readers:
             reader.join(WAIT)
 
-    # -- what it says ----------------------------------------------------------------------------------------------
+    # -- log and pages ----------------------------------------------------------------------------------------------
 
     def wait_for(self, predicate: Callable[[Record], bool], *, deadline: float = WAIT, since: int = 0) -> Record:
         """Return the first log record, from number `since` on, that fulfils `predicate`. Raises `DaemonFailed`."""
@@ -224,24 +224,24 @@ class Daemon:
                 alive = any(reader.is_alive() for reader in self._readers)
                 if left <= 0 or not alive:
                     raise self._failed(
-                        f"no such log record within {deadline:g} s" if alive else "it ended, without such a log record"
+                        f"no such log record within {deadline:g} s" if alive else "it ended without such a log record"
                     )
                 self._changed.wait(min(left, 0.5))
 
     def add_record(self, line: str, record: Record) -> None:
-        """It has said something, as `line`; from whoever hears it."""
+        """Add a log record, read from `line`. Also called for logs that arrive by other ways than stderr."""
         with self._changed:
             self.output.append(line)
             self.records.append(record)
             self._changed.notify_all()
 
     def logged(self, event: str, **fields: Any) -> list[Record]:
-        """The records so far of an event, with these fields."""
+        """The records logged so far for an event, with these fields."""
         with self._changed:
             return [r for r in self.records if r["event"] == event and fields.items() <= r.items()]
 
     def wait_logged(self, event: str, *, deadline: float = WAIT, **fields: Any) -> Record:
-        """Return the first record of an event with these fields, and wait for it."""
+        """Wait for the first record of an event with these fields, and return it."""
         return self.wait_for(lambda r: r["event"] == event and fields.items() <= r.items(), deadline=deadline)
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
@@ -249,7 +249,7 @@ class Daemon:
         return get(self.http, path, timeout=WAIT, headers=headers)
 
     def ready(self) -> bool:
-        """Whether /-/ready says so; False too where nobody answers."""
+        """Whether /-/ready answers that the daemon is ready; False also if nothing answers."""
         try:
             return self.get("/-/ready")[0] == 200
         except OSError:
@@ -266,27 +266,27 @@ class Daemon:
         }
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of one sample. Raises KeyError where there is none."""
+        """The value of one sample. Raises KeyError if there is none."""
         return self.metrics()[name, frozenset(labels.items())]
 
     def wait_metric(self, name: str, value: float, **labels: str) -> None:
-        """Wait until a sample has a value: what is counted behind the answer that a test has seen."""
+        """Wait until a sample has a value, since some metrics are only updated after the answer has been sent."""
         deadline = time.monotonic() + WAIT
         while (found := self.metrics().get((name, frozenset(labels.items())))) != value:
             if time.monotonic() > deadline:
                 raise self._failed(f"{name}{labels} is {found}, not {value}")
             time.sleep(0.02)
 
-    # -- what it keeps ---------------------------------------------------------------------------------------------
+    # -- files ---------------------------------------------------------------------------------------------
 
     def paths(self) -> list[Path]:
-        """Every file of the store outside .dicomd, whatever it is."""
+        """Every file of the store outside .dicomd, of whatever kind."""
         return sorted(
             p for p in self.root.rglob("*") if p.is_file() and ".dicomd" not in p.relative_to(self.root).parts
         )
 
     def stored(self, sop_instance_uid: str = "") -> list[StoredFile]:
-        """The stored instances, all or those of a SOP Instance UID."""
+        """All stored instances, or only those with a SOP Instance UID."""
         files = [read_part10(path) for path in self.paths()]
         return [file for file in files if not sop_instance_uid or file.sop_instance_uid == sop_instance_uid]
 
@@ -299,21 +299,21 @@ class Daemon:
                 entry.unlink()
 
     def temporary_files(self) -> list[Path]:
-        """What lies in the folder for temporary files."""
+        """The files in the folder for temporary files."""
         return [path for path in (self.root / ".dicomd" / "tmp").rglob("*") if path.is_file()]
 
     def wait_no_temporary_files(self) -> None:
-        """Wait until nothing is left of unfinished instances: that work comes after the answer."""
+        """Wait until no temporary files are left: they are removed only after the answer has been sent."""
         deadline = time.monotonic() + WAIT
         while left := self.temporary_files():
             if time.monotonic() > deadline:
-                raise self._failed(f"temporary files stayed: {left}")
+                raise self._failed(f"temporary files were left: {left}")
             time.sleep(0.01)
 
-    # -- how it feels ----------------------------------------------------------------------------------------------
+    # -- health ----------------------------------------------------------------------------------------------
 
     def check_health(self) -> None:
-        """Idle, it holds what it held when it was ready and has met nothing unexpected. Raises `DaemonFailed`."""
+        """Raise `DaemonFailed` if the idle daemon has leaked resources, or has logged anything unexpected."""
         deadline = time.monotonic() + WAIT
         while trouble := self._trouble():
             if time.monotonic() > deadline:
@@ -336,7 +336,7 @@ class Daemon:
         return trouble + self.complaints()
 
     def complaints(self) -> list[str]:
-        """What it logged that must never be logged."""
+        """Log records that must never appear."""
         found = [line for line in self.output if "Traceback" in line or "ResourceWarning" in line]
         return found + [
             str(r) for r in self.records if r["event"] in ("internal error", "not JSON") or "unknown_keys" in r
@@ -375,7 +375,7 @@ class Daemon:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment; for what can't be told to choose one itself."""
+    """A port of 127.0.0.1 that is free at the moment, for programs that can't choose a free port themselves."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
         return port

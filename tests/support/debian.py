@@ -1,7 +1,7 @@
-"""Debian trees with the package in them: a plain one to chroot into, and a machine of its own that systemd has booted.
+"""Debian trees with the package installed: a plain tree to chroot into, and a machine booted by systemd-nspawn.
 
-The rule it keeps: nothing of it outlives its test. A machine runs in name spaces and a cgroup of its own, its end is
-the end of everything in it, and it ends with this process however that ends. All it has of a network is loopback.
+Invariant: nothing outlives its test. A machine runs in namespaces and a cgroup of its own, all its processes end with
+it, and it ends with this process however that ends. Its only network is loopback.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BOOTS_WITHIN = 120.0
-"""Seconds; ten are usual, one where nothing else runs."""
+"""Seconds. Booting usually takes ten, or one on an idle machine."""
 _ENDS_WITHIN = 60.0  # seconds for the machine to power off before it is killed
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -35,7 +35,7 @@ _number = itertools.count(1)
 
 
 def script(text: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a script that uses what scripts/tree.sh offers. Raises AssertionError with its output where it fails."""
+    """Run a script that uses the functions of scripts/tree.sh. Raises AssertionError with its output if it fails."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f'. "$0/scripts/lib.sh"; . "$0/scripts/tree.sh"; {text}', ROOT, *arguments],
         stdin=subprocess.DEVNULL,
@@ -48,18 +48,18 @@ def script(text: str, *arguments: str | Path) -> subprocess.CompletedProcess[str
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a tree, and nothing that is mounted in it."""
+    """Remove a tree, but nothing that is mounted in it."""
     subprocess.run(["rm", "-rf", "--one-file-system", path], check=True)
 
 
 class Tree:
-    """A Debian tree of its own, in which no systemd runs."""
+    """A separate Debian tree in which systemd does not run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def run(self, *command: str, alone: bool = True, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run it as root inside; with nothing of the network but loopback, unless not ``alone``."""
+        """Run a command as root inside the tree; if ``alone``, with no network but loopback."""
         inside = '. "$0/scripts/lib.sh"; . "$0/scripts/tree.sh"; tree=$1; reach_network "$tree"; shift; '
         inside += f'inside {"--alone" if alone else ""} "$tree" "$@"'
         done = subprocess.run(
@@ -73,11 +73,11 @@ class Tree:
         return done
 
     def shell(self, text: str, *arguments: str) -> str:
-        """Run a script of the shell, which ends at its first failure; what it printed."""
+        """Run a shell script that stops at its first failure; return its output."""
         return self.run("sh", "-ec", text, "sh", *arguments).stdout
 
     def apt(self, *arguments: str) -> None:
-        """Run apt-get, asking nothing."""
+        """Run apt-get without prompts."""
         self.run(*_apt(*arguments))
 
     def install(self, package: Path) -> None:
@@ -87,7 +87,7 @@ class Tree:
 
 
 class Machine:
-    """A tree booted by systemd-nspawn. Skips the test where that can't be had here."""
+    """A tree booted by systemd-nspawn. Skips the test if that is not possible here."""
 
     def __init__(self, tree: Path) -> None:
         self.tree = tree
@@ -98,16 +98,16 @@ class Machine:
         self._leader = 0
         self._nspawn: subprocess.Popen[bytes] | None = None
 
-    # -- its life --------------------------------------------------------------------------------------------------
+    # -- lifecycle --------------------------------------------------------------------------------------------------
 
     def boot(self) -> None:
-        """Start it and wait until systemd has started everything."""
+        """Start the machine and wait until systemd has finished booting."""
         self._make_cgroups()
         join = 'until [ "$1" = -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
         nspawn = ["systemd-nspawn", "--quiet", "--directory", self.tree, "--boot", "--console=pipe", "--register=no"]
         nspawn += ["--keep-unit", "--private-network", "--link-journal=no", "--resolv-conf=off", "--timezone=off"]
         nspawn += [f"--machine=dicomd-{os.getpid()}-{next(_number)}"]
-        nspawn += ["--setenv=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]  # Debian 13's, where this machine has cgroup v1
+        nspawn += ["--setenv=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"]  # for Debian 13 if this machine has cgroup v1
         with self._log.open("wb") as log:
             self._nspawn = subprocess.Popen(
                 ["sh", "-ec", join, "sh", *self._cgroups, "--", "setpriv", "--pdeathsig", "TERM", *nspawn],
@@ -125,30 +125,30 @@ class Machine:
             time.sleep(0.1)
 
     def close(self) -> None:
-        """Power it off, and leave nothing of it but its tree."""
+        """Power the machine off; only its tree remains."""
         if self._nspawn is not None:
             try:
-                self._nspawn.terminate()  # which nspawn takes for: power off
+                self._nspawn.terminate()  # nspawn powers the machine off
                 self._nspawn.wait(_ENDS_WITHIN)
             except subprocess.TimeoutExpired:
-                self._nspawn.kill()  # and its init with it, and with that all other processes
+                self._nspawn.kill()  # its init dies with it, and so do all other processes
                 self._nspawn.wait()
         self._remove_cgroups()
         self._log.unlink(missing_ok=True)
 
     def console(self) -> str:
-        """What it wrote to its console."""
+        """The output on the machine's console."""
         return self._log.read_text(errors="replace")
 
-    # -- what is done in it ----------------------------------------------------------------------------------------
+    # -- commands and network ----------------------------------------------------------------------------------------
 
     def command(self, *command: str) -> list[str]:
-        """What to start on this side in order to run a command in the machine, as root."""
+        """The command line that, run outside the machine, runs a command inside it as root."""
         variables = [f"{name}={text}" for name, text in _ENVIRONMENT.items()]
         return ["nsenter", "--target", str(self._leader), "--all", "env", "--ignore-environment", *variables, *command]
 
     def run(self, *command: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run a command in it, as root."""
+        """Run a command in the machine as root."""
         done = subprocess.run(
             self.command(*command),
             stdin=subprocess.DEVNULL,
@@ -161,25 +161,25 @@ class Machine:
         return done
 
     def apt(self, *arguments: str) -> None:
-        """Run apt-get without a network, asking nothing."""
+        """Run apt-get without a network and without prompts."""
         self.run(*_apt(*arguments), timeout=300)
 
     def install(self, package: Path) -> None:
-        """Install a package file, or a newer one."""
+        """Install a package file, or upgrade to it."""
         self.run(*self._installation(package), timeout=300)
 
     def install_command(self, package: Path) -> list[str]:
-        """What to start on this side in order to do that."""
+        """The command line that, run outside the machine, installs a package inside it."""
         return self.command(*self._installation(package))
 
     def properties(self, unit: str, *names: str) -> dict[str, str]:
-        """Properties of a unit, as `systemctl show` has them."""
+        """Properties of a unit, as `systemctl show` prints them."""
         lines = self.run("systemctl", "show", unit, *(f"--property={name}" for name in names)).stdout.splitlines()
         return dict(line.split("=", 1) for line in lines)
 
     @contextlib.contextmanager
     def network(self) -> Iterator[None]:
-        """The connections of this thread, and of threads that it begins meanwhile, are made in the machine."""
+        """Open connections of this thread, and of threads started meanwhile, inside the machine's network."""
         with Path("/proc/self/ns/net").open("rb") as before, Path(f"/proc/{self._leader}/ns/net").open("rb") as within:
             _enter(within.fileno())
             try:
@@ -191,7 +191,7 @@ class Machine:
         shutil.copy(package, self.tree / "root")
         return _apt("install", f"/root/{package.name}")
 
-    # -- its processes and cgroups ---------------------------------------------------------------------------------
+    # -- processes and cgroups ---------------------------------------------------------------------------------
 
     def _is_up(self) -> bool:
         assert self._nspawn is not None
@@ -206,7 +206,7 @@ class Machine:
         return state in ("running", "degraded")
 
     def _make_cgroups(self) -> None:
-        """One in each hierarchy that systemd uses, of one name: those of nspawn are the same for all containers."""
+        """Make a cgroup of one name in each of systemd's hierarchies; nspawn's own would be shared by all machines."""
         name = f"dicomd-{os.getpid()}-{next(_number)}"
         mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -238,13 +238,13 @@ class Machine:
             except OSError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.1)  # the last processes are on their way out
+                time.sleep(0.1)  # the last processes are still ending
             else:
                 self._cgroups.pop()
 
 
 def _apt(*arguments: str) -> list[str]:
-    """Asking nothing, and without syncing each file: what a test makes has not to survive a power cut."""
+    """apt-get without prompts, and without syncing each file: a test's tree need not survive a power loss."""
     options = [
         "-q",
         "-y",

@@ -1,6 +1,6 @@
-"""A journal that a test reads: it takes the datagrams of journald's native protocol, or just doesn't.
+"""A stand-in for journald: receives datagrams of its native protocol for a test, or leaves them unread on request.
 
-The rule it keeps: a daemon finds it where journald is, in a mount namespace of its own (`launcher`), which takes root.
+The daemon finds it at journald's usual path, in a mount namespace made by `launcher`, which needs root.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOUNT = (
 
 
 class Journal:
-    """A context manager; `entries` are the fields of each entry so far, `told` is called with each."""
+    """A context manager; `entries` are the fields of each entry so far, `told` is called with each new one."""
 
     def __init__(self, folder: Path, told: Callable[[dict[str, str]], None] = lambda entry: None) -> None:
         self.path = folder / "socket"
@@ -54,11 +54,11 @@ class Journal:
         self._socket.close()
 
     def stand_still(self) -> None:
-        """Read nothing from now on; one that is on its way is still read."""
+        """Stop reading; a datagram that is being received is still read."""
         self._reads.clear()
 
     def go_on(self) -> None:
-        """Read again."""
+        """Resume reading."""
         self._reads.set()
 
     def _read(self) -> None:
@@ -86,7 +86,7 @@ def decode(data: bytes) -> dict[str, str]:
 
 
 def launcher(folder: Path) -> list[str]:
-    """A program that starts another with the journal's socket of that folder. Skips where that takes more rights."""
+    """A program that starts another with that folder's journal socket in place. Skips if privileges are missing."""
     if os.geteuid() != 0:
         pytest.skip("a mount namespace takes root")
     if shutil.which("unshare") is None:
@@ -95,7 +95,7 @@ def launcher(folder: Path) -> list[str]:
 
 
 def as_record(entry: dict[str, str]) -> Record:
-    """An entry as the line of JSON that would say the same."""
+    """The record that the JSON log would contain for an entry."""
     record: Record = {name.lower().removeprefix("dicomd_"): value for name, value in entry.items()}
     record["event"] = _EVENTS.get(entry.get("MESSAGE_ID", ""), entry["MESSAGE"])
     if "listeners" in record:
@@ -104,7 +104,7 @@ def as_record(entry: dict[str, str]) -> Record:
 
 
 def tell(daemon: Daemon) -> Callable[[dict[str, str]], None]:
-    """Makes what the journal gets the daemon's records."""
+    """A callback that adds the journal's entries to the daemon's records."""
 
     def told(entry: dict[str, str]) -> None:
         daemon.add_record(json.dumps(entry), as_record(entry))

@@ -1,7 +1,7 @@
 """Senders that store without a pause, as a department does in the morning.
 
-The rule it keeps: every instance that was answered with success is remembered, with its Data Set, and every answer or
-connection that failed, so that a test can say afterwards that nothing acknowledged is lost, and what didn't work.
+Invariant: every instance that was answered with success is recorded with its Data Set, and so is every answer or
+connection that failed, so that a test can check afterwards that nothing acknowledged is lost, and see what failed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PAUSE = 0.05  # seconds before another try
 
 
 class Receiver(Protocol):
-    """Where it goes to, and what has been stored of it."""
+    """The receiver of the load, and the instances that it has stored."""
 
     @property
     def address(self) -> tuple[str, int]: ...
@@ -48,18 +48,18 @@ class Load:
         self.stop()
 
     def start(self) -> None:
-        """Begin to send."""
+        """Start sending."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Let each finish its Association, and wait for that."""
+        """Wait until each sender has finished its Association."""
         self._over.set()
         for thread in self._threads:
             thread.join()
 
     def lost(self) -> list[str]:
-        """What was answered with success and isn't in the store as it was sent."""
+        """The instances that were answered with success but are not in the store as they were sent."""
         kept = {file.sop_instance_uid: file.data_set for file in self._daemon.stored()}
         return [uid for uid, data_set in self.acknowledged.items() if kept.get(uid) != data_set]
 

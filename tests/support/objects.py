@@ -1,6 +1,6 @@
-"""Instances to send, made here.
+"""Makes instances for tests to send.
 
-The rule it keeps: each is complete and unlike any other, so that tests can share a store and find theirs in it.
+Invariant: each is complete and different from all others, so that tests can share a store and find their own in it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 
 PATIENT_NAME, PATIENT_ID = "Doppelgaenger^Xaverine", "PID-4711-GEHEIM"
-"""What must never come out anywhere but in the stored instance."""
+"""Values that must never appear anywhere but in the stored instance."""
 
 _OURS = "1.2.826.0.1.3680043.10.1494.7"
 _random = random.Random(1494)
@@ -51,7 +51,7 @@ def new_uid() -> str:
 
 
 def data_set(sop_instance_uid: str, *, size: int = 512, sop_class_uid: str = CT_IMAGE_STORAGE) -> Dataset:
-    """A small but complete Data Set with `size` bytes of pixel data that no two instances share."""
+    """A small but complete Data Set with `size` bytes of pixel data that differ between instances."""
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 100"
     ds.SOPClassUID, ds.SOPInstanceUID = UID(sop_class_uid), UID(sop_instance_uid)
@@ -96,7 +96,7 @@ def write_file(path: Path, *, size: int = 512, sop_class_uid: str = CT_IMAGE_STO
 
 
 def element(group: int, number: int, vr: bytes, value: bytes) -> bytes:
-    """One element in Explicit VR Little Endian, as it is given: for Data Sets that no library would write."""
+    """One element in Explicit VR Little Endian, exactly as given: for Data Sets that no library would write."""
     if vr in (b"OB", b"OW", b"UN", b"SQ"):
         return struct.pack("<HH2sHI", group, number, vr, 0, len(value)) + value
     return struct.pack("<HH2sH", group, number, vr, len(value)) + value

@@ -1,9 +1,9 @@
-"""Which acknowledged instances are lost, where equal UIDs may overwrite each other (`duplicates = "replace"`)?
+"""Decides which acknowledged instances are lost if equal UIDs may overwrite each other (`duplicates = "replace"`).
 
-A Data Set that was acknowledged and is nowhere must have been overwritten on purpose: by one that is there, under the
-same UID, whose sending hadn't ended before the lost one's last acknowledged sending began. Of all that are there, the
-one that ended last decides: if it can have come after all that are missing, then there is an order of all sendings that
-explains what is found, and otherwise there is none.
+An acknowledged Data Set that is missing must have been overwritten legitimately: by one that is present under the same
+UID, and whose sending had not ended before the last acknowledged sending of the missing one began. Of all that are
+present, the one that ended last decides: if it can have come after all that are missing, there is an order of all
+sendings that explains what is found, and otherwise there is none.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 @dataclass
 class Sending:
-    """One time that a Data Set was sent: from before its first byte until its answer, or for ever without one.
+    """One sending of a Data Set: from before its first byte until its answer, or for ever if it got none.
 
-    Times are those of one clock. Without an answer nobody knows until when the daemon may have been at it.
+    All times are of one clock. Without an answer there is no telling how long the daemon worked on it.
     """
 
     uid: str
@@ -30,13 +30,13 @@ class Sending:
 def lost(
     sendings: Iterable[Sending], present: Mapping[tuple[str, bytes], float], *, overwriting: bool
 ) -> list[tuple[str, bytes]]:
-    """The acknowledged Data Sets (UID and digest) that nothing excuses.
+    """The acknowledged Data Sets (UID and digest) that are missing without an excuse.
 
-    `present` tells for each that was found until when it can have been published: when it was moved away, or `inf`.
-    Without `overwriting` nothing is ever excused.
+    `present` maps each that was found to the latest time at which it can have been published: the time when it was
+    moved away, or `inf`. Without `overwriting` nothing is ever excused.
     """
     acknowledged: dict[tuple[str, bytes], float] = {}
-    last: dict[str, float] = {}  # by UID, until when one of those that are there may have overwritten another
+    last: dict[str, float] = {}  # by UID, the latest time at which a present one may have overwritten another
     for sending in sendings:
         key = sending.uid, sending.digest
         if sending.acknowledged:

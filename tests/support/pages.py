@@ -1,4 +1,4 @@
-"""The pages of an HTTP endpoint."""
+"""Reads the pages of an HTTP endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stored Part 10 file taken apart without any DICOM library (PS3.10 §7.1), so that every byte is accounted for."""
+"""Parses stored Part 10 files without any DICOM library (PS3.10 §7.1), so that every byte is accounted for."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class StoredFile:
 
 
 def read_part10(path: Path) -> StoredFile:
-    """Take a file of dicomd's apart. Raises ValueError where it is not as PS3.10 wants it."""
+    """Parse a file written by dicomd. Raises ValueError if it does not conform to PS3.10."""
     preamble, meta, data_set = split_part10(path.read_bytes())
     length = sum(_header_size(tag) + len(value) for tag, value in meta.items() if tag != 0x00020000)
     if list(meta) != sorted(meta) or meta.get(0x00020000) != struct.pack("<I", length):
-        raise ValueError(f"{path}: the File Meta Information is not in order, or not as long as it says")
+        raise ValueError(f"{path}: the File Meta Information is not sorted, or its group length is wrong")
     return StoredFile(path, preamble, meta, data_set)
 
 
 def split_part10(content: bytes) -> tuple[bytes, dict[int, bytes], bytes]:
-    """Preamble, File Meta values by tag, Data Set. Believes the tags alone: there are files without a group length."""
+    """Preamble, File Meta values by tag, Data Set. Relies on tags alone, as some files have no group length."""
     if content[128:132] != b"DICM":
-        raise ValueError("no Part 10 file")
+        raise ValueError("not a Part 10 file")
     meta: dict[int, bytes] = {}
     at = 132
     while content[at : at + 2] == b"\x02\x00":

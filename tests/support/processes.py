@@ -1,13 +1,13 @@
-"""What the kernel tells of a process that goes on meanwhile."""
+"""Reads the state of running processes from /proc."""
 
 import contextlib
 from pathlib import Path
 
 
 def descriptors(pid: int) -> dict[int, str]:
-    """What a process has open, by number: a path, or `socket:[…]`, `pipe:[…]`, `anon_inode:…`.
+    """The open descriptors of a process, by number: a path, or `socket:[…]`, `pipe:[…]`, `anon_inode:…`.
 
-    What is closed between the listing and the look at it is left out. A process that has ended has nothing open.
+    Leaves out descriptors that are closed while they are being listed. A process that has ended has none.
     """
     found = {}
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
@@ -18,7 +18,7 @@ def descriptors(pid: int) -> dict[int, str]:
 
 
 def exists(pid: int) -> bool:
-    """Whether the process runs; one that is only waiting to be reaped doesn't."""
+    """Whether the process is running; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

@@ -1,6 +1,6 @@
-"""PROXY headers of version 2 as a balancer sends them, made by hand from haproxy's doc/proxy-protocol.txt §2.2.
+"""PROXY headers of version 2 as a load balancer sends them, built by hand from haproxy's doc/proxy-protocol.txt §2.2.
 
-The rule it keeps: nothing here comes from dicomd.
+Invariant: nothing here comes from dicomd.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SIGNATURE = bytes.fromhex("0D0A0D0A000D0A515549540A")
 
 
 def header(body: bytes, *, command: int = PROXY, family: int = TCP4) -> bytes:
-    """A header with these bytes behind its first 16."""
+    """A header with these bytes after its first 16."""
     return _SIGNATURE + struct.pack(">BBH", command, family, len(body)) + body
 
 

@@ -1,6 +1,6 @@
-"""The DICOM files that pydicom's package brings along: what each would be as an instance, or why it can't be sent.
+"""The DICOM files in pydicom's package, each as an instance to send or with the reason why it can't be sent.
 
-The rule it keeps: their Data Sets go out byte for byte as they lie in the files, and no file is left out silently.
+Invariant: Data Sets are sent byte for byte as they are in the files, and no file is left out silently.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NOT_DICOM_NAMES = {"README"}
 
 @dataclass(frozen=True)
 class SampleFile:
-    """A file of pydicom's. `instance` is None where it can't be sent, and `why_not` says why."""
+    """A file of pydicom's. `instance` is None if it can't be sent, and `why_not` gives the reason."""
 
     path: Path
     name: str
@@ -40,7 +40,7 @@ class SampleFile:
 
 @cache
 def sample_files() -> tuple[SampleFile, ...]:
-    """All DICOM files in pydicom's package, in the order of their names."""
+    """All DICOM files in pydicom's package, sorted by name."""
     root = Path(pydicom.data.__file__).parent
     return tuple(
         _read(path, str(path.relative_to(root)))
@@ -50,12 +50,12 @@ def sample_files() -> tuple[SampleFile, ...]:
 
 
 def sample(name: str) -> Path:
-    """The path of one of them, by its name."""
+    """The path of the file with this name."""
     return next(file.path for file in sample_files() if file.path.name == name)
 
 
 def _read(path: Path, name: str) -> SampleFile:
-    with warnings.catch_warnings():  # pydicom has remarks about most of them: that is what they are for
+    with warnings.catch_warnings():  # pydicom warns about most of them, which is what they are for
         warnings.simplefilter("ignore")
         ds = dcmread(path, force=True)
         sop_class = _text(ds, "SOPClassUID") or _text(ds.file_meta, "MediaStorageSOPClassUID")
@@ -65,8 +65,8 @@ def _read(path: Path, name: str) -> SampleFile:
     if sop_class == MEDIA_STORAGE_DIRECTORY:
         return SampleFile(path, name, None, "a DICOMDIR: media only, no SOP Class of the Storage Service", has_both)
     if not (sop_class and sop_instance):
-        # A C-STORE-RQ needs both (PS3.7 Table 9.3-1), and the Presentation Context is for a SOP Class: no honest sender
-        # could invent them.
+        # A C-STORE-RQ needs both UIDs (PS3.7 Table 9.3-1), and the Presentation Context needs the SOP Class. An honest
+        # sender can't invent them.
         return SampleFile(path, name, None, "no SOP Class and SOP Instance UID, in Data Set or File Meta", has_both)
     content = path.read_bytes()
     body = split_part10(content)[2] if content[128:132] == b"DICM" else content

@@ -1,7 +1,7 @@
 """A requestor that does exactly what a test says, right or wrong: a socket, and PDUs as bytes.
 
-The rule it keeps: A-ASSOCIATE-RQ PDUs come from pynetdicom's codecs, so that what is well-formed is well-formed; P-DATA
-and everything malformed is written here byte by byte. Every read has a deadline.
+A-ASSOCIATE-RQ PDUs come from pynetdicom's codecs, so that they are certain to be well-formed; P-DATA and everything
+malformed is built here byte by byte. Every read has a deadline.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ CT_AND_ECHO: tuple[Proposal, ...] = ((CT_IMAGE_STORAGE, [EXPLICIT_LITTLE]), (VER
 
 
 class Closed(ConnectionError):
-    """The acceptor closed the connection where a PDU was awaited."""
+    """The acceptor closed the connection although a PDU was expected."""
 
 
 @dataclass(frozen=True)
 class Abort:
-    """An A-ABORT that came (PS3.8 Table 9-26)."""
+    """An A-ABORT that was received (PS3.8 Table 9-26)."""
 
     source: int
     reason: int
@@ -63,10 +63,10 @@ class RawPeer:
         source: str = "",
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`receive_buffer` in bytes makes the TCP window small, for a peer whose answers soon have nowhere to go.
+        """Connect; a small `receive_buffer` (bytes) makes the TCP window small, so that answers soon block the daemon.
 
-        `source` is the address to connect from, such as 127.0.0.2, which the loopback has too. With `tls` the handshake
-        comes at once. Raises OSError, ssl.SSLError among it.
+        `source` is the address to connect from, such as 127.0.0.2, which loopback also has. With `tls` the handshake
+        is done at once. Raises OSError, including ssl.SSLError.
         """
         self.sock: socket.socket = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         if receive_buffer:
@@ -102,17 +102,17 @@ class RawPeer:
         self.sock.sendall(data)
 
     def send_in_pieces(self, data: bytes, size: int) -> None:
-        """Write bytes so that each piece is a TCP segment of its own."""
+        """Write bytes with each piece in a TCP segment of its own."""
         for at in range(0, len(data), size):
             self.sock.sendall(data[at : at + size])
 
     def send_for_ever(self, data: bytes) -> NoReturn:
-        """Write the same bytes again and again, until that fails. Raises OSError."""
+        """Write the same bytes repeatedly until writing fails. Raises OSError."""
         while True:
             self.sock.sendall(data)
 
     def reset(self) -> None:
-        """Break the connection off with an RST."""
+        """Reset the connection with an RST."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
@@ -124,12 +124,12 @@ class RawPeer:
         return PDU(pdu_type, self._read(length, ends))
 
     def read_end(self, deadline: float = DEADLINE) -> None:
-        """Wait for the end of the connection, with nothing before it."""
+        """Wait until the connection ends; nothing may be received before."""
         try:
             pdu = self.read_pdu(deadline)
         except Closed:
             return
-        raise AssertionError(f"the connection should have ended, but {pdu} came")
+        raise AssertionError(f"the connection should have ended, but {pdu} was received")
 
     def read_to_the_end(self) -> list[PDU]:
         """Return every PDU until the connection ends. Raises TimeoutError if it doesn't."""
@@ -170,13 +170,13 @@ class RawPeer:
         return self.accept
 
     def read_rejection(self) -> tuple[int, int, int]:
-        """Return result, source and reason of the A-ASSOCIATE-RJ that has to come."""
+        """Return result, source and reason of the A-ASSOCIATE-RJ, which must come next."""
         pdu = self.read_pdu()
         assert pdu.type == wire.A_ASSOCIATE_RJ, pdu
         return pdu.body[1], pdu.body[2], pdu.body[3]
 
     def read_abort(self, deadline: float = DEADLINE) -> Abort:
-        """Return the A-ABORT that has to come, and see the connection end once it has been taken."""
+        """Return the A-ABORT, which must come next, and require the connection to end after it."""
         pdu = self.read_pdu(deadline)
         assert pdu.type == wire.A_ABORT, pdu
         self.sock.shutdown(socket.SHUT_WR)
@@ -184,17 +184,17 @@ class RawPeer:
         return Abort(pdu.body[2], pdu.body[3])
 
     def release(self) -> None:
-        """Release the Association and see the connection end."""
+        """Release the Association and require the connection to end."""
         self.send(A_RELEASE_RQ_PDU)
         pdu = self.read_pdu()
         assert pdu.type == wire.A_RELEASE_RP, pdu
-        socket.socket.shutdown(self.sock, socket.SHUT_WR)  # an SSLSocket's own would forget that it speaks TLS
+        socket.socket.shutdown(self.sock, socket.SHUT_WR)  # SSLSocket.shutdown would drop the TLS state
         self.read_end()
 
     # -- messages --------------------------------------------------------------------------------------------------
 
     def read_message(self, deadline: float = DEADLINE) -> Message:
-        """Return the next DIMSE message, whole."""
+        """Return the next complete DIMSE message."""
         stream = []
         while True:
             pdu = self.read_pdu(deadline)
@@ -209,7 +209,7 @@ class RawPeer:
         return self.read_message()
 
     def echo(self, context_id: int = 3) -> Message:
-        """C-ECHO."""
+        """Send a C-ECHO-RQ and return the response."""
         self.send(p_data(pdv(context_id, 3, c_echo_rq())))
         return self.read_message()
 
@@ -245,7 +245,7 @@ def associate_rq(
 
 
 def pdv(context_id: int, header: int, data: bytes) -> bytes:
-    """A PDV; in `header` 1 means command, 2 last (PS3.8 §E.2)."""
+    """A PDV; in `header`, bit 1 means command and bit 2 means last (PS3.8 §E.2)."""
     return struct.pack(">IBB", len(data) + 2, context_id, header) + data
 
 

@@ -1,4 +1,4 @@
-"""A stream of bytes as the PDU reader takes it, cut in any way."""
+"""Feeds a byte stream to the PDU reader, cut into chunks in any way."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
 
 
 def fed(reader: PDUReader, chunks: Iterable[bytes], *, short_way: bool = True) -> Iterator[PDU | Fragment | PDUError]:
-    """What the reader says of the chunks, its errors among it; a fragment's data stand until the next is asked for.
+    """Yield the reader's events for the chunks, including errors; a fragment's data is valid until the next event.
 
-    Once data are expected, what is ordinary comes by the short way, if wanted.
+    Once data is expected, ordinary fragments are read by the fast path if `short_way`.
     """
     for chunk in chunks:
         at = 0
@@ -31,14 +31,14 @@ def fed(reader: PDUReader, chunks: Iterable[bytes], *, short_way: bool = True) -
             if reader.must_rewind:
                 reader.rewind()
             count = min(len(reader.space()), len(chunk) - at)
-            assert count > 0, "the reader must always find room"
+            assert count > 0, "the reader must always have room"
             reader.space()[:count] = chunk[at : at + count]
             reader.received(count)
             at += count
 
 
 def joined(events: Iterable[object]) -> list[object]:
-    """The events, fragments of what belongs together as one: how many there are depends on the cutting."""
+    """The events with consecutive fragments joined, because the number of fragments depends on the chunks."""
     seen: list[object] = []
     for event in events:
         if not isinstance(event, Fragment):

@@ -1,6 +1,6 @@
-"""The answer to an A-ASSOCIATE-RQ by pynetdicom's codecs and its rules of negotiation.
+"""Answers an A-ASSOCIATE-RQ with pynetdicom's codecs and negotiation, as a reference for dicomd's own.
 
-dicomd reads requests itself, as these take 20 ms and more for a large one. They stay what it is compared with.
+dicomd reads requests itself because pynetdicom's codecs take 20 ms and more for a large one.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _APPLICATION_CONTEXT_NAME = "1.2.840.10008.3.1.1.1"
 
 
 class UndecodableError(Exception):
-    """pynetdicom raised something, or would answer what is no request."""
+    """pynetdicom raised an exception, or would answer something that is not a valid request."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What pynetdicom makes of a request: contexts by ID as (abstract syntax, transfer syntax), results by ID."""
+    """pynetdicom's reading of a request: contexts by ID as (abstract syntax, transfer syntax), results by ID."""
 
     application_context_name: str
     contexts: dict[int, tuple[str, str]]
@@ -53,12 +53,12 @@ def reference(
     implementation_class_uid: str,
     implementation_version_name: str,
 ) -> Reference:
-    """Negotiate as an acceptor of these. Raises UndecodableError."""
+    """Negotiate as an acceptor that supports these. Raises UndecodableError."""
     pdu = A_ASSOCIATE_RQ()
     try:
         pdu.decode(struct.pack(">BBI", 1, 0, len(_FIXED) + len(variable_items)) + _FIXED + variable_items)
         proposal = pdu.to_primitive()
-    except Exception as error:  # its decoders raise whatever the bytes make them trip over
+    except Exception as error:  # its decoders can raise anything for malformed bytes
         raise UndecodableError(repr(error)) from error
     proposed = proposal.presentation_context_definition_list
     if not all(context.abstract_syntax and context.transfer_syntax for context in proposed):

@@ -1,7 +1,7 @@
-"""A TCP relay on the loopback that keeps what passes through it, in both directions.
+"""A TCP relay on loopback that records what passes through it in both directions.
 
-The rule it keeps: it changes nothing. Bytes go on as they come, the end of one direction is passed on as the end of
-that direction, and a connection that broke on one side is broken off on the other.
+Invariant: it changes nothing. Bytes are forwarded as they arrive, the end of one direction is forwarded as the end of
+that direction, and a connection that is reset on one side is reset on the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CHUNK = 256 * 1024
 
 
 class Recording:
-    """One connection: what its requestor and its acceptor sent."""
+    """The bytes that the requestor and the acceptor of one connection sent."""
 
     def __init__(self) -> None:
         self.requestor = bytearray()
@@ -26,14 +26,14 @@ class Recording:
         self.ended = threading.Event()
 
     def conversation(self) -> Conversation:
-        """What was said. Raises `WireError` if it wasn't DICOM."""
+        """The recorded conversation. Raises `WireError` if it was not DICOM."""
         return conversation(bytes(self.requestor), bytes(self.acceptor))
 
 
 class Relay:
-    """Listens on a free port of 127.0.0.1 and passes every connection on to `target` = (host, port).
+    """Listens on a free port of 127.0.0.1 and forwards every connection to `target` = (host, port).
 
-    A context manager: on leaving it, no socket and no thread of it is left.
+    A context manager that leaves no socket and no thread behind.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
@@ -66,7 +66,7 @@ class Relay:
             sock.close()
 
     def recordings(self, deadline: float = 10) -> list[Recording]:
-        """All connections so far, in order, each of them over: waits for that at most `deadline` seconds each."""
+        """All connections so far, in order, once they have ended; waits at most `deadline` seconds for each."""
         with self._lock:
             recordings = list(self._recordings)
         for recording in recordings:
@@ -75,7 +75,7 @@ class Relay:
         return recordings
 
     def conversations(self, deadline: float = 10) -> list[Conversation]:
-        """What was said on all connections, once they are over."""
+        """The conversations of all connections, once they have ended."""
         return [recording.conversation() for recording in self.recordings(deadline)]
 
     def _accept(self) -> None:
@@ -86,13 +86,13 @@ class Relay:
                 return
             try:
                 acceptor = socket.create_connection(self._target, timeout=10)
-            except OSError:  # the target refuses: so does the relay
+            except OSError:  # the target refuses the connection, so the relay does too
                 requestor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 requestor.close()
                 continue
             acceptor.settimeout(None)
             recording = Recording()
-            for sock in (requestor, acceptor):  # a relay must not add Nagle's waits of its own
+            for sock in (requestor, acceptor):  # a relay must not add delays by Nagle's algorithm
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             left = [2]
             pumps = [
@@ -114,7 +114,7 @@ class Relay:
                 kept += data
                 target.sendall(data)
             _shutdown(target, socket.SHUT_WR)
-        except OSError:  # reset on one side: nothing more can pass in either direction
+        except OSError:  # reset on one side: no more can be forwarded in either direction
             _shutdown(source, socket.SHUT_RDWR)
             _shutdown(target, socket.SHUT_RDWR)
         finally:

@@ -1,6 +1,6 @@
-"""Senders that others wrote: how each is called, and whether it is here.
+"""Runs senders written by others, if they are installed.
 
-The rule it keeps: a sender that isn't installed skips its tests with the reason; nothing of it is imitated.
+If a sender isn't installed, its tests are skipped with the reason; no sender is imitated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 DEADLINE = 60
-"""Seconds that a sender may take for all it has to do."""
+"""Seconds within which a sender must finish."""
 
 _DCMJS = Path(__file__).parent / "dcmjs"
 _DEBIAN_PACKAGES = {
@@ -41,16 +41,16 @@ _DEBIAN_PACKAGES = {
 
 @dataclass(frozen=True)
 class Run:
-    """How a sender's run ended; `output` is stdout and stderr together."""
+    """The outcome of running a sender; `output` is stdout and stderr together."""
 
     exit_status: int
     output: str
 
 
 def program(name: str) -> str:
-    """The path of a sender's program; skips the test where it isn't installed.
+    """The path of a sender's program; skips the test if it isn't installed.
 
-    Not looked for beside this Python: pynetdicom puts a storescu and an echoscu of its own there.
+    Ignores this Python's own folder of programs, where pynetdicom installs its own storescu and echoscu.
     """
     own = Path(sys.prefix) / "bin"
     folders = [folder for folder in os.get_exec_path() if Path(folder) != own]
@@ -61,7 +61,7 @@ def program(name: str) -> str:
 
 
 def run(*command: str | int | Path, cwd: Path | None = None, deadline: float = DEADLINE) -> Run:
-    """Run a sender to its end, which has to come within so many seconds. Raises subprocess.TimeoutExpired."""
+    """Run a sender until it ends, for at most `deadline` seconds. Raises subprocess.TimeoutExpired."""
     done = subprocess.run(
         [str(part) for part in command],
         stdin=subprocess.DEVNULL,
@@ -76,20 +76,20 @@ def run(*command: str | int | Path, cwd: Path | None = None, deadline: float = D
 
 
 def pynetdicom(app: str, host: str, port: int, *arguments: str | Path) -> Run:
-    """One of pynetdicom's applications: storescu or echoscu."""
+    """Run one of pynetdicom's applications: storescu or echoscu."""
     return run(sys.executable, "-m", "pynetdicom", app, host, str(port), *arguments)
 
 
 def dicomd(command: str, host: str, port: int, *arguments: str | Path) -> Run:
-    """One of the senders that dicomd has itself: echo or send."""
+    """Run one of dicomd's own senders: echo or send."""
     return run(sys.executable, "-m", "dicomd", command, host, str(port), *arguments)
 
 
 def gdcmscu(host: str, port: int, *arguments: str | Path) -> Run:
-    """GDCM's gdcmscu.
+    """Run GDCM's gdcmscu.
 
-    Version 3.0.21 (Debian 12) aborts itself once all is sent, answered and released, whatever the receiver. That counts
-    as a success here; tests look at what went over the wire.
+    Version 3.0.21 (Debian 12) crashes with SIGABRT after everything has been sent, answered and released, with any
+    receiver. That counts as success here; tests examine what was sent over the wire.
     """
     done = run(program("gdcmscu"), *arguments, host, str(port))
     ended_well = done.exit_status == 0 or "ProtocolStream as nullptr is invalid" in done.output
@@ -97,15 +97,15 @@ def gdcmscu(host: str, port: int, *arguments: str | Path) -> Run:
 
 
 def dcmjs_dimse(host: str, port: int, *files: Path) -> Run:
-    """Send files with dcmjs-dimse, over one Association; its output has a line for each: status and UID."""
+    """Send files with dcmjs-dimse over one Association; its output contains one line per file: status and UID."""
     return run(program("node"), dcmjs_folder() / "store.cjs", host, str(port), *files)
 
 
 @cache
 def dcmjs_folder() -> Path:
-    """A folder with dcmjs-dimse in it, from its lock file; kept for the next run. Skips where it can't be had.
+    """A folder with dcmjs-dimse, installed from its lock file and kept for the next run. Skips if that fails.
 
-    `scripts/test` has installed it beside the lock file; without that it goes into the user's cache.
+    `scripts/test` installs it beside the lock file; otherwise it is installed into the user's cache.
     """
     program("node")
     if (_DCMJS / "node_modules" / ".package-lock.json").exists():
@@ -115,7 +115,7 @@ def dcmjs_folder() -> Path:
     folder = _cache_folder() / f"dcmjs-{hashlib.sha256(lock).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)  # other test processes wait for the one installation
+        fcntl.flock(held, fcntl.LOCK_EX)  # other test processes wait until it is installed
         for name in ("package.json", "package-lock.json", "store.cjs"):
             shutil.copy(_DCMJS / name, folder / name)
         if not (folder / ".installed").exists():

@@ -1,7 +1,7 @@
-"""dicomd as the service of a machine: what an administrator does with it, and what its senders and its store see.
+"""Drives dicomd as the service of a machine: administers it, sends to it, and reads its journal, pages and store.
 
-The rule it keeps: systemctl and the journal are the machine's own; senders of this side reach the service by the
-machine's network name space.
+systemctl and the journal are the machine's own; senders run outside and reach the service through the machine's
+network namespace.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from tests.support.part10 import StoredFile, read_part10
 from tests.support.raw_peer import RawPeer
 
 WAIT = 60.0
-"""Seconds that a test waits for what is due soon."""
+"""Seconds that a test waits for something that should happen soon."""
 UNIT = "dicomd.service"
-_DROP_INS = "/run/systemd/system"  # gone with the machine
+_DROP_INS = "/run/systemd/system"  # not kept when the machine powers off
 
 
 def wait_until(condition: Callable[[], object], deadline: float = WAIT) -> None:
-    """Wait for a condition that a program is started to look at. Raises AssertionError at the deadline, in seconds."""
+    """Wait for a condition that is checked by running a program. Raises AssertionError after `deadline` seconds."""
     waiting.wait_until(condition, deadline, pause=0.1)
 
 
@@ -37,7 +37,7 @@ class Service:
     """dicomd in a machine."""
 
     address = ("127.0.0.1", 11112)
-    """In the machine's network name space."""
+    """In the machine's network namespace."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -48,10 +48,10 @@ class Service:
             shutil.copy(self.config_path, self._shipped)
         self._since = ""
 
-    # -- the administrator -----------------------------------------------------------------------------------------
+    # -- administration -----------------------------------------------------------------------------------------
 
     def start_afresh(self) -> None:
-        """Start it with the configuration it came with, no drop-ins, an empty store."""
+        """Start the service with the packaged configuration, no drop-ins and an empty store."""
         shutil.copy(self._shipped, self.config_path)
         self.machine.run("sh", "-ec", f"rm -rf {_DROP_INS}/dicomd*.d; systemctl daemon-reload")
         self.machine.run("systemctl", "stop", UNIT, "dicomd.socket", "dicomd-metrics.socket", "dicomd-tls.socket")
@@ -64,7 +64,7 @@ class Service:
         wait_until(self.ready)
 
     def systemctl(self, verb: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """`systemctl VERB dicomd`."""
+        """Run `systemctl VERB dicomd`."""
         return self.machine.run("systemctl", verb, UNIT, *arguments, check=check)
 
     def drop_in(self, text: str, unit: str = UNIT) -> None:
@@ -73,7 +73,7 @@ class Service:
         self.machine.run("sh", "-ec", script, "sh", f"{_DROP_INS}/{unit}.d", text)
 
     def configure(self, text: str) -> None:
-        """Replace the configuration; a reload or a start reads it."""
+        """Replace the configuration, to take effect at the next reload or start."""
         self.config_path.write_text(text)
 
     def show(self, name: str) -> str:
@@ -82,21 +82,21 @@ class Service:
 
     @property
     def main_pid(self) -> str:
-        """The supervisor, by its number in the machine; "0" where there is none."""
+        """The pid of the supervisor inside the machine; "0" if there is none."""
         return self.show("MainPID")
 
     def journal(self, *matches: str) -> list[dict[str, Any]]:
-        """The service's entries of this test that match, such as ``DICOM_CALLING_AET=CT1``."""
+        """The service's journal entries since the start of this test that match, such as ``DICOM_CALLING_AET=CT1``."""
         command = ("journalctl", "--unit", UNIT, "--since", self._since, "--output=json", "--all")
         done = self.machine.run(*command, *matches)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def wait_journal(self, *matches: str, count: int = 1) -> list[dict[str, Any]]:
-        """The entries that match, as soon as there are so many."""
+        """Wait until at least `count` entries match, and return them."""
         wait_until(lambda: len(self.journal(*matches)) >= count)
         return self.journal(*matches)
 
-    # -- its pages -------------------------------------------------------------------------------------------------
+    # -- pages -------------------------------------------------------------------------------------------------
 
     def get(self, path: str) -> tuple[int, str]:
         """GET a page of its HTTP endpoint: status and text. Raises OSError."""
@@ -104,26 +104,26 @@ class Service:
             return get(("127.0.0.1", 11113), path, timeout=WAIT)
 
     def ready(self) -> bool:
-        """Whether /-/ready says so."""
+        """Whether /-/ready answers that the service is ready."""
         try:
             return self.get("/-/ready")[0] == 200
         except (OSError, http.client.HTTPException):
             return False
 
     def status(self) -> dict[str, Any]:
-        """What /status says."""
+        """The JSON of /status."""
         found: dict[str, Any] = json.loads(self.get("/status")[1])
         return found
 
     def workers(self) -> dict[int, str]:
-        """The processes that serve, by their numbers in the machine, and the state of each."""
+        """The workers by their pids inside the machine, with the state of each."""
         return {worker["pid"]: worker["state"] for worker in self.status()["workers"]}
 
-    # -- its senders and what they sent ----------------------------------------------------------------------------
+    # -- senders and stored files ----------------------------------------------------------------------------
 
     @contextmanager
     def peer(self, **options: Any) -> Iterator[RawPeer]:
-        """A connection to it."""
+        """A connection to the service."""
         with self.machine.network():
             opened = RawPeer(self.address, **options)
         with opened:
@@ -131,7 +131,7 @@ class Service:
 
     @contextmanager
     def load(self, *, senders: int = 4) -> Iterator[Load]:
-        """Senders that store without a pause, and try again when something fails."""
+        """Senders that store without a pause and retry after failures."""
         load = Load(self, senders=senders)
         with self.machine.network():
             load.start()
@@ -149,7 +149,7 @@ class Service:
         return [read_part10(path) for path in self.paths()]
 
     def look_over(self) -> None:
-        """Nothing unexpected is in its journal."""
+        """Assert that the journal contains nothing unexpected."""
         bad = [entry for entry in self.journal() if "internal error" in str(entry["MESSAGE"])]
         assert bad == []
         assert not any("Traceback" in str(entry["MESSAGE"]) for entry in self.journal())

@@ -1,6 +1,6 @@
-"""How long the tests marked `soak` run: `./scripts/test soak MINUTES` is shared out among them.
+"""Divides the time of `./scripts/test soak MINUTES` among the tests marked `soak`.
 
-The rule it keeps: the shares of all soak tests add up to at most one, so that the whole takes what was asked for.
+Invariant: the shares of all soak tests add up to at most one, so that the whole run takes the time that was asked for.
 """
 
 from __future__ import annotations
@@ -9,5 +9,5 @@ import os
 
 
 def soak_seconds(share: float) -> float:
-    """The seconds of a test that takes `share` of the whole, an hour unless DICOMD_SOAK_MINUTES says otherwise."""
+    """The seconds for a test with this share of the whole: of DICOMD_SOAK_MINUTES, by default an hour."""
     return 60 * share * float(os.environ.get("DICOMD_SOAK_MINUTES", "60"))

@@ -1,6 +1,6 @@
-"""rsyslog as a hospital runs it: a syslog server over TLS that writes what it takes to a file.
+"""Runs rsyslog as a hospital does: a syslog server over TLS that writes the messages it receives to a file.
 
-The rule it keeps: nothing of syslog is imitated; where rsyslog or its TLS isn't installed, the tests are skipped.
+No syslog server is imitated: if rsyslog or its TLS module isn't installed, the tests are skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class SyslogServer:
         if not Path("/usr/sbin/rsyslogd").exists():
             pytest.skip("rsyslogd is not installed (Debian package rsyslog)")
         if not any(Path(modules, "lmnsd_ossl.so").exists() for modules in _MODULES):
-            pytest.skip("rsyslog has no TLS (Debian package rsyslog-openssl)")
+            pytest.skip("rsyslog's TLS module is not installed (Debian package rsyslog-openssl)")
         self.port = free_port()
         self._folder, self._file = folder, folder / "messages.json"
         chain, key = certificate.write(folder, "syslog")
@@ -63,7 +63,7 @@ action(type="omfile" file="{self._file}" template="fields")
         self.stop()
 
     def start(self) -> None:
-        """Start it, or start it again."""
+        """Start the server, or restart it after `stop`."""
         self._process = subprocess.Popen(
             ["/usr/sbin/rsyslogd", "-n", "-f", str(self._config), "-i", str(self._folder / "rsyslog.pid")],
             stdin=subprocess.DEVNULL,
@@ -72,7 +72,7 @@ action(type="omfile" file="{self._file}" template="fields")
         )
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         if self._process is not None:
             self._process.terminate()
             try:
@@ -83,16 +83,16 @@ action(type="omfile" file="{self._file}" template="fields")
             self._process = None
 
     def messages(self) -> list[dict[str, Any]]:
-        """What it has taken so far, in order."""
+        """The messages received so far, in order."""
         if not self._file.exists():
             return []
         return [json.loads(line) for line in self._file.read_text().splitlines() if line.endswith("}")]
 
     def wait_for(self, count: int) -> list[dict[str, Any]]:
-        """At least so many messages."""
+        """Wait until at least `count` messages have been received, and return them."""
         deadline = time.monotonic() + 2 * _DEADLINE
         while len(found := self.messages()) < count:
             assert self._process is None or self._process.poll() is None, "rsyslogd has ended"
-            assert time.monotonic() < deadline, f"{len(found)} messages came, not {count}"
+            assert time.monotonic() < deadline, f"{len(found)} messages received, not {count}"
             time.sleep(0.05)
         return found

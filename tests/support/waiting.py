@@ -1,4 +1,4 @@
-"""Waiting for what will happen."""
+"""Waits for conditions, with a deadline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def wait_until(
     what: str = "it did not happen in time",
     pause: float = 0.01,
 ) -> None:
-    """Wait for a condition. Raises AssertionError at the deadline, in seconds, which says `what` is wrong."""
+    """Wait for a condition. Raises AssertionError with the message `what` after `deadline` seconds."""
     ends = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < ends, what

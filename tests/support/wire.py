@@ -1,8 +1,8 @@
-"""What two DICOM peers said to each other, read from the bytes of a recorded connection.
+"""Parses the bytes of a recorded connection into the conversation of two DICOM peers.
 
-The rule it keeps: nothing here comes from dicomd, so that a mistake of its readers can't hide in the tests. Lengths are
-believed, since only conversations that both sides took for valid are read with it; whatever doesn't fit raises
-`WireError` and never passes for an empty result.
+Invariant: nothing here comes from dicomd, so that the tests can't share a mistake of its readers. Lengths are trusted,
+since only conversations that both sides accepted as valid are read; anything that doesn't fit raises `WireError` and
+is never mistaken for an empty result.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ AFFECTED_SOP_INSTANCE_UID = 0x1000
 
 
 class WireError(ValueError):
-    """The bytes are no conversation between two DICOM peers."""
+    """The bytes are not a conversation between two DICOM peers."""
 
 
 @dataclass(frozen=True)
 class PDU:
-    """A Protocol Data Unit: its type and the bytes behind its header (PS3.8 §9.3)."""
+    """A Protocol Data Unit: its type and the bytes after its header (PS3.8 §9.3)."""
 
     type: int
     body: bytes
@@ -54,7 +54,7 @@ class PDV:
 
 @dataclass(frozen=True)
 class Message:
-    """A DIMSE message: its Command Set by element number and its Data Set's bytes, None where it has none."""
+    """A DIMSE message: its Command Set by element number, and the bytes of its Data Set or None."""
 
     context_id: int
     command: dict[int, bytes]
@@ -74,7 +74,7 @@ class Message:
 
     @property
     def offending_elements(self) -> list[int]:
-        """Tags, group and element in one number."""
+        """The Offending Elements as tags, with group and element in one number."""
         value = self.command.get(OFFENDING_ELEMENT, b"")
         return [group << 16 | element for group, element in struct.iter_unpack("<HH", value)]
 
@@ -89,7 +89,7 @@ class Message:
 
 @dataclass(frozen=True)
 class ContextResult:
-    """What became of a proposed Presentation Context (PS3.8 §9.3.3.2): 0 accepted, else Table 9-18's reason."""
+    """The result for a proposed Presentation Context (PS3.8 §9.3.3.2): 0 for accepted, else Table 9-18's reason."""
 
     result: int
     transfer_syntax: str
@@ -97,7 +97,7 @@ class ContextResult:
 
 @dataclass
 class Conversation:
-    """An Association as it went over the wire."""
+    """An Association as seen on the wire."""
 
     contexts: dict[int, ContextResult] = field(default_factory=dict)
     abstract_syntaxes: dict[int, str] = field(default_factory=dict)
@@ -112,12 +112,12 @@ class Conversation:
         return [message for message in self.requests if message.command_field == C_STORE_RQ]
 
     def transfer_syntax(self, message: Message) -> str:
-        """The negotiated Transfer Syntax that a message came in."""
+        """The negotiated Transfer Syntax of a message."""
         return self.contexts[message.context_id].transfer_syntax
 
 
 def conversation(requestor: bytes, acceptor: bytes) -> Conversation:
-    """Read what the requestor and the acceptor sent. Raises `WireError`, also for a cut PDU at the end."""
+    """Parse what the requestor and the acceptor sent. Raises `WireError`, also for a truncated PDU at the end."""
     talk = Conversation(requestor_pdus=list(pdus(requestor)), acceptor_pdus=list(pdus(acceptor)))
     for pdu in talk.requestor_pdus:
         if pdu.type == A_ASSOCIATE_RQ:
@@ -135,11 +135,11 @@ def pdus(stream: bytes) -> Iterator[PDU]:
     at = 0
     while at < len(stream):
         if at + 6 > len(stream):
-            raise WireError("a PDU header is cut short")
+            raise WireError("a PDU header is truncated")
         pdu_type, length = struct.unpack_from(">BxI", stream, at)
         at += 6
         if at + length > len(stream):
-            raise WireError(f"PDU {pdu_type:02X}H is cut short")
+            raise WireError(f"PDU {pdu_type:02X}H is truncated")
         yield PDU(pdu_type, stream[at : at + length])
         at += length
 
@@ -156,7 +156,7 @@ def pdvs(body: bytes) -> Iterator[PDV]:
 
 
 def messages(stream: list[PDU]) -> Iterator[Message]:
-    """The complete DIMSE messages of one direction; one that was cut off by the end is left out."""
+    """The complete DIMSE messages of one direction; an incomplete one at the end is left out."""
     command, data = bytearray(), bytearray()
     complete: dict[int, bytes] | None = None
     for pdu in stream:
@@ -192,7 +192,7 @@ def command_set(encoded: bytes) -> dict[int, bytes]:
             raise WireError(f"group {group:04X} in a Command Set")
         at += 8
         if at + length > len(encoded):
-            raise WireError("a Command Set is cut short")
+            raise WireError("a Command Set is truncated")
         elements[element] = encoded[at : at + length]
         at += length
     return elements
@@ -215,7 +215,7 @@ def items(encoded: bytes) -> Iterator[tuple[int, bytes]]:
     while at < len(encoded):
         kind, length = struct.unpack_from(">BxH", encoded, at)
         if at + 4 + length > len(encoded):
-            raise WireError(f"item {kind:02X}H is cut short")
+            raise WireError(f"item {kind:02X}H is truncated")
         yield kind, encoded[at + 4 : at + 4 + length]
         at += 4 + length
 
@@ -241,7 +241,7 @@ def proposed_contexts(associate_rq_body: bytes) -> dict[int, str]:
 
 
 def accepted_contexts(associate_ac_body: bytes) -> dict[int, ContextResult]:
-    """Result and Transfer Syntax by Presentation Context ID; the Transfer Syntax counts only where the result is 0."""
+    """Result and Transfer Syntax by Presentation Context ID; the Transfer Syntax is significant only if accepted."""
     found = {}
     for kind, value in items(associate_ac_body[68:]):
         if kind == 0x21:

@@ -1,4 +1,4 @@
-"""Which of a daemon's workers serves whom."""
+"""Opens Associations with chosen workers of a daemon."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.waiting import wait_until
 
 
 def one_association_each(daemon: Daemon, connect: Callable[..., RawPeer]) -> dict[int, RawPeer]:
-    """An Association with every worker, by its process: on a busy machine they don't take turns."""
+    """Open an Association with every worker, by pid. On a busy machine they don't accept in turn, so this retries."""
     found: dict[int, RawPeer] = {}
     for _ in range(50):
         before = {worker["pid"]: worker["associations"] for worker in daemon.status()["workers"]}
@@ -25,4 +25,4 @@ def one_association_each(daemon: Daemon, connect: Callable[..., RawPeer]) -> dic
             wait_until(lambda: daemon.connections() == len(found))
         else:
             found[pid] = peer
-    raise AssertionError("one worker takes no connections")
+    raise AssertionError("one worker accepts no connections")
