@@ -1,4 +1,4 @@
-"""What the crash tests count is said in the terminal and kept in the JUnit file, for a proof is worth its numbers."""
+"""Reports the figures of the crash tests in the terminal and the JUnit file, since a pass alone says little."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Figures = Callable[..., None]
 
 @pytest.fixture
 def figures(record_property: Callable[[str, object], None]) -> Figures:
-    """Record what a test has counted: ``figures(kills=40, instances=9000)``."""
+    """Record the figures of a test: ``figures(kills=40, instances=9000)``."""
 
     def record(**counts: object) -> None:
         for name, count in counts.items():

@@ -1,6 +1,6 @@
-"""What a recording disk has been asked, in its order, and how far it is.
+"""The log of a recording disk: its requests in order, and a position that counts them.
 
-The rule it keeps: a request is in the log before it is counted, so whoever has read a position finds so many there.
+Invariant: a request is in the log before it is counted, so a reader of the position finds at least so many requests.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _POSITION = struct.Struct("<Q")
 
 
 class Write(NamedTuple):
-    """What the disk was given to write, at a byte offset."""
+    """A write request: data at a byte offset."""
 
     offset: int
     data: bytes
 
 
 def read_log(path: Path) -> Iterator[Write | None]:
-    """Yield the requests in their order; None is a flush."""
+    """Yield the requests in order; None is a flush."""
     with path.open("rb") as log:
         while header := log.read(_RECORD.size):
             offset, size = _RECORD.unpack(header)
@@ -33,12 +33,12 @@ def read_log(path: Path) -> Iterator[Write | None]:
 
 
 def record(offset: int, data: bytes) -> bytes:
-    """A request as it is logged; `FLUSH` for an offset makes it a flush."""
+    """A request in the format of the log; the offset `FLUSH` makes it a flush."""
     return _RECORD.pack(offset, len(data)) + data
 
 
 class Position:
-    """How many requests have been logged, in a file that the disk and its observers map."""
+    """The number of requests logged so far, in a file that the disk and its observers map."""
 
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:

@@ -1,10 +1,10 @@
-"""Others at work in a store: movers, a renamer, and a pruner of empty folders.
+"""Other users of a store, who work in it at the same time: movers, a renamer, and a pruner of empty folders.
 
-One of the movers, an archivist who takes each study as soon as there is an instance in it, and the pruner are programs
-of their own, at it as fast as they can; the archivist rests for two seconds of three.
+One of the movers is an archivist who takes each study as soon as it contains an instance. The archivist and the pruner
+are separate programs that work as fast as they can; the archivist rests for two seconds out of three.
 
-The rule it keeps: nobody here deletes an instance, and everything that is moved away comes into an archive on the same
-file system, whose every file and folder has a time by which it was there.
+Invariant: none of them deletes an instance, and everything that is moved away goes to an archive on the same file
+system, in which every file and folder has a recorded time by which it was there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-_PAUSE = 0.02  # seconds between two actions of the mover or the renamer, at most
+_PAUSE = 0.02  # seconds at most between two actions of the mover or the renamer
 _PRUNER = """
 import os, sys
 parent, root = int(sys.argv[1]), sys.argv[2]
@@ -64,13 +64,13 @@ while os.getppid() == parent:
 
 
 class Disturbers:
-    """A context manager: they work while it lasts. `moved` is for `verdict.find`, `counts` says what was done."""
+    """A context manager within which they work. `moved` is for `verdict.find`; `counts` are the actions done."""
 
     def __init__(self, root: Path, archive: Path, seed: int) -> None:
         self.moved: dict[Path, float] = {}
         self.counts: Counter[str] = Counter()
         self._root, self._archive = root, archive
-        self._taken = archive / "taken"  # by the archivist, each study under the time when it was there
+        self._taken = archive / "taken"  # by the archivist, each study under the time by which it was there
         self._taken.mkdir(parents=True)
         self._numbers = itertools.count()
         self._over = threading.Event()
@@ -102,11 +102,11 @@ class Disturbers:
             program.wait()
         for study in self._taken.iterdir():
             self.counts["taken_at_once"] += 1
-            if "." in study.name:  # else it was killed between the two renames
+            if "." in study.name:  # otherwise the archivist was killed between its two renames
                 self.moved[study] = float(study.name)
         if self._failures:
             raise self._failures[0]
-        assert all(alive), "a program ended by itself"
+        assert all(alive), "a program ended unexpectedly"
 
     def _work(self, act: Callable[[random.Random], None], chance: random.Random) -> None:
         try:
@@ -117,10 +117,10 @@ class Disturbers:
             raise
 
     def _move(self, chance: random.Random) -> None:
-        """`mv` of a study, a series or an instance to a folder of its own; or a study's files, one by one, into one."""
+        """`mv` a study, a series or an instance into a new folder; or move the files of a study one by one into one."""
         kind = chance.choice(("study", "study", "series", "instance", "merge"))
         folder = self._archive / f"{next(self._numbers)}"
-        with contextlib.suppress(FileNotFoundError, IndexError):  # somebody was quicker, or there is nothing
+        with contextlib.suppress(FileNotFoundError, IndexError):  # another one was quicker, or there is nothing to move
             path = self._choose(chance, {"study": 1, "merge": 1, "series": 2, "instance": 3}[kind])
             if kind == "merge":
                 self._merge(path, folder)
@@ -131,9 +131,10 @@ class Disturbers:
             self.counts[f"moved_by_{kind}"] += 1
 
     def _merge(self, study: Path, aside: Path) -> None:
-        """`mv -n` of each file: where both are names of one file, that which is there already is left.
+        """`mv -n` each file; if both names are links to the same file, keep the one in the archive.
 
-        What `mv` does then, a look and an unlink, would delete what comes to the name in between: it goes aside first.
+        In that case `mv` itself checks and then unlinks, and would delete a file published under the name in between.
+        Therefore each file is moved aside first.
         """
         for path in study.glob("*/*.dcm"):
             target = self._archive / "merged" / study.name / path.parent.name / path.name
@@ -151,7 +152,7 @@ class Disturbers:
                         aside.rename(target.with_stem(f"{aside.name}-{target.stem}"))
 
     def _rename(self, chance: random.Random) -> None:
-        """Rename a study or a series and, a moment later, back, unless it has been made anew meanwhile."""
+        """Rename a study or a series, and back a moment later unless it has been recreated meanwhile."""
         with contextlib.suppress(FileNotFoundError, IndexError):
             path = self._choose(chance, chance.choice((1, 1, 2)))
             away = path.with_name(f"{path.name}-away")

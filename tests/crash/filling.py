@@ -1,6 +1,6 @@
-"""A disk filled as fast as dicomd takes it, and somebody who watches its free space all the while.
+"""Fills a disk as fast as dicomd accepts instances, and watches its free space all the while.
 
-The rule it keeps: senders and watcher are processes of their own, so that none of them waits for another's interpreter.
+Senders and watcher are separate processes, so that none of them waits for another's interpreter.
 
     python -m tests.crash.filling send HOST PORT SIZE REFUSALS    one Association; ends after so many refusals
     python -m tests.crash.filling watch PATH                      until its standard input ends
@@ -20,12 +20,12 @@ from typing import Self
 from bench.blast import Association, Receiver
 from bench.encoding import InstanceStream
 
-_INTERVAL = 0.002  # seconds between two looks at the free space
+_INTERVAL = 0.002  # seconds between two checks of the free space
 _DEADLINE = 120.0
 
 
 def _send(host: str, port: int, size: int, refusals: int) -> dict[str, int]:
-    """Send until refused so many times in a row; return how often each status was answered."""
+    """Send until refused `refusals` times in a row; return how often each status was answered."""
     statuses: dict[str, int] = {}
     association = Association(Receiver(port, host))
     _say("open")
@@ -42,7 +42,7 @@ def _send(host: str, port: int, size: int, refusals: int) -> dict[str, int]:
 
 
 def _watch(path: str) -> dict[str, int]:
-    """Return how often was looked, and the least that was free, in bytes and inodes."""
+    """Return the number of checks, and the least free space that was seen, in bytes and inodes."""
     looks, least_bytes, least_files = 0, sys.maxsize, sys.maxsize
     _say("watching")
     while not select.select([sys.stdin], [], [], _INTERVAL)[0]:
@@ -68,18 +68,18 @@ class _Program:
         )
 
     def wait(self, word: bytes) -> None:
-        """Wait until it says this. Raises AssertionError where it says something else."""
+        """Wait until the process prints `word`. Raises AssertionError if it prints anything else."""
         assert self._process.stdout is not None
         assert self._process.stdout.readline().strip() == word
 
     def go(self) -> None:
-        """Let it begin."""
+        """Let the process begin."""
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
         self._process.stdin.flush()
 
     def result(self) -> dict[str, int]:
-        """What it says at its end. Raises AssertionError where that is none."""
+        """The result that the process prints at its end. Raises AssertionError if it fails."""
         try:
             output, _ = self._process.communicate(timeout=_DEADLINE)
         except BaseException:
@@ -96,7 +96,7 @@ class _Program:
 
 
 class FreeSpace:
-    """A context manager: watches the free space of the file system at `path`; see `least_bytes` afterwards."""
+    """A context manager that watches the free space of the file system at `path`; see `least_bytes` afterwards."""
 
     looks = least_bytes = least_files = 0
 
@@ -116,9 +116,9 @@ class FreeSpace:
 
 
 class Fillers:
-    """A context manager: `count` senders of instances with `size` bytes of Pixel Data.
+    """A context manager with `count` senders of instances with `size` bytes of Pixel Data.
 
-    They have their Associations open when it is entered, and send without a pause from `go` on.
+    Their Associations are open once it has been entered; they send without a pause from `go` on.
     """
 
     def __init__(self, address: tuple[str, int], *, size: int, count: int = 8, refusals: int = 20) -> None:
@@ -136,7 +136,7 @@ class Fillers:
         return self
 
     def go(self) -> None:
-        """Let them begin."""
+        """Let the senders begin."""
         for sender in self._senders:
             sender.go()
 

@@ -1,8 +1,8 @@
-"""Was an instance durable when its success was sent? Told from a trace, for whatever order of calls leads there.
+"""Decides from a trace whether an instance was durable when its success was sent, for any order of system calls.
 
-The rule it keeps: a trace is replayed on a model of the store's folders, in which a name is durable from the end of a
-sync of its folder that began after the name was there, and a file's contents from the end of a sync of the file that
-began after its last write. So it doesn't matter which thread synced, by which call, or whether folders were moved.
+The trace is replayed on a model of the store's folders, in which a name is durable from the end of a sync of its folder
+that began after the name was there, and a file's contents from the end of a sync of the file that began after its last
+write. So it doesn't matter which thread synced, by which call, or whether folders were moved.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.crash.strace import Call
 from tests.support import wire
 from tests.support.wire import Message
 
-_RESPONSE: Final = 0x8000  # what tells a response from its request (PS3.7 §E.1)
+_RESPONSE: Final = 0x8000  # the bit that distinguishes a response from its request (PS3.7 §E.1)
 TRACED: Final = (
     "openat", "mkdir", "mkdirat", "link", "linkat", "rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir",
     "write", "writev", "pwrite64", "pwritev", "fsync", "fdatasync", "syncfs", "sendto",
@@ -33,12 +33,12 @@ class Node:
     syncs: list[tuple[int, int]] = field(default_factory=list)
 
     def synced(self, after: int) -> float:
-        """When that which was done at `after` became durable: the end of the first sync that began later."""
+        """When a change made at `after` became durable: the end of the first sync that began later."""
         return min((end for begin, end in self.syncs if begin > after), default=math.inf)
 
 
 class Replay:
-    """The folders below `root`, as a trace changes them. What was there before is durable, and made when asked for."""
+    """The folders below `root` as a trace changes them. Older entries count as durable and are added when needed."""
 
     def __init__(self, root: str) -> None:
         self._root = PurePath(root)
@@ -46,7 +46,7 @@ class Replay:
         self._everything: list[tuple[int, int]] = []
 
     def run(self, calls: Sequence[Call]) -> Iterator[tuple[int, Message]]:
-        """Yield each C-STORE-RSP with when it began to be sent, all that had ended by then having been replayed."""
+        """Yield each C-STORE-RSP with the time at which its sending began, after replaying all calls ended by then."""
         events = sorted(
             [(call.begun, False, call) for call in calls] + [(call.ended, True, call) for call in calls],
             key=lambda event: event[:2],
@@ -63,7 +63,7 @@ class Replay:
                 self._apply(call, aims.pop(id(call), None))
 
     def durable_since(self, path: str) -> tuple[float, str]:
-        """When a file that is there now became durable, and what it waited for last."""
+        """When a file that is there now became durable, and the last condition that was needed for it."""
         node, since, waited = self._tree, -1.0, ""
         for name in PurePath(path).relative_to(self._root).parts:
             entry, made = node.entries[name]
@@ -75,7 +75,7 @@ class Replay:
         return since, waited
 
     def data_durable_before_published(self, path: str) -> bool:
-        """Whether no name outside .dicomd led to the file before its data was durable."""
+        """Whether the file had no name outside .dicomd before its data was durable."""
         *folders, name = PurePath(path).relative_to(self._root).parts
         node = self._tree
         for folder in folders:
@@ -139,7 +139,7 @@ class Replay:
 
 
 def _responses(data: bytes) -> Iterator[Message]:
-    """The C-STORE-RSP in what was sent: dicomd writes each with one call."""
+    """The C-STORE-RSPs in sent data: dicomd writes each with one call."""
     if data[:1] != bytes([wire.P_DATA_TF]):
         return
     for message in wire.messages(list(wire.pdus(data))):

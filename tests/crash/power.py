@@ -1,7 +1,7 @@
-"""Power loss, played as often as one likes: a file system on a recording disk, and the disk as it may be left behind.
+"""Simulates power loss any number of times: a file system on a recording disk, and the states it may be left in.
 
-The rules it keeps: what a flush covers is on the disk; of what was written after the last flush anything may be and
-anything may not, whole or in pieces of 4 KiB; and nothing stays mounted or attached, whatever happens.
+Everything covered by a flush is on the disk; of the writes after the last flush any may have survived and any may be
+lost, whole or in pieces of 4 KiB. Nothing stays mounted or attached, whatever happens.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ XFS = FileSystem("xfs", 320, ("mkfs.xfs", "-q"))
 
 
 def needs(*programs: str) -> None:
-    """Skip the test where this machine has not what recording a disk takes."""
+    """Skip the test if this machine lacks anything that recording a disk needs."""
     for device in ("/dev/fuse", "/dev/loop-control"):
         if not Path(device).exists():
-            pytest.skip(f"{device} is not here")
+            pytest.skip(f"{device} does not exist")
     for program in ("losetup", "mount", "umount", *programs):
         if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
             pytest.skip(f"{program} is not installed")
@@ -56,7 +56,7 @@ def needs(*programs: str) -> None:
 
 
 def command(*arguments: str | Path) -> str:
-    """Run a program of the system's and return what it says. Raises subprocess.CalledProcessError."""
+    """Run a system program and return its output. Raises subprocess.CalledProcessError."""
     return subprocess.run(
         [str(argument) for argument in arguments],
         env=os.environ | {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
@@ -69,7 +69,7 @@ def command(*arguments: str | Path) -> str:
 
 @contextlib.contextmanager
 def mounted(*arguments: str | Path, on: Path) -> Iterator[Path]:
-    """`mount` with these arguments, undone afterwards, lazily where somebody still holds it."""
+    """`mount` with these arguments; unmount afterwards, lazily if it is still in use."""
     command("mount", *arguments, on)
     try:
         yield on
@@ -78,14 +78,14 @@ def mounted(*arguments: str | Path, on: Path) -> Iterator[Path]:
 
 
 def unmount(path: Path) -> None:
-    """Unmount at once if nobody has anything open there, else as soon as nobody has."""
+    """Unmount at once if no file is open there, else as soon as the last one is closed."""
     if subprocess.run(["umount", path], stderr=subprocess.DEVNULL, check=False).returncode:
         subprocess.run(["umount", "-l", path], check=False)
 
 
 @contextlib.contextmanager
 def attached(file: Path) -> Iterator[str]:
-    """A loop device on a file. It goes with its last user, so it can't stay."""
+    """A loop device on a file. It is removed with its last user, so it can't be left behind."""
     device = command("losetup", "--find", "--show", file)
     try:
         yield device
@@ -96,7 +96,7 @@ def attached(file: Path) -> Iterator[str]:
 class PoweredDisk:
     """A context manager: `file_system` mounted at `mount`, on a disk that records from its first mount on.
 
-    `folder` should be in memory: whatever is synced here need not be synced anywhere else.
+    `folder` should be in memory, since nothing that is synced here needs to reach a real disk.
     """
 
     def __init__(self, folder: Path, file_system: FileSystem) -> None:
@@ -129,11 +129,11 @@ class PoweredDisk:
 
     @property
     def position(self) -> int:
-        """How many requests the disk has taken so far."""
+        """The number of requests that the disk has completed so far."""
         return self._position.read()
 
     def requests(self, upto: int) -> list[Write | None]:
-        """The first so many of them."""
+        """The first `upto` requests."""
         return [request for _number, request in zip(range(upto), read_log(self._log), strict=False)]
 
     @contextlib.contextmanager
@@ -160,27 +160,27 @@ class PoweredDisk:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a disk, holes left out."""
+    """Copy a disk image, keeping holes."""
     command("cp", "--sparse=always", source, target)
 
 
 @dataclass(frozen=True)
 class CrashPoint:
-    """The power fails when the disk has taken `at` requests; of the writes after the last flush `survivors` made it."""
+    """The power fails after `at` requests; of the writes after the last flush, `survivors` are on the disk."""
 
     at: int
     survivors: tuple[Write, ...]
 
 
 class Crashes:
-    """Leaves the disk behind as it would be after each of some crash points, in their order.
+    """Reproduces the disk as it would be after each of a number of crash points, in ascending order.
 
-    `requests` are what the disk took, `scratch` is a folder in memory.
+    `requests` are those that the disk completed; `scratch` is a folder in memory.
     """
 
     def __init__(self, disk: PoweredDisk, requests: Sequence[Write | None], scratch: Path) -> None:
         self._requests = requests
-        self._flushed = scratch / "flushed"  # the disk as of the last flush before the present crash point
+        self._flushed = scratch / "flushed"  # the disk as of the last flush before the current crash point
         self._left = scratch / "left"
         self._at = scratch / "crashed"
         self._at.mkdir()
@@ -204,7 +204,7 @@ class Crashes:
 
     @contextlib.contextmanager
     def mounted(self, point: CrashPoint) -> Iterator[Path]:
-        """Mount what is left after a crash point, not before that of the last call; the journal is replayed."""
+        """Mount the disk as left by a crash point not before that of the previous call; the journal is replayed."""
         flush = self._last_flush(point.at)
         _apply(self._flushed, [request for request in self._requests[self._upto : flush] if request is not None])
         self._upto = flush

@@ -1,10 +1,12 @@
-"""A disk that remembers: a FUSE file whose writes and flushes are logged in their order, as dm-log-writes does it.
+"""A disk that records: a FUSE file whose writes and flushes are logged in order, as by dm-log-writes.
 
     python -m tests.crash.recording_disk MOUNTPOINT IMAGE LOG POSITION
 
-It shows IMAGE as MOUNTPOINT/disk. A loop device on it hands each write over at once and turns each flush of the file
-system above (REQ_OP_FLUSH, and what FUA stands for) into an fsync. The rule it keeps: one request at a time, and
-what is in LOG is counted in POSITION before the kernel hears that it has been done.
+It shows IMAGE as MOUNTPOINT/disk. A loop device on it passes each write on at once and turns each flush of the file
+system above (REQ_OP_FLUSH, and the flush that FUA implies) into an fsync.
+
+Invariant: requests are handled one at a time, and each is in LOG and counted in POSITION before the kernel learns that
+it is complete.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from tests.crash.disk_log import DISK, FLUSH, Position, record
 
 
 class RecordingDisk(mfusepy.Operations):  # type: ignore[misc]
-    """The file system with the one file."""
+    """The file system, which contains only the disk."""
 
     use_ns = True
 

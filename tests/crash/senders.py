@@ -1,7 +1,7 @@
-"""Modalities that don't give up: what wasn't acknowledged is sent again, over another Association, until it is.
+"""Modalities that don't give up: they resend each instance over new Associations until it is acknowledged.
 
-The rule it keeps: what is sent is known before its first byte leaves, and what is acknowledged is known once the
-response with 0x0000 has been read, so that whatever the daemon did in between can be judged afterwards.
+Invariant: an instance is recorded as sent before its first byte leaves, and as acknowledged once the response with
+0x0000 has been read, so that whatever the daemon did in between can be judged afterwards.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from tests.support.overwrites import Sending
 from tests.support.raw_peer import RawPeer, associate_rq, store_message
 
 PAUSE = 0.05
-"""Seconds until a daemon that isn't there, or takes nothing, is tried again."""
+"""Seconds until a daemon that isn't running, or accepts nothing, is tried again."""
 _PATIENCE = 60.0
-"""Seconds that a daemon may be silent; a dead one's connections end at once, so longer is a failure of a living one."""
-_ROOM = 60  # characters of a Study Instance UID, so that a Series Instance UID is it and a component more
+"""Seconds that a daemon may be silent. A dead one's connections end at once, so exceeding this is a failure."""
+_ROOM = 60  # characters of a Study Instance UID, so that a Series Instance UID fits with one more component
 _SIZES = (600, 600, 3000, 20_000, 20_000, 150_000, 600_000)
 
 
 def digest(data: bytes) -> bytes:
-    """What stands for a Data Set: there are too many to keep."""
+    """The digest that stands for a Data Set, because there are too many to keep."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
 @dataclass
 class Ledger:
-    """What was sent and what was acknowledged: SOP Instance UID → digest of the Data Set."""
+    """Sent and acknowledged instances: SOP Instance UID → digest of the Data Set."""
 
     sent: dict[str, bytes] = field(default_factory=dict)
     acknowledged: dict[str, bytes] = field(default_factory=dict)
@@ -46,20 +46,20 @@ class Ledger:
     """Answers other than 0x0000."""
     resent: int = 0
     total: int = 0
-    """Acknowledged instances, those forgotten included."""
+    """Number of acknowledged instances, including forgotten ones."""
     sendings: list[Sending] = field(default_factory=list)
-    """Each time that a Data Set was sent."""
+    """Every sending of a Data Set."""
 
     def forget(self, sop_instance_uid: str) -> None:
-        """An instance that was acknowledged, has been verified and is deleted."""
+        """Forget an acknowledged instance that has been verified and deleted."""
         del self.acknowledged[sop_instance_uid], self.sent[sop_instance_uid]
 
 
 class Shared:
-    """Some instances that all senders send again and again: each in `variants` Data Sets of one SOP Instance UID."""
+    """Instances that all senders send repeatedly, each in `variants` Data Sets under one SOP Instance UID."""
 
     _KEPT = 8
-    _RENEWED = 0.03  # of the times that one is asked for
+    _RENEWED = 0.03  # probability that `choose` replaces the oldest instance with a new one
 
     def __init__(self, variants: int) -> None:
         self._variants = variants
@@ -67,7 +67,7 @@ class Shared:
         self._instances: list[list[Instance]] = []
 
     def choose(self, chance: random.Random) -> Instance:
-        """One of them. One that has been sent for a while isn't any more, and a new one is."""
+        """Choose an instance at random. Now and then the oldest is replaced with a new one."""
         with self._lock:
             if len(self._instances) < self._KEPT or chance.random() < self._RENEWED:
                 self._instances = [*self._instances, self._new(chance)][-self._KEPT :]
@@ -79,12 +79,12 @@ class Shared:
 
 
 class Senders:
-    """A context manager: `count` threads, each with one Association at a time, to `address()` as it is at the moment.
+    """A context manager: `count` threads, each with one Association at a time, to the current `address()`.
 
-    The first `lasting` of them never release theirs, so that a daemon that begins to refuse has somebody to tell it to:
-    those that come anew are rejected, and at any moment all others may be between two Associations. `told`, if any, is
-    called in a sender's thread with each SOP Instance UID that has been acknowledged. Every second instance is one of
-    `shared`, if there are any.
+    The first `lasting` threads never release their Association, so that a daemon that begins to refuse instances always
+    has a peer to answer: new Associations are rejected, and all other threads may be between two Associations at that
+    moment. `told`, if given, is called in a sender's thread with each acknowledged SOP Instance UID. Every second
+    instance is one of `shared`, if given.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Senders:
         self.stop()
 
     def stop(self) -> None:
-        """Let each finish the instance it is at, and raise what none of them should have met."""
+        """Wait until each thread has finished its current instance; raise the first unexpected exception."""
         self._over.set()
         for thread in self._threads:
             thread.join()
@@ -141,7 +141,7 @@ class Senders:
     def _one_association(
         self, chance: random.Random, unanswered: Instance | None, numbers: Iterable[int]
     ) -> Instance | None:
-        """Send an instance for each number; return the one that may or may not have been stored when it broke."""
+        """Send an instance for each number; if the connection breaks, return the one whose outcome is unknown."""
         study = new_uid()[:_ROOM]
         try:
             with RawPeer(self._address()) as peer:

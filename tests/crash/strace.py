@@ -1,6 +1,6 @@
-"""System calls of a running daemon, watched or made to fail by strace.
+"""Watches the system calls of a running daemon with strace, or makes them fail.
 
-The rule it keeps: strace attaches to what runs already and lets go of it afterwards, so the daemon is the same as ever.
+strace attaches to running processes and detaches afterwards, so the daemon under test is started in the ordinary way.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DESCRIPTOR = re.compile(r"\d+<(?P<path>[^>]*)>")
 
 @dataclass
 class Call:
-    """A system call. `begun` and `ended` number all begins and ends in their order; `result` is "" if it had none."""
+    """A system call. `begun` and `ended` number all begins and ends in order; `result` is "" if it did not return."""
 
     thread: str
     name: str
@@ -50,13 +50,13 @@ class Call:
 
     @property
     def descriptor(self) -> str:
-        """What the first argument leads to, a path for files."""
+        """The target of the descriptor in the first argument; for files, a path."""
         match = _DESCRIPTOR.match(self.arguments)
         return match["path"] if match else ""
 
     @property
     def data(self) -> bytes:
-        """The first string among the arguments, which was binary."""
+        """The bytes of the first string among the arguments."""
         match = _PATH.search(self.arguments)
         return match["name"].encode("ascii").decode("unicode_escape").encode("latin-1") if match else b""
 
@@ -70,7 +70,7 @@ def parse(text: str) -> list[Call]:
         assert parted is not None
         thread = parted["thread"] or ""
         if resumed := _RESUMED.fullmatch(parted["text"]):
-            if call := unfinished.pop(thread, None):  # else it was begun before strace came
+            if call := unfinished.pop(thread, None):  # otherwise it began before strace attached
                 call.arguments += resumed["arguments"]
                 call.ended, call.result = number, resumed["result"]
         elif found := _CALL.fullmatch(parted["text"]):
@@ -82,7 +82,7 @@ def parse(text: str) -> list[Call]:
 
 @contextlib.contextmanager
 def attached(threads: Iterable[int | str], out: Path, *options: str) -> Iterator[None]:
-    """Have strace watch these threads, or processes with the option -f, and write to `out`. Skips without strace."""
+    """Let strace trace these threads (with the option -f: processes) and write to `out`. Skips without strace."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     wanted = [argument for thread in threads for argument in ("-p", str(thread))]
@@ -96,7 +96,7 @@ def attached(threads: Iterable[int | str], out: Path, *options: str) -> Iterator
         for _ in wanted[::2]:
             said = process.stderr.readline()
             if "Operation not permitted" in said:
-                pytest.skip("nobody may be traced here")
+                pytest.skip("tracing is not permitted here")
             assert "attached" in said, said
         deadline.cancel()
         yield

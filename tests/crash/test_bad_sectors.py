@@ -1,7 +1,7 @@
-"""One stored file or folder fails, as one over a bad sector does, and its sender sends again and again.
+"""One stored file or folder fails, as if over a bad sector, while its sender keeps sending the instance.
 
-The rule it keeps: what others send is judged as strictly as ever; each of their instances has to be stored. Calls fail
-by strace's hand, and for once on an ext4 with damaged inodes.
+Other senders must not be affected: each of their instances has to be stored. strace makes calls fail; one test uses a
+real ext4 with damaged inodes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tests.support.raw_peer import RawPeer
 from tests.support.waiting import wait_until
 
 OTHERS = 12
-"""Instances that another sender sends meanwhile, each on an Association of its own."""
+"""Number of instances that another sender sends meanwhile, each over a new Association."""
 AGAIN = 5
-"""Times at least that the instance comes again meanwhile."""
+"""How often at least the instance is sent again meanwhile."""
 LOG_LINES = 1
-"""Of one worker, about one file."""
+"""Log lines that one worker may write about one file."""
 
 pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -45,7 +45,7 @@ def instance_of(study: str, series: str = "1") -> Instance:
 
 @contextlib.contextmanager
 def failing(daemon: Daemon, path: Path, call: str, cause: str, out: Path) -> Iterator[None]:
-    """Have a call fail in the worker whenever it is about this file or folder."""
+    """Make a call fail in the worker whenever it concerns this file or folder."""
     (worker,) = daemon.worker_pids()
     with attached([worker], out, "-f", "-P", str(path), "-e", f"trace={call}", "-e", f"inject={call}:error={cause}"):
         yield
@@ -53,7 +53,7 @@ def failing(daemon: Daemon, path: Path, call: str, cause: str, out: Path) -> Ite
 
 
 def sent_beside(daemon: Daemon, repeated: Instance) -> Counter[str]:
-    """Send an instance again and again, and others beside it, which have to be stored; what became of the one."""
+    """Keep sending an instance, and send others at the same time, which must be stored; return the one's outcomes."""
     answers: Counter[str] = Counter()
     over = threading.Event()
 
@@ -70,10 +70,10 @@ def sent_beside(daemon: Daemon, repeated: Instance) -> Counter[str]:
         for number in range(OTHERS):
             wait_until(
                 lambda least=AGAIN * (number + 1) // OTHERS: answers.total() >= least or not sender.is_alive(),
-                what="the instance does not come again",
+                what="the instance is not sent again",
             )
             with RawPeer(daemon.address) as peer:
-                peer.associate()  # which is not rejected
+                peer.associate()  # must not be rejected
                 assert peer.store(instance_of(new_uid()[:60])).status == 0
                 assert daemon.ready()
                 peer.release()
@@ -142,7 +142,7 @@ def test_an_unreadable_file_under_the_other_policies(
 def test_a_folder_that_fails_refuses_its_own_instances(
     start_daemon: StartDaemon, tmp_path: Path, call: str, cause: str
 ) -> None:
-    """What is opened, made or linked in that folder."""
+    """Opening, making and linking entries in that folder fail."""
     daemon = start_daemon(dicomd={"workers": 1})
     study = new_uid()[:60]
     with RawPeer(daemon.address) as peer:
@@ -155,13 +155,13 @@ def test_a_folder_that_fails_refuses_its_own_instances(
         assert set(answers) == {"A701"}
         lines = daemon.logged("store failed", errno=cause)
         assert {Path(line["path"]).name for line in lines} == {f"{refused.sop_instance_uid}.dcm"}
-        assert peer.store(refused).status == 0  # once it is mended
+        assert peer.store(refused).status == 0  # after the folder has been repaired
         peer.release()
 
 
 @pytest.mark.parametrize(("duplicates", "status"), [("keep-both", "0000"), ("replace", "A701"), ("reject", "C010")])
 def test_damaged_inodes(start_daemon: StartDaemon, tmp_path: Path, duplicates: str, status: str) -> None:
-    """A file's, of which not even its name can be looked up, and a folder's."""
+    """Damages a file's inode, so that not even its name can be looked up, and a folder's."""
     power.needs("mkfs.ext4", "debugfs")
     image, folder = tmp_path / "image", tmp_path / "mounted"
     folder.mkdir()

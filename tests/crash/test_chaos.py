@@ -1,8 +1,8 @@
 """Movers, renamers, a pruner and kills at once, under 8 Associations with equal UIDs: nothing acknowledged is lost.
 
-The rule it keeps: nobody of those deletes an instance. So each Data Set that was acknowledged is found in the store or
-in the archive, read to its end; under `duplicates = "replace"` it may have been overwritten, but only by one that is
-there and that can have come after it (`tests/support/overwrites.py`).
+None of the disturbers deletes an instance. So each acknowledged Data Set must be found in the store or in the archive,
+where every file is read to its end. Under `duplicates = "replace"` it may have been overwritten, but only by one that
+is present and that can have come after it (`tests/support/overwrites.py`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from tests.support.soak import soak_seconds
 SEED = 4941
 POLICIES = ("keep-both", "replace", "reject")
 CI_SECONDS = 20
-"""For each policy."""
+"""Seconds for each policy."""
 SOAK_SHARE = 0.09
-"""Of the soak tests' time, for each policy."""
+"""Share of the soak tests' time for each policy."""
 EPOCH = 60
-"""Seconds until all is read and the store is emptied, at most."""
+"""Seconds at most until everything is read and the store is emptied."""
 SIZES = (600, 600, 3000, 20_000)
 LONGEST_PAUSE = 1.5
-"""Seconds between two kills, at most: a start takes as long on a busy machine."""
+"""Seconds at most between two kills: on a busy machine a start takes as long."""
 
 JITTER = """
 import os, random, time
@@ -47,13 +47,13 @@ def held_up(call):
 for name in ("open", "link", "rename", "stat", "fsync", "unlink", "rmdir", "close"):
     setattr(os, name, held_up(getattr(os, name)))
 """
-"""Run first in each process of the daemons: now and then a system call is made late, as by a process that has to wait
-for the processor. Else what is between two calls would be over before anybody else comes to act."""
+"""Run first in each process of the daemons: now and then a system call is delayed, as in a process that has to wait
+for the processor. Otherwise the window between two calls would be too short for anyone else to act in."""
 
 
 @dataclass
 class Outcome:
-    """What was seen over all epochs."""
+    """The observations of all epochs."""
 
     acknowledged: int = 0
     overwritten: int = 0
@@ -75,7 +75,7 @@ class Chaos:
         self.victims = Victims(folder, duplicates=duplicates, preamble=JITTER + sabotage)
 
     def run(self, seconds: float, *, kills: bool = True) -> None:
-        """One epoch: let them all at it for so long, then kill everything, and read what is there."""
+        """One epoch: let them all work for so long, then kill everything and read all files."""
         ends = time.monotonic() + seconds
         shared = Shared(variants=2)
         with (
@@ -88,7 +88,7 @@ class Chaos:
                     self._kill()
         self.victims.kill("everything")
         for sending in senders.ledger.sendings:
-            sending.ended = min(sending.ended, time.monotonic())  # nobody is left who could still be at it
+            sending.ended = min(sending.ended, time.monotonic())  # no process is left that could still be working on it
         self._judge(senders, disturbers)
         self.victims.restart()
         self._empty()
@@ -122,7 +122,7 @@ class Chaos:
 
 
 def rehearse(folder: Path, duplicates: str, seconds: float, figures: Figures) -> None:
-    """Epoch after epoch, for so many seconds."""
+    """Run epochs for this many seconds."""
     chaos = Chaos(folder, duplicates)
     victims, outcome = chaos.victims, chaos.outcome
     ends = time.monotonic() + seconds
@@ -166,9 +166,9 @@ def test_nothing_acknowledged_is_lost_in_chaos_for_long(tmp_path: Path, duplicat
     rehearse(tmp_path, duplicates, soak_seconds(SOAK_SHARE), figures)
 
 
-# Stores that break the promise, so that the tests above prove something. The first is what dicomd once did: a folder
-# put in place with the instance in it was looked for again once that was decided, and where it had been moved, the
-# instance was unlinked. Here every instance comes that way, and the look is later.
+# Stores that break the promise, to show that the tests above can fail. The first reproduces a former defect of dicomd:
+# a folder that had been put in place with the instance in it was looked up again after that was decided, and if it had
+# been moved, the instance was unlinked. Here every instance is stored that way, and the lookup is later.
 _BROKEN = {
     "a clean-up after the decision": """
 import os, time
@@ -231,7 +231,7 @@ def test_a_store_that_breaks_the_promise_is_found_out(tmp_path: Path, broken: st
     ends = time.monotonic() + 120
     try:
         while not chaos.outcome.lost:
-            assert time.monotonic() < ends, "it was not found out"
+            assert time.monotonic() < ends, "the broken store was not detected"
             chaos.run(4, kills=False)
     finally:
         chaos.victims.abandon()

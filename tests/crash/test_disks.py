@@ -1,7 +1,7 @@
-"""A disk that fills up, turns read-only or goes away while Associations store on it, and comes back.
+"""A disk that fills up, turns read-only or disappears while Associations store on it, and comes back.
 
-The rule it keeps: real file systems of their own, mounted for the test; whatever is refused meanwhile, everything
-acknowledged is there afterwards, nothing else is, and the daemon takes instances again without being asked to.
+The tests mount real file systems of their own. Whatever is refused meanwhile, everything acknowledged is there
+afterwards and nothing else is, and the daemon resumes accepting instances by itself.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def assert_nothing_lost(daemon: Daemon, ledger: Ledger) -> None:
-    """Nothing acknowledged, and no file that isn't what was sent."""
+    """Every acknowledged instance is there, and every file is as it was sent."""
     verdict = judge(daemon.root, ledger.sent, ledger.acknowledged)
     assert not verdict.broken, verdict
     assert ledger.total > 0
 
 
 def assert_takes_none(daemon: Daemon) -> None:
-    """Not ready, and a new Association is rejected: transient, by the provider, temporary congestion (PS3.8 9.3.4).
+    """Not ready, and a new Association is rejected: transient, by the provider, temporary congestion (PS3.8 §9.3.4).
 
-    Each worker looks at the store for itself, so one may take an Association after another has refused.
+    Each worker checks the store for itself, so one may still accept an Association after another has rejected one.
     """
-    wait_until(lambda: not daemon.ready(), PATIENCE, what="it stays ready")
+    wait_until(lambda: not daemon.ready(), PATIENCE, what="the daemon stays ready")
 
     def rejects() -> bool:
         with RawPeer(daemon.address) as late:
@@ -65,12 +65,12 @@ def assert_takes_none(daemon: Daemon) -> None:
             pdu = late.read_pdu(PATIENCE)
             return pdu.type == wire.A_ASSOCIATE_RJ and tuple(pdu.body[1:4]) == (2, 3, 1)
 
-    wait_until(rejects, PATIENCE, what="it takes Associations")
+    wait_until(rejects, PATIENCE, what="the daemon still accepts Associations")
 
 
 def assert_takes_one(daemon: Daemon) -> None:
-    """Ready again by itself, and it stores."""
-    wait_until(daemon.ready, PATIENCE, what="it does not become ready again")
+    """Becomes ready again by itself, and stores an instance."""
+    wait_until(daemon.ready, PATIENCE, what="the daemon does not become ready again")
     with RawPeer(daemon.address) as peer:
         peer.associate()
         sent = instance()
@@ -80,17 +80,17 @@ def assert_takes_one(daemon: Daemon) -> None:
 
 
 def assert_restart_sweeps(daemon: Daemon) -> None:
-    """What could not be removed while its disk was read-only or gone is removed by the next start."""
+    """The next start removes files that could not be removed while their disk was read-only or gone."""
     daemon.stop()
     daemon.start()
     assert temporary_files(daemon.root) == set()
 
 
 def test_a_disk_is_filled_but_for_the_reserve(start_daemon: StartDaemon, disk: Path) -> None:
-    """By the instances themselves; and emptied again by somebody who deletes what was stored."""
+    """The instances themselves fill it, and deleting stored ones makes space again."""
     daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk / "store"), "reserve_free": "4MiB"})
     with Senders(lambda: daemon.address, seed=1, count=2, lasting=1, sizes=(3000, 900_000)) as senders:
-        wait_until(lambda: senders.ledger.refusals, PATIENCE, what="it never refuses")
+        wait_until(lambda: senders.ledger.refusals, PATIENCE, what="no instance is refused")
         assert set(senders.ledger.refusals) == {"A700"}
     assert shutil.disk_usage(disk).free >= 4 * MIB
     assert_takes_none(daemon)
@@ -101,10 +101,10 @@ def test_a_disk_is_filled_but_for_the_reserve(start_daemon: StartDaemon, disk: P
 
 
 def test_a_disk_is_filled_to_its_last_byte(start_daemon: StartDaemon, disk: Path) -> None:
-    """By eight Associations at once; writes come short before they fail."""
+    """Eight Associations at once fill it; writes are short before they fail."""
     daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk / "store")})
     with Senders(lambda: daemon.address, seed=2, lasting=1, sizes=(3000, 100_000, 900_000)) as senders:
-        wait_until(lambda: len(senders.ledger.refusals) > 50, PATIENCE, what="it never refuses")
+        wait_until(lambda: len(senders.ledger.refusals) > 50, PATIENCE, what="no instance is refused")
     assert set(senders.ledger.refusals) == {"A700"}
     daemon.wait_no_temporary_files()
     assert_nothing_lost(daemon, senders.ledger)
@@ -113,7 +113,7 @@ def test_a_disk_is_filled_to_its_last_byte(start_daemon: StartDaemon, disk: Path
 
 
 def test_a_store_made_read_only_while_running(start_daemon: StartDaemon, disk: Path, tmp_path: Path) -> None:
-    """By a read-only mount over it: a plain remount is refused while files are open for writing."""
+    """A read-only mount over the store, because a plain remount is refused while files are open for writing."""
     read_only = tmp_path / "read-only"
     read_only.mkdir()
     daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk)})
@@ -121,11 +121,11 @@ def test_a_store_made_read_only_while_running(start_daemon: StartDaemon, disk: P
         mounted("--bind", disk, on=read_only),
         Senders(lambda: daemon.address, seed=3, count=4, lasting=1, sizes=(3000,)) as senders,
     ):
-        command("mount", "-o", "remount,bind,ro", read_only)  # here, where nobody has anything open for writing
+        command("mount", "-o", "remount,bind,ro", read_only)  # possible here, where no file is open for writing
         wait_until(lambda: senders.ledger.total > 40, PATIENCE, what="nothing is stored")
         with mounted("--bind", read_only, on=disk):
             assert_takes_none(daemon)
-            wait_until(lambda: senders.ledger.refusals, PATIENCE, what="it never refuses")
+            wait_until(lambda: senders.ledger.refusals, PATIENCE, what="no instance is refused")
             assert set(senders.ledger.refusals) == {"A701"}
             senders.stop()
     assert_nothing_lost(daemon, senders.ledger)
@@ -134,7 +134,7 @@ def test_a_store_made_read_only_while_running(start_daemon: StartDaemon, disk: P
 
 
 def test_a_file_system_that_finds_itself_damaged_turns_read_only(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    """ext4 with errors=remount-ro; the way back is the administrator's: stop, unmount, check, mount, start."""
+    """ext4 with errors=remount-ro. Recovery is up to the administrator: stop, unmount, check, mount, start."""
     needs("mkfs.ext4", "e2fsck")
     image, repaired, folder = tmp_path / "image", tmp_path / "repaired", tmp_path / "mounted"
     folder.mkdir()
@@ -150,12 +150,12 @@ def test_a_file_system_that_finds_itself_damaged_turns_read_only(start_daemon: S
             wait_until(lambda: senders.ledger.total > 40, PATIENCE, what="nothing is stored")
             trigger.write_text("1")
             assert_takes_none(daemon)
-            wait_until(lambda: senders.ledger.refusals, PATIENCE, what="it never refuses")
+            wait_until(lambda: senders.ledger.refusals, PATIENCE, what="no instance is refused")
             senders.stop()
         assert set(senders.ledger.refusals) == {"A701"}
         assert_nothing_lost(daemon, senders.ledger)
         daemon.stop()
-    shutil.copyfile(image, repaired)  # whoever has copied the mounts meanwhile, a container say, keeps the image busy
+    shutil.copyfile(image, repaired)  # a copy of the mounts, such as a container's, would keep the image busy
     assert subprocess.run(["e2fsck", "-p", repaired], stdout=subprocess.DEVNULL, check=False).returncode in (0, 1)
     with attached(repaired) as device, mounted(device, on=folder):
         daemon.start()
@@ -167,7 +167,7 @@ def test_a_file_system_that_finds_itself_damaged_turns_read_only(start_daemon: S
 
 
 def test_a_mount_goes_away_under_load_and_comes_back(start_daemon: StartDaemon, disk: Path, tmp_path: Path) -> None:
-    """What is answered with success is on the disk, not in the folder that it was mounted on."""
+    """Every instance answered with success is on the disk, not in the folder that it was mounted on."""
     point = tmp_path / "point"
     point.mkdir()
     with mounted("--bind", disk, on=point):
@@ -176,7 +176,7 @@ def test_a_mount_goes_away_under_load_and_comes_back(start_daemon: StartDaemon, 
             wait_until(lambda: senders.ledger.total > 40, PATIENCE, what="nothing is stored")
             command("umount", "--lazy", point)
             assert_takes_none(daemon)
-            wait_until(lambda: senders.ledger.refusals, PATIENCE, what="it never refuses")
+            wait_until(lambda: senders.ledger.refusals, PATIENCE, what="no instance is refused")
             senders.stop()
         assert set(senders.ledger.refusals) == {"A701"}
         assert list(point.iterdir()) == []
@@ -188,7 +188,7 @@ def test_a_mount_goes_away_under_load_and_comes_back(start_daemon: StartDaemon, 
 
 
 def test_a_worker_runs_out_of_descriptors(start_daemon: StartDaemon) -> None:
-    """In the kernel, at each number that is too few."""
+    """The limit is the kernel's, and is set to each number that is too low."""
     daemon = start_daemon(dicomd={"workers": 1})
     (worker,) = daemon.worker_pids()
     hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)

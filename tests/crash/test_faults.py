@@ -1,7 +1,7 @@
-"""Each system call that storing an instance takes fails, with each cause: the right status, nothing left, on it goes.
+"""Makes each system call of storing an instance fail with each cause, and checks the status, the store and recovery.
 
-The rule it keeps: which calls there are is read from a trace of the same thing going well, so that none is forgotten;
-strace then makes one of them fail in the real worker, in the thread of one Association.
+The calls are read from a trace of the same operation succeeding, so that none is forgotten; strace then makes one of
+them fail in the real worker, in the thread of one Association.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tests.support.waiting import wait_until
 
 CAUSES = {"ENOSPC": "A700", "EDQUOT": "A700", "EIO": "A701", "EROFS": "A701", "ENOMEM": "A703", "EMFILE": "A703"}
 OUR_OWN = ("ENOMEM", "EMFILE")
-"""Say nothing about what was called."""
+"""Arguments that don't identify the file concerned."""
 SYNCS = ("fsync", "fdatasync")
 NOT_FAILING = ("close", "getpid")
-"""Not made to fail: strace leaves such a call out, so that the descriptor would stay open."""
+"""Not made to fail: strace would skip the call, and the descriptor would stay open."""
 AFTERWARDS = ("unlink",)
-"""Done when the answer is out."""
+"""Calls made after the answer has been sent."""
 PATIENCE = 30.0
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
@@ -41,7 +41,7 @@ pytestmark = [pytest.mark.root, pytest.mark.system]
 
 @dataclass(frozen=True)
 class Situation:
-    """What is stored before, in the order sent, and what is sent then."""
+    """The instances stored beforehand, in order, and the one sent with the fault."""
 
     name: str
     before: list[Instance]
@@ -88,54 +88,54 @@ SITUATIONS = [new_study, same_series, identical, kept_both, replaced]
 
 @dataclass(frozen=True)
 class Fault:
-    """The `number`th call of that name in the Association's thread, counted from 1."""
+    """A failure of the `number`th call of this name in the Association's thread, counted from 1."""
 
     call: str
     number: int
     what: str
     harmless: bool = False
-    """Nothing depends on it: the instance is durable by then."""
+    """Whether nothing depends on the call, because the instance is durable by then."""
     of_a_path: bool = False
-    """It concerns the instance's folders or a file under its name, and no sync: the store stays ready."""
+    """Whether it is no sync and concerns the instance's folders or a file under its name: the store stays ready."""
     of_an_existing_file: bool = False
-    """It keeps a file from being compared, which then counts as another Data Set."""
+    """Whether it keeps a file from being compared, which then counts as another Data Set."""
     unlocked: bool = False
-    """And its lock isn't held yet, so that it can't be replaced."""
+    """Whether moreover the file's lock isn't held yet, so that it can't be replaced."""
 
 
 class Faults:
-    """A daemon with one worker, and the faults that strace makes in it."""
+    """A daemon with one worker, and the faults that strace injects into it."""
 
     def __init__(self, daemon: Daemon, folder: Path) -> None:
         self.daemon = daemon
         self._out = folder / "trace"
         (self._worker,) = daemon.worker_pids()
         self._others = self._threads()
-        """Threads that serve no connection."""
+        """The threads that don't serve a connection."""
         self.injected: Counter[str] = Counter()
         self.refused = self.unready = 0
-        """How often 0xA701 spoke against the store, and it wasn't ready then: it may be again within the second."""
+        """How often 0xA701 blamed the store, which then wasn't ready: it may recover within the second."""
         self.left: set[Path] = set()
         """Temporary files that could not be removed."""
         self.wrong: list[str] = []
         with self._association() as (peer, _thread):
-            self._store(peer, [instance_of(new_uid()[:60])])  # takes the lock of this process's temporary files
+            self._store(peer, [instance_of(new_uid()[:60])])  # acquires the lock of its temporary files
 
     def calls(self, situation: Situation) -> list[Fault]:
-        """The calls that concern the store, when all goes well."""
+        """The calls that concern the store in a run without faults."""
         with self._association() as (peer, thread):
             self._store(peer, situation.before)
             with attached([thread], self._out, "-s", "40"):
                 assert peer.store(situation.sent).status == 0
-                peer.echo()  # when that is answered, all of the instance has been done
+                peer.echo()  # once that is answered, all work on the instance has been done
         numbers: Counter[str] = Counter()
         found = []
-        examined: dict[str, str] = {}  # files under a final name, by the step that their examination has come to
+        examined: dict[str, str] = {}  # files under a final name → the step that their examination has reached
         for call in parse(self._out.read_text()):
             numbers[call.name] += 1
             paths = [call.descriptor, *call.paths]
             if call.name not in NOT_FAILING and any(path.startswith(f"{self.daemon.root}") for path in paths):
-                named = call.name.endswith("at") or not call.descriptor  # else a string is data
+                named = call.name.endswith("at") or not call.descriptor  # otherwise a string is data
                 path = (call.paths[-1] if named else call.descriptor).rstrip("/").removeprefix(f"{self.daemon.root}/")
                 what = re.sub(r"[0-9a-f.]{12,}", "…", path)
                 harmless = call.name in AFTERWARDS or "LOCK_UN" in call.arguments
@@ -152,7 +152,7 @@ class Faults:
         return found
 
     def inject(self, situation: Situation, fault: Fault, cause: str) -> None:
-        """Store with the fault, and note what is wrong with the outcome."""
+        """Store with the fault, and record every deviation from the expected outcome."""
         try:
             self._inject(situation, fault, cause)
         except AssertionError as failure:
@@ -171,7 +171,7 @@ class Faults:
             injection = f"inject={fault.call}:error={cause}:when={fault.number}"
             with attached([thread], self._out, "-s", "40", "-e", injection):
                 answer = peer.store(situation.sent)
-                ready = self.daemon.ready()  # at once: whatever takes time here may see the store recovered
+                ready = self.daemon.ready()  # asked at once, because the store may recover within moments
                 peer.echo()
             if "(INJECTED)" not in self._out.read_text():
                 expected, unreadable = "0000", False
@@ -182,12 +182,12 @@ class Faults:
             status = f"{answer.status:04X}"
             assert status == expected, f"{status} {answer.error_comment!r}, not {expected}"
             assert bool(answer.error_comment) == bool(answer.status), "no Error Comment"
-            wait_until(  # the daemon's own small tries after a failure come and go
-                lambda: set(self.daemon.temporary_files()) <= self.left, what="a temporary file stays"
+            wait_until(  # after a failure the daemon's own probe files come and go
+                lambda: set(self.daemon.temporary_files()) <= self.left, what="a temporary file was left"
             )
             self._look(situation, stored=answer.status == 0, twice=unreadable)
             if answer.status:
-                assert self._folders() == folders, "folders stay"
+                assert self._folders() == folders, "folders were left"
             if fault.of_a_path:
                 assert ready, "the store is not ready"
             elif status == "A701":
@@ -198,25 +198,25 @@ class Faults:
             self._look(situation, stored=True, twice=unreadable)
 
     def _look(self, situation: Situation, *, stored: bool, twice: bool) -> None:
-        """Complete files, and those only that should be there: the same Data Set twice when one couldn't be read."""
+        """Exactly the expected files exist, complete; a Data Set is there twice if its file could not be read."""
         files = [f for f in self.daemon.stored() if f.sop_instance_uid == situation.sent.sop_instance_uid]
         found = sorted(digest(file.data_set) for file in files)
         before = [digest(each.data_set) for each in situation.before if _same(each, situation.sent)]
         after = digest(situation.sent.data_set)
         if situation.duplicates == "replace":
-            allowed = [[after]] if stored else [before, [after]]  # the new one stays when only its sync has failed
+            allowed = [[after]] if stored else [before, [after]]  # the new one is kept if only its sync has failed
         else:
             both = sorted([*before, after]) if twice else sorted({*before, after})
             allowed = [both] if stored else [sorted(before)]
-        assert found in allowed, f"{len(found)} files, not those that should be there"
+        assert found in allowed, f"{len(found)} files, which are not the expected ones"
 
     @contextlib.contextmanager
     def _association(self) -> Iterator[tuple[RawPeer, str]]:
-        self._wait_ready()  # a case that went wrong didn't
+        self._wait_ready()  # in case the previous one failed before it waited
         with RawPeer(self.daemon.address) as peer:
             peer.associate()
             deadline = time.monotonic() + PATIENCE
-            while len(serving := self._threads() - self._others) > 1:  # one of the last Association's, which will leave
+            while len(serving := self._threads() - self._others) > 1:  # the previous Association's has yet to end
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             (thread,) = serving
@@ -245,7 +245,7 @@ def _same(one: Instance, other: Instance) -> bool:
 def fail_all(
     start_daemon: StartDaemon, folder: Path, figures: Figures, choose: Callable[[str, int], list[str]]
 ) -> None:
-    """Make each call fail, with the causes that `choose` names for a situation and a number."""
+    """Make each call fail with the causes that `choose` returns for a situation and a number."""
     cases = 0
     counts: Counter[str] = Counter()
     for duplicates in ("keep-both", "replace"):
@@ -261,7 +261,7 @@ def fail_all(
                     faults.inject(make(), fault, cause)
                     cases += 1
         daemon.stop()
-        daemon.start()  # which sweeps what couldn't be removed
+        daemon.start()  # sweeps files that couldn't be removed
         assert daemon.temporary_files() == []
         assert not faults.wrong, "\n".join(faults.wrong)
         counts += Counter({"refused": faults.refused, "unready": faults.unready}) + faults.injected
@@ -274,7 +274,7 @@ def fail_all(
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_every_call_of_the_store_fails(start_daemon: StartDaemon, tmp_path: Path, figures: Figures) -> None:
-    """A new study's with every cause; the others' with one each, by turns."""
+    """With every cause for a new study, and with one cause per call, in turn, in the other situations."""
 
     def choose(situation: str, number: int) -> list[str]:
         return list(CAUSES) if situation == "new_study" else [list(CAUSES)[(number + len(situation)) % len(CAUSES)]]
@@ -294,7 +294,7 @@ def test_every_call_of_the_store_fails_with_every_cause(
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("cause", CAUSES)
 def test_a_write_in_the_middle_of_a_large_object_fails(start_daemon: StartDaemon, tmp_path: Path, cause: str) -> None:
-    """The rest of it is drained, and answered once."""
+    """The rest of the object is drained, and it is answered once."""
     faults = Faults(start_daemon(dicomd={"workers": 1}), tmp_path)
     faults.inject(large(), Fault("writev", 2, "the second"), cause)
     assert faults.wrong == []

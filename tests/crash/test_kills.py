@@ -1,7 +1,7 @@
-"""SIGKILL at random moments, under 8 Associations: of a worker, of all, of the supervisor, of everything.
+"""SIGKILL at random moments, under 8 Associations: to one worker, to all, to the supervisor, to everything.
 
-The rule it keeps: moments and victims come from a seed, every process that is killed is one of this test's daemons, and
-after each restart everything acknowledged by then is read again.
+Moments and victims come from a seed, every process that is killed belongs to this test's daemons, and after each
+restart everything acknowledged by then is read again.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ SEED = 1494
 CI_SECONDS = 60
 SOAK_SHARE = 0.08
 LONGEST_PAUSE = 0.6
-"""Seconds between two kills, at most."""
+"""Seconds at most between two kills."""
 
 
 def prune(verdict: Verdict, ledger: Ledger, acknowledged: dict[str, bytes]) -> None:
-    """Delete what was acknowledged and is verified, as a router does that has passed it on."""
+    """Delete acknowledged and verified instances, as a router does after forwarding them."""
     for uid in acknowledged:
         verdict.whole[uid].unlink()
         ledger.forget(uid)
 
 
 def rehearse(folder: Path, seconds: float, figures: Figures) -> None:
-    """Kill and look, for so many seconds."""
+    """Kill and verify for this many seconds."""
     chance = random.Random(SEED)
     deck: list[str] = []
     verified = 0

@@ -1,6 +1,6 @@
-"""Data, publication, folders, response: that order, from a trace of real workers.
+"""Checks, in traces of real workers, that data, name and folders are durable before the response is sent.
 
-The rule it keeps: each 0x0000 that a worker sent is judged by what had ended before that call began.
+Each 0x0000 that a worker sent is judged by the calls that had ended before the sending call began.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.root, pytest.mark.system]
 
 
 def study_of(count: int, *, study: str = "", size: int = 30_000) -> list[Instance]:
-    """So many instances of a study, in two series."""
+    """`count` instances of a study, in two series."""
     study, made = study or new_uid()[:60], []
     for number in range(count):
         ds = data_set(new_uid(), size=size)
@@ -36,12 +36,12 @@ def study_of(count: int, *, study: str = "", size: int = 30_000) -> list[Instanc
 
 
 def other_bytes(sent: Instance) -> Instance:
-    """The same SOP Instance UID with other pixels."""
+    """The same SOP Instance UID with different pixels."""
     return Instance(sent.sop_class_uid, sent.sop_instance_uid, sent.transfer_syntax, sent.data_set[:-4] + b"DIFF")
 
 
 def send_all(daemon: Daemon, batches: Sequence[list[Instance]]) -> None:
-    """Send each batch over an Association of its own, all at once."""
+    """Send each batch over its own Association, all at the same time."""
     failures: list[BaseException] = []
     together = threading.Barrier(len(batches))
 
@@ -66,7 +66,7 @@ def send_all(daemon: Daemon, batches: Sequence[list[Instance]]) -> None:
 
 
 def trace(daemon: Daemon, folder: Path, batches: Sequence[list[Instance]]) -> tuple[int, list[str]]:
-    """Send while the workers are traced; return how many successes there were, and what is wrong with some."""
+    """Send while the workers are traced; return the number of successes, and a message for each that came too early."""
     out = folder / "trace"
     workers = list(daemon.worker_pids())
     with attached(workers, out, "-f", "-s", "400", "-e", f"trace={','.join(TRACED)}"):
@@ -102,7 +102,7 @@ def test_each_success_is_sent_after_everything_it_promises(
     start_daemon: StartDaemon, tmp_path: Path, associations: int, figures: Figures
 ) -> None:
     daemon = start_daemon(dicomd={"workers": 2})
-    shared = new_uid()[:60]  # a study that comes over all of them at once, so that one makes the folders of all
+    shared = new_uid()[:60]  # a study sent over all of them at once, so that one makes the folders for all
     batches = [study_of(10) + study_of(4, study=shared) + study_of(2, size=300_000) for _ in range(associations)]
     successes, wrong = trace(daemon, tmp_path, batches)
     figures(successes=successes)
@@ -116,7 +116,7 @@ def test_each_success_is_sent_after_everything_it_promises(
 def test_duplicates_that_arrive_at_once_are_durable_when_success_is_sent(
     start_daemon: StartDaemon, tmp_path: Path, policy: str, figures: Figures
 ) -> None:
-    """The same instances over four Associations to two workers: whoever finds a file there has to vouch for it."""
+    """Four Associations send the same instances to two workers: one that finds a file must ensure its durability."""
     daemon = start_daemon(dicomd={"workers": 2}, storage={"duplicates": policy})
     batch = study_of(12)
     successes, wrong = trace(daemon, tmp_path, [batch, batch, batch, batch])
@@ -142,7 +142,7 @@ def test_another_data_set_of_the_same_instance_is_durable_when_success_is_sent(
     assert kept == ([True] * 6 if policy == "replace" else [False] * 6 + [True] * 6)
 
 
-# A daemon that breaks the promise, and what the trace says of it.
+# Daemons that break the promise, and the messages with which the trace reveals them.
 _FOLDERS = "import os, stat\nfsync = os.fsync\nfolder = lambda fd: stat.S_ISDIR(os.fstat(fd).st_mode)\n"
 LIARS = {
     "nothing is synced": ({"durability": "none"}, "", "the entry"),
@@ -164,7 +164,7 @@ LIARS = {
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("liar", LIARS)
 def test_a_worker_that_breaks_the_promise_is_found_out(tmp_path: Path, liar: str) -> None:
-    """Else the tests above would prove nothing."""
+    """Shows that the tests above can fail."""
     overrides: dict[str, Any]
     overrides, sabotage, waited = LIARS[liar]
     daemon = Daemon(tmp_path, {"dicomd": {"workers": 1}, "storage": overrides})

@@ -1,4 +1,4 @@
-"""The verdict on overwrites: what excuses a Data Set that is nowhere, and what doesn't."""
+"""The verdict on overwrites: which sendings excuse a missing Data Set, and which don't."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_what_was_not_acknowledged_may_be_missing() -> None:
 @pytest.mark.parametrize(
     ("other", "excuse"),
     [
-        (sending(B, 2, 3), True),  # afterwards
-        (sending(B, 0.5, 3), True),  # at the same time, either way round
-        (sending(B, -1, 0.5), True),  # begun before, but it may have taken longer
+        (sending(B, 2, 3), True),  # sent afterwards
+        (sending(B, 0.5, 3), True),  # sent at the same time, in either order
+        (sending(B, -1, 0.5), True),  # begun before, but may have taken longer
         (sending(B, 0.2, 0.3), True),
-        (sending(B, -1), True),  # without an answer: nobody knows until when
+        (sending(B, -1), True),  # without an answer: its end is unknown
         (sending(B, 2, 3, acknowledged=False), True),  # "a replace whose sync fails leaves the new one"
-        (sending(B, -2, -1), False),  # over before
+        (sending(B, -2, -1), False),  # ended before
         (sending(B, 2, 3, uid="2"), False),  # another instance
     ],
 )

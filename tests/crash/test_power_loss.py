@@ -1,8 +1,8 @@
-"""The power fails: whatever the disk had acknowledged a flush for is there, of the rest nobody knows.
+"""Power loss: flushed data is still on the disk, and unflushed data may or may not be.
 
-The rule it keeps: an instance counts as acknowledged from the number of requests that the disk had taken when its
-response was read, so that what is asked for at a crash point was promised before it; and a store that doesn't keep the
-promise is found out by the same means.
+An instance counts as acknowledged from the number of requests that the disk had completed when the response was read,
+so only instances that were promised before a crash point are required after it. Stores that break the promise are
+detected by the same means.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ CI_POINTS = 60
 PATIENCE = 60.0
 
 SOAK_SHARE = 0.15
-"""Of the soak tests' time, for each file system."""
+"""Share of the soak tests' time for each file system."""
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def memory() -> Iterator[Path]:
-    """A folder of its own in memory: what is played here need not be written to any disk."""
+    """A folder in memory: simulated disks need not be written to a real one."""
     with (
         tempfile.TemporaryDirectory(prefix="dicomd-power-") as folder,
         mounted("-t", "tmpfs", "-o", "size=2g,mode=0700", "dicomd-test", on=Path(folder)) as path,
@@ -53,7 +53,7 @@ def memory() -> Iterator[Path]:
 
 @dataclass
 class Recording:
-    """What senders sent while the disk recorded, and how far it was at each acknowledgement."""
+    """What senders sent while the disk recorded, and the disk's position at each acknowledgement."""
 
     disk: PoweredDisk
     requests: list[Write | None]
@@ -77,7 +77,7 @@ def record(
     durability: str = "fsync",
     sabotage: str = "",
 ) -> Recording:
-    """Store through a real daemon: so many `instances` by each number of senders. `sabotage` is run at its start."""
+    """Store through a real daemon: `instances` by each number of senders. `sabotage` is run at its start."""
     storage = {"root": str(disk.mount / "store"), "durability": durability}
     daemon = Daemon(folder, {"dicomd": {"workers": 2}, "storage": storage})
     if sabotage:
@@ -106,7 +106,7 @@ def record(
 
 
 def some_points(recording: Recording, chance: random.Random, count: int) -> list[int]:
-    """Half at acknowledgements, where the least has been written since; the others as of flushes and anywhere."""
+    """Choose crash points: half at acknowledgements, where least was written since; others at flushes and anywhere."""
     acknowledgements, first = list(recording.acknowledged_at.values()), min(recording.acknowledged_at.values())
     return sorted(
         [chance.choice(acknowledgements) for _ in range(count - count // 2)]
@@ -116,13 +116,13 @@ def some_points(recording: Recording, chance: random.Random, count: int) -> list
 
 
 def flushes(recording: Recording) -> list[int]:
-    """The crash points as of each flush after the first acknowledgement."""
+    """The crash points at each flush after the first acknowledgement."""
     first = min(recording.acknowledged_at.values())
     return [at for at, request in enumerate(recording.requests, 1) if request is None and at > first]
 
 
 def play(recording: Recording, memory: Path, points: list[int], chance: random.Random) -> Iterator[Verdict]:
-    """What is found after each of these crash points, in their order."""
+    """Yield the verdict on the store after each of these crash points, in order."""
     crashes = Crashes(recording.disk, recording.requests, memory)
     for at in points:
         with crashes.mounted(crashes.survivors(at, chance)) as left:
@@ -132,7 +132,7 @@ def play(recording: Recording, memory: Path, points: list[int], chance: random.R
 
 
 def start_and_sweep(root: Path) -> None:
-    """What the daemon does at its next start, which has to succeed and to leave no temporary file."""
+    """Do what the daemon does at its next start, which must succeed and leave no temporary file."""
     store = FileStore(
         root,
         layout="{SOPInstanceUID}.dcm",
@@ -156,7 +156,7 @@ def rehearse(
     choose: Callable[[Recording], list[int]],
     ends: float = math.inf,
 ) -> Counter[str]:
-    """Record, and play the crash points chosen until `ends`; return what there was of everything."""
+    """Record, and simulate the chosen crash points until `ends`; return the figures."""
     with PoweredDisk(memory, file_system) as disk:
         recording = record(disk, folder, {1: 60, 8: 300}, seed=chance.randrange(1 << 32))
     counts = Counter(
@@ -199,7 +199,7 @@ def test_nothing_acknowledged_is_lost_by_a_power_loss(
 def test_nothing_acknowledged_is_lost_by_a_power_loss_for_long(
     memory: Path, tmp_path: Path, file_system: FileSystem, figures: Figures
 ) -> None:
-    """One recording after another, each with a crash at every flush, then at every acknowledgement."""
+    """One recording after another, each with crashes at every flush and then at every acknowledgement."""
     needs(file_system.make[0])
     chance = random.Random(SEED)
     ends = time.monotonic() + soak_seconds(SOAK_SHARE)
@@ -221,7 +221,7 @@ def test_nothing_acknowledged_is_lost_by_a_power_loss_for_long(
     figures(**counts)
 
 
-# Stores that break the promise, each in one way: the durability they are configured with, and what is done to them.
+# Stores that break the promise, each in one way: the durability they are configured with, and the sabotage.
 _WITHOUT_DIRECTORIES = """
 import os, stat
 fsync = os.fsync
@@ -241,7 +241,7 @@ LIARS = {
 def test_a_store_that_breaks_the_promise_is_found_out(
     memory: Path, tmp_path: Path, file_system: FileSystem, liar: str, figures: Figures
 ) -> None:
-    """Else the test above would prove nothing."""
+    """Shows that the test above can fail."""
     needs(file_system.make[0])
     durability, sabotage = LIARS[liar]
     with PoweredDisk(memory, file_system) as disk:

@@ -1,7 +1,7 @@
-"""The reserve of free space, kept at any rate: disks of their own are filled as fast as dicomd takes it.
+"""The reserve of free space is kept at any rate: disks are filled as fast as dicomd accepts instances.
 
-The rule it keeps: the free space is watched from outside, every few milliseconds, and nine tenths of the reserve are
-free at every look; and the room above the reserve was used, so that nobody was refused for nothing.
+The free space is checked from outside every few milliseconds. At least nine tenths of the reserve must be free at every
+check, and the space above the reserve must be used, so that no instance is refused without need.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Disk = Callable[..., Path]
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """Make a file system, of which some MiB are free, and mount it: ``disk("ext4", free=100)``."""
+    """Make a file system with a number of MiB free, and mount it: ``disk("ext4", free=100)``."""
     point = tmp_path / "disk"
     point.mkdir()
     with contextlib.ExitStack() as stack:
@@ -47,7 +47,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
                     pytest.skip("no tmpfs can be mounted here")
                 return point
             needs(f"mkfs.{kind}")
-            memory = tmp_path / "memory"  # what is synced here need not be synced anywhere else
+            memory = tmp_path / "memory"  # data synced here need not reach a real disk
             memory.mkdir()
             stack.enter_context(mounted("-t", "tmpfs", "dicomd-test", on=memory))
             image = memory / "image"
@@ -63,7 +63,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def fill(point: Path, *, leave: int) -> None:
-    """Use up what is free but for so much."""
+    """Use up the free space except for `leave` bytes."""
     with (point / "ballast").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, free_bytes(point) - leave)
         os.fsync(file.fileno())
@@ -75,8 +75,8 @@ def free_bytes(point: Path) -> int:
 
 
 def assert_takes_one(daemon: Daemon) -> None:
-    """Ready again by itself, and it stores."""
-    wait_until(daemon.ready, PATIENCE, what="it does not become ready again")
+    """Becomes ready again by itself, and stores an instance."""
+    wait_until(daemon.ready, PATIENCE, what="the daemon does not become ready again")
     with RawPeer(daemon.address) as peer:
         peer.associate()
         assert peer.store(instance()).status == 0
@@ -84,7 +84,7 @@ def assert_takes_one(daemon: Daemon) -> None:
 
 
 def assert_reserve_kept(daemon: Daemon, watched: FreeSpace, statuses: dict[str, int], free: int, reserve: int) -> None:
-    """`free`: bytes that were free before anybody sent."""
+    """The reserve stayed free, and the rest was used. `free`: bytes that were free before anything was sent."""
     assert set(statuses) == {"0000", "A700"}
     assert watched.looks > 50
     assert watched.least_bytes >= 0.9 * reserve
@@ -101,7 +101,7 @@ def assert_reserve_kept(daemon: Daemon, watched: FreeSpace, statuses: dict[str, 
 def test_the_reserve_stays_free_at_full_speed(
     start_daemon: StartDaemon, disk: Disk, figures: Figures, kind: str, size: int, workers: int
 ) -> None:
-    """Eight Associations without a pause fill a disk within a second or two."""
+    """Eight Associations that send without a pause fill a disk within a second or two."""
     point = disk(kind, free=96)
     daemon = start_daemon(
         dicomd={"workers": workers}, storage={"root": str(point / "store"), "reserve_free": f"{RESERVE}B"}
@@ -118,7 +118,7 @@ def test_the_reserve_stays_free_at_full_speed(
 def test_generations_that_store_at_once_keep_one_reserve(
     start_daemon: StartDaemon, disk: Disk, figures: Figures, size: int
 ) -> None:
-    """Old generations end their Associations at full speed while the new one takes others."""
+    """Old generations finish their Associations at full speed while the new one accepts others."""
     point = disk("tmpfs", free=96)
     daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(point / "store"), "reserve_free": f"{RESERVE}B"})
     free = free_bytes(point)
@@ -140,7 +140,7 @@ def test_generations_that_store_at_once_keep_one_reserve(
 
 
 def test_inodes_are_left_free_at_full_speed(start_daemon: StartDaemon, disk: Disk, figures: Figures) -> None:
-    """A twentieth of all where there are few."""
+    """A twentieth of all inodes, if there are few."""
     inodes = 8000
     point = disk("tmpfs", free=400, options=f"mode=0755,nr_inodes={inodes}")
     daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(point / "store")})

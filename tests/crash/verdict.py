@@ -1,6 +1,6 @@
-"""A store after a crash: is everything there that was acknowledged, and is what is there whole?
+"""Judges a store after a crash: is every acknowledged instance there, and is every file complete?
 
-The rule it keeps: every file is read to its end and compared with what was sent; neither its name nor its size counts.
+Every file is read to its end and compared with what was sent; neither its name nor its size is relied on.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from tests.support.part10 import read_part10
 
 @dataclass
 class Verdict:
-    """What was found: SOP Instance UIDs and paths."""
+    """The findings, as SOP Instance UIDs and paths."""
 
     whole: dict[str, Path] = field(default_factory=dict)
     """Complete instances, identical to what was sent."""
     lost: list[str] = field(default_factory=list)
-    """Acknowledged, and not there."""
+    """Acknowledged instances that are missing."""
     partial: list[Path] = field(default_factory=list)
-    """Under a final name, but not as it was sent, or no instance at all."""
+    """Files under a final name that differ from what was sent, or are no instance at all."""
     twice: list[Path] = field(default_factory=list)
-    """An instance that another file holds already."""
+    """Files with an instance that another file also contains."""
 
     @property
     def broken(self) -> bool:
-        """Whether the promise is."""
+        """Whether the store has broken the promise."""
         return bool(self.lost or self.partial or self.twice)
 
 
 def judge(root: Path, sent: Mapping[str, bytes], acknowledged: Mapping[str, bytes]) -> Verdict:
-    """Look at every file of the store outside .dicomd. Senders may go on: `acknowledged` is what there was before."""
+    """Read every file of the store outside .dicomd. Senders may continue if `acknowledged` was taken beforehand."""
     verdict = Verdict()
     for path in sorted(root.rglob("*")):
         if ".dicomd" in path.relative_to(root).parts or path.is_dir():
@@ -44,7 +44,7 @@ def judge(root: Path, sent: Mapping[str, bytes], acknowledged: Mapping[str, byte
             file = read_part10(path)
             uid = file.sop_instance_uid
             complete = path.suffix == ".dcm" and sent.get(uid) == digest(file.data_set)
-        except FileNotFoundError:  # taken back at this moment
+        except FileNotFoundError:  # just taken back by the daemon
             continue
         except (ValueError, KeyError, IndexError):
             complete, uid = False, ""
@@ -60,14 +60,14 @@ def judge(root: Path, sent: Mapping[str, bytes], acknowledged: Mapping[str, byte
 
 @dataclass
 class Found:
-    """What several folders hold: (SOP Instance UID, digest) → until when it can have been published there."""
+    """Contents of several folders: (SOP Instance UID, digest) → the latest time it can have been published there."""
 
     whole: dict[tuple[str, bytes], float] = field(default_factory=dict)
     partial: list[Path] = field(default_factory=list)
 
 
 def find(folders: Iterable[Path], known: set[tuple[str, bytes]], moved: Mapping[Path, float]) -> Found:
-    """Read every file of some folders outside .dicomd; `moved` says when files or folders have come to their place."""
+    """Read every file of some folders outside .dicomd; `moved` maps files or folders to when they were moved there."""
     found = Found()
     for path in (Path(folder, name) for top in folders for folder, _, names in os.walk(top) for name in names):
         if ".dicomd" in path.parts:
@@ -86,5 +86,5 @@ def find(folders: Iterable[Path], known: set[tuple[str, bytes]], moved: Mapping[
 
 
 def temporary_files(root: Path) -> set[Path]:
-    """What lies in the folder for temporary files."""
+    """The files in the folder for temporary files."""
     return set((root / ".dicomd" / "tmp").iterdir())

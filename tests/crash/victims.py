@@ -1,6 +1,7 @@
-"""Daemons to be killed: whom to kill, and how the next one is started on the same store.
+"""Daemons to be killed: chooses and kills processes, and starts the next daemon on the same store.
 
-The rule it keeps: every process that is killed is one of these daemons, and nobody outlives a supervisor unseen.
+Invariant: every process that is killed belongs to these daemons, and a process that outlives its supervisor is
+detected.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tests.support.daemon import STOP_DEADLINE, Daemon
 from tests.support.processes import descriptors
 
 VICTIMS = {"worker": 5, "all workers": 1, "supervisor": 2, "everything": 3}
-"""How often each is among the kills, in an order that chance makes anew whenever all have been had."""
+"""How often each occurs in a round of kills; each round is shuffled anew."""
 VICTIMS_A_ROUND = sum(VICTIMS.values())
 
 
@@ -33,10 +34,10 @@ def members(group: int) -> list[int]:
 
 
 class Victims:
-    """The daemons of one store, one after another; the workers of a dead supervisor may still be at it."""
+    """The successive daemons of one store; workers of a dead supervisor may still be storing."""
 
     def __init__(self, folder: Path, *, duplicates: str = "keep-both", preamble: str = "") -> None:
-        """`preamble` is Python that each process of these daemons runs first."""
+        """`preamble` is Python code that each process of these daemons runs first."""
         self.root = folder / "store"
         self._folder, self._duplicates, self._preamble = folder, duplicates, preamble
         self._begun = 0
@@ -63,7 +64,7 @@ class Victims:
                     os.kill(pid, signal.SIGKILL)
 
     def restart(self) -> None:
-        """Start the next one; nothing of what dead processes left in the temporary folder may survive that."""
+        """Start the next daemon, which must remove everything that dead processes left in the temporary folder."""
         alone = not any(members(dead.pid) for dead in self._dead)
         left = temporary_files(self.root) if alone else set()
         self.daemon = self._next()
@@ -71,13 +72,13 @@ class Victims:
         self.swept += len(left)
 
     def end(self) -> None:
-        """Stop the last one in the ordinary way, and see nothing left of any."""
+        """Stop the last daemon in the ordinary way, and check that none has left anything behind."""
         self.daemon.stop()
         self._dead.append(self.daemon)
         self._bury()
 
     def abandon(self) -> None:
-        """End all, whatever state they are in."""
+        """Kill all processes, whatever state they are in."""
         self._kill_everything()
 
     def _next(self) -> Daemon:
@@ -104,7 +105,7 @@ class Victims:
         return daemon
 
     def _workers(self) -> list[int]:
-        """The processes of the present daemon that have an instance or its lock open, busiest first."""
+        """The processes of the current daemon that have an instance or its lock open, busiest first."""
         found = []
         for pid in members(self.daemon.pid):
             targets = descriptors(pid).values()
@@ -122,7 +123,7 @@ class Victims:
         self._bury()
 
     def _bury(self) -> None:
-        """Reap the dead, see that nobody outlives them, and keep what they complained of."""
+        """Reap dead processes, check that none outlives its supervisor, and keep their complaints."""
         for daemon in self._dead:
             daemon.wait()
             deadline = time.monotonic() + STOP_DEADLINE
