@@ -1,7 +1,7 @@
-"""The daemon of these tests: one for each module that needs no configuration of its own, one a test elsewhere.
+"""Daemons for these tests: a shared one per module if the default configuration suffices, otherwise one per test.
 
-The rule: every daemon is looked over when its tests are through (`Daemon.check_health`), stops with exit status 0, and
-is gone afterwards whatever happened.
+Invariant: after its tests every daemon passes `Daemon.check_health` and stops with exit status 0, and none is left
+running whatever happens.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
 
 @pytest.fixture(scope="module")
 def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon that the tests of a module share: each finds its own instances by their UIDs."""
+    """A daemon shared by the tests of a module; each test finds its own instances by their UIDs."""
     daemon = Daemon(tmp_path_factory.mktemp("dicomd"))
     try:
         daemon.start()
@@ -53,7 +53,7 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture
 def relay(receiver: Daemon) -> Iterator[Relay]:
-    """A recording relay in front of the shared daemon, whose store is emptied first: senders send the same samples."""
+    """A recording relay in front of the shared daemon. The store is emptied, since senders resend the same samples."""
     receiver.empty()
     with Relay(receiver.address) as relay:
         yield relay
@@ -61,7 +61,7 @@ def relay(receiver: Daemon) -> Iterator[Relay]:
 
 @pytest.fixture
 def connect(receiver: Daemon) -> Iterator[Connect]:
-    """Open a connection to the shared daemon, or to the one given; closed after the test."""
+    """Open a connection to the shared daemon, or to the one given. It is closed after the test."""
     peers: list[RawPeer] = []
 
     def open_connection(daemon: Daemon | None = None, **options: Any) -> RawPeer:
@@ -75,7 +75,7 @@ def connect(receiver: Daemon) -> Iterator[Connect]:
 
 
 def _look_over_and_stop(daemons: list[Daemon]) -> None:
-    """All of them, even if one fails: nothing may be left running."""
+    """Check and stop all daemons, even if one fails: none may be left running."""
     failures = []
     for daemon in daemons:
         try:
@@ -87,7 +87,7 @@ def _look_over_and_stop(daemons: list[Daemon]) -> None:
         finally:
             if daemon.running:
                 daemon.kill()
-        if daemon.port and (complaints := daemon.complaints()):  # else its failed start has been told already
+        if daemon.port and (complaints := daemon.complaints()):  # otherwise its failed start has been reported already
             failures.append(AssertionError("dicomd logged:\n" + "\n".join(complaints[:10])))
     if failures:
         raise failures[0]
@@ -100,7 +100,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 @pytest.fixture(scope="module")
 def secure(pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon that asks peers for a certificate but takes them without one, too."""
+    """A daemon that requests a certificate from peers, but also accepts peers without one."""
     overrides = {
         "listen": [TLS_LISTENER],
         "tls": pki.tls(client_ca=pki.trusted, client_certificate="optional"),

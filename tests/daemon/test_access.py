@@ -1,4 +1,4 @@
-"""Who may do what: [[peers]], [access] and dicomd.ae_titles, before the real daemon (CONTRACT 3, 5)."""
+"""Which peers may do what: [[peers]], [access] and dicomd.ae_titles in the real daemon (CONTRACT 3, 5)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BLOCKED = {"name": "blocked", "ae_titles": ["BLOCKED"], "allow": []}
 
 @pytest.fixture
 def dial() -> Iterator[Dial]:
-    """Connect to a daemon from an address of the loopback."""
+    """Connect to a daemon from a loopback address."""
     with ExitStack() as peers:
         yield lambda daemon, source="127.0.0.1", **options: peers.enter_context(
             RawPeer(("127.0.0.1", daemon.port), source=source, **options)
@@ -75,7 +75,7 @@ def test_a_peer_is_known_by_title_and_address_and_nobody_else_comes_in(start_dae
 def test_an_address_that_nobody_has_is_not_listened_to(start_daemon: StartDaemon, dial: Dial) -> None:
     daemon = start_daemon(peers=[CT1])
     for _ in range(2):
-        with pytest.raises((Closed, OSError)):  # closed before the request has been written, or while it is
+        with pytest.raises((Closed, OSError)):  # closed before or while the request is written
             peer = dial(daemon, "127.0.0.9")
             peer.send(associate_rq(calling="CT1"))
             peer.read_pdu()
@@ -204,7 +204,7 @@ def test_a_reload_brings_a_peer_s_own_associations_and_the_mode(start_daemon: St
         if peers:
             daemon.configure(peers=peers)
             assert daemon.reload()["event"] == "config applied"
-            dial(daemon, calling="CT1").associate()  # beside the one of the old generation
+            dial(daemon, calling="CT1").associate()  # in addition to the old generation's
         refused = dial(daemon, calling="CT1")
         refused.send(associate_rq(calling="CT1"))
         assert refused.read_rejection() == (2, 3, 2)
@@ -226,7 +226,7 @@ def test_a_reload_brings_a_peer_s_own_associations_and_the_mode(start_daemon: St
 def test_a_reload_that_names_a_peer_counts_its_new_associations_under_the_name(
     start_daemon: StartDaemon, dial: Dial
 ) -> None:
-    """Those still open count under the address that they came from, as what comes from there under another title."""
+    """Open ones keep counting under their address, and so do Associations from there with another AE Title."""
 
     def answered(calling: str) -> str | tuple[int, int, int]:
         peer = dial(daemon, calling=calling)
@@ -238,7 +238,7 @@ def test_a_reload_that_names_a_peer_counts_its_new_associations_under_the_name(
     assert [answered("CT1") for _ in range(3)] == ["accepted", "accepted", (2, 3, 2)]
     daemon.configure(peers=[CT1], access={"mode": "audit"})
     assert daemon.reload()["event"] == "config applied"
-    assert answered("STRANGER") == (2, 3, 2)  # the limits hold in audit mode, and the address has two already
+    assert answered("STRANGER") == (2, 3, 2)  # limits also hold in audit mode, and the address already has two
     assert [answered("CT1") for _ in range(3)] == ["accepted", "accepted", (2, 3, 2)]
 
 

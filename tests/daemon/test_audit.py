@@ -1,4 +1,4 @@
-"""The audit trail of the running daemon: its messages, their way to a spool and to rsyslog, and their outage."""
+"""The audit trail of the running daemon: its messages, their delivery to a spool and to rsyslog, and outages."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_start_transfer_alert_and_stop_are_told_in_valid_messages(
     (transfer,) = of_kind(messages, TRANSFERRED)
     assert transfer.xpath("ActiveParticipant[RoleIDCode/@csd-code='110153']/@UserID") == ["CT1"]
     assert transfer.xpath("//*[@ParticipantObjectTypeCode='1']/@ParticipantObjectID") == [PATIENT_ID]
-    assert transfer.xpath("count(//SOPClass)") == 3  # each instance of the tests is a study of its own
+    assert transfer.xpath("count(//SOPClass)") == 3  # each test instance is a separate study
     assert set(transfer.xpath("//SOPClass/@NumberOfInstances")) == {"1"}
     (alert,) = of_kind(messages, ALERT)
     assert alert.xpath("ActiveParticipant[RoleIDCode/@csd-code='110153']/@UserID") == ["STRANGER"]
@@ -166,7 +166,7 @@ def test_what_was_spooled_while_rsyslog_was_away_reaches_it_later(
         assert len({message["text"] for message in server.wait_for(4)}) == 4
         deadline = time.monotonic() + 2 * DEADLINE
         while list(spool.glob("*.xml")):
-            assert time.monotonic() < deadline, "what was sent stays in the spool"
+            assert time.monotonic() < deadline, "sent messages stay in the spool"
             time.sleep(0.05)
         daemon.stop()
     assert daemon.logged("audit messages lost") == []
@@ -180,7 +180,7 @@ def test_a_server_that_cannot_prove_who_it_is_gets_nothing(
     with syslog_server(tmp_path, authority, name="elsewhere.example.org") as server:
         daemon = start_daemon(audit=settings(tmp_path, server))
         send(connect, daemon)
-        # the first tries may come before rsyslog listens
+        # the first attempts may be made before rsyslog listens
         daemon.wait_for(lambda record: record["event"] == "cannot deliver audit messages yet", deadline=DEADLINE)
         daemon.stop()
         assert server.messages() == []

@@ -1,4 +1,4 @@
-"""What could keep instances out of the audit trail: strangers who fill it, and processes that are killed."""
+"""Instances must not be missing from the audit trail, even if strangers flood it or processes are killed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STRANGERS = 300
 
 
 def told(spool: Path) -> dict[str, int]:
-    """Each study that was transferred, and the number of its instances, over all messages."""
+    """Each study reported as transferred, with the number of its instances summed over all messages."""
     found: dict[str, int] = {}
     for message in of_kind(spool, TRANSFERRED):
         assert message.xpath("//*[@ParticipantObjectTypeCode='1']/@ParticipantObjectID") == [PATIENT_ID]
@@ -44,7 +44,7 @@ def of_kind(spool: Path, kind: str) -> list[etree._Element]:
 
 
 def study_of(sop_instance_uid: str) -> str:
-    """Each instance of the tests is a study of its own."""
+    """The study of an instance: each test instance is a separate one."""
     return f"{sop_instance_uid}.1"[-64:]
 
 
@@ -75,17 +75,17 @@ def test_a_stranger_who_tries_again_and_again_is_few_messages_and_a_count(
     peer.associate()
     studies = store(peer, 2)
     peer.release()
-    wait_until(lambda: told(spool).keys() == studies, what="the transfer is told")
+    wait_until(lambda: told(spool).keys() == studies, what="the transfer is not reported")
     daemon.stop()
     alerts = of_kind(spool, ALERT)
     counts = [message.xpath("//ParticipantObjectDetail[@type='Alert Count']/@value") for message in alerts]
     assert sum(int(base64.b64decode(count[0])) if count else 1 for count in counts) == STRANGERS
-    assert len(alerts) <= 2 * 2 * 2  # of each worker: the first, the rest of a minute; and a minute may end meanwhile
+    assert len(alerts) <= 2 * 2 * 2  # per worker the first, and the rest of a minute, of which two may be touched
     assert not daemon.logged("audit messages lost")
 
 
 def serving(daemon: Daemon) -> list[int]:
-    """Workers that are ready: one that starts has no number yet."""
+    """Ready workers; one that is starting has no pid yet."""
     wait_until(lambda: "ready" in daemon.worker_pids().values(), what="no worker is ready")
     return [pid for pid, state in daemon.worker_pids().items() if state == "ready" and pid]
 
@@ -104,8 +104,8 @@ def test_instances_of_a_killed_worker_are_audited(start_daemon: StartDaemon, con
         studies |= store(open_association(daemon, connect), 5)
     for pid in serving(daemon):
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="what the dead workers stored is told")
-    wait_until(lambda: not list((daemon.root / ".dicomd" / "audit").glob("*-*")), what="the journal stays")
+    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="an instance of a dead worker is not reported")
+    wait_until(lambda: not list((daemon.root / ".dicomd" / "audit").glob("*-*")), what="the journal is not removed")
 
 
 def test_an_old_generation_s_worker_that_is_killed_is_told_by_those_that_live(
@@ -116,8 +116,8 @@ def test_an_old_generation_s_worker_that_is_killed_is_told_by_those_that_live(
     studies = store(open_association(daemon, connect), 3)
     assert daemon.reload()["event"] == "config applied"
     (old,) = [pid for pid, state in daemon.worker_pids().items() if state == "draining"]
-    os.kill(old, signal.SIGKILL)  # nobody takes its place
-    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="what the dead worker stored is told")
+    os.kill(old, signal.SIGKILL)  # it is not replaced
+    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="an instance of the dead worker is not reported")
 
 
 def test_a_supervisor_that_is_killed_costs_no_message(
@@ -130,8 +130,8 @@ def test_a_supervisor_that_is_killed_costs_no_message(
     workers = serving(daemon)
     os.kill(daemon.pid, signal.SIGKILL)
     peer.read_abort()
-    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="the worker's last message")
-    wait_until(lambda: not any(exists(pid) for pid in workers), what="workers stay")
+    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="the worker's last message is missing")
+    wait_until(lambda: not any(exists(pid) for pid in workers), what="workers are still running")
 
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["spool", "syslog"])
@@ -139,16 +139,16 @@ def test_when_everything_is_killed_the_next_start_tells(
     start_daemon: StartDaemon, connect: Connect, tmp_path: Path, spooled: bool
 ) -> None:
     spool = tmp_path / "spool"
-    # without a spool: a server that isn't there, so that nothing has left the process
+    # without a spool, use a server that doesn't exist, so that no message has left the process
     daemon = start_daemon(dicomd={"workers": 2}, audit={"spool": str(spool)} if spooled else {"syslog": "127.0.0.1:1"})
     peers = [open_association(daemon, connect) for _ in range(3)]
     studies = set[str]().union(*(store(peer, 3) for peer in peers))
     if not spooled:
-        peers.pop().release()  # its message waits for the server
+        peers.pop().release()  # its message is waiting for the server
     daemon.kill()
     daemon.configure(audit={"spool": str(spool), "syslog": ""})
     daemon.start()
-    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="what the dead processes stored is told")
+    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="a dead process's instance is not reported")
     assert not list((daemon.root / ".dicomd" / "audit").glob("*-*"))
 
 
@@ -164,7 +164,7 @@ def test_what_a_stop_finds_undelivered_is_told_by_the_next_start(
     assert daemon.logged("audit messages will be delivered after the next start")
     daemon.configure(audit={"spool": str(spool), "syslog": ""})
     daemon.start()
-    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="what waited is told")
+    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="a waiting message is not delivered")
 
 
 def test_workers_that_are_killed_all_the_time_lose_no_instance(start_daemon: StartDaemon, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_workers_that_are_killed_all_the_time_lose_no_instance(start_daemon: Sta
         for _ in range(6):
             for _ in range(20):
                 assert acknowledged.acquire(timeout=60)
-            with contextlib.suppress(ProcessLookupError):  # one of the last turn, whose end isn't noticed yet
+            with contextlib.suppress(ProcessLookupError):  # killed in the previous round, but not yet noticed
                 os.kill(serving(daemon)[0], signal.SIGKILL)
     studies = {path.stem: path.parent.parent.name for path in daemon.paths()}
     expected = Counter(studies[uid] for uid in senders.ledger.acknowledged)

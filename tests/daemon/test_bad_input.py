@@ -1,4 +1,4 @@
-"""Bytes that no DICOM peer should send: the right abort, nothing left in the store, and nobody else disturbed."""
+"""Bytes that no DICOM peer should send: the right abort, nothing left in the store, other Associations undisturbed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MAX_PDU = 256 * 1024
 
 @pytest.fixture(autouse=True)
 def bystander(receiver: Daemon, connect: Connect) -> Iterator[None]:
-    """Another Association that is in the middle of an object meanwhile, and finishes it and one more."""
+    """Another Association that is in the middle of an object meanwhile, then finishes it and sends one more."""
     peer = connect(calling="BYSTANDER")
     peer.associate()
     sent = [instance(size=30_000), instance()]
@@ -57,12 +57,12 @@ def bystander(receiver: Daemon, connect: Connect) -> Iterator[None]:
 
 
 def malformed_request(change: bytes) -> bytes:
-    """An A-ASSOCIATE-RQ whose variable items are `change`."""
+    """An A-ASSOCIATE-RQ with `change` in place of its variable items."""
     return pdu(1, associate_rq()[6:74] + change)
 
 
 def cut(encoded: bytes, length: int) -> bytes:
-    """A PDU with fewer bytes in it, its length correct."""
+    """A PDU whose body is cut to `length`, with its length field corrected."""
     return encoded[:2] + struct.pack(">I", length) + encoded[6 : 6 + length]
 
 
@@ -115,7 +115,7 @@ def test_a_connection_that_says_nothing_and_closes_is_no_association(receiver: D
         before["dicomd_connections_total", frozenset({("listener", "dicom")})] + 4,
         listener="dicom",
     )
-    # the bystander is the only one
+    # only the bystander is left
     receiver.wait_metric("dicomd_associations_active", 1, listener="dicom")
 
 
@@ -132,7 +132,7 @@ def response() -> bytes:
 
 
 def command(changes: dict[int, bytes | None]) -> bytes:
-    """P-DATA-TF with a C-STORE-RQ that has these changes."""
+    """A P-DATA-TF with a C-STORE-RQ with these changes."""
     return p_data(pdv(1, 3, c_store_rq(instance(), changes=changes)))
 
 
@@ -200,7 +200,7 @@ def associated(connect: Connect) -> RawPeer:
 
 
 def read_abort_behind_answers(peer: RawPeer) -> Abort:
-    """Requests before the bad one are answered first."""
+    """Return the abort, after the answers to requests before the bad one."""
     while (read := peer.read_pdu()).type == wire.P_DATA_TF:
         continue
     assert read.type == wire.A_ABORT, read
@@ -249,11 +249,11 @@ def test_in_the_middle_of_an_object(receiver: Daemon, connect: Connect, sent: by
 
 
 def assert_nothing_left(receiver: Daemon, unfinished: Instance) -> None:
-    """No file and, but for the bystander's, no temporary file."""
+    """The unfinished instance has no file, and the bystander's is the only temporary file."""
     record = receiver.wait_logged("instance incomplete", dicom_sop_instance_uid=unfinished.sop_instance_uid)
     receiver.wait_logged("association ended", dicom_association_id=record["dicom_association_id"])
     assert receiver.stored(unfinished.sop_instance_uid) == []
-    wait_until(lambda: len(receiver.temporary_files()) <= 1)  # each worker makes one of its own now and then, as a try
+    wait_until(lambda: len(receiver.temporary_files()) <= 1)  # each worker also makes a probe file now and then
 
 
 def test_a_reset_in_the_middle_of_an_object(receiver: Daemon, connect: Connect) -> None:
@@ -289,7 +289,7 @@ def test_an_abort_in_the_middle_of_an_object(receiver: Daemon, connect: Connect)
 
 
 def test_a_release_in_the_middle_of_an_object_leaves_nothing(receiver: Daemon, connect: Connect) -> None:
-    """Whether it is granted or aborted, PS3.8 doesn't say; stored it can't be."""
+    """PS3.8 doesn't say whether the release is granted or aborted, but the object must not be stored."""
     unfinished = instance(size=100_000)
     peer = associated(connect)
     peer.send(half(unfinished) + A_RELEASE_RQ_PDU)
@@ -308,7 +308,7 @@ def test_what_was_stored_before_the_bad_bytes_stays_stored(receiver: Daemon, con
 
 
 def test_bytes_after_the_abort_do_no_harm(receiver: Daemon, connect: Connect) -> None:
-    """A peer may have megabytes under way when it is aborted; it must still be able to read why (PS3.8 AA-8, Sta13)."""
+    """A peer with megabytes in flight when it is aborted must still be able to read the abort (PS3.8 AA-8, Sta13)."""
     late = instance(size=4_000_000)
     peer = associated(connect)
     peer.send(pdu(0x42) + store_message(late))
@@ -317,7 +317,7 @@ def test_bytes_after_the_abort_do_no_harm(receiver: Daemon, connect: Connect) ->
 
 
 def test_a_cancel_is_passed_over(connect: Connect) -> None:
-    """C-CANCEL has no response, and nothing here could be cancelled (PS3.7 §9.3.2.3)."""
+    """C-CANCEL has no response, and no operation here can be cancelled (PS3.7 §9.3.2.3)."""
     cancel = command_set(
         {
             wire.COMMAND_FIELD: us(0x0FFF),
@@ -341,7 +341,7 @@ def test_an_unknown_command_is_answered(connect: Connect) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_one_flipped_byte_anywhere_ends_well(receiver: Daemon, connect: Connect, seed: int) -> None:
-    """Whatever it hits, there is an answer, an abort or an end; never a hang and never a wrong file."""
+    """Wherever it is, the daemon answers, aborts or closes; it never hangs and never stores a wrong file."""
     chosen = random.Random(seed)
     sent = instance(size=2000)
     stream = bytearray(associate_rq() + store_message(sent, fragment=500) + A_RELEASE_RQ_PDU)

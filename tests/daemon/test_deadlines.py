@@ -1,4 +1,4 @@
-"""A peer may be slow, never endless: ARTIM, the idle limit and the minimum rate (CONTRACT 3, PS3.8 §9.1.5)."""
+"""A peer may be slow, but not forever: ARTIM, the idle limit and the minimum rate (CONTRACT 3, PS3.8 §9.1.5)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.raw_peer import (
 pytestmark = pytest.mark.slow  # together: each starts daemons of its own
 
 LIMIT = 1.0
-"""Seconds of each limit here."""
+"""Each limit in these tests, in seconds."""
 SLACK = 4.0
 """Seconds that a busy machine may be late."""
 SERVICE_USER = Abort(0, 0)
@@ -36,7 +36,7 @@ SERVICE_USER = Abort(0, 0)
 
 @contextmanager
 def takes_the_limit() -> Iterator[None]:
-    """What happens inside takes as long as the limit, and not much longer."""
+    """Assert that the block takes as long as the limit, and not much longer."""
     began = time.monotonic()
     yield
     seconds = time.monotonic() - began
@@ -45,7 +45,7 @@ def takes_the_limit() -> Iterator[None]:
 
 @pytest.fixture
 def daemon(start_daemon: StartDaemon) -> Daemon:
-    """A daemon in a hurry. Without a minimum rate the idle limit holds inside objects too."""
+    """A daemon with short limits. Without a minimum rate the idle limit also holds within objects."""
     return start_daemon(
         limits={"request_timeout": f"{LIMIT}s", "association_idle": f"{LIMIT}s", "minimum_rate": "0B/s"}
     )
@@ -139,12 +139,12 @@ def test_others_go_on_meanwhile(daemon: Daemon, connect: Connect) -> None:
 
 
 def test_a_peer_that_never_reads_is_got_rid_of(daemon: Daemon) -> None:
-    """Its answers pile up in the kernel; then the daemon stops waiting for it, and nothing of it stays."""
+    """Its answers fill the kernel's buffers; then the daemon gives up on it and keeps nothing of it."""
     with RawPeer(daemon.address, receive_buffer=4096) as peer:
         peer.associate()
         echoes = p_data(pdv(3, 3, c_echo_rq())) * 500
         peer.sock.settimeout(LIMIT + SLACK)
-        with pytest.raises(ConnectionError):  # a TimeoutError would mean that it neither reads nor gives up
+        with pytest.raises(ConnectionError):  # a TimeoutError would mean that the daemon neither reads nor gives up
             peer.send_for_ever(echoes)
     daemon.wait_logged("association ended")
     daemon.wait_metric("dicomd_limit_hits_total", 1, limit="send_timeout")
@@ -154,7 +154,7 @@ def test_a_peer_that_never_reads_is_got_rid_of(daemon: Daemon) -> None:
 def test_a_drip_in_the_middle_of_an_object_is_aborted_and_a_slow_peer_is_not(
     start_daemon: StartDaemon, connect: Connect
 ) -> None:
-    """Averaged over 30 s, as CONTRACT 3 has it: so long this takes."""
+    """Takes 30 s because the rate is averaged over 30 s (CONTRACT 3)."""
     daemon = start_daemon(
         limits={"minimum_rate": "1KiB/s", "request_timeout": f"{LIMIT}s", "association_idle": f"{LIMIT}s"}
     )
@@ -171,7 +171,7 @@ def test_a_drip_in_the_middle_of_an_object_is_aborted_and_a_slow_peer_is_not(
     dripping.sock.setblocking(False)
     abort = b""
     while not abort:
-        assert time.monotonic() - began < 60, "the drip goes on and on"
+        assert time.monotonic() - began < 60, "the dripping peer is not aborted"
         slow.send(flow[:600])  # 2.4 KB/s
         dripping.sock.send(drip[:60])  # 240 B/s
         if int((time.monotonic() - began) * 4) % 40 == 0:
@@ -200,7 +200,7 @@ def test_a_drip_in_the_middle_of_an_object_is_aborted_and_a_slow_peer_is_not(
 def test_a_long_pause_between_objects_is_shorter_than_the_idle_limit(
     start_daemon: StartDaemon, connect: Connect
 ) -> None:
-    """The request time-out ends with the request: an open Association has its own limit."""
+    """The request time-out only holds for the request; an open Association has its own limit."""
     daemon = start_daemon(limits={"request_timeout": f"{LIMIT}s", "association_idle": "60s"})
     peer = connect(daemon)
     peer.associate()

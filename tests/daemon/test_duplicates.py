@@ -1,4 +1,4 @@
-"""The same SOP Instance UID from several senders at the same moment, over two workers, and the store read again."""
+"""The same SOP Instance UID from several senders at the same moment, to two workers; then the store is verified."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROUNDS = 8
 
 
 def variants(first: Instance, different: int) -> list[Instance]:
-    """One instance for each sender, `different` Data Sets among them, all under one UID."""
+    """One instance for each sender, all under one UID, with `different` Data Sets among them."""
     return [
         replace(first, data_set=first.data_set[:-1] + bytes([first.data_set[-1] ^ (number % different)]))
         for number in range(SENDERS)
@@ -32,7 +32,7 @@ def variants(first: Instance, different: int) -> list[Instance]:
 
 
 def at_once(peers: list[RawPeer], instances: list[Instance]) -> list[str]:
-    """Send all but the last bytes, and these from all peers together; the statuses."""
+    """Send all but the last bytes, then these from all peers at once; return the statuses."""
     together = threading.Barrier(len(peers))
 
     def send(peer: RawPeer, sent: Instance) -> str:
@@ -47,7 +47,7 @@ def at_once(peers: list[RawPeer], instances: list[Instance]) -> list[str]:
 
 
 def verify_store(daemon: Daemon) -> str:
-    """The output of `dicomd verify-store` beside the running daemon; it has to find nothing."""
+    """The output of `dicomd verify-store` while the daemon runs; it must find no problem."""
     command = [sys.executable, "-m", "dicomd", "verify-store", "--config", str(daemon.config_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr

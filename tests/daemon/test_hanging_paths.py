@@ -1,6 +1,6 @@
-"""A disk or a file server that gives no answer: it holds up whoever looks at it, and that is never the supervisor.
+"""A disk or file server that doesn't respond blocks any process that accesses it, which must never be the supervisor.
 
-What hangs is a FIFO that nobody writes to, which no open comes back from, or a system call that strace delays.
+A hanging path is a FIFO without a writer, whose open never returns, or a path whose system calls strace delays.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from tests.support.waiting import wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 PLAIN = {"name": "dicom", "address": "127.0.0.1:0"}
-REJECTED_WITHIN = 60.0  # seconds; dicomd gives a path 20 and a worker 30
+REJECTED_WITHIN = 60.0  # seconds; dicomd waits 20 s for a path and 30 s for a worker
 
 
 @contextmanager
 def hanging(path: Path) -> Iterator[None]:
-    """A FIFO in a file's place."""
+    """Replace a file with a FIFO."""
     aside = path.with_name(f"{path.name}.aside")
     path.rename(aside)
     os.mkfifo(path)
@@ -45,7 +45,7 @@ def hanging(path: Path) -> Iterator[None]:
 
 
 def assert_goes_on(daemon: Daemon, peer: RawPeer, runtime: Path) -> None:
-    """The supervisor lives, is asked and answers, and its workers serve."""
+    """The supervisor is alive and answers commands, and its workers serve."""
     assert daemon.get("/-/healthy")[0] == 200
     assert peer.echo().status == 0
     assert peer.store(instance()).status == 0
@@ -53,7 +53,7 @@ def assert_goes_on(daemon: Daemon, peer: RawPeer, runtime: Path) -> None:
 
 
 def assert_rejected(daemon: Daemon, peer: RawPeer, runtime: Path, why: str) -> None:
-    """The reload that is under way fails for this reason, and until then everything goes on."""
+    """The reload in progress fails for this reason, and until then everything else continues."""
     since = len(daemon.records)
     wait_until(
         lambda: assert_goes_on(daemon, peer, runtime) or daemon.logged("config rejected"), REJECTED_WITHIN, pause=0.5
@@ -90,7 +90,7 @@ def test_a_file_that_hangs_fails_a_reload_and_nothing_else(
 
 @contextmanager
 def delayed(daemon: Daemon, call: str, path: Path, out: Path) -> Iterator[None]:
-    """Every such call that concerns the path takes two minutes, in the supervisor and what it forks from now on."""
+    """Delay each such call on the path by two minutes, in the supervisor and in processes that it forks from now on."""
     with attached(
         [daemon.pid], out, "-f", "-P", str(path), "-e", f"trace={call}", "-e", f"inject={call}:delay_enter=120s"
     ):
@@ -107,7 +107,7 @@ def test_a_store_that_hangs_while_a_configuration_is_validated_fails_the_reload(
     with delayed(daemon, "newfstatat", daemon.root, tmp_path / "trace"):
         daemon.signal(signal.SIGHUP)
         assert_rejected(daemon, peer, runtime, f"storage.root: {daemon.root} gives no answer within 20 s")
-    wait_until(lambda: len(daemon.pids()) == 3, what="what was looking is still there")
+    wait_until(lambda: len(daemon.pids()) == 3, what="the blocked process still exists")
     assert daemon.reload()["event"] == "config applied"
 
 
@@ -127,7 +127,7 @@ def test_workers_that_hang_in_the_store_at_their_start_fail_the_reload(
 
 
 def test_the_supervisor_looks_at_no_path_of_the_configuration(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    """From its start on, whatever happens: reloads, a dead worker, commands, a stop."""
+    """From its start, throughout reloads, a worker's death, commands and a stop."""
     runtime, spool, pki = tmp_path / "run", tmp_path / "spool", Pki.make(tmp_path)
     daemon = start_daemon(
         dicomd={"workers": 1, "runtime_dir": str(runtime)},
@@ -151,7 +151,7 @@ def test_the_supervisor_looks_at_no_path_of_the_configuration(start_daemon: Star
         with RawPeer(daemon.address) as peer:
             peer.send(associate_rq())
             assert peer.read_rejection() == (2, 3, 1)
-        assert len(list(Path(f"/proc/{daemon.pid}/task").iterdir())) == 1  # none that could do it unseen by the trace
+        assert len(list(Path(f"/proc/{daemon.pid}/task").iterdir())) == 1  # no other thread that the trace would miss
         daemon.stop()
     calls = parse(out.read_text())
     assert len(calls) > 100
@@ -163,7 +163,7 @@ def test_the_supervisor_looks_at_no_path_of_the_configuration(start_daemon: Star
 
 @contextmanager
 def held_by_the_kernel(pid: int, path: Path, out: Path) -> Iterator[None]:
-    """A worker with a thread that no SIGKILL ends as long as this lasts: its look at the path takes two minutes."""
+    """Keep a worker from dying by SIGKILL: a thread's access to the path takes two minutes in the kernel."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     options = ["-f", "-P", path, "-e", "trace=openat", "-e", "inject=openat:delay_enter=120s"]
@@ -172,7 +172,7 @@ def held_by_the_kernel(pid: int, path: Path, out: Path) -> Iterator[None]:
         wait_until(lambda: out.exists() and "openat(" in out.read_text())
         yield
     finally:
-        strace.kill()  # a gentler signal would wait for the delay
+        strace.kill()  # with a gentler signal strace would wait for the delay to end
         strace.wait()
 
 
@@ -189,7 +189,7 @@ def test_a_stop_leaves_workers_behind_that_the_kernel_holds(
         assert daemon.wait() == 0
         left = daemon.logged("workers are left behind")
         assert [str(pid) in record["detail"] for record in left] == [True]
-    wait_until(lambda: not exists(pid), what="the worker lives on")
+    wait_until(lambda: not exists(pid), what="the worker does not end")
 
 
 def test_an_old_generation_that_the_kernel_holds_fails_the_reload_that_waits_for_its_place(
@@ -210,7 +210,7 @@ def test_an_old_generation_that_the_kernel_holds_fails_the_reload_that_waits_for
 
 
 def validating(daemon: Daemon) -> int:
-    """Ask for a reload; the process that validates."""
+    """Request a reload and return the pid of the process that validates it."""
     before = set(daemon.pids())
     daemon.signal(signal.SIGHUP)
     wait_until(lambda: set(daemon.pids()) - before)
@@ -233,5 +233,5 @@ def test_a_stop_waits_for_no_validation(start_daemon: StartDaemon) -> None:
     with hanging(daemon.config_path):
         pid = validating(daemon)
         daemon.signal(signal.SIGTERM)
-        assert daemon.wait(15) == 0  # less than a validation has
+        assert daemon.wait(15) == 0  # less than the deadline of a validation
         wait_until(lambda: not exists(pid))

@@ -1,4 +1,4 @@
-"""A hostile network: many that say nothing, stall or drip (CONTRACT 3)."""
+"""A hostile network: many connections that are silent, stall or drip (CONTRACT 3)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.slow  # together: each starts daemons of its own
 
 SILENT, STALLED, DRIPPING = 500, 100, 100
 LIMIT = 8
-"""Seconds of each deadline here."""
+"""Each deadline in these tests, in seconds."""
 LATE = 60.0
-"""Seconds that a busy machine may need to cut them all."""
+"""Seconds that a busy machine may need to cut all of them."""
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_crowd_that_says_little_keeps_nobody_from_storing_and_is_cut(crowded: 
     over = threading.Event()
 
     def trickle() -> None:
-        """A byte now and then, of an A-ASSOCIATE-RQ from one half and of an object from the other."""
+        """Send a byte now and then: one half of the peers an A-ASSOCIATE-RQ, the other half an object."""
         dripping = list(crowd[SILENT + STALLED :])
         for count, peer in enumerate(dripping):
             if count % 2:
@@ -70,20 +70,20 @@ def test_a_crowd_that_says_little_keeps_nobody_from_storing_and_is_cut(crowded: 
             for _ in range(20):
                 assert healthy.store(instance(size=100_000)).status == 0
             healthy.release()
-        # Who drips within an object keeps the idle limit, so here it is the end of its bytes that cuts it.
+        # A peer that drips within an object respects the idle limit, so it is cut only after its bytes have run out.
         for peer in crowd[: SILENT + STALLED : 10]:
             peer.read_end(LATE)
     finally:
         over.set()
         dripper.join()
-    wait_until(lambda: not crowded.connections(), LATE, what="not all have been cut", pause=0.1)
+    wait_until(lambda: not crowded.connections(), LATE, what="some connections have not been cut", pause=0.1)
     assert len(crowded.paths()) == 20
     crowded.wait_no_temporary_files()
 
 
 @pytest.mark.timeout(240)
 def test_each_kind_is_cut_at_its_deadline_and_counted(start_daemon: StartDaemon, pki: Pki) -> None:
-    """Handshakes and dripped objects too: a tenth of the crowd of `./scripts/bench --crowd`, with its minimum rate."""
+    """With handshakes and dripped objects: a tenth of the crowd of `./scripts/bench --crowd`, at its minimum rate."""
     request_timeout = 4.0
     daemon = start_daemon(
         listen=[{"name": "plain", "address": "127.0.0.1:0"}, TLS_LISTENER],
@@ -110,5 +110,5 @@ def test_each_kind_is_cut_at_its_deadline_and_counted(start_daemon: StartDaemon,
     rest = sum(tally.cut for tally in tallies.values()) - dripped
     daemon.wait_metric("dicomd_limit_hits_total", rest, limit="request_timeout")
     daemon.wait_metric("dicomd_limit_hits_total", dripped, limit="minimum_rate")
-    daemon.check_health()  # its descriptors and threads are those of the start
+    daemon.check_health()  # descriptors and threads are as at the start
     assert len(daemon.paths()) == 20

@@ -1,4 +1,4 @@
-"""The HTTP endpoint of the running daemon: whom it shows what it knows of peers, and that no header breaks it."""
+"""The HTTP endpoint of the running daemon: which requests may see data about peers, and hostile headers."""
 
 from __future__ import annotations
 

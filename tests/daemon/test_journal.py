@@ -1,4 +1,4 @@
-"""The daemon with a journal in journald's place: its fields, and what becomes of senders when it stands still."""
+"""The daemon with a journal in place of journald: the fields it gets, and senders while the journal is stuck."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_fields_are_those_of_the_contract(logged: tuple[Daemon, Journal]) ->
     message = entries["e70ed4f3ba9d436b8f3aaef4f6f5bafa"]["MESSAGE"]
     for told in ("calling_aet=MR1", "called_aet=OTHER", "add it there", "name=CT Image Storage", "would be accepted"):
         assert told in message
-    assert daemon.output == [line for line in daemon.output if line.startswith("{")], "something went past the journal"
+    assert daemon.output == [line for line in daemon.output if line.startswith("{")], "some output bypassed the journal"
 
 
 def test_a_journal_that_stands_still_stops_no_sender(logged: tuple[Daemon, Journal]) -> None:
@@ -82,7 +82,7 @@ def test_a_journal_that_stands_still_stops_no_sender(logged: tuple[Daemon, Journ
     journal.stand_still()
     with RawPeer(daemon.address) as peer:
         peer.associate()
-        for _ in range(1000):  # more than wait in the queue of a datagram socket
+        for _ in range(1000):  # more than the queue of a datagram socket holds
             assert peer.store(instance(size=100)).status == 0
         assert daemon.ready()
         assert daemon.metric("dicomd_log_records_lost_total") > 0

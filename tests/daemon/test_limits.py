@@ -1,4 +1,4 @@
-"""Each limit holds, is counted under its name, and is told in a line of the log (docs/limits.md)."""
+"""Each limit holds, is counted under its name, and is reported in the log (docs/limits.md)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def context(context_id: int, *, syntaxes: int = 1, uid: bytes = EXPLICIT_LITTLE.
 
 
 def request(*items: bytes) -> bytes:
-    """An A-ASSOCIATE-RQ with these items behind those of a usual one."""
+    """An A-ASSOCIATE-RQ with these items after those of an ordinary one."""
     return pdu(wire.A_ASSOCIATE_RQ, associate_rq()[6:] + b"".join(items))
 
 
@@ -76,7 +76,7 @@ TOLD = {
     "connections": ("connection refused", "limits.connections are open"),
     "request_timeout": ("connection without association", "no A-ASSOCIATE-RQ: nothing complete within 6 s"),
 }
-"""The line of each, and what it says."""
+"""The log event of each limit, and text that it contains."""
 
 IN_AN_ASSOCIATION: dict[str, Callable[[RawPeer], None]] = {
     "max_pdu": too_long,

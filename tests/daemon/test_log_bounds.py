@@ -1,7 +1,7 @@
-"""What a stranger can make the log say: each line is bounded, whatever was sent, in each format.
+"""A stranger can neither flood the log nor inject anything into it, in any format.
 
-The rule: a line has 16 KiB at most, a field of the journal 4,000 bytes (CONTRACT 7), and nothing in it is obeyed by a
-terminal.
+Invariant: a line has at most 16 KiB, a field of the journal at most 4,000 bytes (CONTRACT 7), and neither contains
+anything that a terminal would obey.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def request(contexts: list[bytes], *, calling: bytes = b"STRANGER", version_name
 
 
 def filled(byte: bytes, *, contexts: int = 128, syntaxes: int = 16) -> bytes:
-    """As long as a request may be, of UIDs that are nothing but this byte."""
+    """Presentation Contexts for a request of the maximum length, with UIDs that consist only of this byte."""
     length = min(65_000, (MAX_REQUEST - 2000) // contexts) // (syntaxes + 1) - 5
     uid = byte * length
     return request([item(0x30, uid) + item(0x40, uid) * syntaxes] * contexts)
@@ -75,11 +75,11 @@ REJECTED: dict[str, bytes] = {
     "titles": request(ordinary(contexts=1), calling=b"\x1b[2J\nlevel=x\xe2\x80\xae"),
     "version name": request(ordinary(contexts=1), version_name=b"\x1b" * 60000),
 }
-"""Requests of a peer that isn't listed."""
+"""Requests of a peer that is not configured."""
 
 
 def provoke(daemon: Daemon) -> int:
-    """Send what is rejected, and return how many times that is."""
+    """Send the requests, which are all rejected, and return their number."""
     for data in REJECTED.values():
         assert len(data) <= MAX_REQUEST + 6
         with RawPeer(daemon.address) as peer:
@@ -89,7 +89,7 @@ def provoke(daemon: Daemon) -> int:
 
 
 def provoke_admitted(daemon: Daemon) -> None:
-    """What an admitted peer can send to have long lines written."""
+    """Send everything by which an admitted peer can cause long lines."""
     refused = [(f"1.2.{number}" + ".1" * 25, ["1.2.3." + "4" * 50] * 100) for number in range(120)]
     for proposals in (refused, [*refused, (CT_IMAGE_STORAGE, ["1.2.840.10008.1.2.1"])]):
         with RawPeer(daemon.address, calling="CT1") as peer:
@@ -106,7 +106,7 @@ def provoke_admitted(daemon: Daemon) -> None:
 
 
 def check_console(record: dict[str, Any]) -> None:
-    """The same on a terminal, where nothing may be obeyed but the colours."""
+    """On a terminal the line is bounded too, and contains no escape sequences except colours."""
     line = {key: value for key, value in record.items() if key in FIELDS} | {"event": record["event"]}
     render = ConsoleRenderer({}, dict.fromkeys(LEVELS, lambda amount: None), colors=True)
     written = render(None, record.get("level", "warning"), line)
@@ -178,7 +178,7 @@ def test_an_ordinary_mistake_is_a_short_line(start_daemon: StartDaemon, tmp_path
 
 
 def be_rejected(daemon: Daemon, host: str, times: int) -> None:
-    """As fast as it goes, with a request whose line is long, from this address."""
+    """Get rejected from this address as fast as possible, with a request that causes a long line."""
     data = request(ordinary("1.2.3.4", contexts=20))
     for _ in range(times):
         with socket.create_connection(daemon.address, timeout=DEADLINE, source_address=(host, 0)) as peer:
@@ -187,21 +187,21 @@ def be_rejected(daemon: Daemon, host: str, times: int) -> None:
 
 
 def bytes_of(daemon: Daemon, address: str) -> int:
-    """What was written on account of the address, but for the lines that say what was left out."""
+    """The bytes of log caused by this address, except the lines that report suppressed ones."""
     return sum(
         len(line.encode()) + 1
-        for line, record in list(zip(daemon.output, daemon.records, strict=False))  # more may come
+        for line, record in list(zip(daemon.output, daemon.records, strict=False))  # more may be added meanwhile
         if record.get("dicom_peer_address") == address and record["event"] != "log lines suppressed"
     )
 
 
 @pytest.mark.slow
 def test_a_flood_is_bounded_and_counted(start_daemon: StartDaemon) -> None:
-    """Over all workers and generations: each host has its bytes, all strangers theirs, and no peer goes short."""
+    """Over all workers and generations: each host has its limit, all strangers share one, and peers are unaffected."""
     daemon = start_daemon(**STRANGERS_KEPT_OUT, dicomd={"workers": 2}, log={"level": "info"})
     hosts = {f"127.0.0.{number}": 500 for number in range(2, 10)}
     began = time.monotonic()
-    for _ in range(2):  # the second time to other workers, beside the old ones
+    for _ in range(2):  # the second time also to new workers, alongside the old ones
         with RawPeer(daemon.address, calling="CT1") as peer, ThreadPoolExecutor(len(hosts)) as crowd:
             peer.associate()
             floods = [crowd.submit(be_rejected, daemon, host, times) for host, times in hosts.items()]
@@ -214,13 +214,13 @@ def test_a_flood_is_bounded_and_counted(start_daemon: StartDaemon) -> None:
     total = 2 * sum(hosts.values())
     wait_until(lambda: sum(line["count"] for line in daemon.logged("log lines suppressed")) + rejected(daemon) == total)
     windows = (time.monotonic() - began) // WINDOW + 1
-    if windows * PEER_BYTES < total * 2500:  # bytes of a line: else the machine was too slow for a flood
+    if windows * PEER_BYTES < total * 2500:  # bytes per line; otherwise the machine was too slow for a flood
         assert daemon.logged("log lines suppressed") != []
     for host in hosts:
         assert 0 < bytes_of(daemon, host) <= windows * HOST_BYTES
     assert sum(bytes_of(daemon, host) for host in hosts) <= windows * PEER_BYTES
     workers, generations = 2, 3
-    most = len(hosts) * (windows * WINDOW + workers * generations)  # one a second, and one at the end of each process
+    most = len(hosts) * (windows * WINDOW + workers * generations)  # one per second, and one at the end of each process
     assert len(daemon.logged("log lines suppressed")) <= most
     assert len(daemon.logged("instance stored")) == 40
     wait_until(lambda: len(daemon.logged("association ended", dicom_calling_aet="CT1")) == 2)
@@ -234,7 +234,7 @@ def rejected(daemon: Daemon) -> int:
 
 @pytest.mark.slow
 def test_new_instances_are_always_told_and_the_same_again_is_bounded(start_daemon: StartDaemon) -> None:
-    """An identical duplicate is a success that costs no space, so its line is one of those that a sender has few of."""
+    """An identical duplicate succeeds without using space, so its line counts towards the sender's limit."""
     daemon = start_daemon(dicomd={"workers": 1}, storage={"durability": "none"}, log={"level": "info"})
     same, again = instance(), 2500
     began = time.monotonic()

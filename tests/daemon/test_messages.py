@@ -1,4 +1,4 @@
-"""How a message may be cut into PDVs and PDUs, and PDUs into TCP segments (PS3.8 §9.3.5, Annex E; PS3.7 §6.3)."""
+"""Messages cut into PDVs and PDUs, and PDUs into TCP segments, in any way (PS3.8 §9.3.5, Annex E; PS3.7 §6.3)."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def random_pieces(data: bytes, seed: int, largest: int) -> list[bytes]:
 
 
 def test_nothing_holds_a_whole_data_set(start_daemon: StartDaemon, connect: Connect) -> None:
-    """After one of the same kind, so that what is used for the first time isn't counted."""
+    """Measured after an instance of the same kind, so that memory allocated on first use isn't counted."""
 
     def peak(pid: int) -> int:
-        """The most memory, in bytes, that the process has had at once."""
+        """The peak memory of the process in bytes."""
         status = Path(f"/proc/{pid}/status").read_text()
         return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
 
@@ -93,7 +93,7 @@ def test_a_data_set_in_fragments_of_any_size_is_stored(receiver: Daemon, peer: R
 
 @pytest.mark.parametrize("seed", range(5))
 def test_pdvs_cut_anywhere_several_a_pdu_are_stored(receiver: Daemon, peer: RawPeer, seed: int) -> None:
-    """Empty fragments among them: PS3.8 forbids none."""
+    """Some fragments are empty, which PS3.8 does not forbid."""
     sent = instance(size=40_000)
     pieces = random_pieces(sent.data_set, seed, 700)
     pdvs = [pdv(1, 0, piece) for piece in pieces[:-1]] + [pdv(1, 2, pieces[-1])]
@@ -175,7 +175,7 @@ def in_one_pdu(one: Instance, changes: dict[int, bytes | None]) -> bytes:
 
 
 def test_however_it_is_cut_a_message_gets_the_same_answer(receiver: Daemon, peer: RawPeer) -> None:
-    """What is usual goes a short way: each kind of request must end as it does in fragments, and in one PDU."""
+    """Ordinary messages use a fast path: each kind of request must end in the same way in fragments and in one PDU."""
     changes: list[dict[int, bytes | None]] = [
         {},
         {wire.MESSAGE_ID: b"\xff\xff"},
@@ -202,7 +202,7 @@ def test_however_it_is_cut_a_message_gets_the_same_answer(receiver: Daemon, peer
 
 
 def test_a_whole_association_written_in_one_go(receiver: Daemon, connect: Connect) -> None:
-    """The requestor can't know yet that it was accepted, but TCP lets it talk, and the bytes are in order."""
+    """The requestor can't know yet whether it is accepted, but TCP lets it send, and the bytes are in order."""
     sent = instance(size=100_000)
     peer = connect()
     peer.send(associate_rq() + store_message(sent) + A_RELEASE_RQ_PDU)
@@ -213,7 +213,7 @@ def test_a_whole_association_written_in_one_go(receiver: Daemon, connect: Connec
 
 
 def test_a_half_closed_requestor_still_gets_its_answers(receiver: Daemon, peer: RawPeer) -> None:
-    """TCP's half-close says only that nothing more comes; what came whole is stored and answered."""
+    """A TCP half-close only means that nothing more follows; everything received whole is stored and answered."""
     sent = instance(size=100_000)
     peer.send(store_message(sent))
     peer.sock.shutdown(socket.SHUT_WR)
@@ -252,7 +252,7 @@ def test_the_message_id_comes_back_whatever_it_is(peer: RawPeer) -> None:
 
 
 def test_a_response_has_what_ps3_7_asks_for(peer: RawPeer) -> None:
-    """PS3.7 Table 9.3-2; and the group length is right."""
+    """The elements of PS3.7 Table 9.3-2, and the correct group length."""
     sent = instance()
     peer.send(store_message(sent, message_id=7))
     pdu = peer.read_pdu()
@@ -286,7 +286,7 @@ def test_responses_are_cut_to_the_requestors_maximum_length(connect: Connect) ->
 
 
 def test_associations_side_by_side_do_not_mix(receiver: Daemon, connect: Connect) -> None:
-    """Their PDUs come in turns, cut in the middle."""
+    """Their PDUs arrive alternately, cut in the middle."""
     peers = [connect() for _ in range(8)]
     sent = [instance(size=50_000 + number) for number in range(8)]
     for peer in peers:

@@ -1,4 +1,4 @@
-"""What an A-ASSOCIATE-RQ is answered with (PS3.8 §9.3.2 to §9.3.4, PS3.7 Annex D)."""
+"""The answers to A-ASSOCIATE-RQs (PS3.8 §9.3.2 to §9.3.4, PS3.7 Annex D)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class TestAccepting:
         peer.release()
 
     def test_the_same_request_gets_the_same_answer_again(self, connect: Connect) -> None:
-        """Answers may be kept; only the AE Titles differ."""
+        """Answers may be cached; only the AE Titles differ."""
         answers = []
         for calling in ("FIRST", "SECOND", "THIRD"):
             peer = connect()
@@ -143,7 +143,7 @@ class TestUserInformation:
         peer.release()
 
     def test_a_requestor_that_would_be_scp_only_gets_no_storage(self, connect: Connect) -> None:
-        """Dicomd never sends C-STORE: a context without an SCU on the other side would be of no use."""
+        """Dicomd never sends C-STORE, so a context without an SCU on the other side would be useless."""
         peer = connect()
         peer.associate(user_information=[roles(CT_IMAGE_STORAGE, scu=False, scp=True)])
         answers = user_items(peer).get(0x54, [])
@@ -162,7 +162,7 @@ class TestUserInformation:
         peer.release()
 
     def test_extended_negotiation_is_answered_and_the_common_one_is_not(self, connect: Connect) -> None:
-        """PS3.7 Annex D.3.3.5 and D.3.3.6: the latter has no answer."""
+        """PS3.7 Annex D.3.3.5 and D.3.3.6: SOP Class Common Extended Negotiation has no answer."""
         extended = SOPClassExtendedNegotiation()
         extended.sop_class_uid, extended.service_class_application_information = (
             CT_IMAGE_STORAGE,

@@ -1,4 +1,4 @@
-"""What an operator sees: counts that equal what the senders counted, one line an instance, and no patient anywhere."""
+"""What an operator sees: counts that equal the senders', one line per instance, and no patient data anywhere."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_counts_equal_what_happened(start_daemon: StartDaemon, connect: Connect)
     expect("dimse_responses_total", 2, command="C-ECHO-RSP", status="0000")
     expect("store_duplicates_total", 1, result="identical")
     expect("associations_active", 0, listener="dicom")
-    assert daemon.metric("dicomd_instances_stored_total") in (3, 4)  # an identical duplicate is a success, not a file
+    assert daemon.metric("dicomd_instances_stored_total") in (3, 4)  # an identical duplicate succeeds without a file
     assert daemon.metric("dicomd_store_received_bytes_total") >= received
 
 
@@ -176,7 +176,7 @@ def test_metrics_are_what_promtool_wants(start_daemon: StartDaemon) -> None:
 
 
 def ended(daemon: Daemon, calling: str) -> Record:
-    """The one line of an Association."""
+    """The only log line of an Association."""
     record = daemon.wait_logged("association ended", dicom_calling_aet=calling)
     assert len(daemon.logged("association ended", dicom_calling_aet=calling)) == 1
     return record
@@ -233,7 +233,7 @@ def test_instance_lines_can_be_switched_off_but_failures_stay(start_daemon: Star
 
 
 def test_a_rejection_is_one_line(start_daemon: StartDaemon, connect: Connect) -> None:
-    """CONTRACT 7: who, why, each proposed context with what it would have been given, and what to change."""
+    """CONTRACT 7: the peer, the reason, the result that each proposed context would have got, and what to change."""
     daemon = start_daemon(dicomd={"ae_titles": ["DICOMD"]}, contexts={"transfer_syntaxes": ["uncompressed"]})
     jpeg = "1.2.840.10008.1.2.4.50"
     proposals = [
@@ -254,7 +254,7 @@ def test_a_rejection_is_one_line(start_daemon: StartDaemon, connect: Connect) ->
     assert "ae_titles" in record["advice"]
     contexts = record["contexts"]
     assert record["contexts_proposed"] == len(contexts) == len(proposals)
-    assert [context["context_id"] for context in contexts] == [3, 5, 9, 1, 7], "refused ones first"
+    assert [context["context_id"] for context in contexts] == [3, 5, 9, 1, 7], "refused contexts are not listed first"
     assert [context["abstract_syntax"] for context in contexts] == [proposals[at][0] for at in (1, 2, 4, 0, 3)]
     assert [context["result"] for context in contexts] == [4, 3, 4, 0, 0]
     assert contexts[3]["name"] == "MR Image Storage"
@@ -279,7 +279,7 @@ def test_refused_contexts_are_named_with_what_to_change(start_daemon: StartDaemo
 
 
 def test_nothing_of_the_patient_comes_out_anywhere(start_daemon: StartDaemon, connect: Connect, tmp_path: Path) -> None:
-    """In what is stored, refused, cut off and not understood; at the most talkative level."""
+    """For instances that are stored, refused, cut off or not understood, at the most verbose level."""
     runtime_dir = tmp_path / "run"
     daemon = start_daemon(
         dicomd={"runtime_dir": str(runtime_dir)},

@@ -1,4 +1,4 @@
-"""Names that would be paths, in every UID and AE Title: nothing escapes, and each gets its answer (CONTRACT 4, 5)."""
+"""Path names in every UID and AE Title: no file escapes the store, and each gets its answer (CONTRACT 4, 5)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.part10 import read_part10
 from tests.support.raw_peer import RawPeer, associate_rq
 
 TARGET = Path("/tmp/dicomd-path-trick")
-"""Where the tricks lead, and nothing may ever be."""
+"""The targets of the tricks, which must never exist."""
 
 TRICKS = {
     "a bare ..": b"..",
@@ -38,7 +38,7 @@ TRICKS = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a UID is sent: the tag, in the Command Set where its group is 0; the status of one that is none."""
+    """An element that carries a UID: its tag (group 0: in the Command Set), and the status for an invalid UID."""
 
     name: str
     tag: int
@@ -60,7 +60,7 @@ def padded(value: bytes) -> bytes:
 
 
 def instance_with(values: dict[int, bytes]) -> Instance:
-    """An instance with these values in its Data Set, which no library would write."""
+    """An instance with these values in its Data Set, some of which no library would write."""
     uid = new_uid()
     usual = {0x00080016: CT_IMAGE_STORAGE, 0x00080018: uid, 0x0020000D: f"{uid}.1"[-64:], 0x0020000E: f"{uid}.2"[-64:]}
     encoded = {tag: text.encode() for tag, text in usual.items()} | {tag: v for tag, v in values.items() if tag >> 16}
@@ -69,13 +69,13 @@ def instance_with(values: dict[int, bytes]) -> Instance:
 
 
 def tree(daemon: Daemon) -> set[Path]:
-    """Everything in and beside the store, but what is in its own folder."""
+    """Everything in and beside the store, except the contents of .dicomd."""
     own = daemon.root / ".dicomd"
     return {path for path in daemon.root.parent.rglob("*") if not path.is_relative_to(own)}
 
 
 def goes_on(daemon: Daemon, peer: RawPeer, before: set[Path]) -> None:
-    """The next instance is stored where it belongs, and there is nothing else than before."""
+    """The next instance is stored in its place, and nothing else has been created."""
     daemon.wait_no_temporary_files()
     assert tree(daemon) == before
     one = instance()
@@ -127,11 +127,11 @@ TITLES = {
     "not ASCII": (b"\xe9\xff", False),
     "nothing": (b"", False),
 }
-"""Each with whether VR AE allows it (PS3.5 §6.2)."""
+"""AE Titles, each with whether VR AE allows it (PS3.5 §6.2)."""
 
 
 def request_with(*, called: bytes = b"DICOMD", calling: bytes = b"RAWPEER") -> bytes:
-    """An A-ASSOCIATE-RQ with these fields, longer ones than 16 bytes there can't be."""
+    """An A-ASSOCIATE-RQ with these fields, which can't be longer than 16 bytes."""
     request = bytearray(associate_rq())
     request[10:26], request[26:42] = called.ljust(16), calling.ljust(16)
     return bytes(request)
@@ -139,7 +139,7 @@ def request_with(*, called: bytes = b"DICOMD", calling: bytes = b"RAWPEER") -> b
 
 @pytest.mark.parametrize(("title", "valid"), TITLES.values(), ids=TITLES.keys())
 def test_in_a_calling_ae_title(receiver: Daemon, connect: Connect, title: bytes, valid: bool) -> None:
-    """One that is allowed goes into File Meta Information and nowhere else; another is rejected."""
+    """A valid title is written to the File Meta Information and nowhere else; an invalid one is rejected."""
     before = tree(receiver)
     peer = connect()
     peer.send(request_with(calling=title))
@@ -153,7 +153,7 @@ def test_in_a_calling_ae_title(receiver: Daemon, connect: Connect, title: bytes,
 
 @pytest.mark.parametrize(("title", "valid"), TITLES.values(), ids=TITLES.keys())
 def test_in_a_called_ae_title(receiver: Daemon, connect: Connect, title: bytes, valid: bool) -> None:
-    """Where any is answered to, this one is, whether or not it is one: it is kept nowhere but in the log."""
+    """If any title is accepted, invalid ones are too, since the title is only used in the log."""
     del valid
     before = tree(receiver)
     peer = connect()

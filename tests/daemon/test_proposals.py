@@ -1,4 +1,4 @@
-"""The most expensive that may be proposed: what it costs others, and what is held of it (docs/limits.md)."""
+"""The most expensive proposals that are permitted: their cost to others, and the memory they hold (docs/limits.md)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.raw_peer import RawPeer, associate_rq, c_echo_rq, p_data, pdu
 pytestmark = pytest.mark.slow  # together: each starts daemons of its own
 
 OF_A_HOST = 4
-"""Large requests of one host that a worker reads at once."""
+"""Large requests of one host that a worker reads at the same time."""
 CONNECTIONS = 60
 KIB_OF_AN_ASSOCIATION = 100
 
@@ -28,7 +28,7 @@ def item(kind: int, value: bytes) -> bytes:
 
 
 def large_request(abstract_syntax: str, number: int = 0) -> bytes:
-    """The contexts of a usual request and 120 of 128 Transfer Syntaxes each, no list like another."""
+    """The contexts of an ordinary request, and 120 more with 128 Transfer Syntaxes each, all lists different."""
     contexts = [
         item(
             0x20,
@@ -43,7 +43,7 @@ def large_request(abstract_syntax: str, number: int = 0) -> bytes:
 
 
 def resident_kib(daemon: Daemon) -> int:
-    """Memory of the workers."""
+    """The resident memory of the workers in KiB."""
     found = 0
     for pid in daemon.worker_pids():
         with Path(f"/proc/{pid}/status").open() as status:
@@ -99,7 +99,7 @@ def test_who_waits_in_vain_is_closed_and_counted(start_daemon: StartDaemon, peer
 def test_an_idle_association_holds_little_whatever_it_has_proposed_and_sent(
     start_daemon: StartDaemon, peers: ExitStack
 ) -> None:
-    """All contexts refused but two, a Command Set of 64 KiB, and then the beginning of a request out of place."""
+    """All contexts but two refused, a Command Set of 64 KiB, and then the beginning of an unexpected request."""
     daemon = start_daemon(dicomd={"workers": 1}, limits={"associations_per_peer": 2 * CONNECTIONS})
     elements = b"".join(struct.pack("<HHI", 0, 0x2000 + number, 0) for number in range(8000))
     command = c_echo_rq() + elements
@@ -114,7 +114,7 @@ def test_an_idle_association_holds_little_whatever_it_has_proposed_and_sent(
             peer.send(p_data(pdv(3, 1 + last, command[at : at + 16000])))
         assert peer.read_pdu().type == wire.P_DATA_TF
 
-    for number in range(8):  # what is used for the first time stays
+    for number in range(8):  # memory allocated on first use remains
         come(number)
     before = resident_kib(daemon)
     for number in range(CONNECTIONS):
@@ -125,7 +125,7 @@ def test_an_idle_association_holds_little_whatever_it_has_proposed_and_sent(
 
 
 def test_of_a_request_out_of_place_nothing_is_held(start_daemon: StartDaemon, connect: Connect) -> None:
-    """It is aborted at its header; one that drips would be held for as long as it keeps the minimum rate."""
+    """It is aborted at its header: otherwise a dripped one would be held as long as it keeps the minimum rate."""
     daemon = start_daemon()
     peer = connect(daemon)
     peer.associate()

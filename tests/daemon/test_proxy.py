@@ -1,4 +1,4 @@
-"""Behind a balancer: whom its header names is who is judged, and nobody but a balancer can say who that is."""
+"""Behind a load balancer: access is decided by the address in its header, and only balancers may send a header."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def daemon(start_daemon: StartDaemon) -> Daemon:
 
 @pytest.fixture
 def dial() -> Iterator[Dial]:
-    """Connect from an address of the loopback and send some bytes at once."""
+    """Connect from a loopback address and send some bytes at once."""
     with ExitStack() as peers:
 
         def connect(daemon: Daemon, first: bytes = b"", source: str = "127.0.0.1") -> RawPeer:
@@ -49,7 +49,7 @@ def dial() -> Iterator[Dial]:
 
 
 def ended(peer: RawPeer) -> None:
-    """The connection ends without a word; reset where the acceptor has left bytes unread."""
+    """The connection ends without an answer, or is reset if the acceptor has left bytes unread."""
     assert peer.read_to_the_end() == []
 
 
@@ -71,7 +71,7 @@ def test_the_peer_is_whom_the_balancer_names(daemon: Daemon, dial: Dial, first: 
 
 
 def test_the_rules_hold_for_the_address_inside(daemon: Daemon, dial: Dial) -> None:
-    """Also where the balancer's own address would be let in."""
+    """Even if the balancer's own address would be allowed."""
     ended(dial(daemon, header(ipv4("10.9.9.9")) + associate_rq(calling="CT1")))
     line = daemon.wait_logged("connection refused", dicom_peer_address="10.9.9.9")
     assert (line["rule"], line["balancer"]) == ("peers.addresses", "127.0.0.1")
@@ -126,7 +126,7 @@ def test_a_header_has_its_time_and_the_header_comes_before_tls(
     peer.release()
     line = daemon.wait_logged("association ended", dicom_peer="ct1")
     assert (line["dicom_peer_address"], line["balancer"]) == ("10.1.2.3", "127.0.0.1")
-    with pytest.raises(OSError):  # noqa: PT011 - however its handshake ends, it isn't listened to
+    with pytest.raises(OSError):  # noqa: PT011 - however its handshake ends, it is not served
         requestor_context(tmp_path / "root.pem").wrap_socket(
             dial(daemon, header(ipv4("10.9.9.9"))).sock, server_hostname="dicomd.test"
         )
@@ -171,7 +171,7 @@ def test_behind_haproxy(daemon: Daemon, tmp_path: Path) -> None:
         with RawPeer(("127.0.0.1", port), source="127.0.0.78", calling="HERE") as stranger:
             ended(stranger)
         daemon.wait_logged("connection refused", dicom_peer_address="127.0.0.78")
-        daemon.wait_logged("connection without association", dicom_peer_address="127.0.0.1")  # a check
+        daemon.wait_logged("connection without association", dicom_peer_address="127.0.0.1")  # a health check
     finally:
         running.terminate()
         running.wait(20)

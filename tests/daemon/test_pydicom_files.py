@@ -1,4 +1,4 @@
-"""pydicom's own test files, with all their oddities: each that can be sent at all arrives as it is."""
+"""pydicom's own test files, with all their oddities: each that can be sent at all is stored unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SENDABLE = [file for file in sample_files() if file.instance]
 
 @pytest.fixture(scope="module")
 def flat_receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon whose layout needs no Study and Series Instance UID."""
+    """A daemon whose layout needs no Study or Series Instance UID."""
     daemon = Daemon(tmp_path_factory.mktemp("flat"), {"storage": {"layout": "{SOPInstanceUID}.dcm"}})
     try:
         daemon.start()
@@ -39,7 +39,7 @@ def test_a_file_that_is_not_sent_has_its_reason() -> None:
 
 
 def test_every_file_arrives_byte_for_byte(flat_receiver: Daemon) -> None:
-    """Sent raw, since any library's sender would write some of these Data Sets anew."""
+    """Sent raw, since any library's sender would re-encode some of these Data Sets."""
     flat_receiver.empty()
     for file in SENDABLE:
         assert file.instance
@@ -65,7 +65,7 @@ def test_every_file_arrives_byte_for_byte(flat_receiver: Daemon) -> None:
 
 @pytest.mark.system
 def test_pynetdicoms_storescu_sends_all_of_them(flat_receiver: Daemon) -> None:
-    """What pydicom can't write the way it read it stays unsent: that is the sender's matter, and it says so."""
+    """Files that pydicom can't write as it read them are not sent; that is up to the sender, which reports them."""
     paths = [file.path for file in SENDABLE if file.path.read_bytes()[128:132] == b"DICM"]
     flat_receiver.empty()
     with Relay(flat_receiver.address) as relay:

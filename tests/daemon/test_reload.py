@@ -1,4 +1,4 @@
-"""SIGHUP: the new configuration for new Associations, the old one for open ones, nothing lost (CONTRACT 3)."""
+"""SIGHUP: the new configuration holds for new Associations, the old one for open ones, none is lost (CONTRACT 3)."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ACCEPTED, ABSTRACT_SYNTAX_NOT_SUPPORTED = 0, 3
 
 
 def results(peer: RawPeer) -> list[int]:
-    """How the contexts of an Association were judged."""
+    """The results of an Association's Presentation Contexts."""
     return [peer.contexts[context_id].result for context_id in (1, 3)]
 
 
 def command(daemon: Daemon, *arguments: str, runtime: Path) -> subprocess.CompletedProcess[str]:
-    """A command of dicomd for the running daemon."""
+    """Run a command of dicomd's on the running daemon."""
     return subprocess.run(
         [sys.executable, "-m", "dicomd", *arguments, "--config", str(daemon.config_path)],
         env=os.environ | {"RUNTIME_DIRECTORY": str(runtime)},
@@ -130,10 +130,10 @@ def test_what_needs_a_restart_keeps_its_value_and_is_named(start_daemon: StartDa
         log={"format": "console"},
         limits={"associations": 7},
     )
-    applied = daemon.reload()  # finds its line as JSON, as before
+    applied = daemon.reload()  # finds its log record as JSON, as before
     assert applied["restart_pending"] == NEEDS_A_RESTART
     assert daemon.status()["configuration"]["restart_pending"] == NEEDS_A_RESTART
-    assert daemon.metric("dicomd_config_restart_pending") == 1  # where it was before
+    assert daemon.metric("dicomd_config_restart_pending") == 1  # the address as before
     assert daemon.metric("dicomd_associations_limit") == 7
     assert (runtime / "control").is_socket()
     assert not (tmp_path / "another").exists()
@@ -156,7 +156,7 @@ def test_no_other_key_needs_a_restart() -> None:
 
 
 def longest_pdu(peer: RawPeer) -> int:
-    """What the acceptor has said it takes."""
+    """The maximum length that the acceptor has announced."""
     (value,) = wire.user_information(peer.accept.body)[0x51]
     return int.from_bytes(value)
 
@@ -205,7 +205,7 @@ def test_new_limits_hold_for_new_associations_and_open_ones_keep_theirs(
 def test_the_minimum_rate_comes_with_a_reload_and_an_open_association_keeps_its_own(
     start_daemon: StartDaemon, connect: Connect
 ) -> None:
-    """Averaged over 30 s, so it takes as long."""
+    """Takes 30 s, because the rate is averaged over 30 s."""
     daemon = start_daemon(dicomd={"workers": 1}, limits={"minimum_rate": "0B/s"})
     old = connect(daemon)
     old.associate()
@@ -237,7 +237,7 @@ def test_limits_level_and_number_of_workers_come_with_a_reload(start_daemon: Sta
     new.associate()
     third = connect(daemon)
     third.send(associate_rq())
-    assert third.read_rejection() == (2, 3, 2)  # the old one's Association counts
+    assert third.read_rejection() == (2, 3, 2)  # the old generation's Association counts too
     new.release()
     old.release()
     wait_until(lambda: len(daemon.worker_pids()) == 3)
@@ -245,7 +245,7 @@ def test_limits_level_and_number_of_workers_come_with_a_reload(start_daemon: Sta
     daemon.signal(signal.SIGHUP)
     wait_until(lambda: len(daemon.worker_pids()) == 1)
     daemon.wait_logged("association ended")
-    assert len(daemon.logged("association ended")) == 1  # the old one's: 'info' no longer shows with the new
+    assert len(daemon.logged("association ended")) == 1  # the old generation's: the new one does not log level 'info'
     daemon.configure(log={"level": "info"})
     assert daemon.reload()["event"] == "config applied"
     talkative = connect(daemon)
@@ -267,7 +267,7 @@ def test_a_volley_of_signals_is_merged(start_daemon: StartDaemon) -> None:
 
 
 def hold_eight_generations(daemon: Daemon, connect: Connect) -> list[RawPeer]:
-    """Peers with an open Association each in an old generation, the oldest first."""
+    """Peers, each with an open Association in an old generation of its own, the oldest first."""
     peers = []
     for _ in range(8):
         peers.append(connect(daemon))
@@ -283,7 +283,7 @@ def test_at_most_eight_old_generations_live_and_the_next_reload_waits(
     daemon = start_daemon(dicomd={"workers": 1})
     peers = hold_eight_generations(daemon, connect)
     assert list(daemon.worker_pids().values()).count("draining") == 8
-    for number in (20, 30):  # the later one counts
+    for number in (20, 30):  # only the later one counts
         daemon.configure(limits={"associations": number})
         daemon.signal(signal.SIGHUP)
     daemon.wait_logged("reload waits")
@@ -302,7 +302,7 @@ def test_at_most_eight_old_generations_live_and_the_next_reload_waits(
 def test_peers_hold_a_reload_up_for_no_longer_than_the_drain_timeout(
     start_daemon: StartDaemon, connect: Connect
 ) -> None:
-    """The reload that shuts a peer out is what it would hold up; eight commands that gave up are in nobody's way."""
+    """A peer must not delay the very reload that shuts it out, nor may eight commands whose callers have given up."""
     daemon = start_daemon(dicomd={"workers": 1, "drain_timeout": "3s"})
     peers = hold_eight_generations(daemon, connect)
     sent = instance(size=200_000)
@@ -331,14 +331,14 @@ def test_peers_hold_a_reload_up_for_no_longer_than_the_drain_timeout(
 def test_a_place_that_comes_free_meanwhile_spares_the_oldest(start_daemon: StartDaemon, connect: Connect) -> None:
     daemon = start_daemon(dicomd={"workers": 1, "drain_timeout": "60s"})
     peers = hold_eight_generations(daemon, connect)
-    ninth = connect(daemon)  # without an Association its generation would leave, and with it the wait, at once
+    ninth = connect(daemon)  # keeps the serving generation alive, which takes the slot that becomes free
     ninth.associate()
     daemon.signal(signal.SIGHUP)
     daemon.wait_logged("reload waits")
     peers[5].release()
     daemon.wait_logged("config applied", dicomd_generation=10)
     assert peers[0].store(instance()).status == 0
-    daemon.signal(signal.SIGHUP)  # no deadline is left of the wait before
+    daemon.signal(signal.SIGHUP)  # no deadline is left over from the previous wait
     wait_until(lambda: len(daemon.logged("reload waits")) == 2)
     peers[7].release()
     daemon.wait_logged("config applied", dicomd_generation=11)
@@ -402,7 +402,7 @@ def test_a_stop_reaches_old_generations_too(start_daemon: StartDaemon, connect: 
 
 
 class Counters:
-    """Every counter on /metrics: `fallen` are those that were less, or gone, at a later look."""
+    """Every counter on /metrics; `fallen` are those that were lower or missing in a later scrape."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
@@ -410,7 +410,7 @@ class Counters:
         self.fallen: list[str] = []
 
     def look(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        """All samples as they are now."""
+        """Scrape all samples."""
         found = self._daemon.metrics()
         for series, before in self._last.items():
             if (now := found.get(series)) is None or now < before:
@@ -422,18 +422,18 @@ class Counters:
 
 
 def counted_descriptors(pid: int, root: Path) -> int:
-    """How many a process has open, but for the store's folders, which a worker keeps open the more it has stored."""
+    """Open descriptors of a process, without the store's folders, of which a worker caches more as it stores."""
     targets = map(Path, descriptors(pid).values())
     return sum(1 for target in targets if not target.is_relative_to(root) or ".dicomd" in target.parts)
 
 
 def resident(pid: int) -> int:
-    """Its resident memory in bytes."""
+    """The resident memory of a process in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def idle_workers(daemon: Daemon, count: int) -> dict[str, int]:
-    """What the worker that has most of it holds, as soon as nothing is left but so many idle workers."""
+    """The highest resource figures of any worker, once only `count` idle workers are left."""
     wait_until(lambda: list(daemon.worker_pids().values()) == ["ready"] * count, 60)
     wait_until(lambda: daemon.metric("dicomd_associations_active", listener="dicom") == 0, 60)
     pids = list(daemon.worker_pids())
@@ -463,7 +463,7 @@ def test_fifty_reloads_under_load_fail_no_store(start_daemon: StartDaemon) -> No
         serve_more(first)
     first_generation = idle_workers(daemon, 2)
     with Load(daemon, senders=4, size=5000) as load:
-        for number in range(10):  # what is used for the first time may stay
+        for number in range(10):  # resources allocated on first use may remain
             reload(number)
         before, resident_before = counted_descriptors(daemon.pid, daemon.root), resident(daemon.pid)
         for number in range(10, 60):
@@ -472,7 +472,7 @@ def test_fifty_reloads_under_load_fail_no_store(start_daemon: StartDaemon) -> No
         serve_more(load)
     assert first.failures + load.failures == []
     assert first.lost() + load.lost() == []
-    assert after <= before + 2 * 9  # channels of workers that were still draining
+    assert after <= before + 2 * 9  # channels to workers that were still draining
     assert resident(daemon.pid) < resident_before + room
     last_generation = idle_workers(daemon, 2)
     wait_until(lambda: counted_descriptors(daemon.pid, daemon.root) <= before, 30)
@@ -508,7 +508,7 @@ def test_maintenance_survives_a_reload(start_daemon: StartDaemon, connect: Conne
 
 
 def test_the_commands_find_the_daemon_by_its_runtime_directory(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    """As under systemd, where no configuration names it."""
+    """As under systemd, where the configuration does not name it."""
     runtime = tmp_path / "run"
     runtime.mkdir()
     daemon = Daemon(tmp_path)

@@ -1,4 +1,4 @@
-"""Scarce descriptors, several listeners, and many short connections: what an operator meets sooner or later."""
+"""Scarce descriptors, several listeners and many short connections, which every operator meets sooner or later."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow  # together: each starts daemons of its own
 
 @contextmanager
 def no_more_descriptors(daemon: Daemon) -> Iterator[None]:
-    """The daemon can open nothing meanwhile, but to answer over HTTP."""
+    """Leave the daemon no free descriptors except those it needs to answer over HTTP."""
     before = {}
     for pid in daemon.worker_pids():
         used = descriptors(pid)
@@ -103,7 +103,7 @@ def test_an_ipv4_peer_on_an_ipv6_socket_is_logged_as_ipv4(start_daemon: StartDae
 
 
 def test_many_short_connections_leave_nothing_behind(start_daemon: StartDaemon) -> None:
-    """Probes, scanners, resets in mid-object: the look at the daemon's descriptors and threads comes afterwards."""
+    """Probes, scanners and resets in mid-object; the health check afterwards finds leaked descriptors and threads."""
     daemon = start_daemon()
     for number in range(150):
         with RawPeer(daemon.address) as peer:

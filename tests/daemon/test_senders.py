@@ -1,4 +1,4 @@
-"""Senders that others wrote, as they are installed: what they send is stored as they sent it."""
+"""Senders written by others, as installed: everything they send is stored exactly as sent."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def largest_pdu(conversation: Conversation) -> int:
 
 
 def check(receiver: Daemon, relay: Relay, *, count: int, calling: str) -> list[Conversation]:
-    """What the relay saw is in the store, `count` C-STOREs in all."""
+    """Assert that what the relay recorded is in the store, `count` C-STOREs in all; return the conversations."""
     talks = relay.conversations()
     assert sum(len(talk.stores) for talk in talks) == count
     assert_stored_as_sent(receiver, talks, calling=calling)
@@ -106,7 +106,7 @@ class TestStorescu:
         files = samples([*UNCOMPRESSED, "image_dfl.dcm"])
         done = senders.run(senders.program("storescu"), option, "-R", *relay.address, *files)
         assert done.exit_status == 0, done.output
-        # where another accepted context fits a file as it is, storescu uses that
+        # if another accepted context fits a file as it is, storescu uses that one
         found = transfer_syntaxes(check(receiver, relay, count=len(files), calling="STORESCU"))
         assert expected <= found
         assert option != "-xi" or found == {IMPLICIT_LITTLE}
@@ -219,7 +219,7 @@ class TestGdcmscu:
 
 
 class TestDcmjsDimse:
-    @pytest.mark.timeout(180)  # the first run installs it
+    @pytest.mark.timeout(180)  # the first run installs dcmjs-dimse
     def test_sends_files(self, receiver: Daemon, relay: Relay, tmp_path: Path) -> None:
         made = [tmp_path / f"{number}.dcm" for number in range(5)]
         for file in made:
@@ -258,7 +258,7 @@ class TestDicomdSend:
 
 
 def made_from_jpeg(folder: Path) -> Path:
-    """A secondary capture that img2dcm made of a JPEG file."""
+    """A Secondary Capture made from a JPEG file by img2dcm."""
     jpeg, made = folder / "frame.jpg", folder / "img2dcm.dcm"
     content = sample("SC_rgb_jpeg_dcmtk.dcm").read_bytes()
     start = content.index(b"\xff\xd8\xff")
@@ -269,7 +269,7 @@ def made_from_jpeg(folder: Path) -> Path:
 
 
 def made_from_dump(folder: Path) -> Path:
-    """A CT image with a private block and sequences of undefined length, from a dump."""
+    """A CT image with a private block and sequences of undefined length, made from a dump."""
     dump, made = folder / "ct.dump", folder / "dump2dcm.dcm"
     dump.write_text(
         """

@@ -1,4 +1,4 @@
-"""Signals at the worst moment: none is lost, and none stops the daemon that shouldn't."""
+"""Signals at the worst moment: none is lost, and SIGHUP never stops the daemon."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow  # together: each starts daemons of its own
 
 @contextmanager
 def connections_coming_and_going(daemon: Daemon) -> Iterator[None]:
-    """Keep the accept loop busy."""
+    """Keep the accept loop busy with short connections."""
     over = threading.Event()
 
     def connect_and_leave() -> None:
@@ -42,7 +42,7 @@ def connections_coming_and_going(daemon: Daemon) -> Iterator[None]:
 
 @pytest.mark.timeout(180)
 def test_sigterm_right_behind_a_connection_is_not_lost(start_daemon: StartDaemon) -> None:
-    """A signal between Python's last look at it and the system call that then blocks must still end the wait."""
+    """A signal between Python's last check for signals and the blocking system call must still end the wait."""
     for _ in range(10):
         daemon = start_daemon()
         with RawPeer(daemon.address) as peer:
@@ -54,11 +54,11 @@ def test_sigterm_right_behind_a_connection_is_not_lost(start_daemon: StartDaemon
 
 
 def test_sighup_while_the_daemon_logs_does_not_stop_it(start_daemon: StartDaemon, connect: Connect) -> None:
-    """A handler runs in the middle of whatever the main thread does, with its locks held."""
+    """A handler interrupts the main thread at any point, even while it holds locks."""
     daemon = start_daemon(limits={"connections": 2})
     held = connect(daemon)
     held.associate()
-    with connections_coming_and_going(daemon):  # refused, with a line each
+    with connections_coming_and_going(daemon):  # refused, with a log line each
         for _ in range(40):
             seen = len(daemon.records)
             for _ in range(200):
@@ -71,7 +71,7 @@ def test_sighup_while_the_daemon_logs_does_not_stop_it(start_daemon: StartDaemon
 
 
 def test_sigterm_again_and_again_still_ends_with_success(start_daemon: StartDaemon) -> None:
-    """Up to the last moment, the interpreter's own end included: a stop that has begun is no death by signal."""
+    """Up to the interpreter's own shutdown: a stop that has begun must not end as a death by signal."""
     for _ in range(3):
         daemon = start_daemon()
         with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""What the service manager hands over and is told: LISTEN_FDS, NOTIFY_SOCKET, the watchdog (CONTRACT 3, 8)."""
+"""The interface to the service manager: LISTEN_FDS, NOTIFY_SOCKET and the watchdog (CONTRACT 3, 8)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.raw_peer import RawPeer, associate_rq
 
 pytestmark = pytest.mark.slow  # together: each starts daemons of its own
 
-# As systemd does it: descriptors 3, 4, … and variables that name the process which replaces this one.
+# As systemd does it: descriptors 3, 4, … and variables with the pid of this process, which exec replaces by the daemon.
 LAUNCHER = """
 import os, sys
 fds, names = [int(fd) for fd in sys.argv[1].split(",")], sys.argv[2]
@@ -37,14 +37,14 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 @pytest.fixture
 def listening() -> Iterator[Callable[[], socket.socket]]:
-    """Open a listening socket of 127.0.0.1, which stays open for the test as it does with systemd."""
+    """Open a listening socket on 127.0.0.1 that stays open during the test, as systemd's do."""
     with contextlib.ExitStack() as stack:
         yield lambda: stack.enter_context(socket.create_server(("127.0.0.1", 0)))
 
 
 @pytest.fixture
 def handed_over(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Make a daemon, not started, that inherits sockets under names."""
+    """Make a daemon, without starting it, that will inherit named sockets."""
     daemons = []
 
     def make(sockets: Sequence[tuple[str, socket.socket]], **overrides: object) -> Daemon:
@@ -70,7 +70,7 @@ class ServiceManager:
         self.messages: list[dict[str, str]] = []
 
     def wait_for(self, assignment: str, deadline: float = 15.0) -> dict[str, str]:
-        """The next message with that assignment."""
+        """Return the next message with that assignment."""
         ends = time.monotonic() + deadline
         key, _, value = assignment.partition("=")
         while True:
@@ -102,9 +102,9 @@ def test_inherited_sockets_are_used_and_survive_the_daemon(
         assert peer.store(instance()).status == 0
         peer.release()
     environment = Path(f"/proc/{daemon.pid}/environ").read_text()
-    assert "LISTEN_PID" in environment  # of its start; what follows is that it is gone from its children's
+    assert "LISTEN_PID" in environment  # as it was started; the next line checks that its children don't have it
     daemon.stop()
-    with RawPeer(dicom.getsockname()) as waiting:  # nobody is there, yet it isn't refused
+    with RawPeer(dicom.getsockname()) as waiting:  # no daemon is running, yet the connection isn't refused
         waiting.send(associate_rq())
         daemon.start()
         assert waiting.read_pdu().type == 2
@@ -234,7 +234,7 @@ def test_systemd_is_told_of_start_reload_and_stop(manager: tuple[ServiceManager,
             systemd.wait_for("EXTEND_TIMEOUT_USEC=15000000")
             assert "STOPPING" in systemd.messages[-2]  # at once, however short TimeoutStopSec= is
             systemd.wait_for("STATUS=Stopping, 1 Associations still open")
-            systemd.wait_for("EXTEND_TIMEOUT_USEC=15000000")  # again and again
+            systemd.wait_for("EXTEND_TIMEOUT_USEC=15000000")  # repeatedly
             peer.release()
         assert daemon.wait() == 0
     finally:
@@ -277,9 +277,9 @@ def test_a_supervisor_that_stood_still_takes_nobody_for_stuck(start_daemon: Star
     daemon.signal(signal.SIGSTOP)
     try:
         deadline = time.monotonic() + 15
-        while daemon.get("/-/healthy")[0] == 200:  # which says so after 10 s
-            assert time.monotonic() < deadline, "a supervisor that stands still is not healthy"
-            assert peer.store(instance()).status == 0  # nobody who serves depends on it
+        while daemon.get("/-/healthy")[0] == 200:  # becomes unhealthy after 10 s
+            assert time.monotonic() < deadline, "a stopped supervisor is still reported healthy"
+            assert peer.store(instance()).status == 0  # no worker depends on it
             time.sleep(0.2)
     finally:
         daemon.signal(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""What an operator sees who asks: `dicomd status`, /status and the status page in a browser."""
+"""The status that operators can ask for: `dicomd status`, /status and the status page in a browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow  # together: each starts daemons of its own
 
 
 def ask(daemon: Daemon, *options: str) -> subprocess.CompletedProcess[str]:
-    """`dicomd status`."""
+    """Run `dicomd status`."""
     command = [sys.executable, "-m", "dicomd", "status", "--config", str(daemon.config_path), *options]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=40)
 
@@ -39,7 +39,7 @@ def as_json(daemon: Daemon) -> dict[str, Any]:
 
 
 def wait_status(daemon: Daemon, fulfilled: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """What /status says, once it fulfils something."""
+    """Wait until the JSON of /status fulfils a condition, and return it."""
     deadline = time.monotonic() + WAIT
     while not fulfilled(status := daemon.status()):
         assert time.monotonic() < deadline, status
@@ -49,14 +49,14 @@ def wait_status(daemon: Daemon, fulfilled: Callable[[dict[str, Any]], object]) -
 
 @pytest.fixture
 def runtime_dir(tmp_path: Path) -> str:
-    """Short, and where the commands look."""
+    """A runtime directory with a short path, in which the commands look."""
     folder = tmp_path / "run"
     folder.mkdir()
     return str(folder)
 
 
 def mismatch() -> Instance:
-    """An instance whose Data Set has another UID than its command: A900."""
+    """An instance whose Data Set has a different UID from its command, which is answered with A900."""
     return Instance(CT_IMAGE_STORAGE, new_uid(), EXPLICIT_LITTLE, encode(data_set(new_uid())))
 
 
@@ -180,7 +180,7 @@ def test_a_killed_worker_s_associations_go_and_counts_stay(start_daemon: StartDa
 def test_a_peer_s_last_store_survives_a_restart_and_a_crash(start_daemon: StartDaemon, connect: Connect) -> None:
     daemon = start_daemon()
     labels = frozenset({("peer", "unknown")})
-    assert ("dicomd_peer_last_store_timestamp_seconds", labels) not in daemon.metrics(), "absent until it is known"
+    assert ("dicomd_peer_last_store_timestamp_seconds", labels) not in daemon.metrics(), "present before it is known"
     peer = connect(daemon)
     peer.associate()
     peer.store(instance())
@@ -206,7 +206,7 @@ def test_a_peer_s_last_store_survives_a_restart_and_a_crash(start_daemon: StartD
 @pytest.mark.system
 @pytest.mark.timeout(120)
 def test_a_browser_shows_the_page(start_daemon: StartDaemon, connect: Connect, tmp_path: Path) -> None:
-    """What a stranger put into an AE Title is text there, not markup."""
+    """Markup that a stranger has put into an AE Title is shown as text."""
     chromium = senders.program("chromium")
     daemon = start_daemon(dicomd={"ae_titles": ["DICOMD"]})
     peer = connect(daemon, calling="<i id=evil>CT1")

@@ -1,4 +1,4 @@
-"""The statuses of C-STORE and what a refusal leaves behind: nothing, and an Association that goes on (PS3.4 §B.2.3)."""
+"""The statuses of C-STORE; a refusal leaves no file, and the Association stays usable (PS3.4 §B.2.3)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def status(message: wire.Message) -> str:
 
 
 def assert_refused(message: wire.Message, expected: str, *offending: int) -> None:
-    """The status, a comment that a log may show, and the element at fault."""
+    """The message has this status, an Error Comment that a log may show, and these Offending Elements."""
     assert status(message) == expected
     comment = message.error_comment
     assert 0 < len(comment) <= 64
@@ -79,18 +79,18 @@ def encoded_without(*keywords: str, uid: str) -> bytes:
 
 
 def with_value_of_same_length(encoded: bytes, old: str, new: bytes) -> bytes:
-    """The Data Set with another value in one element, which no library would write."""
+    """The Data Set with one element's value replaced by one that no library would write."""
     padded = ui(old)
     assert encoded.count(padded) == 1
     return encoded.replace(padded, new.ljust(len(padded), b"\0")[: len(padded)])
 
 
-# -- what is wrong with the Data Set -----------------------------------------------------------------------------------
+# -- faults of the Data Set --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Broken:
-    """An instance with a fault and the answer that it deserves."""
+    """An instance with a fault, and the answer that must follow."""
 
     name: str
     make: Callable[[], Instance]
@@ -217,7 +217,7 @@ def test_a_deflated_data_set_that_is_none_is_refused(receiver: Daemon, connect: 
     peer.release()
 
 
-# -- what is wrong with the command ------------------------------------------------------------------------------------
+# -- faults of the command ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_deflated_data_set_that_is_none_is_refused(receiver: Daemon, connect: 
         b"1.2 3\0",
         b"1." + b"2" * 63 + b"\0",
         "1.2.²".encode("latin-1") + b"\0",
-        "\N{ARABIC-INDIC DIGIT ONE}.2".encode(),  # a digit too, for some functions
+        "\N{ARABIC-INDIC DIGIT ONE}.2".encode(),  # which some functions accept as a digit
         PATIENT_ID.encode(),
     ],
     ids=repr,
@@ -290,7 +290,7 @@ def test_a_store_in_the_verification_context_is_refused(peer: RawPeer) -> None:
 
 
 def test_a_query_is_no_operation_of_ours(peer: RawPeer) -> None:
-    """A C-FIND with its Identifier, which is passed over."""
+    """A C-FIND with its Identifier, which is ignored."""
     peer.send(p_data(pdv(1, 3, request(0x0020, STUDY_ROOT_FIND, with_data_set=True))) + data_set_pdus(b"\0" * 50_000))
     answer = peer.read_message()
     assert_refused(answer, "0211")
@@ -318,7 +318,7 @@ def test_a_store_without_a_sop_class_is_refused(peer: RawPeer) -> None:
 
 
 def other_bytes(sent: Instance) -> Instance:
-    """The same UIDs with another pixel."""
+    """The same UIDs with one pixel changed."""
     return replace(sent, data_set=sent.data_set[:-1] + bytes([sent.data_set[-1] ^ 1]))
 
 
@@ -329,7 +329,7 @@ def test_duplicates(start_daemon: StartDaemon, connect: Connect, policy: str) ->
     second = other_bytes(first)
     peer = connect(daemon)
     peer.associate()
-    for sent in (first, first):  # identical: success, and one file
+    for sent in (first, first):  # identical: success, but one file
         assert status(peer.store(sent)) == "0000"
     assert [file.data_set for file in daemon.stored()] == [first.data_set]
     answer = peer.store(second)
@@ -353,7 +353,7 @@ def test_duplicates(start_daemon: StartDaemon, connect: Connect, policy: str) ->
 
 
 def test_the_same_instance_from_another_sender_and_in_another_syntax(receiver: Daemon, connect: Connect) -> None:
-    """File Meta doesn't count, the transfer syntax does."""
+    """The File Meta Information is not compared, but the transfer syntax is."""
     uid = new_uid()
     ds = data_set(uid)
     explicit = Instance(CT_IMAGE_STORAGE, uid, EXPLICIT_LITTLE, encode(ds))
@@ -385,7 +385,7 @@ def test_the_same_instance_from_eight_senders_at_once_is_there_once(receiver: Da
     assert [file.data_set for file in receiver.stored(sent.sop_instance_uid)] == [sent.data_set]
 
 
-# -- room --------------------------------------------------------------------------------------------------------------
+# -- space -------------------------------------------------------------------------------------------------------------
 
 
 def test_an_object_over_the_limit_is_passed_over_to_its_end(start_daemon: StartDaemon, connect: Connect) -> None:
@@ -393,7 +393,7 @@ def test_an_object_over_the_limit_is_passed_over_to_its_end(start_daemon: StartD
     peer = connect(daemon)
     peer.associate()
     for large in (instance(size=65 * 1024), instance(size=3 * MIB)):
-        peer.send(store_message(large) + store_message(instance(), message_id=2))  # the next waits in the same stream
+        peer.send(store_message(large) + store_message(instance(), message_id=2))  # the next one follows at once
         assert_refused(peer.read_message(), "A710")
         assert status(peer.read_message()) == "0000"
         assert daemon.stored(large.sop_instance_uid) == []
@@ -406,7 +406,7 @@ def test_an_object_over_the_limit_is_passed_over_to_its_end(start_daemon: StartD
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB of its own."""
+    """A separate file system of 8 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     done = subprocess.run(
@@ -419,7 +419,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave: int) -> Path:
-    """Fill the disk up with one file, but for `leave` bytes."""
+    """Fill the disk with one file, except for `leave` bytes."""
     filler = disk / "filler"
     with filler.open("wb") as file:
         file.write(b"\0" * (shutil.disk_usage(disk).free - leave))
@@ -449,7 +449,7 @@ def test_a_full_disk_refuses_and_recovers(start_daemon: StartDaemon, connect: Co
 def test_below_the_reserve_nothing_is_taken_until_there_is_room_again(
     start_daemon: StartDaemon, connect: Connect, small_disk: Path
 ) -> None:
-    # One worker: two look at the space each for itself, and the gauge is 0 once one of them has.
+    # One worker, because each checks the space for itself, and the gauge is 0 as soon as one of two is short of it.
     daemon = start_daemon(dicomd={"workers": 1}, storage={"root": str(small_disk / "store"), "reserve_free": "2MiB"})
     peer = connect(daemon)
     peer.associate()
@@ -479,7 +479,7 @@ def test_below_the_reserve_nothing_is_taken_until_there_is_room_again(
 def test_a_store_whose_mount_is_missing_is_unavailable_and_recovers(
     start_daemon: StartDaemon, connect: Connect, small_disk: Path, tmp_path: Path
 ) -> None:
-    """An empty folder where the disk was mounted is not an empty store."""
+    """An empty folder at the mount point must not be taken for an empty store."""
     mount_point = tmp_path / "mounted"
     mount_point.mkdir()
     bind = ["mount", "--bind", str(small_disk), str(mount_point)]
@@ -489,7 +489,7 @@ def test_a_store_whose_mount_is_missing_is_unavailable_and_recovers(
         peer = connect(daemon)
         peer.associate()
         assert status(peer.store(instance())) == "0000"
-        daemon.wait_no_temporary_files()  # they go after the answer, and can't once their disk is gone
+        daemon.wait_no_temporary_files()  # removed after the answer, which needs their disk
         subprocess.run(["umount", "--lazy", mount_point], check=True)
         assert_refused(peer.store(instance()), "A701")
         assert daemon.get("/-/ready")[0] == 503
@@ -550,7 +550,7 @@ def test_a_start_without_the_mount_makes_no_new_store_and_waits_for_the_known_on
 
 
 def test_rubbish_is_never_a_success(start_daemon: StartDaemon, connect: Connect) -> None:
-    """Even where the layout needs nothing of the Data Set."""
+    """Even if the layout needs no element of the Data Set."""
     daemon = start_daemon(storage={"layout": "{SOPInstanceUID}.dcm"})
     peer = connect(daemon)
     peer.associate()

@@ -1,4 +1,4 @@
-"""The end of the daemon: drained on SIGTERM, hurried by a second one, swept up after a crash (CONTRACT 2, 4)."""
+"""Stopping the daemon: drained on SIGTERM, hurried by a second one, swept after a crash (CONTRACT 2, 4)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def drained(daemon: Daemon, number: signal.Signals = signal.SIGTERM) -> None:
     """Send the signal and wait until the drain has begun."""
     daemon.signal(number)
     daemon.wait_logged("stopping")
-    wait_until(lambda: not daemon.ready(), WAIT, what="still ready, though it stops")
+    wait_until(lambda: not daemon.ready(), WAIT, what="the daemon is still ready although it is stopping")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -64,7 +64,7 @@ def test_new_associations_are_not_taken_while_it_drains(start_daemon: StartDaemo
     peer.associate()
     daemon.wait_metric("dicomd_connections_total", 2, listener="dicom")
     drained(daemon)
-    early.send(associate_rq())  # its connection was accepted before
+    early.send(associate_rq())  # its connection was accepted before the drain
     assert early.read_rejection() == (2, 3, 1)
     early.sock.close()
     try:
@@ -74,7 +74,7 @@ def test_new_associations_are_not_taken_while_it_drains(start_daemon: StartDaemo
     except ConnectionRefusedError:
         pass
     except ConnectionError as error:
-        assert "reset" in str(error)  # noqa: PT017 - it came just before the listener was closed, and nobody took it
+        assert "reset" in str(error)  # noqa: PT017 - it arrived just before the listener closed and was never accepted
     code, text = daemon.get("/-/ready")
     assert code == 503
     assert text.strip()
@@ -121,7 +121,7 @@ def test_nothing_answered_is_lost_in_a_crash_and_nothing_unfinished_stays(
     start_daemon: StartDaemon, connect: Connect, durability: str
 ) -> None:
     daemon = start_daemon(storage={"durability": durability})
-    stored, unfinished = instance(size=100_000), instance(size=1_000_000)  # more than what is held in memory
+    stored, unfinished = instance(size=100_000), instance(size=1_000_000)  # more than is held in memory
     peer = connect(daemon)
     peer.associate()
     assert peer.store(stored).status == 0
@@ -130,7 +130,7 @@ def test_nothing_answered_is_lost_in_a_crash_and_nothing_unfinished_stays(
         peer.send(p_data(pdv(1, 0, unfinished.data_set[at : at + 200_000])))
     ends = time.monotonic() + 10
     while not daemon.temporary_files():
-        assert time.monotonic() < ends, "the object is not written as it comes"
+        assert time.monotonic() < ends, "the object is not written as it is received"
         time.sleep(0.01)
     daemon.kill()
     assert daemon.temporary_files() != []
@@ -160,7 +160,7 @@ def test_a_stop_and_a_start_go_on_where_it_was(start_daemon: StartDaemon, connec
 
 
 def test_the_store_holds_nothing_but_instances(start_daemon: StartDaemon, connect: Connect) -> None:
-    """Modes, names and places as CONTRACT 4 has them."""
+    """Modes, names and places as CONTRACT 4 specifies."""
     daemon = start_daemon()
     peer = connect(daemon)
     peer.associate()
@@ -185,7 +185,7 @@ def test_the_store_holds_nothing_but_instances(start_daemon: StartDaemon, connec
 
 @pytest.mark.root
 def test_the_group_of_a_setgid_root_goes_to_all_that_is_made_below_it(tmp_path: Path) -> None:
-    """Also to what is built aside and moved into place, since somebody had removed its folders."""
+    """Also to folders that are built aside and moved into place because others had removed the old ones."""
     readers, folder = 31337, tmp_path / "dicomd"
     folder.mkdir()
     daemon = Daemon(folder, {})

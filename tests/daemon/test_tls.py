@@ -1,4 +1,4 @@
-"""Associations over TLS: who gets in, with which versions, and what is said about it."""
+"""Associations over TLS: which peers and versions are accepted, and what is logged about them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def context(pki: Pki) -> ssl.SSLContext:
 
 
 def store_one(address: tuple[str, int], context: ssl.SSLContext | None, *, calling: str = "RAWPEER") -> None:
-    """One Association with one instance."""
+    """Store one instance over an Association."""
     with RawPeer(address, tls=context, calling=calling) as peer:
         peer.associate()
         assert peer.store(instance(size=300_000)).status == 0x0000
@@ -37,16 +37,16 @@ def store_one(address: tuple[str, int], context: ssl.SSLContext | None, *, calli
 
 
 def ended(daemon: Daemon, calling: str) -> Record:
-    """The line of the Association with this Calling AE Title; each test has its own, for lines come behind answers."""
+    """The log record of the Association with this Calling AE Title, unique per test because logging follows answers."""
     return daemon.wait_logged("association ended", dicom_calling_aet=calling)
 
 
 def refused(daemon: Daemon, context: ssl.SSLContext, why: str) -> None:
-    """The peer gets no Association, and the log says why."""
+    """The peer gets no Association, and the log contains the reason."""
     seen = len(daemon.records)
     before = daemon.metric("dicomd_tls_handshakes_total", listener="tls", result="failed")
     with pytest.raises((OSError, AssertionError)), RawPeer(daemon.address, tls=context) as peer:
-        peer.associate()  # in TLS 1.3 a requestor learns of its certificate's refusal only here
+        peer.associate()  # in TLS 1.3 a requestor learns only here that its certificate was refused
     record = daemon.wait_for(lambda r: r["event"] == "TLS handshake failed", since=seen)
     assert re.search(why, record["error"]), record
     assert record["level"] == "warning"
@@ -143,7 +143,7 @@ def test_a_probe_of_the_port_is_no_handshake(secure: Daemon) -> None:
 
 
 def test_a_connection_that_breaks_off_leaves_nothing(secure: Daemon, context: ssl.SSLContext) -> None:
-    """Without close_notify, in the middle of an object."""
+    """The connection ends in the middle of an object, without close_notify."""
     sent = instance(size=100_000)
     with RawPeer(secure.address, tls=context, calling="BREAKS") as peer:
         peer.associate()
@@ -156,7 +156,7 @@ def test_a_connection_that_breaks_off_leaves_nothing(secure: Daemon, context: ss
 def test_a_broken_record_ends_the_connection(secure: Daemon, context: ssl.SSLContext) -> None:
     with RawPeer(secure.address, tls=context, calling="DAMAGES") as peer:
         peer.associate()
-        socket.socket.sendall(peer.sock, b"\x17\x03\x03\x00\x40" + bytes(64))  # past the encryption
+        socket.socket.sendall(peer.sock, b"\x17\x03\x03\x00\x40" + bytes(64))  # bypassing the encryption
         record = ended(secure, "DAMAGES")
     assert record["outcome"] == "connection_lost"
     assert record["error"].startswith("TLS: ")
@@ -196,7 +196,7 @@ def test_stalled_handshakes_hold_nobody_up_and_end_at_their_deadline(start_daemo
     context = requestor_context(pki.trusted)
     stalled = [RawPeer(daemon.address) for _ in range(100)]
     try:
-        for peer in stalled[50:]:  # half of them begin, and never end
+        for peer in stalled[50:]:  # half of them begin a handshake but never finish it
             peer.send(bytes.fromhex("16030100c8010000c40303") + bytes(90))
         for _ in range(3):
             store_one(daemon.address, context)
@@ -228,7 +228,7 @@ def test_a_stop_aborts_over_tls(start_daemon: StartDaemon, pki: Pki) -> None:
 
 
 def test_a_stop_before_there_is_an_association_is_told_as_such(start_daemon: StartDaemon, pki: Pki) -> None:
-    """Nobody failed and nobody left: it is dicomd that ends these."""
+    """Neither a failure nor a peer's departure: dicomd itself ends these connections."""
     listen = [
         TLS_LISTENER,
         {"name": "plain", "address": "127.0.0.1:0"},
@@ -308,7 +308,7 @@ def test_files_that_cannot_serve_leave_the_old_in_force(start_daemon: StartDaemo
 
 
 def common_name(peer: RawPeer) -> str:
-    """Of the certificate that the daemon shows."""
+    """The common name of the certificate that the daemon shows."""
     assert isinstance(peer.sock, ssl.SSLSocket)
     certificate: Any = peer.sock.getpeercert()
     return dict(part[0] for part in certificate["subject"])["commonName"]

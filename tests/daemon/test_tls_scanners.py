@@ -1,4 +1,4 @@
-"""What the scanners of auditors say about a TLS listener."""
+"""Scans a TLS listener with the tools that auditors use."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.support.certificates import DAY, Pki
 
 pytestmark = pytest.mark.system
 
-# What the certificate of a test causes: its authority isn't the world's, and nobody publishes revocations of it.
+# Caused by the test's certificate: its authority is not publicly trusted, and no revocations are published for it.
 _OF_THE_TEST = frozenset(("cert_chain_of_trust", "cert_revocation"))
 _HARMLESS = frozenset(("OK", "INFO", "LOW", "DEBUG"))
-# sslscan cannot speak TLS 1.3's CCM; of TLS 1.2 it lists what an ECDSA certificate allows.
+# sslscan does not support TLS 1.3's CCM; for TLS 1.2 it lists the suites that an ECDSA certificate allows.
 _GCM_AND_CHACHA = {
     "ECDHE-ECDSA-AES256-GCM-SHA384",
     "ECDHE-ECDSA-AES128-GCM-SHA256",
@@ -29,7 +29,7 @@ _TLS_1_3 = {"TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_1
 
 
 def scanned(pki: Pki, start_daemon: StartDaemon, profile: str) -> tuple[str, Any]:
-    """HOST:PORT of a listener with this profile, and its daemon."""
+    """Start a daemon with this profile; return HOST:PORT of its listener, and the daemon."""
     served, key = pki.root.issue("127.0.0.1", ["127.0.0.1"], ends=300 * DAY).write(pki.folder, f"scanned-{profile}")
     daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(certificate=served, key=key, profile=profile))
     return f"{daemon.host}:{daemon.port}", daemon
@@ -71,10 +71,10 @@ def test_sslscan_finds_what_the_profile_says(
     report = tmp_path / "report.xml"
     done = senders.run(senders.program("sslscan"), f"--xml={report}", target)
     assert done.exit_status == 0, done.output
-    root = ET.parse(report).getroot()  # noqa: S314 - sslscan's own
+    root = ET.parse(report).getroot()  # noqa: S314 - written by sslscan
     enabled = {f"{one.get('type')} {one.get('version')}" for one in root.iter("protocol") if one.get("enabled") == "1"}
     assert enabled == ({"tls 1.3"} if profile == "modern" else {"tls 1.2", "tls 1.3"})
     assert {one.get("cipher") for one in root.iter("cipher")} == suites
     assert [one.get("supported") for one in root.iter("renegotiation")] in (["0"], [])
     assert not [one for one in root.iter("heartbleed") if one.get("vulnerable") == "1"]
-    assert daemon.logged("TLS handshake failed"), "what it tried in vain is in the log"
+    assert daemon.logged("TLS handshake failed"), "the scanner's failed handshakes are not in the log"

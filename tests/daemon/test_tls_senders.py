@@ -1,4 +1,4 @@
-"""TLS with implementations that others wrote, with and without certificates of their own."""
+"""TLS with senders written by others, with and without client certificates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PEER_NAMES = ["ct1.example.org", "10.1.2.3", "2001:db8::1"]
 
 @pytest.fixture(autouse=True)
 def empty(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Senders send the same sample: each test finds its own."""
+    """Empty the store, because senders send the same sample and each test must find its own."""
     yield
     if "secure" in request.fixturenames:
         request.getfixturevalue("secure").empty()
@@ -35,14 +35,14 @@ def empty(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Stored:
-    """How a sender's Association with one instance went."""
+    """The outcome of a sender's Association with one instance."""
 
     well: bool
     output: str
 
 
 Send = Callable[[Daemon, Pki, tuple[Path, Path] | None, str], Stored]
-"""Sends the sample to a daemon, showing a certificate or none, under a Calling AE Title."""
+"""Sends the sample to a daemon under a Calling AE Title, with or without a client certificate."""
 
 
 def dcmtk(daemon: Daemon, pki: Pki, shown: tuple[Path, Path] | None, calling: str, *options: str) -> Stored:
@@ -72,7 +72,7 @@ def pynetdicom(daemon: Daemon, pki: Pki, shown: tuple[Path, Path] | None, callin
 
 
 def ended(daemon: Daemon, calling: str) -> Record:
-    """The line of the Association with this Calling AE Title; each test has its own, for lines come behind answers."""
+    """The log record of the Association with this Calling AE Title, unique per test because logging follows answers."""
     return daemon.wait_logged("association ended", dicom_calling_aet=calling)
 
 
@@ -121,7 +121,7 @@ def test_pynetdicom(secure: Daemon, pki: Pki, certificate: bool) -> None:
 def test_a_peer_is_known_by_the_name_in_its_certificate(
     start_daemon: StartDaemon, pki: Pki, send: Send, refusal: str
 ) -> None:
-    """One entry, matched by nothing else; after a reload another name, and the open Association goes on."""
+    """A peer entry matched only by that name; a reload changes the name, and the open Association continues."""
     ct2 = pki.show(["ct2.example.org"])
 
     def entry(name: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""C-ECHO from everyone who has one (PS3.4 Annex A)."""
+"""C-ECHO from every sender that has one (PS3.4 Annex A)."""
 
 from __future__ import annotations
 

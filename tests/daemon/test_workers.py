@@ -1,4 +1,4 @@
-"""Workers and their supervisor: who serves, who is replaced, and that nobody outlives the supervisor."""
+"""Workers and their supervisor: who serves, which workers are replaced, and that none outlives the supervisor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TWO = {"workers": 2, "drain_timeout": "10s"}
 def test_connections_are_shared_out_evenly(start_daemon: StartDaemon, connect: Connect) -> None:
     daemon = start_daemon(dicomd=TWO)
     splits = []
-    for _ in range(3):  # one may be uneven: a worker that gets no processor for some milliseconds leaves its part
+    for _ in range(3):  # one may be uneven: a worker that gets no CPU for some milliseconds loses its turn
         peers = [connect(daemon) for _ in range(8)]
         for peer in peers:
             peer.associate()
@@ -62,7 +62,7 @@ def test_a_killed_worker_is_replaced_and_nothing_acknowledged_is_lost(start_daem
     assert len(load.failures) <= 4 * 3, load.failures
     counts.append(daemon.metric("dicomd_instances_stored_total"))
     assert counts == sorted(counts)
-    assert counts[-1] >= len(load.acknowledged) - 4 * 3  # an answer is counted after it has been sent
+    assert counts[-1] >= len(load.acknowledged) - 4 * 3  # answers are counted after they have been sent
     died = daemon.logged("worker died", reason="signal")
     assert len(died) == 3
     assert all(record["detail"] == "ended by SIGKILL" for record in died)
@@ -90,7 +90,7 @@ def test_a_stopped_worker_is_replaced_alone(start_daemon: StartDaemon, connect: 
     first, second = peers
     os.kill(first, signal.SIGSTOP)
     try:
-        assert first in daemon.worker_pids()  # it is shown, though it can't answer
+        assert first in daemon.worker_pids()  # it is shown although it can't answer
         daemon.wait_logged("worker died", deadline=20, reason="stuck", worker_pid=first)
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -98,7 +98,7 @@ def test_a_stopped_worker_is_replaced_alone(start_daemon: StartDaemon, connect: 
     wait_until(lambda: list(daemon.worker_pids().values()) == ["ready", "ready"])
     assert second in daemon.worker_pids()
     assert peers[second].echo().status == 0
-    with pytest.raises(OSError):  # noqa: PT011 - however the end of that worker shows
+    with pytest.raises(OSError):  # noqa: PT011 - however the worker's end shows
         peers[first].echo()
     assert daemon.metric("dicomd_worker_exits_total", reason="stuck") == 1
 
@@ -119,7 +119,7 @@ def test_workers_leave_with_the_supervisor_and_the_port_is_free(start_daemon: St
         return True
 
     wait_until(is_free, 5)
-    assert peer.store(instance()).status == 0  # what is open may end
+    assert peer.store(instance()).status == 0  # open Associations may finish
     peer.release()
     wait_until(lambda: not any(exists(pid) for pid in family), 5)
     assert daemon.wait() == -signal.SIGKILL
@@ -207,7 +207,7 @@ def test_sigterm_drains_all_workers(start_daemon: StartDaemon, connect: Connect)
 
 
 def test_workers_that_never_start_end_the_daemon_with_a_sentence(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    """A library that crashes in each worker, say."""
+    """For example if a library crashes in each worker."""
     daemon = Daemon(tmp_path, {"dicomd": TWO})
     sabotaged = (
         "import os, sys; from dicomd.supervisor import process_manager as m; m.run_worker = lambda *_: os._exit(3); "
@@ -225,7 +225,7 @@ def test_workers_that_never_start_end_the_daemon_with_a_sentence(start_daemon: S
 
 
 def test_no_descriptor_of_the_supervisor_reaches_a_child(start_daemon: StartDaemon) -> None:
-    """Else a stop, a death or a signal of one would be noticed by the wrong one, or not at all."""
+    """Otherwise a stop, a death or a signal could be noticed by the wrong process, or by none."""
     daemon = start_daemon(dicomd={"workers": 3})
     victim = min(daemon.worker_pids())
     os.kill(victim, signal.SIGKILL)
@@ -237,7 +237,7 @@ def test_no_descriptor_of_the_supervisor_reaches_a_child(start_daemon: StartDaem
 
     supervisor = opened(daemon.pid, "socket:")
     shared = [opened(pid, "socket:") & supervisor for pid in daemon.pids()[1:]]
-    listening = 1  # each has the listening socket it serves on, and that alone
+    listening = 1  # each has only the listening socket that it serves
     assert [len(each) for each in shared] == [listening] * 4
     private = [opened(pid, "pipe:") & opened(daemon.pid, "pipe:") for pid in daemon.pids()[1:]]
     assert all(len(each) <= 2 for each in private)  # stdout and stderr
