@@ -1,7 +1,7 @@
-"""The package of this machine's Debian release, built once; trees and booted machines in which it is installed.
+"""Fixtures: the package for this machine's Debian release, built once, and trees and booted machines with it installed.
 
-For a test of the installed service take the fixture ``service``: dicomd as systemd runs it, with its own default
-configuration and an empty store. It starts whole programs and takes time, so its module has
+A test of the installed service uses the fixture ``service``: dicomd as run by systemd, with its own default
+configuration and an empty store. The fixture boots a machine, which takes time, so a module that uses it has
 ``pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]``.
 """
 
@@ -26,7 +26,7 @@ def suite() -> str:
     """The name of this machine's Debian release, or DICOMD_TEST_SUITE."""
     name = os.environ.get("DICOMD_TEST_SUITE") or platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     if name not in {"bookworm", "trixie"}:
-        pytest.skip(f"packages are made for Debian 12 and 13, and this is {name or 'neither'}")
+        pytest.skip(f"packages can be built for Debian 12 and 13, and this is {name or 'neither'}")
     if shutil.which("debootstrap", path="/usr/sbin:/sbin:/usr/bin:/bin") is None:
         pytest.skip("debootstrap is not installed")
     return name
@@ -34,7 +34,7 @@ def suite() -> str:
 
 @pytest.fixture(scope="session")
 def package(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package, or the one of DICOMD_TEST_PACKAGE; it is not made if lintian has an error or a warning."""
+    """The package from DICOMD_TEST_PACKAGE, or a new one; building fails on errors or warnings from lintian."""
     if given := os.environ.get("DICOMD_TEST_PACKAGE"):
         return Path(given)
     folder = tmp_path_factory.mktemp("package")
@@ -67,7 +67,7 @@ def make_tree(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="session")
 def tree(make_tree: Callable[[], Path], package: Path) -> Tree:
-    """A tree in which apt has installed the package; nothing runs in it."""
+    """A tree in which apt has installed the package; no process runs in it."""
     fresh = Tree(make_tree())
     fresh.install(package)
     return fresh
@@ -97,7 +97,7 @@ def machine(boot: Callable[[], Machine], package: Path) -> Machine:
 
 @pytest.fixture
 def service(machine: Machine) -> Iterator[Service]:
-    """The service in the machine: started, with the configuration it came with and an empty store."""
+    """The service in the machine, started with the packaged configuration and an empty store."""
     service = Service(machine)
     service.start_afresh()
     yield service

@@ -1,4 +1,4 @@
-"""The sockets that systemd holds and the time that it gives: after a failure, in a drain, and by the drop-ins."""
+"""systemd's sockets and time limits: after failed starts, during a drain, and with the drop-ins."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.slow, pytest.mar
 
 
 START_LIMIT_INTERVAL = 31.0
-"""Seconds, one more than the shipped unit has."""
+"""Seconds: one more than in the shipped unit."""
 MANY = 50
-"""Starts, ten times as many as systemd allows a socket in ten seconds unless told otherwise."""
+"""Starts: ten times as many as systemd allows a socket in ten seconds by default."""
 
 
 def listener(name: str, address: str) -> str:
-    """A [[listen]]."""
+    """A [[listen]] table."""
     return f'[[listen]]\nname = "{name}"\naddress = "{address}"\n'
 
 
@@ -33,7 +33,7 @@ def test_a_corrected_configuration_needs_one_start_whatever_senders_did_meanwhil
         wait_for_more(load)
         service.configure("[limits]\nassociations = 0\n")
         assert service.systemctl("restart", check=False).returncode != 0
-        # a sender that waits in the socket has it started once more
+        # a sender that waits in the socket makes systemd start it once more
         wait_until(lambda: len([e for e in service.journal() if "limits.associations" in str(e["MESSAGE"])]) >= 2)
         service.configure(whole)
         service.systemctl("start")
@@ -45,28 +45,28 @@ def test_a_corrected_configuration_needs_one_start_whatever_senders_did_meanwhil
 
 
 class AllSockets:
-    """The service with every socket unit that it has, TLS's too (which needs no TLS here)."""
+    """The service with all its socket units, including the one for TLS (which needs no TLS here)."""
 
     units = (*SOCKETS, "dicomd-tls.socket")
     whole = listener("dicom", "0.0.0.0:11112") + listener("dicom-tls", "0.0.0.0:2762")
-    """A configuration for them."""
+    """A configuration for these sockets."""
     without_socket = listener("nobody", "0.0.0.0:4000")
-    """One that the service can't start with."""
+    """A configuration with which the service can't start."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def states(self) -> set[str]:
-        """What systemd says they are."""
+        """The states of the sockets according to systemd."""
         return {self._service.machine.properties(unit, "ActiveState")["ActiveState"] for unit in self.units}
 
     def failed_starts(self) -> int:
-        """How often the service could not start for the configuration without socket."""
+        """How often the service failed to start because the configuration had a listener without a socket."""
         reason = "enable a socket unit with FileDescriptorName=nobody"
         return sum(1 for entry in self._service.journal() if reason in str(entry["MESSAGE"]))
 
     def assert_served(self) -> None:
-        """Each is there, and what comes by it is stored."""
+        """Assert that each socket listens, and that instances sent to it are stored."""
         assert self.states() == {"active"}
         for port in (11112, 2762):
             with self._service.machine.network(), RawPeer(("127.0.0.1", port)) as peer:
@@ -104,7 +104,7 @@ def test_a_start_brings_every_socket_back_after_systemd_has_given_up(service: Se
 
 
 def test_starts_in_a_loop_keep_no_socket_down(service: Service, all_sockets: AllSockets) -> None:
-    """A tool asks for the service ten times a second until it runs, while senders try; then the file is corrected."""
+    """A tool starts the service ten times a second until it runs, while senders try; then the file is corrected."""
     loop = "failed=0; until systemctl start dicomd; do failed=$((failed + 1)); sleep 0.1; done; echo $failed"
     with service.load(senders=2) as load:
         wait_for_more(load)
@@ -137,7 +137,7 @@ def test_a_long_drain_asks_systemd_for_time(service: Service) -> None:
         peer.associate()
         with subprocess.Popen(service.machine.command("systemctl", "stop", UNIT)) as stop:
             wait_until(lambda: service.show("ActiveState") == "deactivating")
-            over = time.monotonic() + 10  # seconds, three times what the unit allows
+            over = time.monotonic() + 10  # seconds: three times as long as the unit allows
             while time.monotonic() < over:
                 assert peer.store(instance()).status == 0
                 time.sleep(0.5)

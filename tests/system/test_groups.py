@@ -1,4 +1,4 @@
-"""Who may do what on the machine: readers of instances read instances, operators operate, neither does the other's."""
+"""Groups on the machine: readers may only read instances, and operators may only operate the daemon."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ KEY = "/etc/dicomd/tls/server.key"
 
 
 class User:
-    """A user of the machine that belongs to one group besides the own."""
+    """A user of the machine who belongs to one group besides his own."""
 
     def __init__(self, service: Service, group: str) -> None:
         self._service, self._name = service, f"user-of-{group}"
         service.machine.run("sh", "-ec", 'id "$1" >/dev/null 2>&1 || useradd -M -G "$2" "$1"', "sh", self._name, group)
 
     def tries(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """A command with this user's rights."""
+        """Run a command as this user."""
         return self._service.machine.run(
             "setpriv", f"--reuid={self._name}", f"--regid={self._name}", "--init-groups", *command, check=False
         )
@@ -36,7 +36,7 @@ class User:
 
 
 def store_three(service: Service) -> list[str]:
-    """Paths of three instances, as the machine has them; their folders had been removed meanwhile."""
+    """Store three instances, removing folders in between, and return their paths inside the machine."""
     with service.peer() as peer:
         peer.associate()
         assert peer.store(instance()).status == 0
@@ -56,7 +56,7 @@ def test_readers_read_instances_and_nothing_else(service: Service) -> None:
     service.configure(f'[audit]\nspool = "{SPOOL}"\n')
     service.systemctl("restart")
     paths = store_three(service)
-    service.systemctl("restart")  # when systemd looks at the modes of StateDirectory= once more
+    service.systemctl("restart")  # makes systemd check the modes of StateDirectory= again
     folders = {path.rpartition("/")[0] for path in paths} | {path.rsplit("/", 2)[0] for path in paths}
     assert modes(service, *paths) == {"640 dicomd dicomd-read"}
     assert modes(service, STORE, *folders) == {"2750 dicomd dicomd-read"}

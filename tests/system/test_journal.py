@@ -1,4 +1,4 @@
-"""The journal as an administrator reads it: dicomd's own fields, and what the catalog explains."""
+"""The journal as an administrator reads it: dicomd's own fields, and the explanations from the catalog."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Debian package: what is in it, that it works where nothing else is installed, and what it leaves behind."""
+"""The Debian package: its contents, that it works in a minimal system, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.root, pytest.mark.system, pytest.mark.slow, pytest.mar
 
 STARTED = "551ff59224984777a2d6d988cbd83a4b"
 
-# The installed daemon, as its user and with its own configuration, takes an object.
+# The installed daemon, run as its user and with its own configuration, stores an object.
 STORE = """
 as="setpriv --reuid=dicomd --regid=dicomd --init-groups"
 install -d -o dicomd -g dicomd -m 0751 /var/lib/dicomd
@@ -138,14 +138,14 @@ def test_the_installed_daemon_stores_and_purging_leaves_what_it_stored(tree: Tre
     assert stored.read_bytes() == before
     assert (
         tree.path / "var/lib/dicomd/store/.dicomd/store"
-    ).is_file()  # the store is as it was, not just its instances
+    ).is_file()  # the whole store is unchanged, not just its instances
     assert not (tree.path / "etc/dicomd/dicomd.toml").exists()
     assert not (tree.path / "usr/lib/dicomd").exists()
 
     tree.install(package)
     stored.unlink()
     state = tree.path / "var/lib/dicomd"
-    (state / "stores").write_text("")  # as systemd has it made, and as a worker that is killed leaves its lock
+    (state / "stores").write_text("")  # as systemd makes it, with a lock as a killed worker leaves it
     (state / "store/.dicomd/audit").mkdir()
     (state / "store/.dicomd/audit/0123456789ab.lock").write_text("")
     tree.apt("purge", "dicomd")

@@ -1,4 +1,4 @@
-"""The service as an administrator has it: the package in a real Debian, systemd, and senders that never stop."""
+"""The service as an administrator runs it: the package in a real Debian with systemd, and senders that never stop."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ WORKER_DIED = "MESSAGE_ID=863a0f8680604a8a8130eb2bd1444736"
 SOCKETS = ("dicomd.socket", "dicomd-metrics.socket")
 MOST_EXPOSED = 0.4
 REAL = ("/etc", "/home", "/opt", "/root", "/srv", "/usr", "/var")
-"""Where files are that outlive the machine's boot."""
+"""Folders whose files outlive the machine's boot."""
 
 
 def mounts(service: Service, pid: int | str) -> list[str]:
-    """What is mounted for a process of the machine."""
+    """The mounts that a process of the machine sees."""
     return service.machine.run("cat", f"/proc/{pid}/mountinfo").stdout.splitlines()
 
 
 def results(peer: RawPeer) -> list[int]:
-    """How the contexts of an Association were judged."""
+    """The results of an Association's Presentation Contexts."""
     return [peer.contexts[context_id].result for context_id in (1, 3)]
 
 
 def wait_for_more(load: Load, count: int = 20) -> None:
-    """Wait until so many more instances have been acknowledged."""
+    """Wait until `count` more instances have been acknowledged."""
     target = len(load.acknowledged) + count
     wait_until(lambda: len(load.acknowledged) >= target)
 
 
 def assert_nothing_lost_nor_refused(load: Load) -> None:
-    """What was acknowledged is stored, and every connection was made, whatever became of its Association."""
+    """Every acknowledged instance is stored, and no connection was refused, whatever happened to its Association."""
     assert load.lost() == []
     assert [failure for failure in load.failures if "refused" in failure.lower()] == []
 
@@ -69,22 +69,22 @@ def test_systemd_finds_the_service_hardly_exposed(service: Service) -> None:
 
 
 def test_what_runs_has_no_network_no_capability_and_no_other_files(service: Service) -> None:
-    """Of the processes themselves: what a worker could do that does an attacker's will."""
+    """Checked on the processes themselves, as limits on a worker that an attacker has taken over."""
     run = service.machine.run
     for pid in (service.main_pid, *service.workers()):
         status = dict(line.split(":\t", 1) for line in run("cat", f"/proc/{pid}/status").stdout.splitlines())
         for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
             assert int(status[capabilities], 16) == 0, capabilities
         assert status["NoNewPrivs"] == "1"
-        assert status["Seccomp"] == "2"  # a filter of system calls
+        assert status["Seccomp"] == "2"  # system calls are filtered
         interfaces = run("cat", f"/proc/{pid}/net/dev").stdout.splitlines()[2:]
         assert [line.partition(":")[0].strip() for line in interfaces] == ["lo"]
         mounted = {line.split()[4]: line.split()[5].split(",") for line in mounts(service, pid)}
         assert "ro" in mounted["/"]
         assert {point for point, options in mounted.items() if "rw" in options and point.startswith(REAL)} == {
-            "/etc/dicomd",  # where its permissions keep it from writing, see below
+            "/etc/dicomd",  # where file permissions prevent writing, see below
             "/var/lib/dicomd",
-            "/var/tmp",  # its own, empty
+            "/var/tmp",  # private and empty
         }
     as_dicomd = ("setpriv", "--reuid=dicomd", "--regid=dicomd", "--clear-groups")
     for path in ("/etc/dicomd", "/etc/dicomd/dicomd.toml"):
@@ -187,7 +187,7 @@ def test_a_stopped_worker_is_replaced(service: Service) -> None:
 
 def test_the_watchdog_starts_a_stopped_supervisor_again(service: Service) -> None:
     assert service.show("WatchdogUSec") == "30s"
-    service.drop_in("[Service]\nWatchdogSec=10s\n")  # the same, sooner
+    service.drop_in("[Service]\nWatchdogSec=10s\n")  # the same with a shorter time
     service.systemctl("restart")
     with service.load(senders=2) as load:
         wait_for_more(load)

@@ -1,4 +1,4 @@
-"""The life of the package beside a running service: an upgrade with an open Association, removal, purge."""
+"""Package operations on a running service: an upgrade with an open Association, removal, purge."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STORE = "/var/lib/dicomd/store"
 
 @pytest.fixture
 def newer(package: Path, tmp_path: Path) -> Path:
-    """The package under a later version, which changes nothing else."""
+    """The package with only its version changed to a later one."""
     folder, made = tmp_path / "content", tmp_path / "dicomd_newer.deb"
     subprocess.run(["dpkg-deb", "--raw-extract", package, folder], check=True)
     control = folder / "DEBIAN" / "control"
@@ -33,7 +33,7 @@ def newer(package: Path, tmp_path: Path) -> Path:
 
 
 def as_before_the_readers_had_a_group(machine: Machine) -> None:
-    """What a package without dicomd-read has left of a store."""
+    """Make the store as it was left by a version without dicomd-read."""
     machine.run("chgrp", "-R", "dicomd", STORE)
     machine.run("chmod", "-R", "g-s", STORE)
     machine.run("chmod", "0750", f"{STORE}/.dicomd")
@@ -41,18 +41,18 @@ def as_before_the_readers_had_a_group(machine: Machine) -> None:
 
 
 def assert_readers_have_a_group(machine: Machine) -> None:
-    """For what is stored from the upgrade on."""
+    """Assert that everything stored since the upgrade belongs to the readers' group."""
     modes = machine.run("stat", "--format=%a %G", STORE, f"{STORE}/.dicomd", f"{STORE}/.dicomd/tmp").stdout.splitlines()
     assert modes == ["2750 dicomd-read", "2700 dicomd-read", "2750 dicomd-read"]
     groups = machine.run("find", STORE, "-name", "*.dcm", "-printf", "%g\\n").stdout.split()
-    assert sorted(groups) == ["dicomd", "dicomd-read", "dicomd-read"]  # the first had been begun before
+    assert sorted(groups) == ["dicomd", "dicomd-read", "dicomd-read"]  # the first was begun before
 
 
 def test_upgrade_removal_and_purge(boot: Callable[[], Machine], package: Path, newer: Path) -> None:
     machine = boot()
     machine.install(package)
     service = Service(machine)
-    for unit in ("dicomd.service", "dicomd.socket", "dicomd-metrics.socket"):  # the installation has started them
+    for unit in ("dicomd.service", "dicomd.socket", "dicomd-metrics.socket"):  # started by the installation
         assert machine.properties(unit, "ActiveState") == {"ActiveState": "active"}
     assert machine.properties("dicomd-tls.socket", "ActiveState") == {"ActiveState": "inactive"}
     service.start_afresh()
@@ -69,7 +69,7 @@ def test_upgrade_removal_and_purge(boot: Callable[[], Machine], package: Path, n
         )
         wait_until(lambda: service.show("ActiveState") == "deactivating" or upgrade.poll() is not None)
         assert upgrade.poll() is None
-        with service.peer() as waiting:  # nobody is there for it yet
+        with service.peer() as waiting:  # no daemon accepts it yet
             waiting.send(associate_rq())
             open_one.send(unfinished[50_000:])
             assert open_one.read_message().status == 0
@@ -84,7 +84,7 @@ def test_upgrade_removal_and_purge(boot: Callable[[], Machine], package: Path, n
     assert service.main_pid not in ("0", old)
     assert (
         service.get("/metrics")[1].count("dicomd_associations_limit 40.0") == 1
-    )  # the administrator's own file stayed
+    )  # the administrator's own file was kept
     stored = {path: path.read_bytes() for path in service.paths()}
     assert len(stored) == 3
     assert_readers_have_a_group(machine)
