@@ -1,7 +1,7 @@
-"""A campaign: every target under the coverage-guided fuzzer for its share of the time (`scripts/fuzz`).
+"""Runs every target under the coverage-guided fuzzer for its share of the time (`scripts/fuzz`).
 
-The rule it keeps: what is reported is what libFuzzer itself counted, and a target that ended in any other way than by
-its time being up is a failure, with the input that did it kept.
+The reported figures are libFuzzer's own. A target that ends for any other reason than that its time is up has failed,
+and the input that caused it is kept.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from tests.fuzz.seeds import seeds
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".cache" / "venv-fuzz" / "bin" / "python"
-"""Where atheris is installed: `scripts/fuzz` and `scripts/test` make it from requirements/fuzz.txt."""
+"""The environment with atheris, which `scripts/fuzz` and `scripts/test` make from requirements/fuzz.txt."""
 
 LONGEST_INPUT = 8192
 SLOWEST_INPUT = 30
-"""Seconds that no input may take, on a busy machine; the slowest known takes a twentieth of one."""
+"""Seconds within which a busy machine must process any input; the slowest known takes a twentieth of a second."""
 MOST_MEMORY = 1024
-"""MiB: what the process may hold after millions of inputs."""
+"""MiB that the process may hold after millions of inputs."""
 _STATISTIC = re.compile(r"stat::(\w+): +(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a target fared. `crash` is the file with the input that broke it, None where none did."""
+    """The outcome of a target. `crash` is the file with the input that broke it, or None."""
 
     target: str
     executions: int
@@ -43,7 +43,7 @@ class Result:
 
 
 def fuzz(target: str, folder: Path, *, seconds: int, seed: int = 1) -> Result:
-    """Run a target for `seconds`, with a corpus that stays in `folder` and grows there."""
+    """Run a target for `seconds`; its corpus is kept in `folder` and grows."""
     corpus, crashes = folder / target, folder / "crashes"
     for made in (corpus, crashes):
         made.mkdir(parents=True, exist_ok=True)
@@ -84,13 +84,13 @@ def fuzz(target: str, folder: Path, *, seconds: int, seed: int = 1) -> Result:
 
 
 def run(targets: Iterable[str], folder: Path, *, seconds: int, jobs: int, seed: int = 1) -> list[Result]:
-    """All targets, `jobs` at a time, `seconds` each."""
+    """Run all targets, `jobs` at a time, for `seconds` each."""
     with ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(lambda target: fuzz(target, folder, seconds=seconds, seed=seed), targets))
 
 
 def main() -> int:
-    """`scripts/fuzz`: a table of what was run, and 1 where something broke."""
+    """`scripts/fuzz`: print a table of the results; return 1 if a target broke."""
     from tests.fuzz.targets import TARGETS
 
     parser = argparse.ArgumentParser(prog="scripts/fuzz", description="Fuzz the parsers, coverage-guided.")

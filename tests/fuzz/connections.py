@@ -1,7 +1,7 @@
-"""Damaged connections for a running daemon: a bounded number at once, each with its seed, each seen to its end.
+"""Damaged connections for a running daemon: a bounded number at once, each with a seed and followed to its end.
 
-The rule it keeps: a connection that the daemon doesn't end, though its peer has said all and closed its side, is a
-finding; that one is refused, cut off or reset is none.
+A connection is a finding if the daemon doesn't end it although its peer has sent everything and closed its side. It is
+no finding if the daemon refuses, cuts or resets it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from tests.fuzz.mutation import mutated
 
 PATIENCE = 60.0
-"""Seconds for the daemon to end a connection whose peer has closed its side, on a busy machine."""
+"""Seconds within which a busy daemon must end a connection whose peer has closed its side."""
 
 
 class Barrage:
@@ -26,12 +26,12 @@ class Barrage:
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._run, name="barrage") for _ in range(at_once)]
         self.ends: Counter[str] = Counter()
-        """How the connections ended."""
+        """The number of connections by the way in which they ended."""
         self.hanging: list[int] = []
         """Seeds of connections that the daemon did not end."""
 
     def run(self) -> None:
-        """Send all of them, and return when the last has ended."""
+        """Send all connections, and return when the last one has ended."""
         for thread in self._threads:
             thread.start()
         for thread in self._threads:
@@ -50,7 +50,7 @@ class Barrage:
                     self.hanging.append(seed)
 
     def _connection(self, seed: int) -> str:
-        """One in eight is reset, one in eight closed without a look at the answer; the others listen to the end."""
+        """One in eight is reset, one in eight closed without reading the answer; the others read to the end."""
         data = mutated(self._streams, seed)
         try:
             with socket.create_connection(self._address, timeout=PATIENCE) as sock:
@@ -69,5 +69,5 @@ class Barrage:
                 return "closed by the daemon"
         except TimeoutError:
             return "hanging"
-        except OSError:  # the daemon was done with it before all was sent
+        except OSError:  # the daemon ended it before everything was sent
             return "reset by the daemon"

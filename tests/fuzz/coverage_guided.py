@@ -1,7 +1,7 @@
 """Runs one target under atheris (`python -m tests.fuzz.coverage_guided TARGET [libFuzzer options]`).
 
-The rule it keeps: a process has one target, since libFuzzer ends the process it runs in. Instrumented is what judges
-the bytes: dicomd, and the decoders of pynetdicom that it uses.
+Each process runs one target, since libFuzzer ends the process it runs in. The code that parses the bytes is
+instrumented: dicomd, and the decoders of pynetdicom that it uses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ with atheris.instrument_imports(include=["dicomd", "pynetdicom.pdu", "pynetdicom
 
 
 def main() -> None:
-    """Never returns: libFuzzer ends the process, with status 0 when it has found nothing."""
+    """Never returns: libFuzzer ends the process, with status 0 if it has found nothing."""
     program, target, *options = sys.argv
     atheris.Setup([program, *options], TARGETS[target])
     atheris.Fuzz()

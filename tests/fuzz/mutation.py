@@ -1,7 +1,7 @@
 """Seeded damage to recorded connections: the same seed makes the same bytes, in every run and on every machine.
 
-The rule it keeps: half of the damage knows nothing of DICOM (bits, bytes, pieces that move); the other half hits where
-a parser has to be careful: lengths, PDU types, Presentation Context IDs, UIDs, and the order of whole PDUs.
+Half of the mutations know nothing about DICOM (bits, bytes, pieces that move). The other half aim at what a parser has
+to be careful with: lengths, PDU types, Presentation Context IDs, UIDs, and the order of whole PDUs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def mutated(streams: Sequence[bytes], seed: int) -> bytes:
 
 
 def _position(stream: bytearray, rng: random.Random) -> int:
-    """Anywhere, the beginning more often: that is where the headers are."""
+    """A random position, more often near the beginning, because the headers are there."""
     return rng.randrange(len(stream)) if rng.random() < 0.6 else rng.randrange(min(len(stream), 300))
 
 
@@ -61,7 +61,7 @@ def _insert_noise(stream: bytearray, rng: random.Random) -> None:
 
 
 def _set_length(stream: bytearray, rng: random.Random) -> None:
-    """Four or two bytes that are read as a length become another one."""
+    """Replace four or two bytes that are read as a length."""
     at = _position(stream, rng)
     form, most = rng.choice(((">I", 4), ("<I", 4), (">H", 2), ("<H", 2)))
     if at + most <= len(stream):
@@ -69,7 +69,7 @@ def _set_length(stream: bytearray, rng: random.Random) -> None:
 
 
 def _shuffle_pdus(stream: bytearray, rng: random.Random) -> None:
-    """Whole PDUs in another order, or one of them twice or not at all."""
+    """Reorder whole PDUs, or repeat or drop one."""
     try:
         whole = [struct.pack(">BxI", pdu.type, len(pdu.body)) + pdu.body for pdu in wire.pdus(bytes(stream))]
     except wire.WireError:
@@ -86,7 +86,7 @@ def _shuffle_pdus(stream: bytearray, rng: random.Random) -> None:
 
 
 def _trick_uid(stream: bytearray, rng: random.Random) -> None:
-    """A UID becomes something that must never reach a path; of the same length, so that all around stays valid."""
+    """Replace a UID with something that must never reach a path, of equal length so that the rest stays valid."""
     starts = [at for at in range(len(stream) - 8) if stream[at : at + 4] == b"1.2."]
     if starts:
         trick = rng.choice(_TRICKS)[:8]

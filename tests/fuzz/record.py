@@ -1,7 +1,7 @@
-"""Records the corpus: what real senders say to the daemon, one file a connection (`python -m tests.fuzz.record`).
+"""Records the corpus: what real senders send to the daemon, one file per connection (`python -m tests.fuzz.record`).
 
-The rule it keeps: the bytes are the senders' own, recorded by the relay; only small, made-up instances are sent, and a
-sender that isn't installed leaves its files as they are.
+The bytes are the senders' own, recorded by the relay. Only small, made-up instances are sent, and the files of a sender
+that isn't installed are left as they are.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tests.support.relay import Relay
 
 Send = Callable[[str, int], senders.Run]
 LONGEST = 32 * 1024
-"""Bytes of one recording: mutations of long ones are mostly mutations of pixels."""
+"""Maximum bytes of a recording, because mutations of long ones are mostly mutations of pixels."""
 
 
 def conversations(folder: Path) -> dict[str, Send]:
-    """What is recorded: a name, and how it is sent to a host and port."""
+    """The recordings to make: a name, and a function that sends to a host and port."""
     ct, mr = folder / "ct.dcm", folder / "mr.dcm"
     write_file(ct, size=64)
     write_file(mr, size=64, sop_class_uid=MR_IMAGE_STORAGE)
@@ -64,7 +64,7 @@ def conversations(folder: Path) -> dict[str, Send]:
 
 
 def main() -> int:
-    """Record everything; 1 where a sender failed."""
+    """Record everything; return 1 if a sender failed."""
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         daemon = Daemon(Path(folder))

@@ -1,7 +1,7 @@
-"""What fuzzing starts from: the recorded connections of real senders, taken apart for each parser.
+"""Seeds for fuzzing, derived for each parser from the recorded connections of real senders.
 
-The rule it keeps: the recordings are the only binary corpus; every parser's seeds are derived from them when they are
-needed, so that one new recording serves all targets.
+The recordings are the only binary corpus. Every parser's seeds are derived from them when they are needed, so that one
+new recording serves all targets.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from tests.support import proxy, wire
 
 CORPUS = Path(__file__).parent / "corpus"
-"""One file a connection: what its requestor sent."""
+"""One file per connection, with the bytes that its requestor sent."""
 REGRESSIONS = Path(__file__).parent / "regressions"
-"""One folder a target: inputs that broke a rule once."""
+"""One folder per target, with inputs that once violated an invariant."""
 
 _HTTP_HEADERS = (
     b"127.0.0.1:11113",
@@ -33,12 +33,12 @@ _SETTING = re.compile(r"\[|#?[a-z_]+ = ")
 
 
 def streams() -> dict[str, bytes]:
-    """What each recorded requestor sent, by the recording's name."""
+    """The bytes that each recorded requestor sent, by name of the recording."""
     return {file.stem: file.read_bytes() for file in sorted(CORPUS.glob("*.bin"))}
 
 
 def seeds(target: str) -> list[bytes]:
-    """Inputs for a target of `tests.fuzz.targets`: its seeds from the recordings, and what broke it before."""
+    """Inputs for a target of `tests.fuzz.targets`: its seeds from the recordings, and inputs that broke it before."""
     folder = REGRESSIONS / target
     known = [file.read_bytes() for file in sorted(folder.iterdir())] if folder.is_dir() else []
     return [*known, *_derived(target)]
@@ -86,7 +86,7 @@ def _of_message(target: str, message: wire.Message) -> Iterator[bytes]:
 
 
 def _proxy_headers() -> Iterator[bytes]:
-    """Each command and family, without and with an extension, and one of version 1."""
+    """Each command and family, with and without an extension, and one header of version 1."""
     for command in (proxy.LOCAL, proxy.PROXY):
         for extension in (b"", b"\x04\0\x03abc"):
             yield proxy.header(extension, command=command, family=0)
@@ -97,7 +97,7 @@ def _proxy_headers() -> Iterator[bytes]:
 
 
 def _configurations() -> Iterator[bytes]:
-    """The files in etc/ without their prose, whole and a table at a time; the keys of the reference are set, too."""
+    """The files in etc/ without comments, whole and by table, also with the keys of the reference set."""
     for file in sorted((_ROOT / "etc").glob("*.toml")):
         lines = [line.removeprefix("#") for line in file.read_text().splitlines() if _SETTING.match(line)]
         yield "\n".join(lines).encode()

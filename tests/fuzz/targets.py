@@ -1,8 +1,8 @@
-"""One fuzz target a parser: any bytes in; where a rule breaks, an assertion fails or an undocumented exception flies.
+"""One fuzz target per parser: accepts any bytes, and fails by an assertion or an undocumented exception.
 
-The rules they keep an eye on: only a parser's own exception comes out of it; what it makes of the bytes doesn't depend
-on how they were cut; what it answers can be read by others; what it holds is bounded. Time and memory are watched by
-the fuzzer that calls them.
+The targets check these invariants: a parser raises only its own exception; its result doesn't depend on how the bytes
+were cut; its answers can be read by others; the memory it holds is bounded. The fuzzer that calls them limits time and
+memory.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _CT: Final = "1.2.840.10008.5.1.4.1.1.2"
 
 
 class _Said(logging.Handler):
-    """What a library logs of a peer's bytes, which is one line too many: dicomd has its own."""
+    """Collects what a library logs about a peer's bytes, which must be nothing: dicomd writes its own lines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ _LIBRARY.addHandler(_SAID)
 
 @contextmanager
 def _quiet_decoders() -> Iterator[None]:
-    """As in the daemon; and afterwards as before, for tests in the same process."""
+    """Configure the decoders' logging as in the daemon; restore it afterwards for tests in the same process."""
     level, mode = _LIBRARY.level, pydicom.config.settings.reading_validation_mode
     quiet_decoders()
     _SAID.records.clear()
@@ -92,7 +92,7 @@ def _quiet_decoders() -> Iterator[None]:
 
 
 def pieces(data: bytes, seed: int) -> Iterator[bytes]:
-    """The data cut in one of 256 ways: 0 leaves it whole, 1 makes single bytes."""
+    """The data, cut in one of 256 ways: seed 0 leaves it whole, 1 makes single bytes."""
     if seed == 1:
         yield from (data[at : at + 1] for at in range(len(data)))
         return
@@ -108,7 +108,7 @@ def pieces(data: bytes, seed: int) -> Iterator[bytes]:
 
 
 def pdu_reader(data: bytes) -> None:
-    """The first byte says how the rest is cut."""
+    """The first byte determines how the rest is cut."""
     if not data:
         return
     stream = data[1:]
@@ -117,7 +117,7 @@ def pdu_reader(data: bytes) -> None:
 
 
 def _events(chunks: Iterator[bytes]) -> list[object]:
-    """What the reader sees, and where the state table is led by it."""
+    """The reader's events, and the states to which they lead the state table."""
     reader, machine = PDUReader(memoryview(bytearray(_CAPACITY)), max_pdu=_MAX_PDU), AcceptorStateMachine()
 
     def led(events: Iterator[PDU | Fragment | PDUError]) -> Iterator[object]:
@@ -132,7 +132,7 @@ def _events(chunks: Iterator[bytes]) -> list[object]:
 
 
 def _data(chunks: Iterator[bytes], *, expected: bool) -> list[object]:
-    """What the reader sees but for the beginnings of P-DATA-TF, which are no events once data are expected."""
+    """The reader's events without the beginnings of P-DATA-TF, which are not reported once data is expected."""
     reader = PDUReader(memoryview(bytearray(_CAPACITY)), max_pdu=_MAX_PDU)
     if expected:
         reader.expect_data()
@@ -144,7 +144,7 @@ def _data(chunks: Iterator[bytes], *, expected: bool) -> list[object]:
 
 
 def _read(reader: PDUReader, chunks: Iterator[bytes]) -> Iterator[PDU | Fragment | PDUError]:
-    # A PDV that is cut off by the end is filled up: how much of it has been handed out by then depends on the cutting.
+    # Complete a PDV that is truncated by the end, because how much of it has been reported depends on the cuts.
     rest = iter(lambda: bytes(min(max(0, reader.pdv_left - reader.unread), _CAPACITY)), b"")
     return fed(reader, chain(chunks, rest))
 
@@ -171,7 +171,7 @@ def _negotiate(data: bytes) -> None:
         negotiated = _NEGOTIATOR.negotiate(request)
     except MalformedRequestError:
         return
-    assert _NEGOTIATOR.negotiate(request) == negotiated, "the cached answer is another one"
+    assert _NEGOTIATOR.negotiate(request) == negotiated, "the cached answer differs"
     answer = associate_ac(request, negotiated)
     (pdu,) = wire.pdus(answer)
     results = wire.accepted_contexts(pdu.body)
@@ -180,11 +180,11 @@ def _negotiate(data: bytes) -> None:
     assert 0x59 not in wire.user_information(pdu.body)
 
 
-# -- balancers -----------------------------------------------------------------------------------------------------
+# -- load balancers------------------------------------------------------------------------------------------------
 
 
 def proxy_header(data: bytes) -> None:
-    """What a new connection sends where a PROXY header is due; what is told is an address, or that there is none."""
+    """A new connection's bytes in place of a PROXY header, which must yield an address, none, or an error."""
     head = data[:HEAD]
     try:
         length = announced(head)
@@ -195,14 +195,14 @@ def proxy_header(data: bytes) -> None:
     assert length < 1 << 16
     if address is not None:
         assert str(ip_address(address)) == address
-        assert getattr(ip_address(address), "ipv4_mapped", None) is None, "an IPv4 peer by two names"
+        assert getattr(ip_address(address), "ipv4_mapped", None) is None, "an IPv4 peer has two addresses"
 
 
 # -- messages ------------------------------------------------------------------------------------------------------
 
 
 class _NoStore:
-    """Takes nothing, so that only the checks of a request are at work."""
+    """Accepts nothing, so that only the checks of a request are exercised."""
 
     def open(self, identity: InstanceIdentity) -> InstanceWriter:
         assert uid_from_value(identity.sop_instance_uid.encode()) == identity.sop_instance_uid
@@ -214,7 +214,7 @@ _CONTEXT: Final = PresentationContext(_CT, _SYNTAXES[1], "FUZZ", "DICOMD")
 
 
 def command_set(data: bytes) -> None:
-    """A whole Command Set, and the operation that it begins."""
+    """A complete Command Set, and the operation that it begins."""
     try:
         request = parse_command_set(data)
     except CommandSetError:
@@ -233,7 +233,7 @@ def command_set(data: bytes) -> None:
 
 
 def uid(data: bytes) -> None:
-    """The value of a UID element: what is taken for one makes a path inside the store, in the layout's own shape."""
+    """The value of a UID element: a path made from a valid one is inside the store and in the layout's own form."""
     strict, lenient = uid_from_value(data), recurring_uid_from_value(data)
     for text in {strict, lenient} - {None}:
         assert text is not None
@@ -257,7 +257,7 @@ def data_set_head(data: bytes) -> None:
 
 
 def deflated_head(data: bytes) -> None:
-    """As `data_set_head`; the first byte says whether the Data Set comes deflated, or is deflated here."""
+    """As `data_set_head`; the first byte determines whether the data is already deflated or is deflated here."""
     if len(data) < 2:
         return
     encoded = data[2:]
@@ -268,7 +268,7 @@ def deflated_head(data: bytes) -> None:
 
 
 def _scanned(syntax: str, chunks: Iterator[bytes]) -> object:
-    """What a scan finds, and finds again with what it remembers of the ones before."""
+    """The result of a scan, which must be the same again with the templates remembered from earlier scans."""
     pieces, memory = list(chunks), TemplateCache()
     first, *others = (_scanned_once(syntax, pieces, memory) for _ in range(3))
     assert others == [first, first]
@@ -293,7 +293,7 @@ def _scanned_once(syntax: str, chunks: list[bytes], memory: TemplateCache) -> ob
 
 
 def http_headers(data: bytes) -> None:
-    """A header's value: as a host, and as what a client accepts."""
+    """A header's value, as that of Host and of Accept."""
     text = data.decode("latin-1")  # as http.server does
     shown = is_shown([text], ("dicomd.example.org",))
     assert is_shown([text], ("dicomd.example.org", text.lower())) >= shown
@@ -310,7 +310,7 @@ def http_headers(data: bytes) -> None:
 
 
 def configuration(data: bytes) -> None:
-    """A configuration file, as UTF-8 where it is that."""
+    """The text of a configuration file; bytes that are not UTF-8 are replaced."""
     try:
         config = parse_config(data.decode("utf-8", "replace"))
     except ConfigError as error:

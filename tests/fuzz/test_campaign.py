@@ -1,4 +1,4 @@
-"""The coverage-guided fuzzer itself: a short run of every target with each change, a long one in the soak tests."""
+"""Runs the coverage-guided fuzzer on every target: briefly with each change, and for long in the soak tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fuzz.targets import TARGETS
 
 RecordProperty = Callable[[str, object], None]
 SHORT = 16
-"""Seconds a target."""
+"""Seconds per target."""
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def assert_nothing_broke(results: list[Result], record_property: RecordProperty)
 @pytest.mark.system
 @pytest.mark.timeout(600)
 def test_no_target_breaks_in_a_short_run(tmp_path: Path, record_property: RecordProperty) -> None:
-    """With one seed, so that an idle machine tries the same inputs each time, from the same corpus."""
+    """With a fixed seed and corpus, so that an idle machine tries the same inputs each time."""
     assert_nothing_broke(campaign.run(TARGETS, tmp_path, seconds=SHORT, jobs=2), record_property)
 
 
@@ -47,5 +47,5 @@ def test_no_target_breaks_in_a_short_run(tmp_path: Path, record_property: Record
 @pytest.mark.timeout(0)
 def test_no_target_breaks_in_a_long_run(tmp_path: Path, record_property: RecordProperty) -> None:
     minutes = int(os.environ.get("DICOMD_SOAK_MINUTES", "60"))
-    seconds = max(10, minutes * 60 * 2 // (3 * len(TARGETS)))  # two at a time, a third of what the soak tests have
+    seconds = max(10, minutes * 60 * 2 // (3 * len(TARGETS)))  # two at a time, in a third of the soak tests' time
     assert_nothing_broke(campaign.run(TARGETS, tmp_path, seconds=seconds, jobs=2, seed=0), record_property)

@@ -1,7 +1,7 @@
-"""The running daemon under damaged connections, with healthy senders beside them.
+"""The running daemon under damaged connections, with healthy senders at the same time.
 
-What must hold: no worker ends, nothing unexpected happens inside, no healthy Association is harmed, every instance that
-was answered with success is there, and afterwards memory, descriptors, threads and the file system are as they were.
+No worker may end, nothing unexpected may be logged, no healthy Association may be harmed, every instance answered with
+success must be there, and afterwards memory, descriptors, threads and the file system must be as before.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from tests.support.objects import new_uid
 
 RecordProperty = Callable[[str, object], None]
 MEMORY = 64 << 20
-"""Bytes that a worker may hold beyond what it held after the first tenth: caches are bounded, but not full by then."""
+"""Bytes by which a worker may grow after the first tenth: caches are bounded, but not yet full by then."""
 _STORED = re.compile(r"[0-9.]{1,64}/[0-9.]{1,64}/[0-9.]{1,64}(-[0-9]+)?\.dcm")
 
 
 def resident(daemon: Daemon) -> dict[int, int]:
-    """Bytes of memory of each worker, by process."""
+    """The resident memory of each worker in bytes, by pid."""
     pages = {pid: int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in daemon.worker_pids()}
     return {pid: count * 4096 for pid, count in pages.items()}
 
@@ -39,12 +39,12 @@ def others(daemon: Daemon) -> set[Path]:
 
 
 def bombard(daemon: Daemon, connections: int, *, first_seed: int, senders: int = 2) -> dict[str, object]:
-    """Send so many damaged connections, and look over everything; returns what was measured."""
+    """Send `connections` damaged connections, and check everything; return the measurements."""
     recorded = list(streams().values())
     around, workers = others(daemon), daemon.worker_pids()
     warm_up = connections // 10
     for _ in range(10):
-        new_uid()  # the recordings have the first ones of the same generator: damaged, they would replace healthy ones
+        new_uid()  # skip the UIDs that the recordings use: damaged, they would replace healthy instances
     with Load(daemon, senders=senders) as load:
         first = Barrage(daemon.address, recorded, range(first_seed, first_seed + warm_up))
         first.run()

@@ -1,4 +1,4 @@
-"""Every target with what it starts from, with what broke it once, and with seeded damage to both."""
+"""Runs every target with its seeds, with inputs that once broke it, and with seeded damage to both."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tests.fuzz.seeds import REGRESSIONS, seeds, streams
 from tests.fuzz.targets import TARGETS
 
 DAMAGED = 300
-"""Inputs a target; the coverage-guided fuzzer has its own test."""
+"""Inputs per target; the coverage-guided fuzzer has its own test."""
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_target_bears_its_seeds_and_damage_to_them(target: str) -> None:
     known = seeds(target)
-    assert known, "nothing to start from"
+    assert known, "the target has no seeds"
     for content in (b"", *known):
         TARGETS[target](content)
     for seed in range(DAMAGED):
