@@ -1,7 +1,6 @@
-"""The files of ops/, read once and by what they are: rules, panels, the runbook.
+"""Reads the files of ops/ for the tests: rules, dashboard panels and the runbook.
 
-The rule it keeps: no YAML parser is needed, for Prometheus itself tells the system tests what it has read; what is read
-here is what a line's beginning says.
+The rules are read line by line without a YAML parser: the system tests ask Prometheus itself what it has read.
 """
 
 from __future__ import annotations
@@ -43,20 +42,20 @@ ALERTS_OF_CONTRACT = (
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel's query: where it stands, and the expression with Grafana's variables."""
+    """A panel's query: its place, and its expression with Grafana's variables."""
 
     title: str
     expression: str
 
 
 def alerts() -> list[tuple[str, str]]:
-    """Each alert's name and what is written of it, in the order of the file; a name may come twice."""
+    """Each alert's name and text, in the order of the file; a name may occur twice."""
     _, *entries = re.split(r"^ +- alert: ", RULES.read_text(), flags=re.MULTILINE)
     return [(entry.split("\n", 1)[0].strip(), entry) for entry in entries]
 
 
 def dashboard() -> dict[str, Any]:
-    """The dashboard."""
+    """The dashboard's JSON."""
     loaded: dict[str, Any] = json.loads(DASHBOARD.read_text())
     return loaded
 
@@ -69,7 +68,7 @@ def panels() -> list[Panel]:
 
 
 def metric_names() -> set[str]:
-    """Every metric that dicomd declares, by the name that is asked for; of a histogram that of its buckets."""
+    """Every metric that dicomd declares, by the name used in queries; for a histogram, that of its buckets."""
     registry = CollectorRegistry()
     metrics = Metrics(registry, version="0")
     metrics.sample_store(accepting=True, avail_bytes=1, size_bytes=1, files_avail=1)

@@ -1,7 +1,7 @@
-"""A real Prometheus that a test starts beside a daemon, with the configuration and the rules of ops/.
+"""Runs a real Prometheus alongside a daemon, with the configuration and the rules of ops/.
 
-The rule it keeps: loopback, a free port, a temporary folder; nothing is waited for without a deadline, and it is ended
-through the process held here.
+It uses loopback, a free port and a temporary folder. Every wait has a deadline, and it is ended only through the
+process held here.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from tests.ops.files import PROMETHEUS, RULES
 from tests.support.daemon import free_port
 
 DEADLINE = 20.0
-"""Seconds for what comes with the next scrape or evaluation, each due every second."""
+"""Seconds to wait for the next scrape or evaluation, which happen every second."""
 _SCRAPED = "127.0.0.1:11113"
 
 T = TypeVar("T")
 Sample = dict[str, Any]
-"""`metric`: its labels; `value`: the time and the value as text."""
+"""`metric` contains its labels; `value` the time, and the value as text."""
 
 
 class Prometheus:
-    """Scrapes `target`, "host:port", every second, and evaluates the rules as often."""
+    """Scrapes `target`, "host:port", and evaluates the rules every second."""
 
     def __init__(self, program: Path, folder: Path, target: str) -> None:
         config = (PROMETHEUS / "prometheus.yml").read_text()
@@ -45,7 +45,7 @@ class Prometheus:
         self._url = ""
 
     def start(self) -> None:
-        """Start it, and wait until it answers. Raises AssertionError."""
+        """Start Prometheus and wait until it answers. Raises AssertionError."""
         port = free_port()
         self._url = f"http://127.0.0.1:{port}"
         with self._log.open("wb") as log:
@@ -62,10 +62,10 @@ class Prometheus:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self.wait_until(self._ready, "it is ready")
+        self.wait_until(self._ready, "ready")
 
     def stop(self) -> None:
-        """End it, by force where SIGTERM isn't enough."""
+        """Stop Prometheus, with SIGKILL if SIGTERM isn't enough."""
         if self._process is None:
             return
         self._process.terminate()
@@ -76,7 +76,7 @@ class Prometheus:
             self._process.wait()
 
     def query(self, expression: str) -> list[Sample]:
-        """The samples of an instant query; a scalar is one. Raises AssertionError with Prometheus's own words."""
+        """The samples of an instant query; a scalar counts as one. Raises AssertionError with Prometheus's message."""
         data = self._get("query", query=expression)
         if data["resultType"] == "scalar":
             return [{"metric": {}, "value": data["result"]}]
@@ -84,16 +84,16 @@ class Prometheus:
         return result
 
     def value(self, expression: str) -> float | None:
-        """The value of the one sample there is, or None."""
+        """The value of the only sample, or None if there is no sample."""
         samples = self.query(expression)
         return float(samples[0]["value"][1]) if len(samples) == 1 else None
 
     def rules(self) -> list[dict[str, Any]]:
-        """The rules as it has read them."""
+        """The rules as Prometheus has read them."""
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
     def names(self) -> set[str]:
-        """The names of all series it has."""
+        """The names of all its series."""
         return set(self._get("label/__name__/values"))
 
     def labels(self, name: str) -> set[str]:
@@ -101,7 +101,7 @@ class Prometheus:
         return {label for series in self._get("series", **{"match[]": name}) for label in series} - {"__name__"}
 
     def wait_until(self, condition: Callable[[], T], what: str) -> T:
-        """Wait until a condition gives something true, and return that. Raises AssertionError."""
+        """Wait until a condition returns a true value, and return it. Raises AssertionError."""
         deadline = time.monotonic() + DEADLINE
         while not (result := condition()):
             assert time.monotonic() < deadline, f"Prometheus: not {what} within {DEADLINE:g} s\n{self._log.read_text()}"

@@ -1,7 +1,7 @@
-"""What a PromQL expression asks for: its selectors, and the labels it groups by.
+"""Parses PromQL expressions for their selectors and the labels they group by.
 
-The rule it keeps: nothing is passed over. An identifier that is neither a metric of dicomd, a recorded figure, nor a
-known word of PromQL raises, so that a misspelt metric can't hide among the functions.
+Invariant: no identifier is ignored. One that is neither a metric of dicomd, a recorded figure nor a known word of
+PromQL raises ValueError, so that a misspelt metric can't be mistaken for a function.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _WORDS = frozenset(
     ("and", "or", "sum", "min", "max", "time", "rate", "increase", "deriv", "predict_linear", "histogram_quantile")
 )
 GRAFANA_VARIABLES = {"$__rate_interval": "1m", "$__range": "5m", "$instance": ".*"}
-"""What Grafana would put in their place, roughly."""
+"""Values like those that Grafana substitutes for them."""
 
 
 @dataclass(frozen=True)
 class Selector:
-    """A metric's name, the labels it is matched by, and all of it as written."""
+    """A metric's name, the labels it is matched by, and the selector as written."""
 
     name: str
     labels: frozenset[str]
@@ -32,7 +32,7 @@ class Selector:
 
 
 def without_variables(expression: str) -> str:
-    """The expression as Grafana sends it. Raises ValueError for a variable that isn't known here."""
+    """The expression as Grafana sends it. Raises ValueError for a variable that is unknown here."""
     for variable, value in GRAFANA_VARIABLES.items():
         expression = expression.replace(variable, value)
     if "$" in expression:
@@ -41,7 +41,7 @@ def without_variables(expression: str) -> str:
 
 
 def selectors(expression: str) -> list[Selector]:
-    """The selectors of an expression. Raises ValueError for a word that isn't known."""
+    """The selectors of an expression. Raises ValueError for an unknown word."""
     found = []
     for match in _SELECTOR.finditer(expression):
         matchers = _STRING.sub("", match["matchers"] or "")
@@ -53,5 +53,5 @@ def selectors(expression: str) -> list[Selector]:
 
 
 def grouped_by(expression: str) -> set[str]:
-    """The labels of its by and on clauses."""
+    """The labels in the `by` and `on` clauses."""
     return {label.strip() for clause in _GROUPED.findall(expression) for label in clause.split(",") if label.strip()}

@@ -1,4 +1,4 @@
-"""What Prometheus has counted is what the senders counted: over two workers, one that was killed, and three reloads."""
+"""Prometheus's counts equal the senders' counts, over two workers, the kill of one, and three reloads."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_prometheus_counts_what_the_senders_counted(daemon: Daemon, prometheus: 
 
     expect_stored()
     with RawPeer(daemon.address) as lost, RawPeer(daemon.address) as other:
-        for peer in (lost, other):  # the second goes to the worker that has fewer connections
+        for peer in (lost, other):  # the second goes to the worker with fewer connections
             peer.associate()
             sent = instance(size=500)
             assert peer.store(sent).status == 0
@@ -72,7 +72,7 @@ def test_prometheus_counts_what_the_senders_counted(daemon: Daemon, prometheus: 
         expect_stored()
         busy = {worker["pid"]: worker["associations"] for worker in daemon.status()["workers"]}
         victim = next(pid for pid, associations in busy.items() if associations)
-        # What it has answered is counted: a death between an answer and its count would cost that count.
+        # All its answers have been counted; a death between an answer and its count would lose the count.
         os.kill(victim, signal.SIGKILL)
         daemon.wait_logged("worker died")
     load_while_reloading(3)

@@ -1,4 +1,4 @@
-"""The dashboard: what Grafana's schema and a reader ask of it, and every metric of dicomd on it."""
+"""The dashboard conforms to Grafana's schema, is readable, and shows every metric of dicomd."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.ops.files import DASHBOARD, OPS, dashboard, metric_names, panels
 from tests.ops.promql import selectors, without_variables
 
-# Metrics without a panel, and why.
+# Metrics without a panel, with the reason.
 NOT_SHOWN = {
     "dicomd_config_last_reload_success_timestamp_seconds": "whether it is in use says more than since when",
 }
@@ -24,7 +24,7 @@ def shown() -> list[dict[str, Any]]:
 
 
 def test_it_is_what_its_program_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Built with Grafana's own library, whose types are the schema."""
+    """The program builds it with Grafana's own library, whose types enforce the schema."""
     pytest.importorskip("grafana_foundation_sdk", reason="grafana-foundation-sdk is not installed")
     monkeypatch.syspath_prepend(DASHBOARD.parent)
     assert runpy.run_path(str(DASHBOARD.with_suffix(".py")))["render"]() == DASHBOARD.read_text()
@@ -48,7 +48,7 @@ def test_it_is_a_dashboard() -> None:
     assert [variable["name"] for variable in shared_state["templating"]["list"]] == ["datasource", "instance"]
     rows = [panel["title"] for panel in shared_state["panels"] if panel["type"] == "row"]
     assert rows == ["Now", "Instances", "Associations", "Peers", "Store", "Process"]
-    assert "id" not in shared_state, "an id is its database's, and would overwrite another dashboard"
+    assert "id" not in shared_state, "an id is specific to a database, and could overwrite another dashboard"
 
 
 def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
@@ -91,7 +91,7 @@ def test_every_metric_has_its_panel() -> None:
 
 
 def test_the_provisioning_files_name_the_source_and_the_folder() -> None:
-    """Read as lines: Grafana alone parses them, and a YAML parser for two files would be one more dependency."""
+    """Checked as lines, because a YAML parser for only two files would be one more dependency."""
     source = (OPS / "grafana/provisioning/datasources/dicomd.yaml").read_text()
     provider = (OPS / "grafana/provisioning/dashboards/dicomd.yaml").read_text()
     scrape = re.search(r"scrape_interval: (\w+)", (OPS / "prometheus/prometheus.yml").read_text())

@@ -1,4 +1,4 @@
-"""Debian's Prometheus scrapes a running dicomd that is sent to: what every rule and panel asks for is there."""
+"""Debian's Prometheus scrapes a running dicomd under use: every rule and panel must find the series it queries."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(50)]
 
 STORED, ECHOES = 20, 2
 
-# What has no series here, and why. An entry that has one fails the test: the reason no longer holds.
+# Metrics that have no series here, with the reason. An entry that does have one fails the test as outdated.
 WITHOUT_SERIES = {
     "dicomd_tls_certificate_not_after_timestamp_seconds": "no listener speaks TLS",
     'dicomd_peer_last_store_timestamp_seconds{peer!="unknown"}': "no peer is configured, so every one is unknown",
 }
-# The labels of metrics that have no series at all here; those of all others are read from theirs.
+# The labels of metrics that have no series at all here; those of all others are read from their series.
 LABELS_WITHOUT_SERIES = {"dicomd_tls_certificate_not_after_timestamp_seconds": {"listener"}}
-# What may be empty though all it asks for is there, and why; an alert is empty while it has no reason to fire.
+# Expressions that may be empty although their series exist, with the reason; an alert that need not fire is empty.
 MAY_BE_EMPTY = {
     "Space lasts for": "the space left isn't shrinking",
 }
@@ -36,7 +36,7 @@ TARGET_LABELS = {"job", "instance"}
 
 @dataclass(frozen=True)
 class Scene:
-    """A daemon that has been sent to, and the Prometheus that has seen it."""
+    """A daemon that has been used, and the Prometheus that has scraped it."""
 
     daemon: Daemon
     prometheus: Prometheus
@@ -44,7 +44,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Expression:
-    """An expression of a rule or a panel, with what it is called."""
+    """An expression of a rule or a panel, with its name."""
 
     name: str
     text: str
@@ -53,8 +53,8 @@ class Expression:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    program = Path(senders.program("promtool")).with_name("prometheus")  # one package has both
-    # One worker: of two, one may still take an instance when the other has found the store gone.
+    program = Path(senders.program("promtool")).with_name("prometheus")  # both are in one package
+    # One worker, because a second might still accept an instance after the first has found the store gone.
     daemon = Daemon(tmp_path_factory.mktemp("dicomd"), {"dicomd": {"ae_titles": ["DICOMD"], "workers": 1}})
     prometheus: Prometheus | None = None
     try:
@@ -67,7 +67,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         _send(daemon)
         everything = f'dicomd_associations_total{{outcome="released"}} == 1 and on () {_stores("A701")} == 1'
         prometheus.wait_until(lambda: prometheus.query(everything), "scraped after the last")
-        # the figures of an evaluation that has seen all of that
+        # wait for the figures of an evaluation after all of that
         prometheus.wait_until(lambda: prometheus.query("instance:dicomd_store_failures:ratio_rate5m > 0"), "evaluated")
         yield Scene(daemon, prometheus)
         daemon.check_health()
@@ -160,7 +160,7 @@ def _expressions(prometheus: Prometheus) -> list[Expression]:
 
 
 def _send(daemon: Daemon) -> None:
-    """Stores and echoes, and one of each way in which things go wrong; the regular end comes last."""
+    """Send stores and echoes, and one of each failure; the Association with a regular end comes last."""
     with RawPeer(daemon.address) as rejected:
         rejected.send(associate_rq(called="OTHER"))
         rejected.read_rejection()
@@ -185,7 +185,7 @@ def _send(daemon: Daemon) -> None:
 
 
 def _lose_store(daemon: Daemon, peer: RawPeer) -> None:
-    """An instance refused because the store is gone, as after an unmount; it comes back."""
+    """Have an instance refused because the store is gone, as after an unmount; then bring it back."""
     sentinel = daemon.root / ".dicomd" / "store"
     away = sentinel.with_name("away")
     sentinel.rename(away)

@@ -1,4 +1,4 @@
-"""The rules and their runbook: valid, tested alert by alert, and each alert leads to what to do about it."""
+"""The rules and their runbook: rules are valid, each alert is tested, and the runbook explains what to do about it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support import senders
 
 
 def promtool(*arguments: str | Path) -> str:
-    """Run promtool; returns what it printed. Fails where it does."""
+    """Run promtool and return its output. Fails if it fails."""
     done = subprocess.run(
         [senders.program("promtool"), *arguments], capture_output=True, text=True, check=False, timeout=50
     )
@@ -101,10 +101,10 @@ def test_the_runbook_names_only_what_dicomd_has() -> None:
     assert set(re.findall(r"MESSAGE_ID=(\w+)", text)) <= set(identities)
     assert set(re.findall(r"\bDICOMD?_\w+", text)) <= {journal_field(key) for key in FIELDS}
     for table, key in re.findall(r"`([a-z]+)\.([a-z_]+)(?: = [^`]*)?`", text):
-        assert key in _keys(table), f"{table}.{key} is no key of the configuration"
+        assert key in _keys(table), f"{table}.{key} is not a key of the configuration"
     titles = {panel["title"] for panel in dashboard()["panels"]}
     for title in re.findall(r"\*([A-Z][a-z]+(?: [A-Za-z]+)+|Space)\*(?!\*)", text):
-        assert title in titles, f"{title} is no panel of the dashboard"
+        assert title in titles, f"{title} is not a panel of the dashboard"
 
 
 def test_what_the_runbook_quotes_is_what_dicomd_says() -> None:
@@ -114,11 +114,11 @@ def test_what_the_runbook_quotes_is_what_dicomd_says() -> None:
     quoted = {sentence for sentence in sentences if sentence.split()[0] not in programs}
     assert len(quoted) >= 20
     for sentence in quoted:
-        assert sentence in source, f"dicomd never says {sentence!r}"
+        assert sentence in source, f"dicomd never logs {sentence!r}"
 
 
 def _anchors(markdown: str) -> set[str]:
-    """The anchors of its headings, as GitHub makes them."""
+    """The anchors that GitHub makes for the headings."""
     headings = re.findall(r"^#+ (.+)$", markdown, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
