@@ -1,6 +1,6 @@
 """The unit and property tests under the other Pythons that dicomd supports.
 
-scripts/test builds an environment for each interpreter it finds; one that is absent is a skip that says so.
+scripts/test builds an environment for each interpreter it finds; the tests of a missing one are skipped with a reason.
 """
 
 import subprocess

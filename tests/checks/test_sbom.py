@@ -1,4 +1,4 @@
-"""The software bill of materials says what the lock says: every package, its version, the hashes of its files."""
+"""The software bill of materials agrees with the lock: every package, its version, and the hashes of its files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_the_bill_of_materials_is_complete(tmp_path: Path) -> None:
         pytest.skip("cyclonedx-bom is not installed: scripts/sbom makes its environment")
     file = tmp_path / "dicomd.cdx.json"
     done = subprocess.run([ROOT / "scripts" / "sbom", file], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr  # the program has validated what it wrote
+    assert done.returncode == 0, done.stderr  # the program validates its own output
     bill = json.loads(file.read_text())
     assert bill["bomFormat"] == "CycloneDX"
     assert bill["metadata"]["component"]["name"] == "dicomd"

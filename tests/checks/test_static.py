@@ -1,4 +1,4 @@
-"""The static checks as tests, so that the closing line of a run speaks for them too."""
+"""Runs the static checks as tests, so that the summary of a test run includes them."""
 
 import subprocess
 import sys

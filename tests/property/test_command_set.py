@@ -1,4 +1,4 @@
-"""Command Sets and A-ASSOCIATE-RQs of any bytes end in their own error or in a result, never otherwise."""
+"""Parsing any bytes as a Command Set or an A-ASSOCIATE-RQ ends in a result or in the parser's own error."""
 
 import contextlib
 import struct
@@ -57,7 +57,7 @@ def test_a_command_set_compared_with_the_last_is_the_one_that_was_sent(sent: lis
     parser = CommandSetParser()
     for original in sent:
         command_set = bytearray(original)
-        if command_set and data.draw(st.booleans()):  # one byte of it is another
+        if command_set and data.draw(st.booleans()):  # replace one byte
             command_set[data.draw(st.integers(0, len(command_set) - 1))] = data.draw(st.integers(0, 255))
         assert parsed(bytes(command_set), parser) == parsed(bytes(command_set))
 

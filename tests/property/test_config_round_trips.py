@@ -1,4 +1,4 @@
-"""What is written reads back equal: quantities, TOML values, whole configurations."""
+"""Quantities, TOML values and whole configurations are equal after being written and read back."""
 
 import tomllib
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whatever a configuration file holds, reading it ends in a Config or a ConfigError."""
+"""Whatever a configuration file contains, reading it ends in a Config or a ConfigError."""
 
 import tempfile
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def _ends_well(text: str) -> None:
 
 
 def _problems(read: Callable[[], Config]) -> tuple[Problem, ...] | None:
-    """None for a configuration, else what is wrong; any other exception is the test's failure."""
+    """None for a valid configuration, else its problems; any other exception fails the test."""
     try:
         read()
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""The head scanner finds what pydicom reads, however the Data Set is encoded and cut, and bears any bytes."""
+"""The head scanner finds what pydicom reads, however the Data Set is encoded and cut, and tolerates any bytes."""
 
 import zlib
 from io import BytesIO

@@ -1,4 +1,4 @@
-"""dicomd's own reading of an A-ASSOCIATE-RQ against pynetdicom's, which takes thirty times as long and more."""
+"""Compares dicomd's own reading of an A-ASSOCIATE-RQ with pynetdicom's, which takes at least thirty times as long."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FIXED = b"\0\1\0\0" + b"SCP".ljust(16) + b"SCU".ljust(16) + bytes(32)
 
 @pytest.fixture(autouse=True, scope="module")
 def _quiet() -> Iterator[None]:
-    """The libraries complain of most of what comes here; afterwards as before, for tests in the same process."""
+    """Silence the libraries, which warn about most of these inputs; restored afterwards for other tests."""
     mode, logger = pydicom.config.settings.reading_validation_mode, logging.getLogger("pynetdicom")
     level = logger.level
     quiet_decoders()
@@ -45,7 +45,7 @@ def item(kind: int, value: bytes, reserved: int = 0) -> bytes:
 
 
 def negotiate(variable_items: bytes) -> Reference:
-    """What dicomd makes of the request, in the reference's terms."""
+    """The request as dicomd reads it, in the reference's terms."""
     found = Negotiator(**RECEIVER).negotiate(AssociateRequest.from_body(FIXED + variable_items))
     return Reference(
         application_context_name=found.application_context_name,
@@ -58,11 +58,11 @@ def negotiate(variable_items: bytes) -> Reference:
     )
 
 
-# -- requests as they should be, and with what real requestors add to that -----------------------------------------
+# -- correct requests, with everything that real requestors add to them --------------------------------------------
 
 padding = st.sampled_from([b"", b"", b"", b"\0", b" ", b"  ", b" \0"])
 indents = st.sampled_from([b"", b"", b"", b" "])
-LONGEST = 65  # bytes of a UID with what is around it
+LONGEST = 65  # bytes at most of a UID with its padding
 abstract_syntaxes = st.sampled_from([CT, MR, VERIFICATION, "1.2.3", "1" * 64]).map(str.encode)
 transfer_syntaxes = st.one_of(
     st.sampled_from([IMPLICIT, EXPLICIT, JPEG, "1.2.840.10008.1.2.2", "1.2.3.4", "2" * 64]).map(str.encode),
@@ -73,7 +73,7 @@ reserved = st.sampled_from([0, 0, 0, 1, 0x40, 0xFF])
 
 @st.composite
 def contexts(draw: Callable[[Any], Any]) -> bytes:
-    """A Presentation Context but for its ID."""
+    """A Presentation Context without its ID."""
     value = bytes((draw(reserved), draw(reserved), draw(reserved)))
     value += item(0x30, (draw(abstract_syntaxes) + draw(padding))[:LONGEST], draw(reserved))
     for uid in draw(st.lists(st.one_of(st.just(b""), transfer_syntaxes), max_size=5)):
@@ -117,7 +117,7 @@ def test_every_request_is_answered_as_by_pynetdicom(variable_items: bytes) -> No
 
 
 def _is_stripped_control(byte: int) -> bool:
-    """What `str.strip` takes from pynetdicom's UIDs like a space, and nobody pads with."""
+    """Whether `str.strip` in pynetdicom removes this byte from UIDs like a space, although no sender pads with it."""
     return chr(byte).isspace() and byte != ord(" ")
 
 
@@ -127,7 +127,7 @@ def _is_stripped_control(byte: int) -> bool:
 def test_a_request_with_a_wrong_byte_is_refused_or_answered_as_by_pynetdicom(
     variable_items: bytes, at: int, byte: int
 ) -> None:
-    """Where pynetdicom can't decode it, dicomd may: what isn't needed isn't looked at."""
+    """A request that pynetdicom can't decode may be accepted, because dicomd ignores items that it doesn't need."""
     assume(at < len(variable_items))
     wrong = variable_items[:at] + bytes((byte,)) + variable_items[at + 1 :]
     try:

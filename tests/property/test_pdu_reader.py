@@ -1,4 +1,4 @@
-"""The PDU reader against any bytes, cut anywhere."""
+"""The PDU reader with any bytes, cut anywhere."""
 
 import struct
 
@@ -12,7 +12,7 @@ CAPACITY = 4096 + 64
 
 
 def events(chunks: list[bytes], *, p_data: bool = True, data_expected: bool = False) -> list[object]:
-    """What the reader says of the chunks; without `p_data`, but for the beginnings of P-DATA-TF."""
+    """The reader's events for the chunks; unless `p_data`, without the beginnings of P-DATA-TFs."""
     reader = PDUReader(memoryview(bytearray(CAPACITY)), max_pdu=20000)
     if data_expected:
         reader.expect_data()
@@ -24,7 +24,7 @@ def pdv(context_id: int, control: int, data: bytes) -> bytes:
     return struct.pack(">BxIIBB", 4, len(data) + 6, len(data) + 2, context_id, control) + data
 
 
-# What comes by the short way, and all that is nearly so: other flags, contexts, nothing in it.
+# PDVs that the fast path reads, and those that are nearly so: with other flags or contexts, or empty.
 single_pdvs = st.lists(
     st.tuples(
         st.integers(1, 2), st.sampled_from([3, 3, 0, 0, 2, 2, 1, 6, 7]), st.binary(max_size=300)

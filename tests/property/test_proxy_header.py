@@ -1,4 +1,4 @@
-"""The PROXY header's parser against any bytes: an address, the balancer itself, or a refusal, and never more."""
+"""The parser of PROXY headers with any bytes: it yields an address, the balancer itself, or a refusal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BEHIND = b"\x01\0what follows"
 
 
 def received(data: bytes, *, pieces: int = 1 << 20, within: float = 20.0) -> tuple[str | None, bytes]:
-    """What the header in `data` leads to, and what is left unread behind it."""
+    """The address from the header in `data`, and the bytes after it that were left unread."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as peer:
         accepted, _ = server.accept()
         with accepted:

@@ -1,4 +1,4 @@
-"""Whatever is sent as a UID, the path it makes is below the root and in the layout's own shape."""
+"""Whatever is sent as a UID, the resulting path is below the root and in the layout's own form."""
 
 import re
 from pathlib import PurePosixPath
