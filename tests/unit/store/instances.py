@@ -1,4 +1,4 @@
-"""Data Sets and identities for the tests of the store, encoded by hand so that nothing hides what is on the wire."""
+"""Data Sets and identities for the tests of the store, encoded by hand so that every byte on the wire is visible."""
 
 import gc
 import struct
@@ -28,7 +28,7 @@ UNDEFINED = 0xFFFFFFFF
 
 
 def element(tag: int, vr: str, value: bytes | str, syntax: str = EXPLICIT, length: int | None = None) -> bytes:
-    """An element as `syntax` encodes it; `length` overrules that of the value."""
+    """An element encoded in `syntax`; `length` overrides the length of the value."""
     data = value.encode() if isinstance(value, str) else value
     if isinstance(value, str) and len(data) % 2:
         data += b"\0" if vr == "UI" else b" "
@@ -94,19 +94,19 @@ def put(store: FileStore, data: bytes, who: InstanceIdentity | None = None, cuts
 
 
 def recorded(path: Path) -> bytes | None:
-    """The checksum that the file has."""
+    """The checksum recorded with the file, or None."""
     with path.open("rb") as file:
         return checksum.read(file.fileno())
 
 
 def assert_summed(store: FileStore, stored: Stored) -> None:
-    """The checksum is that of the file's bytes, where the file system keeps any."""
+    """The checksum matches the file's bytes, if the file system supports extended attributes."""
     if store.checksums:
         assert recorded(stored.path) == xxhash.xxh128_digest(stored.path.read_bytes())
 
 
 def files(root: Path) -> list[str]:
-    """Every file below the root but the store's own two kinds, locks and sentinel; temporary files included."""
+    """Every file below the root, including temporary ones, but without the store's locks and sentinel."""
     own = root / ".dicomd"
     return sorted(
         str(path.relative_to(root))
@@ -122,11 +122,11 @@ def folders(root: Path) -> list[str]:
 
 
 def open_descriptors() -> set[int]:
-    """The descriptors that this process has open, none of which waits for the garbage collector to be closed."""
+    """The open descriptors of this process, after collecting garbage that holds any."""
     gc.collect()
     return {int(entry.name) for entry in Path("/proc/self/fd").iterdir() if entry.exists() or entry.is_symlink()}
 
 
 def path_of(fd: int) -> Path:
-    """Where the file or folder open as `fd` is now."""
+    """The current path of the file or folder that is open as `fd`."""
     return Path(f"/proc/self/fd/{fd}").readlink()

@@ -1,9 +1,9 @@
-"""Publications in a world where others act between any two of their system calls.
+"""Publications in a world in which others act between any two of their system calls.
 
-A `Publication` runs in a thread of its own, but only while it is told to, one system call at a time: each of the calls
-that the store uses waits for that. So a test decides what happens between which calls, and everything is repeatable.
-A publication can be killed before any call: from then on it makes none, which is all that a dead process does. Syncs do
-nothing but fail on demand, for nobody takes the power away here.
+A `Publication` runs in a thread of its own, one system call at a time: each call of the store's waits until the test
+lets it go on. So a test decides what happens between which calls, and everything is repeatable. A publication can be
+killed before any call, and makes none from then on, as a dead process would. Syncs do nothing except fail on demand,
+because there is no power loss here.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ STEPS: Final = {
     fcntl: ("flock",),
     time: ("sleep",),
 }
-"""The calls between which others act."""
+"""The calls between which others may act."""
 
 
 class Killed(BaseException):
-    """The process is dead."""
+    """Raised in a publication's thread to end it like a killed process."""
 
 
 class Publication:
-    """One sender's instance, held before its next system call."""
+    """The publication of one sender's instance, held before its next system call."""
 
     def __init__(self, world: World, pixels: bytes, *, failing_sync: int = 0) -> None:
         """`failing_sync`: which sync of a folder fails, 0 for none."""
         self.pixels = pixels
         self.sending = Sending(INSTANCE, pixels, world.now())
-        self.pending = ""  # the call that it is held before
+        self.pending = ""  # the call before which it is held
         self.over = self.killed = False
         self.unexpected: BaseException | None = None
         self._world, self._failing_sync = world, failing_sync
@@ -62,14 +62,14 @@ class Publication:
         self.advance()
 
     def advance(self) -> None:
-        """Let it make its next call, and hold it before the one after that."""
+        """Let it make its next call, and hold it before the following one."""
         self._go.release()
         self._held.acquire()
         if self.over and self._thread.is_alive():
             self._thread.join()
 
     def kill(self) -> None:
-        """SIGKILL: it makes no call any more, and its locks are free."""
+        """Simulate SIGKILL: it makes no more calls, and its locks are released."""
         self.killed = True
         while not self.over:
             self.advance()
@@ -78,7 +78,7 @@ class Publication:
                 os.close(fd)
 
     def before(self, call: str) -> None:
-        """Called in its thread: wait to be let on."""
+        """Called in its thread before each call: wait until the test lets it go on."""
         if self.killed:
             raise Killed
         self.pending = call
@@ -114,7 +114,7 @@ class Publication:
 
 
 class World:
-    """A store, an archive beside it, and what others do to them. Each method of `DISTURBANCES` is somebody's action."""
+    """A store, an archive beside it, and other users' actions on both, which are the methods in `DISTURBANCES`."""
 
     def __init__(self, folder: Path, duplicates: str) -> None:
         self.root, self.archive, self.backup = folder / "store", folder / "archive", folder / "backup"
@@ -132,7 +132,7 @@ class World:
         return self._time
 
     def run(self, *publications: Publication) -> None:
-        """Let them go on to their ends, taking turns."""
+        """Let the publications run to their ends, in turns."""
         while unfinished := [each for each in publications if not each.over]:
             for each in unfinished:
                 each.advance()
@@ -147,7 +147,7 @@ class World:
         self._move(self.series / f"{INSTANCE}.dcm")
 
     def merge_study(self) -> None:
-        """`mv -n` of each file into one folder: of two names of a file, one goes."""
+        """`mv -n` each file into one folder; of two names of the same file, one is removed."""
         for path in sorted(self.study.rglob("*.dcm")):
             target = self.archive / "merged" / path.name
             target.parent.mkdir(exist_ok=True)
@@ -157,21 +157,21 @@ class World:
                 path.unlink(missing_ok=True)
 
     def move_back(self) -> None:
-        """Put the study that was moved first back into its place, if nothing is there."""
+        """Move the study that was moved first back to its place, if nothing is there."""
         for path in sorted(self.archive.glob(f"*/{STUDY}")):
             with suppress(OSError):
                 path.rename(self.study)
                 return
 
     def copy_by_links(self) -> None:
-        """`cp -al`."""
+        """Copy with hard links (`cp -al`)."""
         for path in self.study.rglob("*.dcm"):
             self.backup.mkdir(exist_ok=True)
             with suppress(FileExistsError):
                 (self.backup / path.name).hardlink_to(path)
 
     def restore(self) -> None:
-        """Put what was copied back, where nothing is."""
+        """Restore copied files whose places are empty."""
         for path in self.backup.glob("*.dcm"):
             self.series.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
@@ -194,11 +194,11 @@ class World:
         temporary.sweep(self.root / ".dicomd" / "tmp", self.root / ".dicomd" / "locks")
 
     def wrong(self) -> list[str]:
-        """What is wrong, nobody being at it any more."""
+        """Return everything that is wrong with the store, after all have finished."""
         publications = self.publications.values()
         known = {each.pixels for each in publications}
         found = [f"unexpected: {each.unexpected!r}" for each in publications if each.unexpected is not None]
-        present = dict(self._deleted)  # as far as we are concerned
+        present = dict(self._deleted)  # deleted deliberately, so these count as present
         for folder in (self.root, self.archive):
             for path in folder.rglob("*.dcm"):
                 if ".dicomd" in path.parts:
@@ -240,7 +240,7 @@ DISTURBANCES: Final[list[Callable[[World], None]]] = [
 
 
 def pixels_of(path: Path) -> bytes:
-    """The pixels of a whole Part 10 file of these tests, b"" for anything else."""
+    """The pixels in a complete Part 10 file of these tests; b"" for anything else."""
     with path.open("rb") as file:
         header = read_header(file.fileno())
         if header is None:
@@ -253,7 +253,7 @@ def pixels_of(path: Path) -> bytes:
 
 @contextmanager
 def stepped(worlds: Callable[[], World | None]) -> Iterator[None]:
-    """Have the calls of `STEPS`, where a publication of the present world makes them, wait to be let on."""
+    """Make the calls in `STEPS` wait for the test if they come from a publication in the current world."""
     with pytest.MonkeyPatch.context() as patch:
         for module, names in STEPS.items():
             for name in names:

@@ -1,4 +1,4 @@
-"""Programs that the tests of the store start: other processes that use the same store.
+"""Programs that the tests of the store start as other processes using the same store.
 
 python -m tests.unit.store.processes hold ROOT              two unfinished instances, then "ready", then wait
 python -m tests.unit.store.processes fork ROOT              the same in a child made by fork, the parent having one too
@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[3]
 
 
 class Process:
-    """One of these programs, running. Ends with the block at the latest."""
+    """One of these programs, running. It is ended with the block at the latest."""
 
     def __init__(self, *arguments: object) -> None:
         command = [sys.executable, "-m", "tests.unit.store.processes", *map(str, arguments)]
@@ -32,7 +32,7 @@ class Process:
         self.kill()
 
     def wait_until_ready(self) -> int:
-        """Wait for "ready" and return the process ID that stands after it."""
+        """Wait for "ready" and return the process ID printed after it."""
         assert self.popen.stdout is not None
         word, _, pid = self.popen.stdout.readline().partition(" ")
         assert word == "ready"

@@ -1,4 +1,4 @@
-"""What is wrong with one path of the store concerns that path: others are stored, and the store stays ready."""
+"""A failure of one path of the store affects only that path: others are stored, and the store stays ready."""
 
 import errno
 import fcntl
@@ -27,7 +27,7 @@ Damage = Callable[[str, int, Path], list[str]]
 
 @pytest.fixture
 def damage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Damage]:
-    """Have a call fail whenever it concerns this file or folder, as a bad sector does: `damage("pread", EIO, path)`."""
+    """Make a call fail whenever it concerns this file or folder, as over a bad sector: `damage("pread", EIO, path)`."""
 
     def fail(call: str, number: int, path: Path) -> list[str]:
         module = fcntl if call == "flock" else os
@@ -56,7 +56,7 @@ def damage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Damage]:
 
 
 class Unreadable:
-    """A store of which it is kept what it told of unreadable files, with one instance in it."""
+    """A store with one instance in it, and a record of what it has reported about unreadable files."""
 
     def __init__(self, root: Path, **settings: Any) -> None:
         self.store = file_store(root, **settings)
@@ -66,7 +66,7 @@ class Unreadable:
         self.path = put(self.store, data_set()).path
 
     def is_well(self) -> bool:
-        """Nothing has suspended the store, then and after a look at it, and others can store."""
+        """Whether the store has not been suspended, before and after a check of it, and stores other instances."""
         for uid in ("2.1", "2.2"):
             if not self.store.state.accepting:
                 return False
@@ -83,8 +83,8 @@ def test_an_existing_file_that_cannot_be_read_counts_as_another_data_set(
     existing = Unreadable(tmp_path)
     met = damage(call, number, existing.path)
     again = put(existing.store, data_set())
-    assert (again.path, again.duplicate) == (tmp_path / BESIDE, "kept-both")  # a good copy
-    assert put(existing.store, data_set()).duplicate == "identical"  # and one is enough
+    assert (again.path, again.duplicate) == (tmp_path / BESIDE, "kept-both")  # an intact copy
+    assert put(existing.store, data_set()).duplicate == "identical"  # one intact copy is enough
     assert met
     operation = {"open": "open", "pread": "read"}.get(call, "lock")
     assert {(each.path, each.operation, each.errno) for each in existing.told} == {
@@ -108,7 +108,7 @@ def test_an_unreadable_file_is_replaced_by_a_good_one(tmp_path: Path, damage: Da
 
 
 def test_a_file_that_cannot_be_locked_is_not_replaced(tmp_path: Path, damage: Damage) -> None:
-    """Another may be publishing it at that moment, and take back what then has its name."""
+    """Another process may just be publishing it, and would then take back whatever has its name."""
     existing = Unreadable(tmp_path, duplicates="replace")
     before = existing.path.read_bytes()
     damage("flock", errno.ENOLCK, existing.path)
@@ -147,7 +147,7 @@ def test_our_own_lack_of_resources_says_nothing_about_an_existing_file(
 def test_a_stale_file_that_was_removed_elsewhere_is_no_duplicate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on NFS, where what another host removes is stale in our hands."""
+    """As on NFS, where a descriptor becomes stale if another host removes the file."""
     existing = Unreadable(tmp_path)
     flock = fcntl.flock
 
@@ -164,7 +164,7 @@ def test_a_stale_file_that_was_removed_elsewhere_is_no_duplicate(
 
 
 def as_nfs(fd: int, operation: int) -> None:
-    """What flock(2) says of NFS: an exclusive lock needs a descriptor open for writing, a shared one for reading."""
+    """flock(2) on NFS: an exclusive lock needs a descriptor open for writing, a shared one a descriptor for reading."""
     kind = operation & ~fcntl.LOCK_NB
     mode = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
     if (kind == fcntl.LOCK_EX and mode == os.O_RDONLY) or (kind == fcntl.LOCK_SH and mode == os.O_WRONLY):
@@ -196,7 +196,7 @@ def test_nfs_locks_files_that_are_open_for_reading(
 
 
 def test_nfs_waits_for_who_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shared lock isn't had while a publisher holds the exclusive one."""
+    """The shared lock can't be acquired while a publisher holds the exclusive one."""
     monkeypatch.setattr(fcntl, "flock", as_nfs)
     monkeypatch.setattr("dicomd.store.duplicates._LOCK_DEADLINE", 0.05)
     existing = Unreadable(tmp_path)
@@ -256,7 +256,7 @@ def test_a_folder_that_cannot_be_used_fails_its_instances_alone(
         assert caught.value.errno == errno.errorcode[number]
         assert existing.is_well()
     assert folders(tmp_path) == [STUDY, f"{STUDY}/{SERIES}"]
-    assert existing.told == []  # the refusal says it
+    assert existing.told == []  # the refusal reports it
 
 
 @pytest.mark.parametrize("duplicates", ["keep-both", "reject", "replace"])
@@ -264,7 +264,7 @@ def test_a_folder_that_cannot_be_used_fails_its_instances_alone(
 def test_a_folder_in_which_nothing_can_be_looked_up_holds_no_duplicate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, duplicates: str, number: int
 ) -> None:
-    """As where a folder's block is damaged, or its x permission is missing: nobody knows what it holds."""
+    """As if a folder's block is damaged or its x permission is missing: its contents can't be known."""
     existing = Unreadable(tmp_path, duplicates=duplicates)
     put(existing.store, data_set("2.1", study="7.7"), identity("2.1"))
     folder = tmp_path / "7.7" / SERIES
@@ -315,7 +315,7 @@ def test_a_failure_of_a_path_that_is_the_disks_is_found_at_the_next_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = file_store(tmp_path)
-    store.check()  # so that none is due for ten seconds
+    store.check()  # so that no check is due for ten seconds
 
     def broken(*_arguments: Any, **_options: Any) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -366,7 +366,7 @@ def test_a_failed_sync_is_the_stores_wherever_it_failed(
 
 
 def test_a_candidate_that_cannot_be_read_back_is_the_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has just been written and synced can't be read: it would be unreadable under its final name, too."""
+    """If a file just written and synced can't be read, it would be unreadable under its final name, too."""
     existing = Unreadable(tmp_path)
     pread = os.pread
 

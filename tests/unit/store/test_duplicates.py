@@ -1,4 +1,4 @@
-"""The same SOP Instance UID again: identical or not, one after the other or at once, under each policy."""
+"""The same SOP Instance UID again: identical or not, in succession or at once, under each policy."""
 
 import fcntl
 import importlib
@@ -47,7 +47,7 @@ def test_an_identical_duplicate_is_stored_without_a_second_file(
     store = file_store(tmp_path, duplicates=duplicates, durability=durability)
     first = put(store, data_set())
     inode = first.path.stat().st_ino
-    again = put(store, data_set(), identity(calling="OTHER"))  # File Meta Information doesn't count
+    again = put(store, data_set(), identity(calling="OTHER"))  # File Meta Information is not compared
     assert (again.path, again.duplicate) == (first.path, "identical")
     assert first.path.stat().st_ino == inode
     assert files(tmp_path) == [name()]

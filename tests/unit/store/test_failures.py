@@ -1,4 +1,4 @@
-"""What fails, by real means where there are any: the right error, nothing left, and the next instance goes well."""
+"""Failures, caused by real means if possible: the right error, nothing left, and the next instance is stored."""
 
 import errno
 import fcntl
@@ -43,7 +43,7 @@ Mount = Callable[[str], Path]
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Mounts a tmpfs with the given options and returns where."""
+    """Mount a tmpfs with the given options and return its path."""
     target = tmp_path / "mounted"
     target.mkdir()
 
@@ -53,12 +53,12 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
 
     yield mount_tmpfs
     if target.is_mount():
-        subprocess.run(["umount", "-l", target], check=True)  # the stores under test still have descriptors there
+        subprocess.run(["umount", "-l", target], check=True)  # the stores under test still have files open there
 
 
 @pytest.fixture
 def folder_for_all() -> Iterator[Path]:
-    """A temporary folder that others than root can reach, which pytest's are not."""
+    """A temporary folder that users other than root can reach, unlike pytest's."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -119,10 +119,10 @@ def test_a_filled_up_file_system_takes_instances_again_once_it_is_emptied(mount:
 @pytest.mark.root
 def test_a_lack_of_inodes_is_out_of_space(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     root = mount("size=4m,nr_inodes=200")
-    store = file_store(root, checksums=False)  # tmpfs counts an attribute among the inodes
+    store = file_store(root, checksums=False)  # tmpfs counts an extended attribute as an inode
     monkeypatch.setattr(
         store.room, "take", lambda size, _end: (0, size)
-    )  # as if others had taken them after the last look
+    )  # as if others had used them since the last check
     ballast = root / "ballast"
     ballast.mkdir()
     made = 0
@@ -135,7 +135,7 @@ def test_a_lack_of_inodes_is_out_of_space(mount: Mount, monkeypatch: pytest.Monk
     store.check()
     assert not store.state.accepting
     assert "inodes" in store.state.reason
-    (ballast / "0").unlink()  # an inode for the temporary file, but none for the folders
+    (ballast / "0").unlink()  # one inode for the temporary file, but none for the folders
     store._state = file_store_state_accepting(store)
     assert fails(store, data_set(), OutOfSpace).operation == "mkdir"
     assert [path for path in files(root) if not path.startswith("ballast")] == []
@@ -148,7 +148,7 @@ def test_a_lack_of_inodes_is_out_of_space(mount: Mount, monkeypatch: pytest.Monk
 
 
 def file_store_state_accepting(store: FileStore) -> Any:
-    """Return the state with the flag set, to get at what a writer meets when the space goes between two checks."""
+    """Set the state to accepting, to test what a writer meets if the space is used up between two checks."""
     return type(store.state)(True, "", 0, 0, 0)
 
 
@@ -272,7 +272,7 @@ def test_a_file_in_the_place_of_a_folder_fails_its_instances_alone(tmp_path: Pat
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, name: str, number: int, under: Path, *, times: int = 1) -> list[str]:
-    """Have a call of the os module fail for files and folders of the store, `times` times."""
+    """Make a function of the os module fail for files and folders of the store, `times` times."""
     original = getattr(os, name)
     failed: list[str] = []
 
@@ -301,7 +301,7 @@ CALLS = [
     ("stat", "link"),
 ]
 OF_A_PATH = ("mkdir", "link")
-"""Operations on what an instance's path leads to, which may fail while the store is well."""
+"""Operations on the path of an instance, which may fail although the store is working."""
 CAUSES = [
     (errno.ENOSPC, OutOfSpace),
     (errno.EDQUOT, OutOfSpace),
@@ -349,7 +349,7 @@ def test_a_failed_sync_is_never_retried_into_success(
     with monkeypatch.context() as patch:
         failed = failing(patch, which, errno.EIO, tmp_path, times=1)
         assert fails(store, data_set(), StoreUnavailable).message == "Storage could not be synced"
-        assert failed == [which]  # once: had it been called again, it would have gone well
+        assert failed == [which]  # once: a second call would have succeeded
     with pytest.raises(StoreUnavailable):
         store.open(identity())
     with monkeypatch.context() as patch:
@@ -417,7 +417,7 @@ def test_a_replacement_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatc
 def test_a_replacement_that_could_not_be_synced_is_refused_and_stays_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old one is gone with the rename; to take the new one away as well would leave nothing."""
+    """The rename has removed the old file; removing the new one as well would leave nothing."""
     store = file_store(tmp_path, duplicates="replace")
     before = put(store, data_set()).path.read_bytes()
     with monkeypatch.context() as patch:
@@ -445,7 +445,7 @@ def test_short_writes_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_lock_that_can_not_be_given_up_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The instance is there and durable by then: refused, it would stay as something that nobody asked for."""
+    """The instance is durable by then: if it were refused, it would stay as a file that no sender knows of."""
     flock = fcntl.flock
 
     def fail(fd: int, operation: int) -> None:
@@ -494,7 +494,7 @@ def test_an_unknown_errno_is_unavailable() -> None:
 
 
 def test_a_removed_directory_can_still_be_opened_through_its_descriptor(tmp_path: Path) -> None:
-    """What publishing relies on: a cached directory that is gone says so at the link, not before."""
+    """Publishing relies on this: for a cached directory that was removed, only the link fails, nothing before."""
     (tmp_path / "gone").mkdir()
     fd = os.open(tmp_path / "gone", os.O_RDONLY)
     (tmp_path / "gone").rmdir()
@@ -513,7 +513,7 @@ WATCHED = ("open", "writev", "fdatasync", "mkdir", "link", "rename", "fsync", "s
 def test_whichever_call_fails_the_store_holds_complete_instances_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, number: int
 ) -> None:
-    """Fail the first call of one store, then the second, and so on, until one goes through."""
+    """Fail the first call of one store, then the second, and so on, until a store succeeds."""
     case, _, pieces = case.partition("-in-")
     pixels = b"\1\2\3\4" if case in ("new", "identical") else b"\5\6\7\10"
     if pieces:
@@ -555,12 +555,12 @@ def test_whichever_call_fails_the_store_holds_complete_instances_only(
             assert after in (before, complete)
             assert folders(root) == (sorted({STUDY, f"{STUDY}/{SERIES}"}) if before else [])
         elif calls < failing_call:
-            assert failing_call > 10  # else this has watched the wrong calls
+            assert failing_call > 10  # otherwise the wrong calls were watched
             return
-        assert len(open_descriptors()) <= descriptors + 1  # a directory that is kept open
+        assert len(open_descriptors()) <= descriptors + 1  # one for a cached directory
         expected = {"new": "identical"} if outcome == "stored" else {"new": ""}
         assert put(store, data_set(pixels=pixels)).duplicate in (expected.get(case), "identical", case)
-    pytest.fail("more calls than an instance should take")
+    pytest.fail("storing an instance took more calls than it should")
 
 
 def test_a_writer_that_fails_during_a_check_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

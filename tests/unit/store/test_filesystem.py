@@ -1,4 +1,4 @@
-"""A file store: what it writes, checks and refuses."""
+"""The file store: what it writes, checks and refuses."""
 
 import os
 import random
@@ -174,7 +174,7 @@ def refused(store_root: Path, data: bytes, kind: type[StoreError], **settings: o
     assert folders(store_root) == []
     assert store.state.accepting
     assert len(caught.value.message) <= 64
-    put(store, data_set("9.9"), identity("9.9"))  # the next one is none the worse
+    put(store, data_set("9.9"), identity("9.9"))  # the next one is not affected
     return caught.value
 
 
@@ -289,7 +289,7 @@ def test_a_vanished_sentinel_makes_the_store_unavailable_until_it_is_back(tmp_pa
     assert "mounted" in store.state.reason
     with pytest.raises(StoreUnavailable):
         store.open(identity())
-    assert not (tmp_path / ".dicomd").exists()  # nothing is made in the place of a missing mount
+    assert not (tmp_path / ".dicomd").exists()  # nothing is created in place of a missing mount
     (tmp_path / "elsewhere").rename(tmp_path / ".dicomd")
     store.check()
     assert store.state.accepting

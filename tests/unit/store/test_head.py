@@ -1,4 +1,4 @@
-"""The head scanner against what the standard allows, what senders get wrong, and what an attacker would try."""
+"""The head scanner with everything the standard allows, mistakes of real senders, and attacks."""
 
 import struct
 import tracemalloc
@@ -45,7 +45,7 @@ def scan(data: bytes, syntax: str = EXPLICIT, step: int | None = None) -> HeadSc
 
 
 def found(data: bytes, syntax: str = EXPLICIT) -> dict[int, str]:
-    """What is found, which must be the same for any step."""
+    """The values found, which must be the same for any step size."""
     results = [
         {tag: value.rstrip(b"\0 ").decode("latin-1") for tag, value in scan(data, syntax, step).values.items()}
         for step in (None, 1, 7, 96, 97)
@@ -258,7 +258,7 @@ def test_a_decompression_bomb_ends_at_the_limit() -> None:
 
 def test_what_is_not_deflated_is_unreadable() -> None:
     assert unreadable(b"\xff" * 100, DEFLATED) == "Data Set is not a deflated stream"
-    unreadable(zlib.compress(head(series=None)), DEFLATED)  # with zlib's own header, which PS3.5 §A.5 has not
+    unreadable(zlib.compress(head(series=None)), DEFLATED)  # with a zlib header, which PS3.5 §A.5 does not have
     compressor = zlib.compressobj(wbits=-15)
     endless = compressor.compress(head(series=None)) + compressor.flush(zlib.Z_SYNC_FLUSH)
     assert unreadable(endless, DEFLATED) == "Deflated Data Set is truncated"
@@ -299,4 +299,4 @@ def test_an_element_that_comes_again_and_again_is_not_hoarded(syntax: str) -> No
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < 1_000_000  # bytes, of 100,000 elements
+    assert held < 1_000_000  # bytes, for 100,000 elements

@@ -1,4 +1,4 @@
-"""Heads built alike are recognised, and no others."""
+"""Heads of the same structure are recognised, and no others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def scan(data: bytes, known: TemplateCache) -> HeadScanner:
 
 @pytest.fixture
 def known() -> TemplateCache:
-    """A memory that has seen two heads built alike."""
+    """A cache that has seen two heads of the same structure."""
     found = TemplateCache()
     for instance in (b"1.10", b"1.11"):
         assert found.template is None

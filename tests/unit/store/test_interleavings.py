@@ -1,7 +1,7 @@
-"""Somebody else's action between any two system calls of a publication: what is acknowledged is somewhere.
+"""Other users act between any two system calls of a publication, and no acknowledged instance is lost.
 
-Each action alone at every place, two publications of one UID preempted at every place, a kill at every place, and many
-random schedules of all of it together, from fixed seeds.
+The tests try each action alone at every place, two publications of one UID preempted at every place, a kill at every
+place, and many random schedules of all of these together, from fixed seeds.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tests.unit.store.interleaving import DISTURBANCES, Publication, World, step
 
 POLICIES = ("keep-both", "replace", "reject")
 STARTS = ("new", "identical", "different", "pruned")
-"""What a publication finds: nothing, the same instance, another of its UID; somebody who removes its folders twice."""
+"""The start of a publication: no file, the same instance, another with its UID, or a pruner who comes twice."""
 
 
 class Worlds:
-    """One world after another, each in a folder of its own."""
+    """Makes one world after another, each in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -47,7 +47,7 @@ def worlds(tmp_path: Path) -> Iterator[Worlds]:
 
 
 def pruning(world: World, publication: Publication) -> Callable[[], None]:
-    """Let it make a call, having removed its folders before the first two links into them."""
+    """Return `advance` with a pruner who removes the folders before each of the first two links into them."""
     left = [world.prune] * 2
 
     def advance() -> None:
@@ -84,7 +84,7 @@ def test_one_action_between_any_two_calls(worlds: Worlds, duplicates: str, start
 def test_two_publications_of_one_uid_with_the_file_moved_in_between(
     worlds: Worlds, duplicates: str, theirs: bytes
 ) -> None:
-    """One fails, the other begins where that has come to, and somebody moves the study or the file at that moment."""
+    """One publication fails, the other begins at each of its steps, and the study or file is moved at that moment."""
     for failing_sync, disturb in itertools.product((0, 1, 2), (World.move_file, World.move_study, World.prune)):
         for place in itertools.count():
             world = worlds.begin(duplicates)
@@ -106,7 +106,7 @@ def test_two_publications_of_one_uid_with_the_file_moved_in_between(
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("duplicates", POLICIES)
 def test_a_kill_between_any_two_calls(worlds: Worlds, duplicates: str, start: str) -> None:
-    """What another sender is told afterwards is true as well, and a sweep leaves nothing of the dead one."""
+    """The next sender's answer is true as well, and a sweep removes everything left by the killed publication."""
     for place in itertools.count():
         for theirs in (b"ours", b"else"):
             world = worlds.begin(duplicates, start)
@@ -127,7 +127,7 @@ def test_a_kill_between_any_two_calls(worlds: Worlds, duplicates: str, start: st
 
 
 def play(worlds: Worlds, duplicates: str, seed: int) -> None:
-    """Three publications and up to eight actions in an order that chance makes; sometimes, a pruner as well."""
+    """Three publications and up to eight actions in random order, sometimes with a pruner."""
     chance = random.Random(seed)
     world = worlds.begin(duplicates)
     publications: list[Publication] = []

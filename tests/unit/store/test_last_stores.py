@@ -1,4 +1,4 @@
-"""When peers last stored, kept as the times of files: the newest counts, and a store in trouble stops nobody."""
+"""When peers last stored, kept as file times: the newest counts, and a failing store does not stop the daemon."""
 
 from __future__ import annotations
 

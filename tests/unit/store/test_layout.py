@@ -118,6 +118,6 @@ def test_what_is_no_uid_is_none(value: bytes) -> None:
 
 
 def test_a_path_is_built_of_uids_alone() -> None:
-    """Log lines name paths of the store that fail (`dicomd.telemetry.fields`): they must tell nothing of a patient."""
+    """Log lines contain paths of the store that fail (`dicomd.telemetry.fields`), so paths must reveal no patient."""
     for tag in PLACEHOLDERS.values():
         assert dictionary_VR(tag) == "UI"

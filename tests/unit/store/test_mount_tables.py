@@ -1,6 +1,6 @@
-"""Whether a mount is missing where the root, mount points and /etc/fstab are anything but simple: with real mounts.
+"""Detects missing mounts with complicated roots, mount points and /etc/fstab entries, using real mounts.
 
-Each case mounts in a namespace of its own, so that nothing of it stays.
+Each case mounts in a mount namespace of its own, so that nothing is left behind.
 """
 
 import shutil
@@ -60,7 +60,7 @@ while True:
 
 
 def in_namespace(command: list[str], stdin: str = "") -> str:
-    """What the command says, run with mounts of its own."""
+    """The output of a command that runs in its own mount namespace."""
     done = subprocess.run(
         ["unshare", "--mount", *command],
         input=stdin, capture_output=True, text=True, check=False, timeout=45, cwd=PROJECT,
@@ -97,7 +97,7 @@ CASES = {
     ),
     "mounted elsewhere, too": ("mount -t tmpfs t other", "T/data", "data/store", "T/data"),
     "a neighbour is mounted": ("mkdir data2; mount -t tmpfs t data2", "T/data", "data/store", "T/data"),
-    # what systemd makes of ReadWritePaths=
+    # mounts that systemd makes for ReadWritePaths=
     "over itself": ("mount --bind data data", "T/data", "data/store", "T/data"),
     "over itself, twice": ("mount --bind data data; mount --bind data data", "T/data", "data/store", "T/data"),
     "the root over itself": ("mkdir data/in; mount --bind data/in data/in", "T/data", "data/in", "T/data"),
@@ -107,7 +107,7 @@ CASES = {
     "read-only but for the root": (
         "mkdir data/in; mount --rbind . .; cd $PWD; mount --bind data/in data/in", "T/data", "data/in", "T/data"
     ),
-    # how a path is written
+    # notations of a path
     "spaces": ("mkdir 'a b'", r"T/a\040b", "a b/store", "T/a b"),
     "spaces, mounted": ("mkdir 'a b'; mount -t tmpfs t 'a b'", r"T/a\040b", "a b/store", ""),
     "a backslash, mounted": (r"mkdir 'a\b'; mount -t tmpfs t 'a\b'", r"T/a\134b", r"a\b/store", ""),
@@ -159,9 +159,9 @@ shift
 def test_a_subvolume_that_is_mounted_where_it_lies_is_not_missed(
     tmp_path: Path, root: str, mounted: str, expected: str
 ) -> None:
-    """As openSUSE mounts /srv and /var; `over`: with ReadWritePaths=, too."""
+    """As openSUSE mounts /srv and /var; `over`: also with ReadWritePaths=."""
     if not shutil.which("mkfs.btrfs") or not shutil.which("btrfs"):
-        pytest.skip("there is no mkfs.btrfs here")
+        pytest.skip("mkfs.btrfs is not installed (Debian package btrfs-progs)")
     (tmp_path / "data").mkdir()
     fstab = tmp_path / "fstab"
     fstab.write_text(f"/dev/sdb1 {tmp_path}/data btrfs\n/dev/sdb1 {tmp_path}/data/in btrfs subvol=/in\n")
@@ -175,7 +175,7 @@ def test_a_subvolume_that_is_mounted_where_it_lies_is_not_missed(
 def test_what_is_mounted_when_it_is_looked_at_is_looked_at(
     tmp_path: Path, mounted: str, expected: str, root: str
 ) -> None:
-    """As with the option x-systemd.automount."""
+    """As with the mount option x-systemd.automount."""
     point = tmp_path / "data"
     point.mkdir()
     fstab = tmp_path / "fstab"
@@ -202,7 +202,7 @@ def test_a_start_behind_a_symbolic_link(tmp_path: Path, mounted: bool) -> None:
 
 
 def test_a_root_in_a_folder_that_knows_no_syncs(tmp_path: Path) -> None:
-    """As where the system is on squashfs: `/sys` is such a folder, too."""
+    """As if the system is on squashfs; `/sys` is also such a folder."""
     parent = Path("/sys/kernel/debug")
     if not parent.is_dir():
         pytest.skip(f"{parent} is not in this kernel")

@@ -1,4 +1,4 @@
-"""A missing mount is not an empty store: at the start, by what is remembered and by /etc/fstab."""
+"""A missing mount isn't taken for an empty store: it is detected at the start, by remembered stores and /etc/fstab."""
 
 import os
 import subprocess

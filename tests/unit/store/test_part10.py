@@ -1,4 +1,4 @@
-"""The File Meta Information: exactly the elements promised, readable by others, and read back from others' files."""
+"""File Meta Information: exactly the promised elements, readable by others, and read back from others' files."""
 
 import os
 from pathlib import Path
@@ -112,7 +112,7 @@ def test_endless_file_meta_is_not_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("title", ["A", "AB"])
 def test_uids_of_any_length_are_padded_and_counted(tmp_path: Path, uid: str, title: str) -> None:
     who = identity(uid)._replace(calling_ae_title=title)
-    for _ in range(2):  # the second time from what is remembered
+    for _ in range(2):  # the second time from the cache
         meta = pydicom.dcmread(written(tmp_path, who, data_set(uid))).file_meta
         assert meta.MediaStorageSOPInstanceUID == uid
         assert meta.MediaStorageSOPClassUID == who.sop_class_uid

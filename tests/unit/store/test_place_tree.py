@@ -1,4 +1,4 @@
-"""Folders that arrive with an instance in them: wherever the missing part begins, and whoever is in the way."""
+"""Folders put in place with an instance inside, wherever the missing part begins and whatever is in the way."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ DEEP = "a/{StudyInstanceUID}/b/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
 
 
 class OnlyByGraft:
-    """Lets the plain attempts fail, as if somebody always removed the folder they make."""
+    """Makes the plain attempts fail, as if others always removed the folder that they make."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, before: Callable[[], object] = lambda: None) -> None:
         self.plain = 0
@@ -106,7 +106,7 @@ def test_a_folder_that_is_removed_between_two_levels_is_put_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = file_store(tmp_path)
-    (tmp_path / STUDY / "9.9").mkdir(parents=True)  # the study has contents, so the series is tried
+    (tmp_path / STUDY / "9.9").mkdir(parents=True)  # the study has contents, so placing a series is tried
     rename, tried = os.rename, []
 
     def rename_late(source: str, target: str, **options: Any) -> None:
@@ -195,7 +195,7 @@ def test_a_failure_at_any_step_leaves_nothing(
             assert files(tmp_path) == []
             assert folders(tmp_path) == []
         else:
-            assert calls <= at or only.placed  # it came through without that call, or passed over its failure
+            assert calls <= at or only.placed  # it succeeded without that call, or ignored its failure
             assert files(tmp_path) == [f"{STUDY}/{SERIES}/{INSTANCE}.dcm"]
     assert nothing_temporary(tmp_path)
     store._directories.clear()
@@ -230,7 +230,7 @@ def test_a_sync_that_fails_inside_speaks_against_the_store_whatever_its_cause(
 def test_what_was_placed_and_then_moved_away_before_it_is_decided_comes_to_its_place_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The copy in the archive stays: by the time that it could be removed, the instance may be decided."""
+    """The name in the archive stays: by the time that it could be removed, the instance may be acknowledged."""
     store = file_store(tmp_path / "root")
     OnlyByGraft(monkeypatch)
     attempt = Publisher._attempt

@@ -1,4 +1,4 @@
-"""Publishing while somebody deletes, moves and recreates folders, and the order in which things reach the disk."""
+"""Publishing while others delete, move and recreate folders, and the order in which changes reach the disk."""
 
 import errno
 import os
@@ -208,14 +208,14 @@ def test_success_comes_after_data_file_directory_and_new_parents_are_synced(
     writer.release()
     assert calls[5:] == ["unlink"]
 
-    calls.clear()  # a second one of the series: its folder alone; an identical one: the file that is there
+    calls.clear()  # a second one of the series syncs only its folder; an identical one, the file too
     put(store, data_set("1.9"), identity("1.9"))
     assert calls[2:] == [f"fsync {FOLDER}", "unlink"]
     calls.clear()
     put(store, data_set())
     assert calls[1:] == [f"link {FOLDER}/{INSTANCE}.dcm", f"fsync {FOLDER}/{INSTANCE}.dcm", f"fsync {FOLDER}", "unlink"]
 
-    calls.clear()  # another process does not know what this one has synced
+    calls.clear()  # another process doesn't know what this one has synced
     put(another, data_set())
     assert calls[-5:] == [
         f"fsync {FOLDER}/{INSTANCE}.dcm",
@@ -229,7 +229,7 @@ def test_success_comes_after_data_file_directory_and_new_parents_are_synced(
 def test_a_folder_is_synced_through_the_descriptor_that_the_link_went_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Linux tells a failed write to those who had the folder open by then: one opened for the sync may hear nothing."""
+    """Linux reports a failed write only to descriptors open at that time; one opened for the sync may not get it."""
     store = file_store(tmp_path)
     linked: list[int] = []
     synced: list[int] = []

@@ -1,4 +1,4 @@
-"""Whether the store takes instances: roots that can't be written, quotas, disks that hang, and the way back."""
+"""Whether the store accepts instances: roots that can't be written, quotas, disks that hang, and recovery."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ def nobody() -> Iterator[None]:
 
 @pytest.fixture
 def folder_for_all() -> Iterator[Path]:
-    """A folder that others than root can reach, which pytest's are not; mounts in it are taken away."""
+    """A folder that users other than root can reach, unlike pytest's; mounts in it are removed."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -71,7 +71,7 @@ def test_a_root_closed_to_us_is_unavailable_though_its_own_folder_is_open(folder
 def test_a_quota_that_is_used_up_refuses_until_there_is_room_in_it_again(
     folder_for_all: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Free space of the file system doesn't show a user's quota."""
+    """The free space of the file system doesn't show a user's quota."""
     monkeypatch.setattr(filesystem, "_QUOTA_PROBE", 1 << 20)
     point = folder_for_all / "mounted"
     point.mkdir()
@@ -91,7 +91,7 @@ def test_a_quota_that_is_used_up_refuses_until_there_is_room_in_it_again(
         assert caught.value.errno == "EDQUOT"
         assert [Path(path).name for path in files(point / "root")] == ["1.1.dcm", "ballast"]
         assert store.state.space_low
-        store.check()  # 4 KiB would fit, the next object probably not
+        store.check()  # 4 KiB would fit, but probably not the next object
         assert not store.state.accepting
         with pytest.raises(OutOfSpace, match="quota"):
             store.open(identity())
@@ -106,7 +106,7 @@ def test_a_quota_that_is_used_up_refuses_until_there_is_room_in_it_again(
 def test_a_quota_is_tried_for_a_good_deal_more_than_a_small_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same as above where no file system with quotas can be had."""
+    """The same as above without a file system that supports quotas."""
     store = file_store(tmp_path)
     store.note(OutOfSpace("Disk quota of the store is used up", operation="write", errno="EDQUOT"))
     assert (store.state.accepting, store.state.space_low) == (False, True)
@@ -124,7 +124,7 @@ def test_a_quota_is_tried_for_a_good_deal_more_than_a_small_file(
     store.check()
     assert store.state.accepting
     store._next_probe = 0
-    store.check()  # no more than a small file from now on
+    store.check()  # only a small file fits from now on
     assert asked == [64 << 20] * 2
 
 
@@ -170,7 +170,7 @@ def test_a_look_that_gets_no_answer_makes_the_store_unavailable_until_it_gets_on
     finally:
         answer.set()
         checking.join()
-    assert not store.state.accepting  # what had hung says nothing about the time since
+    assert not store.state.accepting  # the result of a check that had hung says nothing about the time since
     store.notice_hanging()
     store.check()
     assert store.state.accepting
@@ -192,7 +192,7 @@ def test_a_small_write_is_tried_now_and_then_while_all_is_well(tmp_path: Path, m
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small ext4 on a file, mounted."""
+    """A small mounted ext4 in a file."""
     image, point = tmp_path / "image", tmp_path / "disk"
     point.mkdir()
     with image.open("wb") as file:
@@ -209,7 +209,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_hangs_without_an_error_is_noticed_and_comes_back(
     disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A frozen file system answers whoever reads, and lets whoever writes wait."""
+    """A frozen file system answers reads, and blocks writes."""
     store = file_store(disk / "root")
     put(store, data_set("1.1"), identity("1.1"))
     monkeypatch.setattr(filesystem, "_PROBE_TIMEOUT", 0.05)
@@ -234,7 +234,7 @@ def test_a_disk_that_hangs_without_an_error_is_noticed_and_comes_back(
         subprocess.run(["fsfreeze", "--unfreeze", disk], check=True)
         for thread in threads:
             thread.join()
-    assert outcomes == [""]  # late, but true
+    assert outcomes == [""]  # late but correct
     wait_until(lambda: (store.check(), store.state.accepting)[1], PATIENCE)
     put(store, data_set("1.2"), identity("1.2"))
     store.close()

@@ -1,4 +1,4 @@
-"""Names that are taken back: the candidate's own and no other's, whoever puts what there in between."""
+"""Taking a name back removes only the candidate's own file, whatever others put there in between."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ PLACE = f"{STUDY}/{SERIES}/{INSTANCE}.dcm"
 def fails_after_its_name_was_given(
     monkeypatch: pytest.MonkeyPatch, root: Path, before_the_rename: Callable[[], object]
 ) -> None:
-    """Let the sync of the series fail, and something happen when the name has been looked at and is to be removed."""
+    """Make the sync of the series fail, and act between the check of the name and its removal."""
     fsync, rename = os.fsync, os.rename
 
     def failing_sync(fd: int) -> None:
@@ -43,7 +43,7 @@ def fails_after_its_name_was_given(
 def test_what_another_worker_publishes_in_place_of_ours_stays_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: bytes
 ) -> None:
-    """Somebody moves ours away just when it is to be taken back: the other one's is acknowledged."""
+    """Ours is moved away just when it is to be taken back; the other worker's file in its place is acknowledged."""
     another = file_store(tmp_path)
 
     def move_and_publish() -> None:
@@ -89,7 +89,7 @@ def test_it_gets_the_next_name_where_its_own_is_taken_at_once(tmp_path: Path, mo
 
 
 def killed_while_it_takes_its_name_back(world: World, before: str, come: Callable[[Path], object]) -> None:
-    """A publication whose sync fails, and whose process dies before the given call; what comes does so just before."""
+    """A publication whose sync fails is killed before the given call; `come` acts just before its rename."""
     with stepped(lambda: world):
         publication = Publication(world, b"ours", failing_sync=1)
         for call in ("rename", before):
@@ -102,7 +102,7 @@ def killed_while_it_takes_its_name_back(world: World, before: str, come: Callabl
 
 
 def test_a_kill_while_a_name_is_taken_back_loses_nothing_of_anothers(tmp_path: Path) -> None:
-    """The process dies with another's instance under its private name: no sweep removes it."""
+    """The process dies while another's instance has the private name, which no sweep may remove."""
     world = World(tmp_path, "keep-both")
 
     def come(path: Path) -> None:

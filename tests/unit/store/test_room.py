@@ -1,4 +1,4 @@
-"""The room above the reserve: what processes and threads take of it at once, whatever comes in between."""
+"""The space above the reserve, taken by processes and threads at the same time, in any order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEADLINE = 10.0
 
 
 class Disk:
-    """A file system without files, at which `during` happens whenever somebody looks."""
+    """A simulated file system; `during` is called whenever its free space is checked."""
 
     def __init__(self, *, avail: int) -> None:
         self.space = Space(avail, 2 * avail, 0, 0)
@@ -48,7 +48,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 def rooms(count: int, reserve: int) -> list[Room]:
-    """Of so many processes that have one reserve."""
+    """The rooms of `count` processes that share one reserve."""
     pending = PendingWrites(count, lambda: range(count))
     made = [Room("/", reserve, lambda _seen, _reason: None) for _ in range(count)]
     for slot, room in enumerate(made):
@@ -57,7 +57,7 @@ def rooms(count: int, reserve: int) -> list[Room]:
 
 
 class Writer:
-    """Fills a disk by instances of any length, a step at a time."""
+    """Fills a disk with instances of any length, one step at a time."""
 
     def __init__(self, room: Room, disk: Disk, chance: random.Random) -> None:
         self._room, self._disk, self._chance = room, disk, chance
@@ -66,11 +66,11 @@ class Writer:
         self.refused = 0
 
     def step(self) -> None:
-        """Take room, or use what was taken; nothing while it is at it."""
+        """Take room, or use room taken before; do nothing during a step in progress."""
         if self._looks:
             return
         if self._taken:
-            if self._chance.random() < 0.9:  # else it is given up, as that of an object that was refused
+            if self._chance.random() < 0.9:  # otherwise it is given up, as for an object that was refused
                 self._disk.use(self._granted)
             self._room.settle(self._taken)
             self._taken = 0
@@ -91,7 +91,7 @@ class Writer:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_comes_between_the_reserve_stays_free(disk: Disk, seed: int) -> None:
-    """Other processes take, write and settle before and after each one's look, in any order."""
+    """Other processes take, write and settle before and after each check of the free space, in any order."""
     chance = random.Random(seed)
     reserve = chance.choice((MIB, 32 * MIB))
     disk.use(disk.space.avail_bytes - reserve - 20 * MIB)
@@ -110,7 +110,7 @@ def test_whatever_comes_between_the_reserve_stays_free(disk: Disk, seed: int) ->
     while sum(writer.refused for writer in writers) < 100:
         chance.choice(writers).step()
         assert disk.space.avail_bytes >= reserve
-    assert disk.space.avail_bytes <= reserve + len(writers) * 300 * KIB  # which some still have under way
+    assert disk.space.avail_bytes <= reserve + len(writers) * 300 * KIB  # some may still hold room
 
 
 def test_it_is_looked_at_sooner_the_closer_the_reserve_gets(disk: Disk) -> None:
@@ -170,7 +170,7 @@ def test_a_file_system_that_does_not_say_is_a_failed_store(disk: Disk) -> None:
     assert (raised.value.operation, raised.value.errno) == ("statvfs", "EIO")
     disk.during = lambda: None
     disk.use(disk.space.avail_bytes - MIB - 64 * KIB)
-    room.take(64 * KIB, 0)  # all of it: nothing is held for the one that failed
+    room.take(64 * KIB, 0)  # all of it, as no room is held for the one that failed
 
 
 def test_whoever_waits_for_the_file_system_keeps_nobody_else_waiting(disk: Disk) -> None:
@@ -190,7 +190,7 @@ def test_whoever_waits_for_the_file_system_keeps_nobody_else_waiting(disk: Disk)
         room.settle(room.take(64 * KIB, 0)[0])
         room.give_back(disk.space, on_xfs=False)
         disk.use(disk.space.avail_bytes - MIB - 100 * KIB)
-        with pytest.raises(OutOfSpace):  # what the other one waits for is still to come
+        with pytest.raises(OutOfSpace):  # the room that the other one waits for still counts
             room.take(64 * KIB, 0)
     finally:
         answer.set()

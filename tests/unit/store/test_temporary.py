@@ -1,4 +1,4 @@
-"""Temporary files: each process owns its own, and a start removes those of the dead only."""
+"""Temporary files: each process owns its own, and a start removes only those of dead processes."""
 
 import errno
 import fcntl
@@ -34,7 +34,7 @@ def test_a_child_has_its_own_temporary_files_after_a_fork(tmp_path: Path) -> Non
             assert len(list((tmp_path / ".dicomd" / "locks").iterdir())) == 2
             assert file_store(tmp_path, start=False).start() == 0
             parent.kill()
-            assert file_store(tmp_path, start=False).start() == 1  # the parent's; the child goes on
+            assert file_store(tmp_path, start=False).start() == 1  # the parent's; the child is still running
             assert len(files(tmp_path)) == 1
         finally:
             os.kill(child, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Checksums recorded at reception, and the store read again: what is found wrong, and what isn't."""
+"""Checksums recorded at reception, and verification of the store: which files are reported, and which aren't."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ PLACE = f"{STUDY}/{SERIES}/{INSTANCE}.dcm"
 def store(tmp_path: Path) -> FileStore:
     store = file_store(tmp_path)
     if not store.checksums:
-        pytest.skip("the temporary folder's file system keeps no extended attributes")
+        pytest.skip("the temporary folder's file system has no extended attributes")
     return store
 
 
@@ -59,7 +59,7 @@ def test_the_checksum_of_the_whole_file_is_recorded_in_it(store: FileStore, cuts
 
 
 def test_the_checksum_is_recorded_before_the_file_is_synced(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So it is as durable as the file, at once."""
+    """So the checksum becomes durable with the file."""
     sync, recorded_by_then = os.fdatasync, []
 
     def look_and_sync(fd: int) -> None:
@@ -170,7 +170,7 @@ def test_a_file_in_a_wrong_place_is_found(tmp_path: Path) -> None:
     (tmp_path / "9").mkdir()
     shutil.copy2(path, tmp_path / "9" / path.name)
     shutil.copy2(path, path.with_name("7.dcm"))
-    shutil.copy2(path, path.with_name(f"{INSTANCE}_12.dcm"))  # as kept beside the first: a right place
+    shutil.copy2(path, path.with_name(f"{INSTANCE}_12.dcm"))  # a valid place for a second one kept beside the first
     shutil.copy2(path, path.with_name(f"{INSTANCE}_x.dcm"))
     wrong = f"it belongs at {PLACE}"
     assert problems(tmp_path) == {
@@ -201,7 +201,7 @@ def test_remains_of_a_crash_are_found_and_files_of_a_living_process_are_not(tmp_
     found = problems(tmp_path)
     assert len(found) == 2
     assert set(found.values()) == {"left by a crash"}
-    assert len(list((tmp_path / ".dicomd" / "tmp").iterdir())) == 2  # it only reads
+    assert len(list((tmp_path / ".dicomd" / "tmp").iterdir())) == 2  # verification only reads
 
 
 def test_a_missing_sentinel_is_found(tmp_path: Path) -> None:
