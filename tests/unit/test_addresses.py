@@ -1,4 +1,4 @@
-"""What is one host."""
+"""Which addresses count as one host."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The rooms of the package and which way imports may go: the table in docs/architecture.md against the source.
+"""Checks imports between the rooms of the package against the table in docs/architecture.md.
 
-A room may import itself, the rooms and libraries its row names, the modules directly in `dicomd`, and the standard
-library; imports inside functions and under TYPE_CHECKING count like any other. Nothing is run.
+A room may import itself, the rooms and libraries named in its row, the modules directly in `dicomd`, and the standard
+library; imports inside functions and under TYPE_CHECKING count like any other. The sources are parsed, not run.
 """
 
 import ast
@@ -19,14 +19,14 @@ PACKAGE = ROOT / "dicomd"
 
 
 class Room(NamedTuple):
-    """What a room may import: other rooms (or single modules of them) and libraries."""
+    """The permitted imports of a room: other rooms (or single modules of them) and libraries."""
 
     rooms: frozenset[str]
     libraries: frozenset[str]
 
 
 def _table() -> dict[str, Room]:
-    """The rooms, from the top of the table to its bottom."""
+    """The rooms in the order of the table."""
     text = section((ROOT / "docs/architecture.md").read_text(encoding="utf-8"), "Rooms")
     cells = {re.findall(r"`([^`]+)`", name)[0]: (rooms, libraries) for name, _, rooms, libraries in rows(text)}
     every = frozenset(cells)
@@ -69,11 +69,11 @@ MADE_IN = {
     "Rejection": {"net/access.py", "net/admission.py"},
     "STATUSES": {"services/storage.py"},
 }
-"""Where a failure becomes an answer: a PDU by the name of what encodes it, a rejection, a status of C-STORE."""
+"""The names by which code turns a failure into an answer: encoders of PDUs, rejections, C-STORE statuses."""
 
 
 def uses(source: str, names: Collection[str]) -> set[str]:
-    """Which of these names source calls or subscripts, of its own or of a module's."""
+    """Which of these names `source` calls or subscripts, directly or as attributes of a module."""
     used = {
         node.func if isinstance(node, ast.Call) else node.value
         for node in ast.walk(ast.parse(source))
@@ -85,7 +85,7 @@ def uses(source: str, names: Collection[str]) -> set[str]:
 
 
 def objections(room: str, source: str, package: str) -> list[str]:
-    """Return one line for each import of source that the table does not allow to room."""
+    """Return one line for each import in `source` that the table does not permit for `room`."""
     allowed = ROOMS[room]
     found = []
     for line, name in imports(source, package):
@@ -130,7 +130,7 @@ def test_a_room_imports_everything_that_its_row_names() -> None:
             needless += [
                 other for other in room.rooms if not any(f"{i}.".startswith(f"dicomd.{other}.") for i in found)
             ]
-        assert needless == [], f"{name} doesn't use {needless}: take it out of the table"
+        assert needless == [], f"{name} doesn't use {needless}: remove it from the table"
 
 
 def modules() -> list[Path]:
@@ -140,7 +140,7 @@ def modules() -> list[Path]:
 @pytest.mark.parametrize("module", [m for m in modules() if len(m.parts) > 1], ids=str)
 def test_a_module_imports_only_what_its_room_may(module: Path) -> None:
     room = module.parts[0]
-    assert room in ROOMS, f"{module} stands in no room of the table"
+    assert room in ROOMS, f"{module} is in no room of the table"
     assert objections(room, (PACKAGE / module).read_text(), ".".join(["dicomd", *module.parts[:-1]])) == []
 
 

@@ -1,4 +1,4 @@
-"""What strangers cause, merged: bounded by host, and nothing uncounted."""
+"""Alerts caused by strangers are merged: bounded per host, and all of them counted."""
 
 from __future__ import annotations
 

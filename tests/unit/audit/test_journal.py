@@ -1,4 +1,4 @@
-"""The journal: what it holds outlives its process, is taken over once, and goes when it has been told."""
+"""The audit journal: entries outlive their process, are taken over once, and are removed once they are delivered."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def fail(error: OSError) -> None:
 
 
 def killed(folder: Path, work: Callable[[Journal], object]) -> None:
-    """Do something with a journal in a process of its own, and kill that."""
+    """Use a journal in a separate process, then kill the process."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # about forking with threads
         pid = os.fork()
     if pid == 0:
         try:
@@ -46,7 +46,7 @@ def association(journal: Journal, *instances: tuple[str, str, str, int]) -> Asso
 
 
 def recovered(folder: Path, *, deliver: int = 0) -> list[InstancesTransferred]:
-    """What dead processes have left, told by one that delivers so many messages of it before it ends itself."""
+    """The events that dead processes have left, read by a process that ends after delivering `deliver` of them."""
     journal = Journal(folder, fail)
     try:
         found = [event for events in journal.recover(1000) for event in events]
@@ -74,7 +74,7 @@ def test_what_a_killed_process_has_stored_is_told_by_another(tmp_path: Path) -> 
 
 def test_what_is_taken_over_stays_until_it_is_delivered(tmp_path: Path) -> None:
     killed(tmp_path, lambda j: association(j, ("A", "1.2", CT, 3), ("B", "1.3", CT, 1)))
-    for _ in range(3):  # those who took it over died, too
+    for _ in range(3):  # those that took it over died, too
         killed(tmp_path, lambda j: (j, [list(events) for events in j.recover(10)]))
     assert len(recovered(tmp_path, deliver=1)) == 2
     assert len(recovered(tmp_path, deliver=2)) == 2
@@ -86,7 +86,7 @@ def test_a_living_process_keeps_what_is_its_own(tmp_path: Path) -> None:
     audit = association(living, ("A", "1.2", CT, 3))
     assert recovered(tmp_path) == []
     audit.instance(b"A", b"1.2", CT, "C", stored=True)
-    living.close()  # as at its end
+    living.close()  # as when its process ends
     (event,) = recovered(tmp_path)
     assert event.studies == (("1.2", {CT: 4}),)
     audit.ended()

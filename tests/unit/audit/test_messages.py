@@ -1,4 +1,4 @@
-"""Audit messages against the standard's own schema (PS3.15 A.5.1), whatever peers send."""
+"""Audit messages are valid by the standard's own schema (PS3.15 A.5.1), whatever peers send."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 
 
 def message(event: Event) -> etree._Element:
-    """The message as others read it, valid."""
+    """The message as parsed by a receiver, asserted to be valid."""
     root = etree.fromstring(render(event, REPORTER).xml)
     schema().assertValid(root)
     return root

@@ -1,4 +1,4 @@
-"""The way to the spool: bounded, tried again, counted; and never in the way of who records."""
+"""Delivery to the spool is bounded, retried and counted, and never blocks the threads that record."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def counted(metrics: Metrics, result: str) -> float:
 def wait(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
+        assert time.monotonic() < deadline, "the condition was not fulfilled in time"
         time.sleep(0.01)
 
 
@@ -106,7 +106,7 @@ def test_a_spool_that_cannot_be_written_is_tried_again(
 
 
 def alert(number: int) -> SecurityAlert:
-    """One of another host each."""
+    """An alert about host number `number`."""
     return SecurityAlert(now(), Node("X", f"10.0.{number // 256}.{number % 256}"), "no")
 
 
@@ -114,13 +114,13 @@ def test_what_finds_no_place_is_lost_and_counted_at_once(
     tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trail, "MOST_WAITING", 40)
-    audit = AuditTrail(metrics, spool=tmp_path)  # not started: nothing leaves the queues
+    audit = AuditTrail(metrics, spool=tmp_path)  # not started, so that nothing leaves the queues
     for number in range(20):
         audit.record(alert(number))
-    assert counted(metrics, "lost") == 10  # a quarter of the room is theirs
+    assert counted(metrics, "lost") == 10  # alerts may use a quarter of the queue
     for _ in range(40):
         audit.record(started())
-    assert counted(metrics, "lost") == 20  # and the rest is not
+    assert counted(metrics, "lost") == 20  # the rest is reserved for others
 
 
 def test_alerts_that_fill_their_part_of_the_spool_leave_the_rest_to_others(
@@ -140,7 +140,7 @@ def test_alerts_that_fill_their_part_of_the_spool_leave_the_rest_to_others(
     assert (kinds.count("110126"), kinds.count("110120")) == (10, 30)
     for path in tmp_path.glob("*-8.xml"):
         path.unlink()
-    monkeypatch.setattr(spool, "_FULL_LASTS", 0.0)  # as if that second were over
+    monkeypatch.setattr(spool, "_FULL_LASTS", 0.0)  # as if that second had passed
     audit.record(alert(100))
     wait(lambda: counted(metrics, "spooled") == 41)
     assert counted(metrics, "lost") == 15
@@ -159,7 +159,7 @@ def test_processes_that_write_at_once_see_each_other_s_alerts(tmp_path: Path, mo
 
 
 def timestamp() -> str:
-    """One that no other message has."""
+    """A timestamp that no other message has."""
     return now().isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
@@ -172,7 +172,7 @@ def test_repetitions_are_one_message(tmp_path: Path, metrics: Metrics, monkeypat
     wait(lambda: counted(metrics, "spooled") == 2)
     for _ in range(3):
         audit.record(alert(1))
-    audit.end(10)  # which tells what was being merged
+    audit.end(10)  # flushes the alerts that were being merged
     told = [root.xpath("//ParticipantObjectDetail[@type='Alert Count']/@value") for root in spooled(tmp_path)]
     counts = [int(base64.b64decode(value[0])) if value else 1 for value in told]
     assert sum(counts) == 103
@@ -241,7 +241,7 @@ def test_one_process_sends_on_and_foreign_files_are_left_alone(tmp_path: Path) -
 
 
 class ReceivingConnection:
-    """Stands for a `SyslogConnection` whose server takes everything."""
+    """A stand-in for a `SyslogConnection` whose server accepts everything."""
 
     def __init__(self) -> None:
         self.received: list[Rendered] = []
@@ -250,7 +250,7 @@ class ReceivingConnection:
         self.received += messages
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, since nothing is open."""
 
 
 def test_a_message_that_cannot_be_read_holds_up_no_other(tmp_path: Path, metrics: Metrics) -> None:
@@ -258,7 +258,7 @@ def test_a_message_that_cannot_be_read_holds_up_no_other(tmp_path: Path, metrics
     Spool(tmp_path).put(list(messages), [])
     oldest = min(tmp_path.glob("*.xml"))
     oldest.unlink()
-    oldest.mkdir()  # what reading says of it is an error for root, too
+    oldest.mkdir()  # so that reading fails for root, too
     connection, over = ReceivingConnection(), threading.Event()
     forwarding = Forwarding(Spool(tmp_path), connection, metrics, over)  # type: ignore[arg-type]
     thread = threading.Thread(target=forwarding.run)
@@ -272,7 +272,7 @@ def test_a_message_that_cannot_be_read_holds_up_no_other(tmp_path: Path, metrics
 def test_a_journal_that_hangs_holds_up_no_message(
     tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is in the store, whose file system may hang while the spool's is well."""
+    """The journal is in the store, whose file system may hang while the spool's does not."""
     goes_on = threading.Event()
     monkeypatch.setattr(Journal, "tend", lambda self, seconds: not goes_on.wait(DEADLINE))
     audit = AuditTrail(metrics, spool=tmp_path / "spool", journal=tmp_path / "journal")
@@ -313,7 +313,7 @@ def test_what_finds_no_place_is_counted_and_leaves_the_journal(
 def test_what_dead_processes_left_waits_in_the_journal_for_room(
     tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file tells of as many patients as it has entries."""
+    """A file may yield as many messages as it has entries, each for another patient."""
     monkeypatch.setattr(trail, "MOST_WAITING", 400)
     monkeypatch.setattr(trail, "RECOVER_EVERY", 0.01)
     folder = tmp_path / "journal"

@@ -1,4 +1,4 @@
-"""What an Association's instances come to: messages by patient, bounded."""
+"""The instances of an Association become a bounded number of messages, one per patient."""
 
 from __future__ import annotations
 

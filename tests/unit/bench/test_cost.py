@@ -1,4 +1,4 @@
-"""The table of costs: medians, and each against the first of its durability."""
+"""The table of costs: medians, and their ratios to the first of the same durability."""
 
 from __future__ import annotations
 

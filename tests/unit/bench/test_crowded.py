@@ -1,4 +1,4 @@
-"""What a siege has to show, and the crowd against a receiver that cuts at once."""
+"""The results that a siege must show, and the crowd against a receiver that cuts connections at once."""
 
 from __future__ import annotations
 

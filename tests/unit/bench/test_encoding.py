@@ -1,4 +1,4 @@
-"""What the raw sender puts on the wire, read back by pynetdicom and pydicom."""
+"""The raw sender's bytes are readable by pynetdicom and pydicom."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZES_AND_LIMITS = [(4096, 16384), (524288, 16384), (524288, 262144), (524288, 0
 
 
 def pdvs(stream: bytes) -> list[tuple[int, int, bytes]]:
-    """Context ID, message control header and fragment of each PDV, the PDUs decoded by pynetdicom."""
+    """Context ID, message control header and fragment of each PDV, from PDUs decoded by pynetdicom."""
     found, at = [], 0
     while at < len(stream):
         kind, length = struct.unpack_from(">BxI", stream, at)
@@ -50,7 +50,7 @@ def data_set_of(raw: bytes) -> Dataset:
 
 
 def encoded_file(raw: bytes) -> bytes:
-    """A Part 10 file around a data set in Explicit VR Little Endian."""
+    """A Part 10 file with this Data Set in Explicit VR Little Endian."""
     syntax = encoding.data_element(2, 0x10, b"UI", encoding.EXPLICIT_VR_LITTLE_ENDIAN)
     return b"\0" * 128 + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(syntax)) + syntax + raw
 
@@ -122,7 +122,7 @@ def test_the_associate_request_reads_back() -> None:
 
 @contextlib.contextmanager
 def receiving(handlers: list[Any]) -> Iterator[int]:
-    """The server of pynetdicom on a port of its choice, which is yielded."""
+    """Run pynetdicom's server on a free port, and yield the port."""
     ae = AE()
     ae.add_supported_context(encoding.CT_IMAGE_STORAGE.decode())
     ae.add_supported_context(encoding.VERIFICATION.decode())

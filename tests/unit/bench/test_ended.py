@@ -1,4 +1,4 @@
-"""A benchmark that is ended before its time."""
+"""A benchmark that is interrupted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE = 50.0
 
 @pytest.mark.timeout(200)
 def test_nothing_is_left_running_and_no_file_after_sigterm(tmp_path: Path) -> None:
-    """As soon as the receiver has processes of its own."""
+    """SIGTERM arrives as soon as the receiver has processes of its own."""
     scratch, output = tmp_path / "scratch", tmp_path / "results.json"
     scratch.mkdir()
     command = ["--only", "associations", "--peers", "dicomd-none", "--scratch", str(scratch), "--output", str(output)]
@@ -32,14 +32,14 @@ def test_nothing_is_left_running_and_no_file_after_sigterm(tmp_path: Path) -> No
     )
     started = [bench.pid]
     try:
-        wait_until(lambda: len(processes.tree(bench.pid)) > 2, PATIENCE, what="no receiver is started")
+        wait_until(lambda: len(processes.tree(bench.pid)) > 2, PATIENCE, what="no receiver was started")
         started = processes.tree(bench.pid)
         bench.send_signal(signal.SIGTERM)
         _, said = bench.communicate(timeout=PATIENCE)
         assert bench.returncode == 1
         assert b"interrupted" in said
         assert list(scratch.iterdir()) == []
-        wait_until(lambda: not any(map(exists, started)), PATIENCE, what=f"one of {started} goes on")
+        wait_until(lambda: not any(map(exists, started)), PATIENCE, what=f"one of {started} is still running")
     finally:
         for pid in filter(exists, started):
             os.kill(pid, signal.SIGKILL)

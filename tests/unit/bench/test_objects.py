@@ -1,4 +1,4 @@
-"""The files for senders that read files."""
+"""The files made for senders that read files."""
 
 from __future__ import annotations
 

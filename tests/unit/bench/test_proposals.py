@@ -1,4 +1,4 @@
-"""The attack of `./scripts/bench --proposals`, and what it has to show."""
+"""The attack of `./scripts/bench --proposals`, and the results that it must show."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""JSON, tables and the marked block of a document."""
+"""The report: JSON, tables, and the marked block of a document."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_median_table_shows_medians_units_and_gaps(results: report.Results) 
     assert [cell.strip() for cell in lines[2].strip("|").split("|")] == [
         *("512 KiB, 1 Association", "objects/s", "1,500", "-", "1,000", "-"),
     ]
-    assert len(lines) == 5  # head, rule, one rate, CPU and memory; nothing of what was not run
+    assert len(lines) == 5  # header, separator, one rate, CPU and memory; nothing that was not run
 
 
 def test_the_ratio_table_leaves_out_what_nobody_was_compared_in(results: report.Results) -> None:

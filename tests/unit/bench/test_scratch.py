@@ -1,4 +1,4 @@
-"""Folders that are emptied at once and deleted at the end."""
+"""Scratch folders are emptied at once and deleted at the end."""
 
 from __future__ import annotations
 

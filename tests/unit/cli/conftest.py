@@ -1,4 +1,4 @@
-"""A real DICOM peer in this process, and a way to call the command."""
+"""Fixtures: a real DICOM peer in this process, and a function that runs the command."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from dicomd.cli.main import main
 
 @dataclass
 class ReceivingPeer:
-    """pynetdicom's acceptor, what it has received, and how it answers."""
+    """pynetdicom's acceptor, the instances it has received, and its answers."""
 
     port: int = 0
     answer: Callable[[evt.Event], int | Dataset] = lambda event: 0x0000
@@ -69,7 +69,7 @@ def start_peer() -> Iterator[Callable[..., ReceivingPeer]]:
 
 @pytest.fixture
 def dicomd() -> Callable[..., Result]:
-    """Call `dicomd` with arguments; a traceback is an error of the test."""
+    """Run `dicomd` with arguments; an uncaught exception fails the test."""
 
     def call(*arguments: object) -> Result:
         result = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="dicomd")

@@ -1,4 +1,4 @@
-"""check-peer as an administrator meets it."""
+"""check-peer as an administrator uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""check-config, show-config and describe-config as an administrator meets them."""
+"""check-config, show-config and describe-config as an administrator uses them."""
 
 from collections.abc import Callable
 from pathlib import Path

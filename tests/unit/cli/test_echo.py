@@ -1,4 +1,4 @@
-"""`dicomd echo` against real peers, and against what is none."""
+"""`dicomd echo` against real peers, and against servers that don't speak DICOM."""
 
 import socket
 import threading
@@ -13,7 +13,7 @@ Call = Callable[..., Result]
 
 @contextmanager
 def tcp_peer(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A TCP peer for one connection; the port."""
+    """Run a TCP server for one connection, and yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def run() -> None:

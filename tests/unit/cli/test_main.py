@@ -1,4 +1,4 @@
-"""The command itself: help, version, and what is imported for them."""
+"""The command itself: help, version, and the modules that these import."""
 
 import subprocess
 import sys

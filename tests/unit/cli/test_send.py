@@ -57,7 +57,7 @@ def write_instance(path: Path, sop_class: str) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two instances, one below, and what is no DICOM."""
+    """A folder with two instances, one in a subfolder, and files that are not DICOM."""
     (tmp_path / "series").mkdir()
     shutil.copy(sample("CT_small.dcm"), tmp_path / "a.dcm")
     shutil.copy(sample("JPEG2000.dcm"), tmp_path / "series" / "b")

@@ -1,4 +1,4 @@
-"""`dicomd verify-store`: what it prints, and its exit status."""
+"""`dicomd verify-store`: its output and its exit status."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the machine says about a configuration."""
+"""The checks of a configuration against this machine."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ certificate = "{folder}/{certificate}"
 key = "{folder}/{key}"
 """
 
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_name_too_long_for_the_file_system_is_an_error(tmp_path: Path) -> None:
     assert [problem.key for problem in problems] == ["storage.root"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
 def test_folder_without_permission_is_an_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:

@@ -1,4 +1,4 @@
-"""[contexts] becomes UIDs."""
+"""The names and groups in [contexts] resolve to UIDs."""
 
 import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless

@@ -1,4 +1,4 @@
-"""The generated files are those of the schema. After a change:
+"""The generated files agree with the schema. After a change of the schema, run:
 
 python -m dicomd describe-config --format toml > etc/dicomd.toml
 python -m dicomd describe-config --format markdown > docs/configuration.md

@@ -1,4 +1,4 @@
-"""Reading a file: defaults, and every error at once in words."""
+"""Reading a configuration file: defaults, and readable messages for all errors at once."""
 
 import ipaddress
 import tomllib
@@ -79,7 +79,7 @@ syslog = ""
 
 
 def problems_of(text: str) -> dict[str, str]:
-    """Key to message of every problem in the text."""
+    """Every problem in the text: key → message."""
     with pytest.raises(ConfigError) as caught:
         parse_config(text, "f.toml")
     return {problem.key: f"{problem.what} ({problem.right})" for problem in caught.value.problems}

@@ -1,4 +1,4 @@
-"""Entries of [[peers]] that do nothing are pointed out."""
+"""Warnings about [[peers]] entries that have no effect."""
 
 from __future__ import annotations
 

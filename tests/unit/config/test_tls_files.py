@@ -1,4 +1,4 @@
-"""What is found out about the files of [tls]."""
+"""The findings about the files of [tls]."""
 
 import contextlib
 import ssl
@@ -27,7 +27,7 @@ CRL = ROOT.revocation_list(ROOT.issue("revoked"))
 
 @pytest.fixture
 def look_at(tmp_path: Path) -> Look:
-    """Look at a certificate and more files of [tls]."""
+    """Examine a certificate and other files of [tls]."""
 
     def look_at(certificate: Certificate, **files: bytes) -> Findings:
         served, key = certificate.write(tmp_path, "served")

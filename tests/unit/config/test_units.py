@@ -1,4 +1,4 @@
-"""Durations, sizes, rates and addresses: what is read, what is written, what is refused."""
+"""Durations, sizes, rates and addresses: reading, writing, and rejecting invalid ones."""
 
 import ipaddress
 

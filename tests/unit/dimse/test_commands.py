@@ -1,4 +1,4 @@
-"""Command Sets, encoded and decoded by pynetdicom at the other end."""
+"""Command Sets that are encoded and decoded by pynetdicom on the other side."""
 
 import struct
 from io import BytesIO
@@ -65,7 +65,7 @@ def test_what_cannot_be_answered_is_an_error(data: bytes) -> None:
 
 
 def test_a_cancel_request_comes_again_with_a_message_id_that_is_none() -> None:
-    """What it has in (0000,0110) is nobody's business; it isn't to be taken for a request's Message ID either."""
+    """A C-CANCEL has no Message ID of its own: (0000,0110) is ignored, and not taken for a request's Message ID."""
     cancel = (
         element(0x0100, US(0x0FFF))
         + element(0x0110, b"")

@@ -1,9 +1,8 @@
-"""The parts of docs/conformance-statement.md that the code knows better than a writer. After a change:
+"""Generates the parts of docs/conformance-statement.md that follow from the code. After a change of the code, run:
 
 .venv/bin/python -m tests.unit.docs.generated
 
-The rule: what stands between `<!-- generated: NAME -->` and `<!-- end: NAME -->` is this module's word, all else a
-writer's.
+The text between `<!-- generated: NAME -->` and `<!-- end: NAME -->` is generated; all other text is written by hand.
 """
 
 import re
@@ -44,12 +43,12 @@ SETTINGS = {
 
 
 def version() -> str:
-    """What is described."""
+    """The version that the statement describes."""
     return f"Product: dicomd, version {dicomd.__version__}"
 
 
 def implementation() -> str:
-    """PS3.7 §D.3.3.2."""
+    """The Implementation Class UID and Version Name (PS3.7 §D.3.3.2)."""
     return _table(
         ("item", "value"),
         [
@@ -60,7 +59,7 @@ def implementation() -> str:
 
 
 def sop_classes() -> str:
-    """The SOP Classes behind "all-storage", by name."""
+    """The SOP Classes in "all-storage", sorted by name."""
     keywords = {uid: entry[4] for uid, entry in UID_dictionary.items()}
     keywords |= {str(uid): keyword for keyword, uid in vars(pynetdicom.sop_class).items() if isinstance(uid, SOPClass)}
     found = sorted((_name(uid, keywords), keywords[uid], uid) for uid in resolve(["all-storage"], []).sop_classes or ())
@@ -69,14 +68,14 @@ def sop_classes() -> str:
 
 
 def transfer_syntaxes() -> str:
-    """The Transfer Syntaxes behind "all", in their order of preference."""
+    """The Transfer Syntaxes in "all", in order of preference."""
     found = resolve([], ["all"]).transfer_syntaxes
     rows = [(str(place), UID(uid).name, f"`{uid}`") for place, uid in enumerate(found, start=1)]
     return f"{len(rows)} Transfer Syntaxes:\n\n" + _table(("preference", "Transfer Syntax", "UID"), rows)
 
 
 def settings() -> str:
-    """The keys of the configuration that change what a peer meets, and their defaults."""
+    """The configuration keys that change the behaviour towards peers, and their defaults."""
     defaults = tomllib.loads(to_toml(Config()))
     rows = []
     for path, meaning in SETTINGS.items():
@@ -96,18 +95,18 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def with_parts(text: str) -> str:
-    """The text with every generated part as the code has it now. Raises LookupError where a part has no place."""
+    """The text with every generated part brought up to date. Raises LookupError if the marks of a part are missing."""
     for name, part in PARTS.items():
         begin, end = f"<!-- generated: {name} -->\n", f"\n<!-- end: {name} -->"
         if text.count(begin) != 1 or text.count(end) != 1:
-            raise LookupError(f"{begin.strip()} and {end.strip()} must each be there once")
+            raise LookupError(f"{begin.strip()} and {end.strip()} must each occur exactly once")
         before, _, rest = text.partition(begin)
         text = f"{before}{begin}\n{part()}\n{end}{rest.partition(end)[2]}"
     return text
 
 
 def _name(uid: str, keywords: dict[str, str]) -> str:
-    """The name of PS3.6; where pydicom doesn't know it yet, the words of the keyword."""
+    """The name from PS3.6, or the words of the keyword if pydicom doesn't know the name yet."""
     name = UID(uid).name
     return name if name != uid else re.sub(r"(?<=[a-z])(?=[A-Z])", " ", keywords[uid])
 

@@ -1,4 +1,4 @@
-"""Reading the project's Markdown as GitHub renders it: prose, code, links and the anchors that headings get."""
+"""Reads the project's Markdown as GitHub renders it: prose, code, links and the anchors of headings."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 
 
 class Block(NamedTuple):
-    """A fenced block: its language, "" if none is named, and its text."""
+    """A fenced block: its language ("" if none is named) and its text."""
 
     language: str
     text: str
@@ -35,7 +35,7 @@ def links(text: str) -> list[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """What `#…` may name: GitHub's slugs, a number behind one that comes again."""
+    """The possible targets of `#…`: GitHub's slugs, with a number appended to repeated ones."""
     found: dict[str, int] = {}
     result = set()
     for heading in _HEADING.findall(_FENCE.sub("", text)):
@@ -48,7 +48,7 @@ def anchors(text: str) -> set[str]:
 
 
 def section(text: str, heading: str) -> str:
-    """What stands under the heading, up to the next one of any level. Raises ValueError where there is none."""
+    """The text under a heading, up to the next one of any level. Raises ValueError if the heading doesn't exist."""
     begin = re.search(rf"^#{{1,6}} {re.escape(heading)}$", text, re.MULTILINE)
     if begin is None:
         raise ValueError(f"no heading {heading!r}")
@@ -69,12 +69,12 @@ def rows(text: str) -> list[list[str]]:
 
 
 def items(text: str) -> list[str]:
-    """The items of all lists in the text, without their marks, each with the lines that are indented below it."""
+    """The items of all lists in the text without their markers, each with the lines indented below it."""
     return [re.sub(r"\A(?:[-*]|\d+\.) ", "", entry) for entry in entries(text) if re.match(r"(?:[-*]|\d+\.) ", entry)]
 
 
 def entries(text: str) -> list[str]:
-    """What stands for itself: paragraphs, items of lists and rows of tables; no fenced blocks and no headings."""
+    """The independent units of text: paragraphs, list items and table rows, but no fenced blocks or headings."""
     found: list[str] = []
     for paragraph in re.split(r"\n\s*\n", _FENCE.sub("", text)):
         found += re.split(r"\n(?=\||[-*] |\d+\. )", paragraph.strip("\n"))

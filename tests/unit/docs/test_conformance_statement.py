@@ -1,4 +1,4 @@
-"""The Conformance Statement and the architecture say what the code does. After a change of the code:
+"""The Conformance Statement and the architecture agree with the code. After a change of the code, run:
 
 .venv/bin/python -m tests.unit.docs.generated
 """
@@ -20,7 +20,7 @@ SOURCE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "
 
 
 def test_generated_parts_are_current() -> None:
-    assert with_parts(TEXT) == TEXT, "regenerate it: python -m tests.unit.docs.generated"
+    assert with_parts(TEXT) == TEXT, "out of date; regenerate it: python -m tests.unit.docs.generated"
 
 
 def test_a_part_without_its_place_is_seen() -> None:

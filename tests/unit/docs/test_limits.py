@@ -1,4 +1,4 @@
-"""docs/limits.md names every limit that is counted, and no other."""
+"""docs/limits.md names every limit that is counted, and no others."""
 
 from dicomd.telemetry.labels import LIMITS
 from tests.unit.docs.markdown import ROOT, rows, section

@@ -1,4 +1,4 @@
-"""Whoever follows a link or opens a named file finds it."""
+"""Every link and every named file in the documents exists."""
 
 import re
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""What docs/ promise names the tests that show it, and whatever tests are named exist.
+"""Everything that docs/ promises names the tests that show it, and all tests that are named exist.
 
-The rule it keeps: a page's promise, limit, defence or invariant links to a test file; a test function stands in code
-beside a link to, or the path of, the file that has it.
+Each promise, limit, defence or invariant on a page must link to a test file. The name of a test function must appear in
+code, next to a link to the file that contains it or next to that file's path.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def page(name: str) -> str:
 
 
 def promises() -> list[tuple[str, str]]:
-    """Each that has to name a test: where it stands, and its text; of a row of a table, the first and the last cell."""
+    """Everything that has to name a test: the page, and the text (of a table row, its first and last cells)."""
     found = [("durability.md", item) for item in items(section(page("durability.md"), "What is promised"))]
     found += [("architecture.md", item) for item in items(section(page("architecture.md"), "Invariants"))]
     tables = [
@@ -39,20 +39,20 @@ def promises() -> list[tuple[str, str]]:
 
 
 def files_named(text: str) -> set[Path]:
-    """The test files that a text of docs/ links to, or has the path of."""
+    """The test files that a text in docs/ names by a link or by path."""
     found = {(ROOT / "docs" / link.partition("#")[0]).resolve() for link in links(text)}
     found |= {ROOT / span for span in spans(text) if span.startswith("tests/")}
     return {path for path in found if path.is_relative_to(TESTS) and _FILE.fullmatch(path.name)}
 
 
 def functions_named(text: str) -> set[str]:
-    """Without the parameters of parametrized ones, and without fixtures or folders of that name."""
+    """The test functions that a text names, without parameters; fixtures and folders with such names are left out."""
     return {found[1] for span in spans(text) if (found := _FUNCTION.fullmatch(span))}
 
 
 @cache
 def functions(file: Path) -> frozenset[str]:
-    """The test functions of a file, those of its classes included."""
+    """The test functions of a file, including those in classes."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     return frozenset(
@@ -64,14 +64,14 @@ def functions(file: Path) -> frozenset[str]:
 
 
 def without_test(name: str, text: str) -> str:
-    """What is wrong with a promise, "" for nothing."""
+    """The problem if a promise names no test, else ""."""
     if files_named(text):
         return ""
     return f"docs/{name} names no test that shows: {' '.join(text.split())}"
 
 
 def problems(name: str, text: str) -> list[str]:
-    """What is wrong with the tests that a page names."""
+    """The problems with the tests that a page names."""
     found = []
     known = {path.name for path in TESTS.rglob("test_*.py")}
     for entry in entries(text):
@@ -92,7 +92,7 @@ def test_a_promise_names_the_test_that_shows_it(name: str, text: str) -> None:
 
 
 def test_none_is_overlooked() -> None:
-    """The sections and tables are found: a page built otherwise would pass for one without promises."""
+    """The sections and tables are found: otherwise a restructured page would pass as one without promises."""
     counts = {name: sum(where == name for where, _ in promises()) for name, _ in promises()}
     bullets = len(re.findall(r"^- \*\*", section(page("durability.md"), "What is promised"), re.MULTILINE))
     assert counts.pop("durability.md") == bullets > 0

@@ -1,4 +1,4 @@
-"""What the README and the change log tell a newcomer is so."""
+"""The README and the change log tell newcomers the truth."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ COMMAND = re.compile(r"(?<![\w/.-])(?:\.venv/bin/)?dicomd ([a-z][a-z-]*)((?: [^\
 
 
 def commands(text: str) -> set[tuple[str, str]]:
-    """(command, its arguments) of each `dicomd …` in code: in spans, and at the prompts of console blocks."""
+    """(command, its arguments) of each `dicomd …` in code spans and at the prompts in console blocks."""
     prompts = [line[2:] for block in blocks(text) for line in block.text.splitlines() if line.startswith("$ ")]
     return {found for code in [*spans(text), *prompts] if (match := COMMAND.match(code)) for found in [match.groups()]}
 

@@ -1,4 +1,4 @@
-"""Metrics of several processes, as the exporter sees them while processes come and go."""
+"""Metrics of several processes, as the exporter reads them while processes start and end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory that workers share: counts that hold across processes, and survive the death of any of them."""
+"""The memory that workers share: counts are correct across processes and survive the death of any of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def enter(
 
 @pytest.fixture
 def forked() -> Iterator[Callable[[Callable[[], None]], int]]:
-    """Run something in a process of its own."""
+    """Run a function in a separate process."""
     pids = []
 
     def fork(run: Callable[[], None]) -> int:

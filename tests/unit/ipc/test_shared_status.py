@@ -1,4 +1,4 @@
-"""What the daemon shows of itself: bounded memory, whole records, and nothing that stays of who has gone."""
+"""The status in shared memory: bounded, read in whole records, with nothing left of processes that have ended."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_writer_that_died_in_the_middle_leaves_nothing_until_the_next() -> Non
     memory = memoryview(mmap.mmap(-1, 64))
     record = SeqlockRecord(memory)
     record.write("before")
-    memory[:4].cast("I")[0] |= 1  # as it is while somebody writes
+    memory[:4].cast("I")[0] |= 1  # as during a write
     assert record.read() is None
     record.write("after")
     assert record.read() == "after"

@@ -1,4 +1,4 @@
-"""Which format a scrape gets, by what real scrapers send and by what nobody should."""
+"""The format that a scrape gets, for the headers of real scrapers and for malformed ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Under which Host headers pages about peers are shown."""
+"""The Host headers for which pages about peers are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP endpoint, asked by real clients over loopback."""
+"""The HTTP endpoint, queried by real clients over loopback."""
 
 import gzip
 import http.client
@@ -24,7 +24,7 @@ DEADLINE = 20.0
 
 
 class Daemon:
-    """What the endpoint asks, settable by a test."""
+    """The answers that the endpoint gets from the daemon, which a test can set."""
 
     def __init__(self) -> None:
         self.healthy = True
@@ -85,7 +85,7 @@ def test_a_given_socket_is_served_by_a_process_that_may_make_none(
 def get(
     endpoint: HttpEndpoint, path: str, method: str = "GET", **headers: str
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
-    """Status, headers and body of one request."""
+    """Send one request; return status, headers and body."""
     host, port = endpoint.address
     connection = http.client.HTTPConnection(host, port, timeout=DEADLINE)
     try:
@@ -97,20 +97,20 @@ def get(
 
 
 def raw(endpoint: HttpEndpoint, request: bytes) -> bytes:
-    """The answer to these bytes, as far as it comes before the connection's end."""
+    """Send these bytes; return the answer as far as it was received before the connection ended."""
     answer = b""
     with silent(endpoint) as client:
         try:
             client.sendall(request)
             while data := client.recv(65536):
                 answer += data
-        except ConnectionResetError:  # what was sent beyond the answer is not read any more
+        except ConnectionResetError:  # bytes sent after the answer are not read
             pass
     return answer
 
 
 def silent(endpoint: HttpEndpoint) -> socket.socket:
-    """A client that connects and says nothing."""
+    """A client that connects and sends nothing."""
     return socket.create_connection(endpoint.address, timeout=DEADLINE)
 
 
@@ -180,7 +180,7 @@ def test_metrics_and_probes_take_any_host_or_none(endpoint: HttpEndpoint) -> Non
 
 
 def test_a_page_named_with_its_host_is_not_there(endpoint: HttpEndpoint) -> None:
-    """The absolute form (RFC 9112 §3.2.2) is for proxies; a Host header beside it means nothing."""
+    """The absolute form (RFC 9112 §3.2.2) is for proxies, and the Host header has no meaning with it."""
     for target in (b"http://evil.example/status", b"http://127.0.0.1/", b"//evil.example/status", b"http://[::1"):
         assert b" 404 " in raw(endpoint, b"GET " + target + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
 

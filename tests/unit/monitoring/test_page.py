@@ -1,4 +1,4 @@
-"""The status page: every state in words, and nothing of a stranger's that a browser would obey."""
+"""The status page: every state in words, and no text from strangers that a browser would obey."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ ROW = {
 
 
 class Document(HTMLParser):
-    """The elements, and the text without them."""
+    """The elements of a page, and its text without markup."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

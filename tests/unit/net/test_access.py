@@ -1,4 +1,4 @@
-"""Who is taken for whom, and what that one may do."""
+"""Which peer a connection is matched to, and what that peer may do."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_certificate_name_is_asked_for_in_vain_without_a_certificate() -> None
 
 
 def test_names_of_certificates_differ_in_the_case_of_ascii_letters_only() -> None:
-    """The Kelvin sign becomes a k where all of Unicode is folded."""
+    """Full Unicode case folding would turn the Kelvin sign into a k."""
     found = rules(peer("kt1", certificates=("kt1.example.org",)))
     assert judge(found, "X", "10.1.2.3", "KT1.EXAMPLE.ORG").refusal is None
     assert judge(found, "X", "10.1.2.3", "\u212at1.example.org").refusal is not None

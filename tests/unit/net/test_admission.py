@@ -1,4 +1,4 @@
-"""Who is let in, and that counts come back."""
+"""Which connections and Associations are admitted; counts return to zero afterwards."""
 
 import pytest
 
@@ -65,7 +65,7 @@ def test_not_ready_is_transient() -> None:
 
 
 def test_a_permanent_refusal_comes_before_a_transient_one() -> None:
-    """A peer that may never come in is not told to try again."""
+    """A peer that will never be admitted must not be invited to try again."""
     assert codes(rejection(admission(STRICT, unready="disk full"), asked(calling="OTHER"))) == (1, 1, 3)
 
 

@@ -1,4 +1,4 @@
-"""An Association at its end: nothing of it waits for the garbage collector, which may be long in coming."""
+"""Nothing of an ended Association is left to the garbage collector, which may not run for a long time."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def new_report() -> AssociationReport:
 
 
 def left_behind(settings: AcceptorSettings, sent: bytes, transport: Transport) -> Association | None:
-    """An Association whose peer sends this and then nothing more, after its end."""
+    """An ended Association whose peer sent only this, or None if it has been freed."""
     report = new_report()
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as peer:
         peer.sendall(sent)
@@ -151,7 +151,7 @@ def test_a_stop_comes_between_two_messages_that_have_arrived_already(
 
 
 class Watched(BufferPool):
-    """Tells when a buffer has come back."""
+    """Signals when a buffer has been returned."""
 
     def __init__(self) -> None:
         super().__init__()

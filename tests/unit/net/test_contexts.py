@@ -1,4 +1,4 @@
-"""What a line says of Presentation Contexts: refused ones first, sixteen at most, in what a field has room for."""
+"""Presentation Contexts in a log line: refused ones first, at most sixteen, within the bounds of a field."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 
 @pytest.fixture(autouse=True, scope="module")
 def as_in_the_daemon() -> Iterator[None]:
-    """Nothing is said by pydicom of what is no UID: see `quiet_decoders`."""
+    """Silence pydicom about invalid UIDs, as `quiet_decoders` does in the daemon."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(pydicom.config.settings, "reading_validation_mode", pydicom.config.IGNORE)
         yield
@@ -96,7 +96,7 @@ def test_whatever_is_proposed_fits_into_one_field(few: list[ProposedContext], ti
     contexts = few * times
     found = line_of(contexts)
     assert len(orjson.dumps(found)) <= MAX_VALUE
-    assert safe_value(found) == found, "nothing is cut a second time"
+    assert safe_value(found) == found, "the value was cut a second time"
     named = [context for context in found if isinstance(context, dict)]
     assert len(named) <= MAX_NAMED
     assert len(named) == len(contexts) or isinstance(found[-1], str)

@@ -1,4 +1,4 @@
-"""Large A-ASSOCIATE-RQs: how many are read at once, whose turn it is, and how long the others wait."""
+"""Large A-ASSOCIATE-RQs: how many are read at once, in which order, and how long the others wait."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dicomd.net.large_requests import LargeRequests, Place
 from tests.support.waiting import wait_until
 
 SOON, LATER = 0.01, 60.0
-"""Seconds: for a wait that is to end in vain, and for one that isn't."""
+"""Seconds: for a wait that should time out, and for one that should not."""
 
 
 @pytest.fixture
@@ -56,9 +56,9 @@ def test_a_place_goes_to_the_first_who_may_have_it(threads: ThreadPoolExecutor) 
 
     for count, (name, host) in enumerate([("a", "A"), ("b1", "B"), ("b2", "B"), ("c", "C")], 1):
         waiting.append(threads.submit(wait, name, host))
-        wait_until(waits(requests, count), what="the thread waits")
-    requests.leave(places[1])  # "a" is first, but A has all of its places
-    wait_until(lambda: len(order) == 3, what="those that don't wait for A have been served")
+        wait_until(waits(requests, count), what="the thread does not wait")
+    requests.leave(places[1])  # "a" is first in the queue, but host A has used all of its places
+    wait_until(lambda: len(order) == 3, what="those that don't depend on A have not been served")
     assert order == ["b1", "b2", "c"]
     requests.leave(places[0])
     for future in waiting:
@@ -77,7 +77,7 @@ def test_only_one_is_judged_at_a_time(threads: ThreadPoolExecutor) -> None:
         with requests.turn(until(LATER)):
             judging += 1
             most = max(most, judging)
-            time.sleep(0)  # let others in, if they could come
+            time.sleep(0)  # gives others the chance to enter, if they can
             judging -= 1
         requests.leave(place)
 
@@ -88,7 +88,7 @@ def test_only_one_is_judged_at_a_time(threads: ThreadPoolExecutor) -> None:
 
 
 def test_after_an_expensive_one_the_next_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the time that the connection took of the processor; so the clock is told, and nothing is slept through."""
+    """The pause depends on the CPU time that the connection used. The clock is set by the test, so nothing sleeps."""
     now, used, slept = 1000.0, 0.0, list[float]()
     clock = type("Clock", (), {"monotonic": lambda: now, "thread_time": lambda: used, "sleep": slept.append})
     monkeypatch.setattr(large_requests, "time", clock)
@@ -103,25 +103,25 @@ def test_after_an_expensive_one_the_next_waits(monkeypatch: pytest.MonkeyPatch) 
     used += 2.0
     requests.leave(place)
     with pytest.raises(TimedOutError), requests.turn(now + 10):
-        pytest.fail("its turn comes after ARTIM")
+        pytest.fail("it would get its turn only after ARTIM has expired")
 
 
 def test_who_waits_for_a_turn_in_vain_leaves_no_trace() -> None:
     requests = LargeRequests()
     with requests.turn(until(SOON)), pytest.raises(TimedOutError), requests.turn(until(SOON)):
-        pytest.fail("two at once")
+        pytest.fail("two are read at once")
     with requests.turn(until(SOON)):
         pass
 
 
 def test_a_place_that_comes_as_the_time_ends_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the end of the wait and the look whether it was in vain somebody may have left."""
+    """A place may become free between the end of the wait and the check whether it has timed out."""
     requests = LargeRequests(places=1)
     place = requests.enter("A", until(SOON))
     acquire = threading.Lock().acquire
 
     class Late:
-        """A lock whose wait ends without it, while the place is given."""
+        """A lock whose wait times out just as the place is given."""
 
         def acquire(self, timeout: float = -1) -> bool:
             if timeout >= 0:

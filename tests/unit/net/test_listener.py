@@ -1,4 +1,4 @@
-"""The accept loop, as far as no daemon can be brought to show it at will."""
+"""The accept loop, in situations that can't be produced at will with a running daemon."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 
 
 class Siblings:
-    """Another process that accepts on the same sockets, and is busier or not."""
+    """Another process that accepts on the same sockets and may be busier."""
 
     def __init__(self, *, should_yield: bool) -> None:
         self._gives_way = should_yield
@@ -36,7 +36,7 @@ class Siblings:
 
 
 class Accepting(ConnectionAcceptor):
-    """Accepts, and says on which listener it would have."""
+    """Accepts connections and records on which listener."""
 
     def __init__(self, listeners: list[ListeningSocket], siblings: Siblings | None = None) -> None:
         nothing: Any = SimpleNamespace(tls=None)
@@ -46,7 +46,7 @@ class Accepting(ConnectionAcceptor):
     def _accept(self, listener: ListeningSocket, wakeup: int) -> None:
         try:
             listener.sock.accept()[0].close()
-        except OSError:  # taken by another, or no descriptor for it
+        except OSError:  # accepted by another process, or no descriptor is free
             return
         self.accepted.append(listener.name)
 
@@ -71,7 +71,7 @@ def connect(listener: ListeningSocket) -> socket.socket:
 
 
 def serve_until(acceptor: Accepting, wakeup: int, *accepted: str) -> None:
-    """Serve until connections on these listeners have been accepted; they may take a moment to come."""
+    """Serve until connections on these listeners have been accepted; they may take a moment to arrive."""
 
     def done() -> bool:
         acceptor.serve(wakeup, 0.01)
@@ -86,7 +86,7 @@ def test_to_wait_for_connections_takes_no_descriptor(listeners: list[ListeningSo
     taken: list[int] = []
     with connect(listeners[0]):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        highest = max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())  # of other tests
+        highest = max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())  # including those of other tests
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, highest + 16), hard))
         try:
             with pytest.raises(OSError, match="Too many open files"):

@@ -1,4 +1,4 @@
-"""Who does the work: an idle thread, or else a new one."""
+"""Work is done by an idle thread if there is one, else by a new one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def threads(name: str) -> list[threading.Thread]:
 
 
 def done_by(team: ConnectionThreads) -> threading.Thread:
-    """Which thread does what `team` is given."""
+    """The thread that does a piece of work given to `team`."""
     found: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
     team.assign(lambda: found.put(threading.current_thread()))
     return found.get(timeout=10)
@@ -68,7 +68,7 @@ def test_no_more_than_so_many_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     may_end.set()
     wait_until(lambda: len(threads("many")) == 2 and idle(team, 2)())
     monkeypatch.setattr(thread_pool, "_STAYS", 0)
-    for _ in range(2):  # they stay no longer, once they are through with this
+    for _ in range(2):  # once they have done this they end
         team.assign(lambda: None)
     wait_until(lambda: not threads("many"))
 

@@ -1,4 +1,4 @@
-"""The TLS transport on a real socket, and what is told of certificates and errors."""
+"""The TLS transport on a real socket, and the messages about certificates and errors."""
 
 import socket
 import ssl
@@ -21,7 +21,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 
 class Requestor:
-    """The other side: TLS in memory, so that a test decides which bytes go out when."""
+    """The other side, with TLS in memory, so that a test decides when which bytes are sent."""
 
     def __init__(self, address: tuple[str, int], trusted: Path) -> None:
         self.sock = socket.create_connection(address, timeout=20)
@@ -133,7 +133,7 @@ def test_a_woken_transport_can_still_send(pair: tuple[TlsTransport, Requestor]) 
     transport.send(b"farewell")
     assert requestor.read() == b"farewell"
     transport.close()
-    assert requestor.read() == b"", "close_notify, not only the end of the connection"
+    assert requestor.read() == b"", "the connection ended without close_notify"
 
 
 def test_a_handshake_can_be_woken(pair: tuple[TlsTransport, Requestor]) -> None:
@@ -161,7 +161,7 @@ def test_what_came_before_a_reset_counts(pair: tuple[TlsTransport, Requestor]) -
     transport, requestor = secured(pair)
     transport.send(b"never read")
     requestor.send(requestor.encrypted(b"abort"), 100)
-    requestor.sock.close()  # with unread bytes: the kernel resets
+    requestor.sock.close()  # with unread bytes, so that the kernel sends a reset
     buffer = memoryview(bytearray(100))
     assert transport.receive_into(buffer, acknowledge=True) == 5
     with pytest.raises(ConnectionLostError):

@@ -1,4 +1,4 @@
-"""Time limits on a real socket pair over loopback."""
+"""The time limits of the transport, on a real socket pair over loopback."""
 
 import socket
 import time
@@ -175,7 +175,7 @@ def test_only_waiting_for_the_peer_counts(pair: Pair, monkeypatch: pytest.Monkey
     deadline.in_message()
     deadline.before_receive()
     deadline.received(1)
-    if slow == "the disk here":  # between a read and the next one
+    if slow == "the disk here":  # between one read and the next
         now = 3600.0
         deadline.before_receive()
         deadline.received(1)

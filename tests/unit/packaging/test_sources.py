@@ -1,4 +1,4 @@
-"""What the package is made from, checked without building it."""
+"""The sources of the Debian package, checked without building it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_copyright_names_every_library_of_the_lock() -> None:
     lock = (ROOT / "requirements" / "run.txt").read_text()
     names = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE)) - {
         "flit-core"
-    }  # builds dicomd, isn't in the package
+    }  # needed to build dicomd, not part of the package
     text = (DEBIAN / "copyright").read_text()
     assert [name for name in sorted(names) if name.replace("-", "_") not in text and name not in text] == []
 
@@ -74,4 +74,4 @@ def test_the_copyright_names_every_library_of_the_lock() -> None:
 def test_nothing_of_tmpfiles_empties_a_folder() -> None:
     lines = (ROOT / "packaging" / "dicomd.tmpfiles").read_text().splitlines()
     kinds = {line.split()[0] for line in lines if line and not line.startswith("#")}
-    assert kinds == {"d"}  # D, r, R and $ would delete when the package is removed or purged
+    assert kinds == {"d"}  # D, r, R and $ would delete files when the package is removed or purged

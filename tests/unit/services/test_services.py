@@ -1,4 +1,4 @@
-"""From requests to statuses, with a store in memory that keeps the promises of `store.types`."""
+"""Requests and their statuses, with a store in memory that keeps the promises of `store.types`."""
 
 import gc
 import struct
@@ -123,7 +123,7 @@ def test_no_memory_is_a_lack_of_resources() -> None:
 
 
 def test_a_failure_keeps_nothing_open_that_the_store_had_open() -> None:
-    """Else each failure for want of descriptors would leave fewer, until the collector of cycles comes by."""
+    """Otherwise each failure for lack of descriptors would leak more of them until the garbage collector runs."""
 
     class Open:
         pass

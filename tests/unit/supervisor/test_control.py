@@ -1,4 +1,4 @@
-"""The control socket: whatever a client does, the one who serves it never waits."""
+"""The control socket: whatever a client does, the process that serves it never waits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAIT = b'{"command": "wait"}\n'
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """One whose path is too long for a socket's address."""
+    """A folder whose path is too long for a socket address."""
     found = tmp_path / ("long" * 30)
     found.mkdir()
     return found
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 @contextmanager
 def serving(folder: Path, handler: Callable[[dict[str, Any], Caller], None]) -> Iterator[ControlSocket]:
-    """A loop like the supervisor's, whose turns are timed."""
+    """Serve in a loop like the supervisor's, whose iterations are timed."""
     server = ControlSocket(folder, handler)
     over = threading.Event()
     longest = 0.0
@@ -63,7 +63,7 @@ def echo(request: dict[str, Any], caller: Caller) -> None:
 
 
 class Waiting:
-    """A handler that answers everything but a wait, and keeps those who wait."""
+    """A handler that answers all requests but "wait", whose callers it keeps."""
 
     def __init__(self) -> None:
         self.callers: list[Caller] = []
@@ -155,11 +155,11 @@ def test_one_that_waits_and_hangs_up_is_gone(folder: Path) -> None:
             connected_and_sent(folder, WAIT).close()
         wait_until(lambda: len(waiting.callers) == 100 and all(caller.gone for caller in waiting.callers))
         assert len(server.sources()) == 1
-        waiting.callers[0].answer({"ok": True})  # nobody hears it
+        waiting.callers[0].answer({"ok": True})  # the caller is gone
 
 
 def test_one_that_ends_its_request_with_the_end_of_its_side_is_answered(folder: Path) -> None:
-    """As socat and nc do."""
+    """As socat and nc do: they close their sending side after the request."""
     waiting = Waiting()
     with serving(folder, waiting), connected_and_sent(folder, WAIT) as sock:
         sock.shutdown(socket.SHUT_WR)
@@ -179,7 +179,7 @@ def test_those_who_wait_leave_places_for_others_and_the_oldest_is_told_where_the
             wait_until(lambda: len(waiting.callers) == len(socks))
             assert ask(folder, {}, timeout=10)["ok"]
         assert "more than 32 commands wait" in json.loads(socks[0].recv(1000))["error"]
-        waiting.callers[0].answer({"ok": True})  # it has had its answer
+        waiting.callers[0].answer({"ok": True})  # it has already been answered
         assert socks[0].recv(10) == b""
         waiting.callers[1].answer({"ok": True})
         assert socks[1].recv(100) == b'{"ok":true}\n'
@@ -191,7 +191,7 @@ def test_a_thousand_connections_that_never_come_to_the_point_keep_nobody_out(fol
         for _ in range(10):
             for _ in range(100):
                 stack.enter_context(connected_and_sent(folder, sent))
-            assert ask(folder, {}, timeout=4.0)["ok"]  # less than the time that they have
+            assert ask(folder, {}, timeout=4.0)["ok"]  # less than the time limit of the stalled callers
         assert len(server.sources()) <= 1 + control._MAX_TALKING + 64
 
 
@@ -231,7 +231,7 @@ def test_a_socket_whose_backlog_is_full_is_waited_for(folder: Path) -> None:
             ask(folder, {}, timeout=0.2)
         freed = threading.Timer(0.2, lambda: stack.enter_context(server.accept()[0]))
         freed.start()
-        with pytest.raises(NoDaemonError, match=r"gave no answer within 1 s"):  # connected, but nobody answers
+        with pytest.raises(NoDaemonError, match=r"gave no answer within 1 s"):  # connected, but without an answer
             ask(folder, {}, timeout=1)
         freed.join()
         assert first.fileno() >= 0

@@ -1,4 +1,4 @@
-"""What systemd is told, and that nobody waits for a systemd that doesn't listen."""
+"""The notifications to systemd, which never block even if systemd doesn't read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicomd.supervisor.notify import Notifier
 
 @pytest.fixture
 def systemd(tmp_path: Path) -> Iterator[socket.socket]:
-    """Its end, which is read where a test reads it."""
+    """The end of the socket that belongs to systemd. It is read only when a test reads it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
         sock.setblocking(False)
@@ -21,7 +21,7 @@ def systemd(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def heard(systemd: socket.socket) -> list[str]:
-    """All that has arrived."""
+    """All notifications that have arrived."""
     messages = []
     while True:
         try:
@@ -40,10 +40,10 @@ def test_systemd_is_told_and_the_variables_are_taken_away(systemd: socket.socket
     assert environ == {"HOME": "/"}
     assert told.watchdog_interval == 15.0
     told.ready("one worker")
-    told.status("one worker")  # it knows
+    told.status("one worker")  # unchanged, so it is not sent again
     told.status("two workers")
     told.alive()
-    told.alive()  # none is due
+    told.alive()  # no watchdog message is due
     told.stopping("the end")
     assert heard(systemd) == [
         "READY=1\nSTATUS=one worker",
@@ -54,14 +54,14 @@ def test_systemd_is_told_and_the_variables_are_taken_away(systemd: socket.socket
 
 
 def test_a_systemd_that_stands_still_holds_nobody_up_and_learns_the_latest_of_each(systemd: socket.socket) -> None:
-    """With a wait of a second each, this would take minutes."""
+    """If each notification waited for a second, this test would take minutes."""
     told = notifier(systemd)
     for number in range(500):
         told.reloading()
         told.status(f"status {number}")
         told.ready(f"reload {number}")
     first = heard(systemd)
-    assert 0 < len(first) < 1000  # its queue was full
+    assert 0 < len(first) < 1000  # then the queue was full
     told.alive()
     rest = heard(systemd)
     assert [message.partition("=")[0] for message in rest] == ["RELOADING", "STATUS", "READY"]

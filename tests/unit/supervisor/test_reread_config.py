@@ -1,4 +1,4 @@
-"""What a reload takes from a new configuration, and what it leaves as it is."""
+"""Which settings a reload applies from a new configuration, and which it leaves unchanged."""
 
 from __future__ import annotations
 

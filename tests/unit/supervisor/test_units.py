@@ -1,4 +1,4 @@
-"""The shipped systemd units: systemd's own opinion of them, and that they fit what the daemon expects."""
+"""The shipped systemd units pass systemd's own checks and match what the daemon expects."""
 
 from __future__ import annotations
 

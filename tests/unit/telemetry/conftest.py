@@ -1,4 +1,4 @@
-"""A log that is written to a file, and everything put back afterwards."""
+"""A fixture that logs to a file, and restores all logging settings afterwards."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ def _log_put_back() -> Iterator[None]:
 
 @pytest.fixture
 def json_log(tmp_path: Path) -> Iterator[Lines]:
-    """Configure the log as JSON into a file; called, gives the lines so far."""
+    """Log as JSON into a file; return a function that reads the lines so far."""
     path = tmp_path / "log.json"
     with path.open("w") as stream:
         logs.configure_logging("json", "debug", stream)

@@ -1,4 +1,4 @@
-"""The budgets of log lines: of a host, of all strangers, and what is told of the lines left out."""
+"""The budgets of log lines: per host and for all strangers, and the reports of suppressed lines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REJECTED = "association rejected"
 
 
 class Clock:
-    """The monotonic clock, as the test moves it."""
+    """A monotonic clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -53,7 +53,7 @@ def budget(clock: Clock) -> LineBudget:
 
 
 def ask(budget: LineBudget, host: str, size: int, peer: str = "unknown", event: str = REJECTED) -> bool:
-    """One line, as the logger asks for it."""
+    """Request the budget for one line, as the logger does."""
     if budget.is_spent(host, peer, event):
         budget.leave_out(host, event)
         return False
@@ -61,13 +61,13 @@ def ask(budget: LineBudget, host: str, size: int, peer: str = "unknown", event: 
 
 
 def written(budget: LineBudget, host: str, count: int, size: int = 1000, peer: str = "unknown") -> int:
-    """How many of so many lines are written."""
+    """How many of `count` lines are written."""
     return sum(ask(budget, host, size, peer) for _ in range(count))
 
 
 def test_a_host_has_its_bytes_and_then_no_more_while_it_goes_on(budget: LineBudget, clock: Clock) -> None:
     assert 0.9 * HOST_BYTES <= 1000 * written(budget, "a", 2000) <= HOST_BYTES
-    for _ in range(60):  # 200 lines a second are twice what it may have
+    for _ in range(60):  # 200 lines per second are twice its budget
         clock.now += 1
         assert written(budget, "a", 200) == 0
 
@@ -91,7 +91,7 @@ def test_all_strangers_together_have_theirs_and_peers_are_none(budget: LineBudge
     assert written(budget, "10.0.1.1", 1) == 0
     assert written(budget, "192.168.1.1", 500, peer="ct1") == 500
     clock.now += WINDOW + 1
-    assert written(budget, "10.0.1.1", 1) == 1, "it had asked for nothing else"
+    assert written(budget, "10.0.1.1", 1) == 1, "the new window did not renew the budget"
 
 
 def test_so_have_all_that_say_they_are_the_same_peer(budget: LineBudget) -> None:
@@ -108,7 +108,7 @@ def test_instances_that_come_once_more_leave_room_for_what_fails(budget: LineBud
         for host in range(hosts):
             repeated += sum(ask(budget, f"h{host}", 1000, "ct1", "instance stored") for _ in range(300))
             assert ask(budget, f"h{host}", 2000, "ct1", "store failed")
-    assert repeated > 2000, "and some of them are told all the time"
+    assert repeated > 2000, "too few of the repeated lines were written"
 
 
 @given(st.data())
@@ -169,23 +169,23 @@ def test_a_crowd_of_addresses_shares_one_account_and_washes_none_out(budget: Lin
     written(budget, "a", 2000, peer="")
     crowd = sum(ask(budget, f"h{host}", 1000, peer="") for host in range(10 * ACCOUNTS))
     assert ACCOUNTS <= crowd <= ACCOUNTS + HOST_BYTES // 1000
-    assert budget.is_spent("another", "", REJECTED), "known before its line is made"
+    assert budget.is_spent("another", "", REJECTED), "the spent budget was not known before making the line"
     assert written(budget, "a", 100, peer="") == 0
     clock.now += WINDOW + 1
     budget.take_left_out(at_once=True)
-    assert ask(budget, "new", 1000), "accounts of hosts that have left are free again"
+    assert ask(budget, "new", 1000), "the accounts of hosts that have left were not freed"
 
 
 def test_a_crowd_of_strangers_takes_no_peer_its_account(budget: LineBudget) -> None:
     for host in range(10 * ACCOUNTS):
         ask(budget, f"h{host}", 400)
     assert not ask(budget, "another", 400)
-    for peer in range(2):  # more might share a set of accounts
+    for peer in range(2):  # more peers might share a set of accounts
         assert written(budget, f"192.168.1.{peer}", 20, peer=f"ct{peer}") == 20
 
 
 def test_processes_share_it(clock: Clock) -> None:
-    """Several at once, each with the lock of one process: what is lost to chance here, the daemon's lock prevents."""
+    """Several processes at once, each with a lock of its own: the daemon's shared lock prevents the races lost here."""
     budget = LineBudget(clock=clock)
     for _ in range(4):
         child = os.fork()
@@ -216,7 +216,7 @@ def test_a_long_or_odd_name_is_no_trouble(budget: LineBudget) -> None:
 
 
 def test_the_events_are_what_is_logged() -> None:
-    """A text that is worded anew would be counted as "other"."""
+    """An event whose text was changed would be counted as "other"."""
     package = Path(__file__).parents[3] / "dicomd"
     source = "".join(path.read_text() for path in (package / "net").glob("*.py"))
     messages = {message.value for message in Message}
@@ -268,7 +268,7 @@ def test_stored_instances_are_always_told(log: Callable[[], list[str]]) -> None:
         )
     assert len(log()) == 5000
     bound.warning(Message.STORE_FAILED)
-    assert len(log()) == 5001, "they leave room for what goes wrong"
+    assert len(log()) == 5001, "lines about stored instances left no room for failures"
 
 
 def test_what_is_left_out_is_told_and_counted(tmp_path: Path, budget: LineBudget, clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""What may be in a line: keys from a list, values that can't break out of it."""
+"""The fields of a log line: only known keys, and values that can't break out of the line."""
 
 import ast
 from collections.abc import Iterator
@@ -75,11 +75,11 @@ def test_journal_fields_are_upper_case_in_our_name_space() -> None:
     assert journal_field("dicomd_worker") == "DICOMD_WORKER"
     assert journal_field("outcome") == "DICOMD_OUTCOME"
     assert len({journal_field(key) for key in FIELDS}) == len(FIELDS)
-    assert all(len(journal_field(key)) <= 64 for key in FIELDS)  # journald drops longer ones
+    assert all(len(journal_field(key)) <= 64 for key in FIELDS)  # journald drops longer names
 
 
 def log_calls() -> Iterator[tuple[str, ast.Call, str]]:
-    """Yield (where, call, method) of every call of a logger's method in the package: on a name that ends in log."""
+    """Yield (place, call, method) for every logging call in the package, on a name that ends in "log"."""
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in METHODS:

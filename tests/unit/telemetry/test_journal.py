@@ -1,4 +1,4 @@
-"""Entries of the journal, as a socket in journald's place gets them; and what becomes of them when it doesn't read."""
+"""Journal entries as received by a socket in place of journald, and their loss when it doesn't read them."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_what_is_encoded_is_what_is_read(fields: list[str]) -> None:
 
 
 def test_a_journal_that_stands_still_costs_entries_and_no_time(journal: Journal) -> None:
-    """The queue of a datagram socket is short: a sender that waits for room in it waits for ever."""
+    """The queue of a datagram socket is short: a sender that waited for room in it would wait for ever."""
     metrics = Metrics(CollectorRegistry(), version="1")
     configure_logging("journald", "info", metrics=metrics)
     journal.stand_still()
@@ -121,7 +121,7 @@ def test_a_journal_that_stands_still_costs_entries_and_no_time(journal: Journal)
 
     logging = threading.Thread(target=log, daemon=True)
     logging.start()
-    assert over.wait(30), "logging waits for the journal"
+    assert over.wait(30), "logging blocks on the journal"
     logging.join()
     lost = metrics.registry.get_sample_value("dicomd_log_records_lost_total")
     assert lost
@@ -146,7 +146,7 @@ def test_a_journal_that_went_away_costs_the_entry_only(journal: Journal) -> None
 
 
 def test_a_restarted_journal_is_found(journal: Journal) -> None:
-    """It listens on another socket of the same name: what was connected to the first would be lost."""
+    """It listens on a new socket of the same name; entries sent to the old one would be lost."""
     writer = JournalWriter(notice=lambda _: ("MESSAGE=lost",), on_lost=lambda: None)
     writer.info("MESSAGE=a")
     wait_until(lambda: journal.entries)

@@ -1,4 +1,4 @@
-"""No line is longer than 16 KiB and no field of the journal than 4,000 bytes, whatever is to be said."""
+"""No line is longer than 16 KiB and no field of the journal longer than 4,000 bytes, whatever is logged."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,8 +17,8 @@ from tests.support.journal import decode
 
 COUNTS: dict[str, Callable[[float], None]] = dict.fromkeys(LEVELS, lambda amount: None)
 CONSTANTS = {"dicomd_worker": "0", "dicomd_generation": 1}
-# What a stranger can do with 250 KB: unprintable characters (four times as long once escaped), quotes and
-# backslashes (twice as long in JSON), characters of four bytes.
+# The worst that a stranger can do with 250 KB: unprintable characters (four times as long once escaped), quotes and
+# backslashes (twice as long in JSON), and characters of four bytes.
 NASTY = st.builds(lambda text, times: text * times, st.text(), st.sampled_from([1, 64, 5000]))
 VALUES = st.recursive(
     NASTY | st.none() | st.booleans() | st.integers() | st.floats() | st.binary(),
@@ -32,7 +32,7 @@ MANY = dict.fromkeys(sorted(FIELDS), ["\x80" * 64, {"a": "\\" * 64}] * 1000)
 
 
 def error(depth: int = 8) -> Exception:
-    """One with a traceback that is too long, of characters that JSON escapes."""
+    """An exception with too long a traceback, full of characters that JSON escapes."""
     try:
         [].index(depth) if not depth else _raise(error(depth - 1))
     except (TypeError, ValueError) as cause:
@@ -88,7 +88,7 @@ def test_any_line_is_bounded_in_each_format(event: str, entry: dict[str, Any]) -
 @pytest.mark.parametrize("entry", [ALL_LONG, MANY, made_safe(ALL_LONG)], ids=["texts", "lists", "safe"])
 def test_a_line_with_every_key_at_its_longest_is_bounded(entry: dict[str, Any]) -> None:
     for event in (Message.ASSOCIATION_REJECTED, "\x80" * 5000):
-        assert set(check_json(event, entry)) >= FIELDS, "cut, and none left out"
+        assert set(check_json(event, entry)) >= FIELDS, "a key was left out instead of cut"
         check_console(event, entry)
         assert len(check_journal(event, entry)) >= len(FIELDS)
 
@@ -97,7 +97,7 @@ def test_a_line_that_is_too_long_says_what_was_cut() -> None:
     entry = {"dicom_calling_aet": "CT1", "result": 1, **dict.fromkeys(("advice", "detail"), '"' * 512)}
     entry |= dict.fromkeys(("contexts", "certificate_names", "config_errors", "rule", "listeners"), ['"' * 500] * 100)
     line = check_json("x", entry)
-    assert (line["dicom_calling_aet"], line["result"]) == ("CT1", 1), "what is short stays whole"
+    assert (line["dicom_calling_aet"], line["result"]) == ("CT1", 1), "a short value was cut"
     assert line["contexts"][-1].startswith("… and ")
     assert "…" in check_console("x", entry)
     assert check_journal("x", entry)["DICOM_CALLING_AET"] == "CT1"

@@ -1,4 +1,4 @@
-"""The log as operators get it: JSON, on a terminal, in the journal."""
+"""The log as operators see it: as JSON, on a terminal, and in the journal."""
 
 import io
 import json

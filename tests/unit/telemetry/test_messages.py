@@ -1,4 +1,4 @@
-"""The catalog explains every message, in fields that entries can have."""
+"""The catalog explains every message, using only fields that entries can have."""
 
 import re
 import shutil
@@ -46,7 +46,7 @@ def test_the_catalog_names_only_fields_that_a_line_may_carry() -> None:
 
 def test_journalctl_compiles_the_catalog(tmp_path: Path) -> None:
     if shutil.which("journalctl") is None:
-        pytest.skip("no journalctl here")
+        pytest.skip("journalctl is not installed (Debian package systemd)")
     folder = tmp_path / "usr/lib/systemd/catalog"
     folder.mkdir(parents=True)
     shutil.copy(CATALOG, folder)

@@ -1,4 +1,4 @@
-"""The metrics: their names, what exists at 0, what is absent until known, and how workers' values merge."""
+"""The metrics: their names, which exist at 0, which are absent until known, and how workers' values are merged."""
 
 import os
 import shutil
@@ -70,7 +70,7 @@ def metrics() -> Metrics:
 
 
 def everything_known(metrics: Metrics) -> Metrics:
-    """Set what is absent until it is known."""
+    """Set the metrics that are absent until they are known."""
     metrics.sample_store(accepting=True, avail_bytes=10, size_bytes=20, files_avail=30)
     metrics.sample_process("0")
     metrics.reload_finished(successful=True, restart_pending=False)
@@ -202,7 +202,7 @@ def test_a_failed_reload_keeps_the_time_of_the_last_good_one(metrics: Metrics) -
 @pytest.mark.parametrize("known", [False, True])
 def test_promtool_has_nothing_to_say(metrics: Metrics, known: bool) -> None:
     if shutil.which("promtool") is None:
-        pytest.skip("no promtool here (Debian's package prometheus)")
+        pytest.skip("promtool is not installed (Debian package prometheus)")
     text = generate_latest((everything_known(metrics) if known else metrics).registry)
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
@@ -222,7 +222,7 @@ metrics.sample_process(sys.argv[1])
 metrics.reload_finished(successful=True, restart_pending=False)
 """
     env = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-    for slot in ("0", "1", "1"):  # the second in slot 1 follows one that died
+    for slot in ("0", "1", "1"):  # the second worker in slot 1 replaces one that died
         subprocess.run([sys.executable, "-c", script, slot], env=env, check=True)
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(tmp_path))
@@ -235,5 +235,5 @@ metrics.reload_finished(successful=True, restart_pending=False)
     assert get("dicomd_store_avail_bytes") == 10
     assert get("dicomd_worker_open_fds", {"worker": "1"}) is not None
     assert get("dicomd_config_last_reload_successful") == 1
-    # A gauge that counts goes on from the dead worker's value: whoever reuses a slot removes its live files first.
+    # A counting gauge would continue from the dead worker's value, so its live files are removed before slot reuse.
     assert get("dicomd_associations_active", {"listener": "dicom"}) == 3

@@ -1,4 +1,4 @@
-"""Libraries' records and uncaught exceptions become lines of the log."""
+"""Log records of libraries and uncaught exceptions become lines of the log."""
 
 import logging
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-import pynetdicom  # noqa: F401 - so that its loggers are as it sets them up
+import pynetdicom  # noqa: F401 - because it sets up its loggers
 
 from dicomd.telemetry.stdlib import StructlogHandler
 

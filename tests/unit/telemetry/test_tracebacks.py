@@ -1,4 +1,4 @@
-"""Tracebacks tell where and what, and quote no data."""
+"""Tracebacks contain the place and kind of an error, but no data."""
 
 import errno
 import io
@@ -28,7 +28,7 @@ def test_frames_and_type_are_told_and_a_message_that_may_quote_data_is_not() -> 
     text = render(raised(fail))
     assert 'test_tracebacks.py", line' in text
     assert text.rstrip().endswith("ValueError")
-    # The source line is code, and here the name is in the code: only the message's own line counts.
+    # The traceback quotes source lines, which contain the name here, so only the line of the message is checked.
     assert "DOE^JOHN" not in text.rstrip().splitlines()[-1]
 
 

@@ -1,4 +1,4 @@
-"""Logging never stops a reception: gone, stopped, slow and forked readers of the log."""
+"""Logging never blocks reception, even if the reader of the log is gone, stopped, slow or forked."""
 
 import fcntl
 import json
@@ -34,7 +34,7 @@ class Pipe:
         self.lost += 1
 
     def read(self) -> bytes:
-        """All that is there now."""
+        """Everything that is in the pipe now."""
         os.set_blocking(self.reader, False)
         parts = []
         while True:
@@ -48,7 +48,7 @@ class Pipe:
 
 @pytest.fixture(params=["own", "another user's"])
 def pipe(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipe]:
-    if request.param != "own":  # opening it through /proc is refused: root would be allowed, so the refusal is played
+    if request.param != "own":  # opening it through /proc is refused; simulated, because root would be allowed
 
         def refuse(*_: Any) -> int:
             raise PermissionError
@@ -66,7 +66,7 @@ def pipe(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def within(seconds: float, function: Callable[[], object]) -> None:
-    """Run it in a thread: a write that blocks must fail this test, not hang it."""
+    """Run a function in a thread, so that a write that blocks fails this test instead of hanging it."""
     thread = threading.Thread(target=function, daemon=True)
     thread.start()
     thread.join(seconds)
@@ -141,7 +141,7 @@ def test_closing_stderr_does_not_close_the_log(pipe: Pipe) -> None:
 def test_a_closed_writer_writes_nowhere(pipe: Pipe) -> None:
     fd = pipe.writer._fd
     pipe.writer.close()
-    taken = os.dup2(pipe.reader, fd)  # as a stored file might take the number
+    taken = os.dup2(pipe.reader, fd)  # as a stored file might get this number
     pipe.writer.msg(line(a=1))
     os.close(taken)
     assert pipe.lost == 1

@@ -1,11 +1,11 @@
-"""The state table against PS3.8 Table 9-10, cell by cell, and against pynetdicom's rendering of it."""
+"""Compares the state table with PS3.8 Table 9-10, cell by cell, and with pynetdicom's version of it."""
 
 import pytest
 from pynetdicom.fsm import ACTIONS, TRANSITION_TABLE
 
 from dicomd.upperlayer.acceptor import TABLE, AcceptorStateMachine, Action, Event, ImpossibleEventError, State
 
-# PS3.8 Table 9-10, transcribed from the standard: the acceptor's states Sta1, Sta2, Sta3, Sta6, Sta8, Sta13 as columns.
+# PS3.8 Table 9-10, transcribed from the standard: columns: the acceptor's states Sta1, Sta2, Sta3, Sta6, Sta8, Sta13.
 STANDARD = """
         Sta1   Sta2   Sta3   Sta6   Sta8   Sta13
 Evt3    -      AA-1   AA-8   AA-8   AA-8   AA-6

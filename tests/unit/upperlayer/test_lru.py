@@ -1,4 +1,4 @@
-"""The cache's bounds."""
+"""The bounds of the cache."""
 
 from dicomd.upperlayer.lru import BoundedCache
 

@@ -1,4 +1,4 @@
-"""Negotiation, with requests encoded by pynetdicom and answers decoded by it."""
+"""Negotiation: requests are encoded and answers decoded by pynetdicom."""
 
 import struct
 import sys
@@ -109,7 +109,7 @@ def test_a_cached_answer_is_byte_identical_but_for_the_titles(monkeypatch: pytes
     judge = negotiator()
     first, second = (AssociateRequest.from_body(encoded([(CT, [EXPLICIT])], called=name)) for name in ("ONE", "TWO"))
     computed = associate_ac(first, judge.negotiate(first))
-    monkeypatch.setattr(ContextJudge, "judge", None)  # whoever judges again fails
+    monkeypatch.setattr(ContextJudge, "judge", None)  # so that judging again fails
     again = associate_ac(second, judge.negotiate(second))
     assert again[74:] == computed[74:]
     assert again[10:26] != computed[10:26]
@@ -156,7 +156,7 @@ def test_storage_extended_negotiation_is_answered_for_accepted_contexts_only() -
 
 
 def test_only_what_the_answer_depends_on_is_cached() -> None:
-    """A name that is another one each time, an identity, an offer: for none of it are the contexts judged again."""
+    """Varying names, user identities and offers don't cause the contexts to be judged again."""
     judge = negotiator()
     for number in range(5):
         version = ImplementationVersionNameNotification()
@@ -174,7 +174,7 @@ def test_only_what_the_answer_depends_on_is_cached() -> None:
 
 
 def test_contexts_that_only_look_alike_when_joined_are_not_taken_for_each_other() -> None:
-    """The second is in the first one's last item, whose abstract syntax isn't supported: nobody reads on there."""
+    """The second context is in the last item of the first, which isn't read as its abstract syntax isn't supported."""
     judge = negotiator()
     first = b"\1\0\0\0" + b"\x30\0\0\3" + b"1.2" + b"\x40\0\0\3" + b"1.2"
     second = b"\3\0\0\0" + b"\x30\0\0\3" + b"1.2" + b"\x40\0\0\3" + b"1.2"
@@ -200,7 +200,7 @@ def test_an_odd_user_identity_is_ignored_like_any() -> None:
 
 
 def with_sub_items(body: bytes, sub_items: bytes) -> bytes:
-    """`body`, whose last item is the User Information, with more of it."""
+    """`body`, whose last item is the User Information, with these sub-items appended to it."""
     at = body.rindex(b"\x50\0", 0, len(body) - 4)
     length = struct.unpack_from(">H", body, at + 2)[0]
     return body[: at + 2] + struct.pack(">H", length + len(sub_items)) + body[at + 4 :] + sub_items
@@ -264,7 +264,7 @@ def test_sub_items_are_counted_over_all_items_that_hold_them() -> None:
 
 
 def calls(work: Callable[[], object]) -> int:
-    """How many functions are called, Python's own included: a cost that no other load on the machine changes."""
+    """The number of function calls, including built-ins: a cost that doesn't depend on the load of the machine."""
     found = 0
 
     def count(_frame: object, event: str, _arg: object) -> None:
@@ -281,7 +281,7 @@ def calls(work: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize(("sop_class", "a_context"), [(CT, 2 * 128), (MR, 60)], ids=["supported", "not supported"])
 def test_the_largest_proposal_costs_little(sop_class: str, a_context: int) -> None:
-    """128 contexts of 128 Transfer Syntaxes, all lists different: pynetdicom's codecs call 1.3 million functions."""
+    """128 contexts of 128 Transfer Syntaxes, all lists different; pynetdicom's codecs make 1.3 million calls."""
     uids = [[f"1.2.{number}.{context}" for number in range(128)] for context in range(128)]
     contexts = [
         bytes((2 * number + 1, 0, 0, 0)) + b"".join(

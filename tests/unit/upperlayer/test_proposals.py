@@ -1,4 +1,4 @@
-"""What a rejected requestor wanted, as its log line has it: read without trust, judged as a negotiation would."""
+"""A rejected requestor's proposal in its log line: parsed without trust, judged as in a negotiation."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_what_is_shown_of_a_context_is_its_beginning(count: int, abstract_syntax
 
 @given(st.binary(max_size=200))
 def test_a_refused_context_is_shown_whatever_follows_its_first_transfer_syntax(rest: bytes) -> None:
-    """Of an abstract syntax that isn't supported the others aren't looked at."""
+    """If the abstract syntax isn't supported, the other transfer syntaxes aren't examined."""
     context = b"\7\0\0\0" + item(0x30, STUDY_ROOT_FIND.encode()) + item(0x40, b"1.2.3") + rest
     negotiated = receiver([]).negotiate(AssociateRequest.from_body(bytes(68) + item(0x20, context)))
     assert [shown.transfer_syntaxes[0] for shown in negotiated.refused] == ["1.2.3"]

@@ -1,4 +1,4 @@
-"""The PDU reader: whole, one byte at a time, and with everything that isn't a PDU."""
+"""The PDU reader: given whole streams, one byte at a time, and everything that isn't a PDU."""
 
 import struct
 
@@ -34,7 +34,7 @@ def cut(stream: bytes, step: int) -> list[bytes]:
 def read(
     stream: bytes, step: int, *, max_pdu: int = 65536, capacity: int = CAPACITY, data_expected: bool = False
 ) -> list[Seen]:
-    """The events of `stream`, given `step` bytes at a time; fragments of a PDV put together."""
+    """The events for `stream`, given `step` bytes at a time; the fragments of a PDV are joined."""
     reader = PDUReader(memoryview(bytearray(capacity)), max_pdu=max_pdu)
     if data_expected:
         reader.expect_data()
@@ -100,7 +100,7 @@ WITHOUT_P_DATA = [event for event in EXPECTED if event != ("pdu", (4, b""))]
 
 
 def assert_the_short_way_leads_to_the_same(stream: bytes, step: int, *, capacity: int = CAPACITY) -> None:
-    """It may cut differently, and nothing else."""
+    """The fast path may cut fragments differently, but must not differ otherwise."""
     told = []
     for short_way in (False, True):
         reader = PDUReader(memoryview(bytearray(capacity)), max_pdu=65536)
@@ -182,7 +182,7 @@ def test_unread_bytes_move_into_another_buffer() -> None:
 
 
 def whole(stream: bytes) -> tuple[list[tuple[int, int, bytes]], PDUReader]:
-    """What the short way takes of a stream that has been received, and the reader behind it."""
+    """The fragments that the fast path reads from a received stream, and the reader after that."""
     reader = PDUReader(memoryview(bytearray(CAPACITY)), max_pdu=65536)
     reader.expect_data()
     reader.space()[: len(stream)] = stream
@@ -256,7 +256,7 @@ def test_what_is_longer_than_the_buffer_is_taken_in_pieces_of_it(step: int) -> N
 
 
 def test_a_command_set_begins_a_list_of_its_own() -> None:
-    """So that who takes the lists can stop between any two messages."""
+    """So that the caller can stop between any two messages."""
     echo, store = p_data(pdv(3, 3, b"echo")), p_data(pdv(1, 3, b"store")) + p_data(pdv(1, 2, b"data set"))
     taken, reader = whole(echo + echo + store + echo)
     lists = [taken]
@@ -283,7 +283,7 @@ def test_before_data_are_expected_nothing_is_taken() -> None:
 
 @pytest.mark.parametrize("kind", [PDUType.A_ASSOCIATE_RQ, PDUType.A_ASSOCIATE_AC])
 def test_of_an_association_pdu_out_of_place_nothing_is_kept(kind: int) -> None:
-    """It is told of at its header: an open Association would hold 256 KiB for as long as the peer drips the rest."""
+    """It is reported at its header: otherwise an Association would hold 256 KiB for as long as the peer drips."""
     first = pdu(PDUType.A_ASSOCIATE_RQ, bytes(200))
     late = pdu(kind, bytes(MAX_ASSOCIATE_RQ))
     for step in (1000, 100_000):

@@ -1,4 +1,4 @@
-"""When memory is given back: after a burst of connections, once."""
+"""Memory is returned to the system once, after a burst of connections."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dicomd.worker.memory_trim import MemoryTrimmer
 
 
 def seen(*connections: int) -> list[str]:
-    """What is done while so many connections are open, one look after the other."""
+    """The actions taken as successive checks find these numbers of open connections."""
     done: list[str] = []
     trimmer = MemoryTrimmer(lambda: done.append("let go"), lambda: done.append("trimmed"))
     for count in connections:

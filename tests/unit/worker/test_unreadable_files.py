@@ -1,4 +1,4 @@
-"""How often operators are told of stored files that can't be read."""
+"""How often stored files that can't be read are logged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEN_MINUTES = 600.0
 
 
 class Told:
-    """A logger that keeps the fields of its lines."""
+    """A logger that keeps the fields of its records."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
