@@ -30,7 +30,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if report.when == "call" and "tests/crash/" in report.nodeid and report.user_properties
     ]
     if reports:
-        terminalreporter.section("crash tests: what they counted")
+        terminalreporter.section("figures of the crash tests")
     for report in reports:
         counts = ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in report.user_properties)
         terminalreporter.write_line(f"{report.nodeid.rpartition('/')[2]}: {counts}")

@@ -235,7 +235,7 @@ class Faults:
             assert status == 0, f"{status:04X} for an object before or after"
 
     def _wait_ready(self) -> None:
-        wait_until(self.daemon.ready, PATIENCE, what="it does not become ready again")
+        wait_until(self.daemon.ready, PATIENCE, what="the daemon does not become ready again")
 
 
 def _same(one: Instance, other: Instance) -> bool:

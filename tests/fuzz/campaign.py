@@ -93,10 +93,10 @@ def main() -> int:
     """`scripts/fuzz`: print a table of the results; return 1 if a target broke."""
     from tests.fuzz.targets import TARGETS
 
-    parser = argparse.ArgumentParser(prog="scripts/fuzz", description="Fuzz the parsers, coverage-guided.")
-    parser.add_argument("minutes", nargs="?", type=float, default=10, help="in all (10)")
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"some of: {', '.join(TARGETS)} (all)")
-    parser.add_argument("--seed", type=int, default=0, help="0, the default, takes another one each time")
+    parser = argparse.ArgumentParser(prog="scripts/fuzz", description="Fuzz the parsers, guided by coverage.")
+    parser.add_argument("minutes", nargs="?", type=float, default=10, help="in all (default: 10)")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"some of: {', '.join(TARGETS)} (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="0, the default, chooses a new one each time")
     chosen = parser.parse_args()
     if unknown := set(chosen.targets) - TARGETS.keys():
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
@@ -106,13 +106,13 @@ def main() -> int:
     results = run(targets, ROOT / ".cache" / "fuzz", seconds=seconds, jobs=jobs, seed=chosen.seed)
     for result in results:
         print(f"{result.target:15} {result.executions:12,} inputs, peak {result.peak_mib} MiB", end="")
-        print(f": BROKEN by {result.crash or 'what stands below'}" if result.failed else "")
+        print(f": BROKEN by {result.crash or 'the error shown below'}" if result.failed else "")
     print(f"{'in all':15} {sum(result.executions for result in results):12,} inputs")
     for result in results:
         if result.failed:
             print(f"\n{result.target}:\n{result.output[-6000:]}")
             if result.crash:
-                print(f"Copy it to tests/fuzz/regressions/{result.target}/ with a name that says what it was.")
+                print(f"Copy it to tests/fuzz/regressions/{result.target}/ under a name that describes it.")
     return int(any(result.failed for result in results))
 
 

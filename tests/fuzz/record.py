@@ -90,7 +90,7 @@ def _record(name: str, send: Send, daemon: Daemon) -> bool:
         stream = bytes(recording.requestor)
         if len(stream) <= LONGEST:
             file.write_bytes(stream)
-        print(f"{file.name}: {len(stream)} bytes{'' if len(stream) <= LONGEST else ', too long to be kept'}")
+        print(f"{file.name}: {len(stream)} bytes{'' if len(stream) <= LONGEST else ', too long to keep'}")
     if done.exit_status or not recordings:
         print(f"{name} failed: {done.output}")
     return not done.exit_status and bool(recordings)

@@ -71,9 +71,9 @@ def bombard(daemon: Daemon, connections: int, *, first_seed: int, senders: int =
     return {
         "connections": connections,
         "ends": dict(ends),
-        "healthy instances beside them": len(load.acknowledged),
-        "MiB a worker before and after": [[before[pid] >> 20, after[pid] >> 20] for pid in after],
-        "instances that damaged connections stored": len(daemon.paths()) - len(load.acknowledged),
+        "healthy instances at the same time": len(load.acknowledged),
+        "MiB per worker before and after": [[before[pid] >> 20, after[pid] >> 20] for pid in after],
+        "instances stored by damaged connections": len(daemon.paths()) - len(load.acknowledged),
     }
 
 

@@ -14,7 +14,7 @@ from tests.ops.promql import selectors, without_variables
 
 # Metrics without a panel, with the reason.
 NOT_SHOWN = {
-    "dicomd_config_last_reload_success_timestamp_seconds": "whether it is in use says more than since when",
+    "dicomd_config_last_reload_success_timestamp_seconds": "whether the last reload succeeded matters more than when",
 }
 
 

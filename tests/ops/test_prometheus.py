@@ -29,7 +29,7 @@ WITHOUT_SERIES = {
 LABELS_WITHOUT_SERIES = {"dicomd_tls_certificate_not_after_timestamp_seconds": {"listener"}}
 # Expressions that may be empty although their series exist, with the reason; an alert that need not fire is empty.
 MAY_BE_EMPTY = {
-    "Space lasts for": "the space left isn't shrinking",
+    "Space lasts for": "the free space isn't shrinking",
 }
 TARGET_LABELS = {"job", "instance"}
 
@@ -136,9 +136,9 @@ def test_every_expression_returns_data_or_is_empty_for_a_stated_reason(scene: Sc
             if not prometheus.query(selector.text):
                 absent.add(asked)
                 if asked not in WITHOUT_SERIES:
-                    wrong.append(f"{expression.name}: nothing of {selector.text}")
+                    wrong.append(f"{expression.name}: no series for {selector.text}")
             elif asked in WITHOUT_SERIES:
-                wrong.append(f"{expression.name}: there is {asked} though {WITHOUT_SERIES[asked]}")
+                wrong.append(f"{expression.name}: there is a series for {asked}, although {WITHOUT_SERIES[asked]}")
         if not absent and not expression.alert and expression.name not in MAY_BE_EMPTY:
             if not prometheus.query(expression.text):
                 wrong.append(f"{expression.name}: empty")

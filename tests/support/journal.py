@@ -88,7 +88,7 @@ def decode(data: bytes) -> dict[str, str]:
 def launcher(folder: Path) -> list[str]:
     """A program that starts another with that folder's journal socket in place. Skips if privileges are missing."""
     if os.geteuid() != 0:
-        pytest.skip("a mount namespace takes root")
+        pytest.skip("a mount namespace needs root")
     if shutil.which("unshare") is None:
         pytest.skip("unshare is not installed (Debian package util-linux)")
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNT, str(folder)]

@@ -63,11 +63,11 @@ def _read(path: Path, name: str) -> SampleFile:
         has_both = bool(_text(ds, "StudyInstanceUID") and _text(ds, "SeriesInstanceUID"))
         transfer_syntax = _text(ds.file_meta, "TransferSyntaxUID") or _found_encoding(ds)
     if sop_class == MEDIA_STORAGE_DIRECTORY:
-        return SampleFile(path, name, None, "a DICOMDIR: media only, no SOP Class of the Storage Service", has_both)
+        return SampleFile(path, name, None, "a DICOMDIR, whose SOP Class is for media only", has_both)
     if not (sop_class and sop_instance):
         # A C-STORE-RQ needs both UIDs (PS3.7 Table 9.3-1), and the Presentation Context needs the SOP Class. An honest
         # sender can't invent them.
-        return SampleFile(path, name, None, "no SOP Class and SOP Instance UID, in Data Set or File Meta", has_both)
+        return SampleFile(path, name, None, "no SOP Class UID or no SOP Instance UID, not even in File Meta", has_both)
     content = path.read_bytes()
     body = split_part10(content)[2] if content[128:132] == b"DICM" else content
     return SampleFile(path, name, Instance(sop_class, sop_instance, transfer_syntax, body), "", has_both)

@@ -81,7 +81,7 @@ def problems(name: str, text: str) -> list[str]:
         found += [f"docs/{name}: there is no {file}" for file in sorted(missing | (bare - known))]
         there = {function for file in files if file.exists() for function in functions(file)}
         for function in sorted(functions_named(entry) - there):
-            where = ", ".join(sorted(path.name for path in files)) or "no file, and one has to be named beside it"
+            where = ", ".join(sorted(path.name for path in files)) or "a file that is named next to it"
             found.append(f"docs/{name}: there is no {function} in {where}")
     return found
 
@@ -126,5 +126,5 @@ def test_a_test_that_is_not_there_is_seen() -> None:
         "docs/a.md: there is no test_gone in test_links.py",
         "docs/a.md: there is no test_gone.py",
         "docs/a.md: there is no tests/unit/docs/test_gone.py",
-        "docs/a.md: there is no test_a_broken_link_is_seen in no file, and one has to be named beside it",
+        "docs/a.md: there is no test_a_broken_link_is_seen in a file that is named next to it",
     ]
