@@ -13,7 +13,7 @@ from tests.support.daemon import Daemon
 from tests.support.objects import instance
 from tests.support.raw_peer import Closed, RawPeer, associate_rq
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 Dial = Callable[..., RawPeer]
 

@@ -17,7 +17,7 @@ from tests.support.objects import PATIENT_ID, PATIENT_NAME, instance
 from tests.support.raw_peer import associate_rq, store_message
 from tests.support.syslog_server import SyslogServer
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 START, STOP, TRANSFERRED, ALERT = "110120", "110121", "110104", "110126"
 DEADLINE = 30.0

@@ -25,7 +25,7 @@ from tests.support.raw_peer import (
     store_message,
 )
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 LIMIT = 1.0
 """Each limit in these tests, in seconds."""

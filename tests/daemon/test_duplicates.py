@@ -17,7 +17,7 @@ from tests.support.objects import Instance, instance
 from tests.support.raw_peer import DEADLINE, RawPeer, store_message
 from tests.support.workers import one_association_each
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 SENDERS = 6
 ROUNDS = 8
@@ -72,7 +72,7 @@ def test_equal_uids_at_once_over_two_workers(
         stored = [file.data_set for file in daemon.stored(first.sop_instance_uid)]
         acknowledged = {one.data_set for one, status in zip(sent, statuses, strict=True) if status == "0000"}
         assert set(stored) <= {one.data_set for one in sent}
-        assert len(stored) == len(set(stored))  # never two files of the same bytes
+        assert len(stored) == len(set(stored))  # never two files with the same bytes
         if policy == "reject":
             assert len(stored) == 1
             assert acknowledged == set(stored)

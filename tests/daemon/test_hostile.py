@@ -18,7 +18,7 @@ from tests.support.objects import instance
 from tests.support.raw_peer import RawPeer, associate_rq, store_message
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 SILENT, STALLED, DRIPPING = 500, 100, 100
 LIMIT = 8

@@ -13,7 +13,7 @@ from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, instance
 from tests.support.raw_peer import Abort, RawPeer, associate_rq, p_data, pdu, pdv
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 BEFORE, INVALID = Abort(0, 0), Abort(2, 6)
 

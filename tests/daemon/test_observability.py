@@ -30,7 +30,7 @@ from tests.support.raw_peer import A_ABORT_PDU, associate_rq, c_store_rq, p_data
 from tests.support.relay import Relay
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 ASSOCIATION_KEYS = {
     "dicom_association_id",

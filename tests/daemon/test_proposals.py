@@ -15,7 +15,7 @@ from tests.support.daemon import Daemon
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, VERIFICATION, instance
 from tests.support.raw_peer import RawPeer, associate_rq, c_echo_rq, p_data, pdu, pdv
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 OF_A_HOST = 4
 """Large requests of one host that a worker reads at the same time."""

@@ -18,7 +18,7 @@ from tests.support.objects import instance
 from tests.support.proxy import LOCAL, TCP6, header, ipv4, ipv6
 from tests.support.raw_peer import RawPeer, associate_rq
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 Dial = Callable[..., RawPeer]
 

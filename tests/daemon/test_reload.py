@@ -20,7 +20,7 @@ from tests.support.processes import descriptors
 from tests.support.raw_peer import Abort, RawPeer, associate_rq, store_message
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 BOTH = ((CT_IMAGE_STORAGE, [EXPLICIT_LITTLE]), (MR_IMAGE_STORAGE, [EXPLICIT_LITTLE]))
 ACCEPTED, ABSTRACT_SYNTAX_NOT_SUPPORTED = 0, 3

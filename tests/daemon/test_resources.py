@@ -14,7 +14,7 @@ from tests.support.objects import instance
 from tests.support.processes import descriptors
 from tests.support.raw_peer import RawPeer, associate_rq, store_message
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 
 @contextmanager

@@ -290,7 +290,7 @@ def made_from_dump(folder: Path) -> Path:
 """
     )
     done = senders.run(senders.program("dump2dcm"), "--generate-meta-info", dump, made)
-    if done.exit_status:  # before DCMTK 3.6.6 the option had no long name
+    if done.exit_status:  # DCMTK before 3.6.6 has no long name for the option
         done = senders.run(senders.program("dump2dcm"), dump, made)
     assert done.exit_status == 0, done.output
     return made

@@ -16,7 +16,7 @@ from tests.daemon.conftest import Connect, StartDaemon
 from tests.support.daemon import Daemon
 from tests.support.raw_peer import RawPeer
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tests.support.daemon import Daemon, DaemonFailed
 from tests.support.objects import instance
 from tests.support.raw_peer import RawPeer, associate_rq
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 # As systemd does it: descriptors 3, 4, … and variables with the pid of this process, which exec replaces by the daemon.
 LAUNCHER = """

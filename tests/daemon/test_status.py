@@ -22,7 +22,7 @@ from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, d
 from tests.support.raw_peer import associate_rq
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 
 def ask(daemon: Daemon, *options: str) -> subprocess.CompletedProcess[str]:

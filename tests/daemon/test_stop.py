@@ -18,7 +18,7 @@ from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, instance
 from tests.support.raw_peer import Abort, RawPeer, associate_rq, c_store_rq, p_data, pdv, store_message
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 
 def drained(daemon: Daemon, number: signal.Signals = signal.SIGTERM) -> None:

@@ -20,7 +20,7 @@ from tests.support.daemon import Daemon, Record
 from tests.support.objects import CT_IMAGE_STORAGE
 from tests.support.pydicom_files import sample
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 PEER_NAMES = ["ct1.example.org", "10.1.2.3", "2001:db8::1"]
 

@@ -21,7 +21,7 @@ from tests.support.raw_peer import associate_rq, c_store_rq, p_data, pdv, store_
 from tests.support.waiting import wait_until
 from tests.support.workers import one_association_each
 
-pytestmark = pytest.mark.slow  # together: each starts daemons of its own
+pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 TWO = {"workers": 2, "drain_timeout": "10s"}
 

@@ -10,7 +10,7 @@ def wait_until(
     condition: Callable[[], object],
     deadline: float = 20.0,
     *,
-    what: str = "it did not happen in time",
+    what: str = "the condition was not fulfilled in time",
     pause: float = 0.01,
 ) -> None:
     """Wait for a condition. Raises AssertionError with the message `what` after `deadline` seconds."""
