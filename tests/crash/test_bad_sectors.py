@@ -195,5 +195,5 @@ def test_damaged_inodes(start_daemon: StartDaemon, tmp_path: Path, duplicates: s
     problems = [line.partition(": ")[0] for line in done.stdout.splitlines() if "can't be read" in line]
     assert sorted(problems) == sorted([bad_file, f"{study}/{study}.2"])
     stored = 2 * OTHERS + (duplicates == "keep-both")
-    assert f"{stored} instances are well" in done.stdout
+    assert f"{stored} instances OK" in done.stdout
     assert done.returncode == 1
