@@ -1,1 +1,1 @@
-"""What the daemon's processes share: memory, channels, signals and metric files."""
+"""Communication between the daemon's processes: shared memory, channels, signals and metric files."""

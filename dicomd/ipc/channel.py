@@ -1,8 +1,8 @@
-"""What the supervisor and a child tell each other, a byte at a time, over a pair of sockets.
+"""Messages of one byte between the supervisor and a child, over a pair of sockets.
 
-The rule it keeps: nobody ever waits for the other. A byte that finds no room is dropped, which only happens when the
-other end doesn't read, and then its meaning is lost anyhow. The end of one process is the end of the stream for the
-other: no orphan outlives the supervisor, and nothing has to be sent for that.
+Invariant: neither end ever waits for the other. A byte that doesn't fit into the socket's buffer is dropped, which only
+happens if the other process doesn't read and so couldn't act on it anyway. When a process ends, the other one reads the
+end of the stream. So children notice the supervisor's death without any message and don't outlive it for long.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from enum import Enum
 
 
 class Order(Enum):
-    """What the supervisor wants of a child."""
+    """What the supervisor orders a child to do."""
 
     RETIRE = b"r"
-    """Take no more connections, and leave when those that are open have ended in their own time."""
+    """Accept no more connections, and exit when the open ones have ended, however long they last."""
     STOP = b"s"
-    """The same, within the time that a stop allows."""
+    """Accept no more connections, and exit within the time that a stop allows (dicomd.drain_timeout)."""
     HURRY = b"h"
-    """Wait no longer."""
+    """Abort the open connections and exit now."""
     MAKE_ROOM = b"m"
-    """The same, to a child that retires, because a reload needs the place of its generation."""
+    """The same as `HURRY`, to a retiring child, because a reload needs the place of its generation."""
     ORPHANED = b""
-    """The supervisor is gone."""
+    """The supervisor has died. Never sent: the end of the stream implies it."""
 
 
 class ChildEvent(Enum):
-    """What a child has to say."""
+    """What a child reports."""
 
     READY = b"R"
     BEAT = b"."
     RETIRED = b"L"
-    """It takes no more connections."""
+    """The child accepts no more connections."""
 
 
 class _End:
@@ -42,7 +42,7 @@ class _End:
         self._sock = sock
 
     def fileno(self) -> int:
-        """The descriptor to wait for."""
+        """Return the descriptor to poll for reading."""
         return self._sock.fileno()
 
     def close(self) -> None:
@@ -50,11 +50,11 @@ class _End:
         self._sock.close()
 
     def _send(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # full, or nobody there any more
+        with contextlib.suppress(OSError):  # the buffer is full, or the other process has exited
             self._sock.send(data)
 
     def _receive(self) -> bytes | None:
-        """What there is, b"" at the end of the stream, None where there is nothing yet."""
+        """Return the bytes that have arrived, b"" at the end of the stream, or None if there are none yet."""
         try:
             return self._sock.recv(4096)
         except BlockingIOError:
@@ -67,11 +67,11 @@ class SupervisorEnd(_End):
     """The supervisor's end."""
 
     def order(self, order: Order) -> None:
-        """Tell the child."""
+        """Send an order to the child."""
         self._send(order.value)
 
     def take(self) -> set[ChildEvent]:
-        """What the child has said since the last call."""
+        """Return what the child has reported since the last call."""
         data = self._receive() or b""
         return {report for report in ChildEvent if report.value in data}
 
@@ -80,11 +80,11 @@ class ChildEnd(_End):
     """The child's end."""
 
     def say(self, report: ChildEvent) -> None:
-        """Tell the supervisor."""
+        """Send a report to the supervisor."""
         self._send(report.value)
 
     def take(self) -> set[Order]:
-        """What the supervisor has ordered since the last call."""
+        """Return the supervisor's orders since the last call."""
         data = self._receive()
         if data is None:
             return set()
@@ -94,6 +94,6 @@ class ChildEnd(_End):
 
 
 def channel() -> tuple[SupervisorEnd, ChildEnd]:
-    """A new pair of ends. Raises OSError."""
+    """Create a channel and return its two ends. Raises OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     return SupervisorEnd(ours), ChildEnd(theirs)

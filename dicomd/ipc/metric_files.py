@@ -1,7 +1,7 @@
 """Metrics of several processes: prometheus_client's multiprocess files, one set for each owner.
 
-The rule it keeps: an owner is a worker's slot, not a process, so that files don't grow in number with restarts and a
-counter goes on where the dead worker left it. What a gauge said of a process goes with the process.
+An owner is a worker's slot rather than a process, so that restarts don't add files, and a counter continues from the
+value at which a dead worker left it. The gauges of a process are removed when it exits.
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, Metric, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-_FILE_TIMEOUT = 2.0  # seconds for a process to fill a file that it has just made; a busy machine may keep it waiting
+_FILE_TIMEOUT = 2.0  # seconds for a process to fill a file that it has just created, even on a busy machine
 _PAUSE = 0.005  # seconds
 _VALUE_AND_TIME: Final = struct.calcsize("@dd")
-_cells: list[memoryview[float]] = []  # of the values of this process: a file can be closed only without them
+_cells: list[memoryview[float]] = []  # the values of this process; they must be released before a file can be closed
 
 
 def use_files(folder: Path, owner: str) -> None:
-    """Keep the metrics that are made from now on in `folder`, as `owner`'s; those made before are given up."""
+    """Keep the metrics created from now on in `folder`, as `owner`'s. Those created before become unusable."""
     close_files()
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     values.ValueClass = _quick(values.MultiProcessValue(process_identifier=lambda: owner))  # type: ignore[no-untyped-call]
 
 
 def _quick(value_class: type[Any]) -> type[Any]:
-    """An owner's value class whose `inc` and `set` cost a third: ten of them come with each instance.
+    """Return a subclass of an owner's value class whose `inc` and `set` cost a third: each instance needs ten calls.
 
-    prometheus_client's asks each time whether there was a fork and where the value is kept. Here an owner is no
-    process, and a value keeps its place in a file, which grows by being mapped once more.
+    prometheus_client checks at each call whether the process has forked, and looks up where the value is kept. Neither
+    is needed here: an owner is not a process, and a value keeps its position in its file even when the file grows and
+    is mapped again.
     """
 
     class QuickValue(value_class):  # type: ignore[misc]
         lock = threading.Lock()
-        """To be held where `cell` is changed."""
+        """Must be held while `cell` is changed."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            # Not documented; the versions are locked, and tests/unit/ipc/test_metric_files.py reads the files.
+            # Undocumented attributes: versions are pinned, and tests/unit/ipc/test_metric_files.py checks the files.
             at = self._file._positions[self._key]  # noqa: SLF001
             self.cell = memoryview(self._file._m)[at : at + _VALUE_AND_TIME].cast("d")  # noqa: SLF001
             _cells.append(self.cell)
@@ -63,7 +64,7 @@ def _quick(value_class: type[Any]) -> type[Any]:
 
 
 def close_files() -> None:
-    """Give up the metrics of this process; none may be touched any more."""
+    """Close the metric files of this process; its metrics must not be used any more."""
     for cell in _cells:
         cell.release()
     _cells.clear()
@@ -71,19 +72,19 @@ def close_files() -> None:
 
 
 def forget(folder: Path, owner: str) -> None:
-    """Remove the gauges of a process that is gone."""
+    """Remove the gauges of a process that has exited."""
     mark_process_dead(owner, str(folder))  # type: ignore[no-untyped-call]
 
 
 def collected(folder: Path) -> CollectorRegistry:
-    """A registry that merges all files of `folder` at each collection."""
+    """Return a registry that merges all files of `folder` at each collection."""
     registry = CollectorRegistry()
     registry.register(_Files(folder))
     return registry
 
 
 def merged(folder: Path) -> list[Metric]:
-    """All metrics of all files now. Raises OSError where they can't be read."""
+    """Return the current metrics of all files. Raises OSError if they can't be read."""
     return list(_Files(folder).collect())
 
 
@@ -93,7 +94,7 @@ class _Files(MultiProcessCollector):
         self._folder = folder
 
     def collect(self) -> Iterable[Metric]:
-        """All metrics; once more where a file was only just being made, or went away."""
+        """Return all metrics. Tries again if a file was just being created, or was removed meanwhile."""
         deadline = time.monotonic() + _FILE_TIMEOUT
         while True:
             try:
@@ -104,6 +105,6 @@ class _Files(MultiProcessCollector):
             time.sleep(_PAUSE)
 
     def _merged(self) -> list[Metric]:
-        """Without empty files: what makes one has nothing in it yet, or was killed before it had."""
+        """Merge all files except empty ones: their process has not filled them yet, or was killed before it did."""
         files = [str(path) for path in sorted(self._folder.glob("*.db")) if path.stat().st_size]
         return list(self.merge(files, accumulate=True))  # type: ignore[no-untyped-call]

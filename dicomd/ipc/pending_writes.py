@@ -1,7 +1,7 @@
-"""What each worker may still write before it looks at the free space again: how all of them keep one reserve.
+"""How much each worker may still write before it checks the free space again, so that all of them keep one reserve.
 
-The rule it keeps: every number has one writer, the worker in its slot, old generations' included, and is read by all;
-a dead worker's goes with its slot. `store.room` says in which order they are written and read, and why.
+Invariant: each number has one writer, the worker in its slot, whatever its generation, and is read by all workers. The
+number of a dead worker is cleared with its slot. `store.room` explains in which order numbers are written and read.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ _NUMBER = 8  # bytes
 
 
 class PendingWrites:
-    """The memory, made once by the supervisor for so many `slots`, and inherited by every fork.
+    """The numbers of `slots` workers, created once by the supervisor and inherited by every fork.
 
-    `in_use` tells the slots that have ever been in use.
+    `in_use` returns the slots that have ever been in use.
     """
 
     def __init__(self, slots: int, in_use: Callable[[], range]) -> None:
@@ -23,26 +23,26 @@ class PendingWrites:
         self._in_use = in_use
 
     def of(self, slot: int) -> PendingWritesOfWorker:
-        """The part of the worker in a slot, as `store.room` wants it."""
+        """Return the part of the worker in the slot, with the interface that `store.room` needs."""
         return PendingWritesOfWorker(self, self._sizes[slot : slot + 1])
 
     def clear(self, slot: int) -> None:
-        """The worker is gone: what it has written can be seen, and it writes nothing any more."""
+        """Clear the number of a worker that has exited: it writes no more, and all it wrote is in the file system."""
         self._sizes[slot] = 0
 
     def total(self) -> tuple[int, int]:
-        """Return how many workers have anything pending, and how many bytes that are."""
+        """Return how many workers have writes pending (at least 1), and the sum of the pending bytes."""
         sizes = self._sizes[: self._in_use().stop].tolist()
         return max(1, len(sizes) - sizes.count(0)), sum(sizes)
 
 
 class PendingWritesOfWorker:
-    """One worker's part."""
+    """The part of one worker."""
 
     def __init__(self, everybody: PendingWrites, own: memoryview) -> None:
         self._own = own
         self.total = everybody.total
 
     def show(self, size: int) -> None:
-        """Show that this worker may write `size` bytes yet."""
+        """Show to the other workers that this one may still write `size` bytes."""
         self._own[0] = size

@@ -1,8 +1,8 @@
 """The last refusals of all workers: who was refused, why, and what would change that.
 
-Invariant: there are at most `KEPT`, whatever peers do, and nobody pushes the others out. One that is refused again for
-the same reason is the same entry with a higher count. Once there is no room left, a host with `_OF_A_HOST` entries,
-however many AE Titles it makes up, takes its own places again, and strangers leave half of all to configured peers.
+Invariant: at most `KEPT` refusals are kept, and no peer can displace those of all others. A repeated refusal for the
+same reason is the same entry with a higher count. Once all places are used, a host that has `_OF_A_HOST` entries
+replaces its own, however many AE Titles it makes up, and unknown peers leave half of all places to configured ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DIGESTS: Final = 8 * KEPT
 
 
 class Refusals:
-    """The memory, inherited by every fork; `locked` keeps other writers away, and only those."""
+    """The refusals, inherited by every fork. `locked` excludes other writers; readers need no lock."""
 
     def __init__(self, locked: Callable[[], AbstractContextManager[None]]) -> None:
         self._locked = locked
@@ -40,7 +40,7 @@ class Refusals:
         self._records = [SeqlockRecord(memory[start : start + _ENTRY]) for start in starts]
 
     def note(self, what: dict[str, str]) -> None:
-        """One more. Not for the supervisor: it waits for the other writers."""
+        """Record a refusal. The supervisor must not call this, because it waits for other writers."""
         known = {key: text[:_TEXT] for key, text in what.items() if text}
         digest = int.from_bytes(blake2b(orjson.dumps(known), digest_size=8).digest(), "little") or 1
         now = time.time()
@@ -57,12 +57,12 @@ class Refusals:
             )
 
     def newest(self) -> list[dict[str, Any]]:
-        """All that are kept, the newest first; `first` and `last` in seconds since 1970."""
+        """Return the refusals that are kept, the newest first; `first` and `last` are in seconds since the epoch."""
         entries = [record.read() for record in self._records]
         return sorted((e for e in entries if isinstance(e, dict)), key=lambda entry: -entry["last"])
 
     def _place_for(self, known: dict[str, str]) -> int:
-        """A free place, else that of the oldest entry which this one may push out."""
+        """Return a free place, or else that of the oldest entry that this one may replace."""
         entries = [record.read() or {} for record in self._records]
         hosts = [_host(entry) for entry in entries]
         host, is_stranger = _host(known), _is_stranger(known)
@@ -84,5 +84,5 @@ def _host(entry: dict[str, Any]) -> str:
 
 
 def _is_stranger(entry: dict[str, Any]) -> bool:
-    """Whether it was refused to nobody in the configuration."""
+    """Whether the refused peer is not in the configuration."""
     return str(entry.get("peer", UNKNOWN_PEER)) == UNKNOWN_PEER

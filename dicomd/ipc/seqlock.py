@@ -1,7 +1,7 @@
-"""Records in shared memory that one process writes and others read, with no lock between them.
+"""Records in shared memory that one process writes and others read without a lock.
 
-The rule it keeps: a reader never waits, and never takes for whole what is half written; a writer that died in the
-middle leaves a record that reads as empty until the next one writes it.
+Invariant: a reader never waits, and never accepts a half-written record as complete. A record whose writer died in the
+middle reads as empty until it is written again.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import orjson
 
-_HEAD: Final = 8  # the version, odd while it is being written, and the length
+_HEAD: Final = 8  # bytes: the version, which is odd during a write, and the length
 _TRIES: Final = 8
 
 
 class SeqlockRecord:
-    """One JSON value, or nothing, in `memory`; its size bounds the value's."""
+    """One JSON value, or nothing, in `memory`, whose size limits that of the value."""
 
     __slots__ = ("_bytes", "_head")
 
@@ -23,18 +23,18 @@ class SeqlockRecord:
         self._head, self._bytes = memory[:_HEAD].cast("I"), memory[_HEAD:]
 
     def write(self, value: Any) -> None:
-        """Put a value in place of the one before. Raises ValueError, and changes nothing, where it is too long."""
+        """Replace the value. Raises ValueError, and changes nothing, if the new one is too long."""
         data = orjson.dumps(value)
         if len(data) > len(self._bytes):
             raise ValueError(f"{len(data)} bytes are too many for a record of {len(self._bytes)}")
         self._replace(data)
 
     def clear(self) -> None:
-        """Leave nothing."""
+        """Remove the value."""
         self._replace(b"")
 
     def read(self) -> Any:
-        """The value; None for nothing, and for one that is being written all the time."""
+        """Return the value, or None if there is none or if each attempt to read it met a write."""
         for _ in range(_TRIES):
             version, length = self._head[0], self._head[1]
             data = bytes(self._bytes[: min(length, len(self._bytes))])

@@ -1,8 +1,8 @@
-"""The memory that all processes of the daemon share: who serves, how much, and whether new Associations are accepted.
+"""The memory that all processes of the daemon share: which workers serve, how much, and whether Associations may begin.
 
-Invariant: every number has one writer, the supervisor for the head and each worker for its own slot, so a process that
-dies leaves nothing half written that counts. The one decision over all slots, whether another Association is admitted
-near a limit, is made under a lock that the kernel takes back from a dead holder. The supervisor never waits for it.
+Invariant: every number has one writer, the supervisor in the head and each worker in its own slot, so the death of a
+process never leaves a count half updated. The one decision that concerns all slots, whether to admit an Association
+near a limit, is made under a lock that the kernel releases if its holder dies. The supervisor never waits for it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from dicomd.ipc.pending_writes import PendingWrites
 from dicomd.ipc.shared_status import SharedStatus
 
 SLOTS = 4096
-"""Workers of all generations that can live at once."""
+"""The most workers of all generations that can run at once."""
 ASSOCIATIONS_PER_WORKER = 4064
-"""What one slot has room for: more than a process has threads for."""
+"""The capacity of one slot: more Associations than a process can have threads."""
 _REASON_BYTES = 192
 _HEAD_BYTES = 4096  # a page of its own
-_BEAT_LASTS = 10.0  # seconds; the supervisor shows itself every second
+_BEAT_LASTS = 10.0  # seconds; the supervisor calls `beat` every second
 
 
 class SlotState(IntEnum):
-    """What the process in a slot does."""
+    """What the process in a slot is doing."""
 
     FREE = 0
     STARTING = 1
@@ -39,7 +39,7 @@ class SlotState(IntEnum):
 
 
 class _Head(ctypes.Structure):
-    """Written by the supervisor, but for `start_reported`."""
+    """Written by the supervisor, except `start_reported`."""
 
     _fields_ = (
         ("beat_ns", ctypes.c_uint64),
@@ -64,26 +64,26 @@ class SlotFields(ctypes.Structure):
         ("reason_length", ctypes.c_uint32),
         ("pid", ctypes.c_uint32),
         ("ended", ctypes.c_uint32),
-        ("closing", ctypes.c_uint32),  # connections that are still open, though their Association is over
+        ("closing", ctypes.c_uint32),  # connections that are still open after their Association has ended
         ("_reserved", ctypes.c_uint32 * 6),
         ("reason", ctypes.c_ubyte * _REASON_BYTES),
         ("peers", ctypes.c_uint64 * ASSOCIATIONS_PER_WORKER),
     )
 
     def show_reason(self, reason: str) -> None:
-        """Say why the store accepts nothing, cut to its room; empty when it accepts instances."""
+        """Write why the store is not accepting instances, truncated to `_REASON_BYTES`; an empty reason if it is."""
         text = reason.encode()[:_REASON_BYTES]
         self.reason_length = 0
         self.reason[: len(text)] = text
         self.reason_length = len(text)
 
     def read_reason(self) -> str:
-        """Return what `show_reason` has written, as far as it is complete."""
+        """Return what `show_reason` has written, possibly only the beginning if it is just being written."""
         return bytes(self.reason[: min(self.reason_length, _REASON_BYTES)]).decode(errors="replace")
 
 
 class SharedState:
-    """The shared memory, made once by the supervisor and inherited by every fork."""
+    """The shared memory, created once by the supervisor and inherited by every fork."""
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("dicomd", os.MFD_CLOEXEC)
@@ -92,9 +92,9 @@ class SharedState:
         memory = mmap.mmap(self._fd, size)
         self._head = _Head.from_buffer(memory)
         self._slots = (SlotFields * SLOTS).from_buffer(memory, _HEAD_BYTES)
-        self._lock = threading.Lock()  # the kernel's lock is one of processes, not of threads
+        self._lock = threading.Lock()  # lockf locks out other processes, but not other threads of this one
         self.wakeups = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
-        """Counts the calls of workers that leave a connection to another."""
+        """Counts the pending wake-ups, sent by workers that leave a connection to another one."""
         self.status = SharedStatus(SLOTS, self.locked)
         self.pending_writes = PendingWrites(SLOTS, self.slots)
 
@@ -111,7 +111,7 @@ class SharedState:
 
     @property
     def stopping(self) -> bool:
-        """Whether the daemon is about to end."""
+        """Whether the daemon is stopping."""
         return bool(self._head.stopping)
 
     @stopping.setter
@@ -129,18 +129,18 @@ class SharedState:
         self._head.generation = number
 
     def beat(self) -> None:
-        """Show that the supervisor works."""
+        """Show that the supervisor is alive."""
         self._head.beat_ns = time.monotonic_ns()
 
     @property
     def supervised(self) -> bool:
-        """Whether the supervisor has shown itself lately."""
+        """Whether the supervisor has recently shown that it is alive."""
         return bool(time.monotonic_ns() - self._head.beat_ns < _BEAT_LASTS * 1e9)
 
     def occupy(self, slot: int, generation: int) -> None:
-        """Give a slot to a process that is about to start. Raises IndexError if there is none of that number."""
+        """Give a slot to a process that is about to start. Raises IndexError if there is no slot of that number."""
         if not 0 <= slot < SLOTS:
-            raise IndexError(f"only {SLOTS} workers can live at once")
+            raise IndexError(f"only {SLOTS} workers can run at once")
         self.vacate(slot)
         fields = self._slots[slot]
         fields.generation = generation
@@ -148,7 +148,7 @@ class SharedState:
         self._head.slots_used = max(self._head.slots_used, slot + 1)
 
     def vacate(self, slot: int) -> None:
-        """Take back the slot of a process that is gone, with all it had counted."""
+        """Clear the slot of a process that has exited, with everything it had counted as open."""
         ctypes.memset(ctypes.byref(self._slots[slot]), 0, SlotFields.reason.offset)
         self.status.associations.clear(slot)
         self.pending_writes.clear(slot)
@@ -156,39 +156,39 @@ class SharedState:
     # -- over all slots --------------------------------------------------------------------------------------------
 
     def slots(self) -> range:
-        """The slots that have ever been in use."""
+        """Return the slots that have ever been in use."""
         return range(self._head.slots_used)
 
     def fields(self, slot: int) -> SlotFields:
-        """The numbers and texts of one slot."""
+        """Return the fields of one slot."""
         return self._slots[slot]
 
     def _used(self) -> Iterator[SlotFields]:
         return (self._slots[slot] for slot in self.slots())
 
     def state(self, slot: int) -> SlotState:
-        """What the process in the slot does."""
+        """Return what the process in the slot is doing."""
         return SlotState(self._slots[slot].state)
 
     def total_associations(self) -> int:
-        """Associations open in all workers."""
+        """Return the number of Associations open in all workers."""
         return sum(fields.associations for fields in self._used())
 
     def total_connections(self) -> int:
-        """Connections open in all workers."""
+        """Return the number of connections open in all workers."""
         return sum(fields.connections for fields in self._used())
 
     def associations_of_peer(self, digest: int) -> int:
-        """Associations of one peer in all workers."""
+        """Return the number of Associations of one peer in all workers."""
         return sum(fields.peers[: fields.associations].count(digest) for fields in self._used() if fields.associations)
 
     def aborted(self, slot: int) -> int:
-        """How many connections the process in the slot had to abort at its end."""
+        """Return how many connections the process in the slot had to abort at its end."""
         count: int = self._slots[slot].aborted
         return count
 
     def describe(self) -> list[dict[str, object]]:
-        """What each living worker does, for /status."""
+        """Describe each living worker, for /status."""
         return [
             {
                 "worker": str(slot),
@@ -203,7 +203,7 @@ class SharedState:
         ]
 
     def unready(self) -> str:
-        """Why no Association can be accepted at present, empty when one can."""
+        """Return why no Association can be accepted at present, or an empty string if one can."""
         if self.stopping:
             return "dicomd stops"
         if self.maintenance:
@@ -211,27 +211,27 @@ class SharedState:
         return self.store_reason()
 
     def store_reason(self) -> str:
-        """Why no ready worker can store, empty when all can."""
+        """Return why no ready worker can store instances, or an empty string if all can."""
         reason = "no worker is ready"
         for fields in self._used():
             if fields.state == SlotState.READY:
-                if not fields.accepting:  # they have one store: what one of them meets, all of them will
+                if not fields.accepting:  # all workers share one store, so the others will meet the same failure
                     return fields.read_reason()
                 reason = ""
         return reason
 
     def first_ready(self) -> int:
-        """The lowest slot with a ready worker, -1 without one."""
+        """Return the lowest slot with a ready worker, -1 if there is none."""
         return next((slot for slot in self.slots() if self._slots[slot].state == SlotState.READY), -1)
 
     def busy(self, slot: int) -> int:
-        """Connections of the worker in the slot, but for those that only wait for their end."""
+        """Return the number of connections of the worker in the slot, without those whose Association has ended."""
         fields = self._slots[slot]
         count: int = fields.connections - fields.closing
         return count
 
     def least_busy(self, generation: int) -> int:
-        """What the least busy one of the generation's ready workers has to do."""
+        """Return the number of busy connections of the generation's least busy ready worker."""
         return min(
             (
                 fields.connections - fields.closing
@@ -245,7 +245,7 @@ class SharedState:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold still what all workers have counted. Waits for threads and processes; the supervisor must not."""
+        """Exclude all other holders, threads and processes, and wait for them. The supervisor must not call this."""
         with self._lock:
             fcntl.lockf(self._fd, fcntl.LOCK_EX)
             try:
@@ -254,10 +254,10 @@ class SharedState:
                 fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
     def first_to_report_start(self) -> bool:
-        """Whether nobody has asked this before: the one number of the head that workers write, under `locked`."""
+        """Return True at the first call only. Call under `locked`: it sets the only field of the head workers write."""
         reported, self._head.start_reported = self._head.start_reported, 1
         return not reported
 
     def all_ended(self) -> bool:
-        """Whether every living worker has shown that it is through; under `locked`."""
+        """Whether every living worker has shown that it has ended; call under `locked`."""
         return all(fields.ended for fields in self._used() if fields.state)

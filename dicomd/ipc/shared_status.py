@@ -1,7 +1,7 @@
-"""What the daemon shows of itself: open Associations, figures, refusals, and what the supervisor says of itself.
+"""What the daemon shows in its status: open Associations, counters, refusals, and what only the supervisor knows.
 
-The rule it keeps: all of it is memory of one size that the processes share. Workers and the supervisor write their
-parts, the exporter and the supervisor read, and nobody waits for anybody.
+Invariant: all of it is shared memory of fixed size. Workers and the supervisor write their parts, the exporter and the
+supervisor read, and no reader waits for a writer or keeps one waiting.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ from dicomd.telemetry.budget import LineBudget
 from dicomd.telemetry.fields import safe_text
 
 _OWN_STATUS: Final = 64 * 1024  # bytes
-_TITLE: Final = 64  # characters of an AE Title, whose 16 may all be escaped
+_TITLE: Final = 64  # characters of an AE Title, all 16 of which may be escaped
 
 
 class SharedStatus:
-    """Made by the supervisor; `locked` is what writers of refusals, and of strangers' log lines, hold."""
+    """Created by the supervisor. Writers of refusals, and of log lines about strangers, hold the lock `locked`."""
 
     def __init__(self, slots: int, locked: Callable[[], AbstractContextManager[None]]) -> None:
         self.associations, self.refusals = AssociationTable(slots), Refusals(locked)
         self.log_budget = LineBudget(locked)
-        """What strangers can make all these processes log, in all."""
+        """Limits how much strangers can make all these processes together log."""
         self._own_status = SeqlockRecord(memoryview(mmap.mmap(-1, _OWN_STATUS)))
 
     def publish(self, own_status: dict[str, Any]) -> None:
-        """What the supervisor alone knows. Raises ValueError where that is too much."""
+        """Publish what only the supervisor knows. Raises ValueError if that is too large."""
         self._own_status.write(own_status)
 
     def own_status(self) -> dict[str, Any]:
-        """What the supervisor has published; empty before the start is through."""
+        """Return what the supervisor has published; empty until the start is complete."""
         found = self._own_status.read()
         return found if isinstance(found, dict) else {}
 
 
 class WorkerStatus:
-    """A worker's part, as `net.status_sink.StatusSink` wants it."""
+    """One worker's part, a `net.status_sink.StatusSink`."""
 
     def __init__(self, rows: WorkerRows, refusals: Refusals) -> None:
         self.rows, self._refusals = rows, refusals
         self.count = rows.count
 
     def open(self, known: dict[str, Any]) -> AssociationEntry:
-        """Show an Association: its AE Titles are a stranger's bytes."""
+        """List an Association. Its texts are escaped and truncated, because its AE Titles are untrusted."""
         safe = {key: safe_text(value, _TITLE) if isinstance(value, str) else value for key, value in known.items()}
         return self.rows.open(safe | {"began": time.monotonic()})
 
     def refused(self, what: Refused, *, why: str, advice: str = "", **who: str) -> None:
-        """Add a refusal."""
+        """Record a refusal."""
         texts = {"refused": str(what), "why": why, "advice": advice, **who}
         self._refusals.note({key: safe_text(text) for key, text in texts.items()})

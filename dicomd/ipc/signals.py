@@ -1,7 +1,7 @@
-"""Signals as something to wait for beside sockets and pipes.
+"""Turns signals into a descriptor that can be polled together with sockets and pipes.
 
-The rule it keeps: a handler only takes note. It runs between any two bytecodes, with any lock held, so nothing else is
-safe in it; and a descriptor that becomes readable leaves no gap between looking for a signal and waiting for one.
+Invariant: a handler only records its signal. It may run between any two bytecodes, while any lock is held, so nothing
+else would be safe in it. Polling a descriptor also avoids the race between checking for a signal and waiting for one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 
 class SignalPipe:
-    """Collects the signals of `numbers` from its making on, and is readable (`fileno`) when there are some."""
+    """Collects the signals in `numbers` as soon as it is created. `fileno` is readable while there are any."""
 
     def __init__(self, numbers: Iterable[signal.Signals]) -> None:
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -24,11 +24,11 @@ class SignalPipe:
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
 
     def fileno(self) -> int:
-        """The descriptor to wait for."""
+        """Return the descriptor to poll for reading."""
         return self._read
 
     def take(self) -> list[signal.Signals]:
-        """The signals since the last call, in their order."""
+        """Return the signals received since the last call, in order."""
         with contextlib.suppress(BlockingIOError):
             while os.read(self._read, 4096):
                 pass
@@ -36,12 +36,12 @@ class SignalPipe:
         return [signal.Signals(number) for number in noted]
 
     def ignore(self) -> None:
-        """Ignore them from now on: at its end the interpreter would take the handlers away, and one more would kill."""
+        """Ignore the signals from now on: the interpreter removes handlers at exit, and a late signal would kill it."""
         for number in self._numbers:
             signal.signal(number, signal.SIG_IGN)
 
     def close(self) -> None:
-        """Give the descriptors back: in a fork, whose signals would otherwise wake its parent."""
+        """Close the descriptors. Must be called in a forked child, whose signals would otherwise wake its parent."""
         signal.set_wakeup_fd(-1)
         os.close(self._read)
         os.close(self._write)

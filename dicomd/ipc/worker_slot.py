@@ -1,4 +1,4 @@
-"""One worker's place in the shared state: what it counts there against all others, what it shows, and what it sees."""
+"""One worker's part of the shared state: what it counts there together with the others, what it shows, what it sees."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicomd.net.admission import LimitReached
 
 
 class WorkerSlot:
-    """The slot of one worker; the `AdmissionCounter` of its Admission and the `SiblingWorkers` of its listeners.
+    """The slot of one worker: the `AdmissionCounter` of its `Admission` and the `SiblingWorkers` of its listeners.
 
     Used by all threads of its process.
     """
@@ -29,7 +29,7 @@ class WorkerSlot:
     # -- AdmissionCounter ------------------------------------------------------------------------------------------
 
     def connect(self, limit: int) -> bool:
-        """Count a connection in. Without the lock: a burst may end a few above the limit, one per worker at most."""
+        """Count a connection in. No lock is held, so a burst may exceed the limit, by one per worker at most."""
         with self._counting:
             if self._shared_state.total_connections() >= limit:
                 return False
@@ -37,18 +37,18 @@ class WorkerSlot:
             return True
 
     def disconnect(self, *, admitted: bool) -> None:
-        """Count a connection out; `admitted`: it had an Association, which has left."""
+        """Count a connection out. `admitted` means that it had an Association, for which `leave` was called."""
         with self._counting:
             if admitted:
                 self._fields.closing -= 1
             self._fields.connections -= 1
 
     def enter(self, peer: str, *, associations: int, per_peer: int) -> LimitReached | None:
-        """Count an Association in, or say which limit is reached.
+        """Count an Association in and return None, or return the limit that is reached.
 
-        Near a limit, check before incrementing: a transient increment could make another worker reject wrongly. Where a
-        limit was passed by others that are about to find the same, look again under the lock, as the only one, so that
-        exactly as many are admitted as may be.
+        Near a limit, check before incrementing: a transient increment could make another worker reject wrongly. If a
+        limit was exceeded because several workers incremented at once, repeat the check while holding the lock, so that
+        exactly as many Associations are admitted as the limit allows.
         """
         digest, shared_state = _digest(peer), self._shared_state
         near = (
@@ -73,7 +73,7 @@ class WorkerSlot:
                 return LimitReached.ASSOCIATIONS
             fields.peers[count] = digest
             fields.associations = count + 1
-        # Shown first, checked second: of two that take the last place at once, at least one sees the other.
+        # Increment first, then check: if two workers take the last place at once, at least one of them sees the other.
         if self._shared_state.total_associations() > associations:
             reached = LimitReached.ASSOCIATIONS
         elif self._shared_state.associations_of_peer(digest) > per_peer:
@@ -92,7 +92,7 @@ class WorkerSlot:
 
     @property
     def open_associations(self) -> int:
-        """How many Associations this worker has."""
+        """How many Associations this worker has open."""
         count: int = self._fields.associations
         return count
 
@@ -104,16 +104,16 @@ class WorkerSlot:
 
     @property
     def wakeups(self) -> int:
-        """A descriptor that is readable while a wake-up waits for somebody to take it."""
+        """A descriptor that is readable while a wake-up is pending."""
         return self._shared_state.wakeups
 
     def wake_sibling(self) -> None:
-        """Wake one of the others, to accept what this worker doesn't."""
-        with suppress(BlockingIOError):  # 2^64 wake-ups that nobody has taken
+        """Wake one of the other workers to accept the connection that this one leaves to it."""
+        with suppress(BlockingIOError):  # 2^64 wake-ups are pending
             os.eventfd_write(self._shared_state.wakeups, 1)
 
     def take_wakeup(self) -> bool:
-        """Take a wake-up; False if another was quicker."""
+        """Take a wake-up; return False if another worker was quicker."""
         try:
             os.eventfd_read(self._shared_state.wakeups)
         except BlockingIOError:
@@ -129,35 +129,35 @@ class WorkerSlot:
 
     @property
     def stopping(self) -> bool:
-        """Whether the daemon is about to end: known here before the order to stop comes."""
+        """Whether the daemon is stopping, which is visible here before the order to stop arrives."""
         return self._shared_state.stopping
 
     @property
     def speaks_for_all(self) -> bool:
-        """Whether it is this worker's part to log what all workers see."""
+        """Whether this worker has to log what all workers see."""
         return self._shared_state.first_ready() == self.slot
 
     def tells_start(self) -> bool:
-        """Whether it is this worker's part to report that the daemon has started: once, in its first generation."""
+        """Whether this worker has to report that the daemon has started: true once, in the first generation."""
         with self._shared_state.locked():
             return self.generation == 1 and self._shared_state.first_to_report_start()
 
     def tells_stop(self) -> bool:
-        """Show that this worker is through, and return whether it is the last one of a daemon that stops.
+        """Show that this worker has ended, and return whether it has to report that the daemon has stopped.
 
-        That one has to report the stop.
+        That is the part of the last worker of a stopping daemon.
         """
         with self._shared_state.locked():
             self._fields.ended = 1
             return self._shared_state.stopping and self._shared_state.all_ended()
 
     def show_state(self, state: SlotState) -> None:
-        """Show what this process does."""
+        """Show what this process is doing."""
         self._fields.pid = os.getpid()
         self._fields.state = state
 
     def show_store(self, reason: str) -> None:
-        """Show why the store accepts nothing, or with an empty reason that it does."""
+        """Show why the store is not accepting instances; an empty reason means that it is."""
         self._fields.show_reason(reason)
         self._fields.accepting = not reason
 

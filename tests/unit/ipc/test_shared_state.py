@@ -160,8 +160,8 @@ def test_readiness_needs_a_worker_a_store_and_the_operator_s_consent(shared_stat
     assert shared_state.unready() == "no worker is ready"
     first, second = worker_slot(shared_state, 0), worker_slot(shared_state, 1)
     first.show_store("")
-    second.show_store("the store takes nothing: Störung" * 20)
-    assert shared_state.unready().startswith("the store takes nothing: Störung")
+    second.show_store("the store is not accepting instances: Störung" * 20)
+    assert shared_state.unready().startswith("the store is not accepting instances: Störung")
     second.show_store("")
     assert shared_state.unready() == ""
     shared_state.maintenance = True
