@@ -1,1 +1,1 @@
-"""A worker process: it serves Associations with one immutable configuration."""
+"""The worker process, which serves Associations with one immutable configuration."""

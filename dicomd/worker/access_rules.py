@@ -1,4 +1,4 @@
-"""From the configuration to the rules that admission and `dicomd check-peer` judge by."""
+"""Builds from the configuration the access rules that admission and `dicomd check-peer` apply."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dicomd.services.operations import Rights
 
 
 def access_rules(config: Config) -> AccessRules:
-    """The rules of a configuration."""
+    """Return the access rules of a configuration."""
     return AccessRules(
         [
             PeerRule(

@@ -1,6 +1,6 @@
-"""The audit trail of a worker, from its configuration: off, or a trail with the spool and the server that were set.
+"""The audit trail of a worker: off, or with the spool and the syslog server that its configuration names.
 
-The rule it keeps: the daemon's start and its stop are each told by one worker, for all of them.
+Invariant: the daemon's start and its stop are each recorded by exactly one worker, on behalf of all.
 """
 
 from __future__ import annotations
@@ -15,36 +15,37 @@ from dicomd.store.filesystem import OWN_FOLDER
 from dicomd.telemetry.metrics import Metrics
 
 _DELIVERY_TIMEOUT = 3.0
-"""Seconds for the last messages, when a worker ends: those in the spool are sent on at the next start."""
+"""Seconds to deliver the last messages when a worker ends; those left in the spool are sent after the next start."""
 
 
 class Auditing:
-    """What a worker audits. `wanted` says whether anything is; the other methods do nothing otherwise."""
+    """Records what a worker has to audit. If `wanted` is false, nothing is, and `start` and `end` do nothing."""
 
     def __init__(self, config: Config, metrics: Metrics, worker_slot: WorkerSlot) -> None:
         self.wanted = config.audit.wanted
         self._worker_slot = worker_slot
         self._trail = None
         if self.wanted:
-            # Beside the instances it tells of: a file system that hangs holds up nobody there who wouldn't wait anyway.
+            # The journal is kept beside the instances it is about: if that file system hangs, the only threads that
+            # wait for it are those that would wait for the store anyway.
             journal = config.storage.root.absolute() / OWN_FOLDER / "audit"
             self._trail = AuditTrail(metrics, spool=config.audit.spool, server=_server(config), journal=journal)
 
     def start(self) -> None:
-        """Begin to deliver; in the process that serves."""
+        """Begin to deliver messages. Must be called after the fork, in the worker itself."""
         if self._trail is not None:
             self._trail.start()
             if self._worker_slot.tells_start():
                 self._trail.record(ApplicationActivity(now(), started=True))
 
     def association(self, address: str) -> AssociationAudit:
-        """Begin the audit of a connection from an address. Raises RuntimeError where nothing is audited."""
+        """Begin the audit of a connection from an address. Raises RuntimeError if nothing is audited."""
         if self._trail is None:
             raise RuntimeError("nothing is audited")
         return AssociationAudit(self._trail.record, address, self._trail.journal)
 
     def end(self) -> None:
-        """Let what has been recorded get on its way, for some seconds."""
+        """Deliver what has been recorded, waiting at most `_DELIVERY_TIMEOUT` seconds."""
         if self._trail is not None:
             if self._worker_slot.tells_stop():
                 self._trail.record(ApplicationActivity(now(), started=False))
@@ -52,7 +53,7 @@ class Auditing:
 
 
 def _server(config: Config) -> SyslogServer | None:
-    """A dicomd that speaks TLS to its peers shows the same certificate to a syslog server that asks for one."""
+    """Return the configured syslog server. If listeners use TLS, it gets their certificate if it asks for one."""
     syslog = config.audit.syslog
     if syslog is None:
         return None

@@ -1,8 +1,8 @@
-"""Memory that connections took, given back to the system: large pieces at once, those of a burst when it has ebbed.
+"""Returns memory used for connections to the system: large blocks as they are freed, the rest after a burst.
 
-The rule it keeps: an allocator that many threads have used keeps most of what they free, in places that none of them
-comes back to; so once most connections of a burst have gone, and not more often, it is told to let go (malloc_trim(3)).
-Where the C library knows no such call, nothing happens.
+An allocator that many threads have used keeps most of what they free, in arenas that none of them may use again. So
+malloc_trim(3) is called once most connections of a burst have ended, and no more often than that. If the C library
+doesn't have that function, nothing is done.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Final
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # mallopt(3)
 _LARGE: Final = 64 * 1024
-"""Bytes from which a piece of memory is the system's again when it is freed: requests and Command Sets have up to 256
-KiB, and a thread's own arena would keep most of it. By default the limit rises with what is freed, to 32 MiB."""
+"""Blocks of at least so many bytes return to the system when they are freed. Requests and Command Sets have up to 256
+KiB, most of which a thread's arena would keep. By default, the limit rises up to 32 MiB as larger blocks are freed."""
 _ARENAS: Final = 2
-"""Python's threads hardly ever allocate at the same time; by default there are eight a processor, and each keeps its
-own."""
+"""Enough, as Python's threads hardly ever allocate at the same time. The default is eight per processor, each of which
+keeps its own free memory."""
 
 _BURST: Final = 16
-"""Connections fewer than at their height: what less than that leaves behind, the next ones use."""
+"""How many connections must have ended since the peak; memory left by fewer will be used by the next connections."""
 
 
 def _trim() -> None:
@@ -30,7 +30,7 @@ def _trim() -> None:
 
 
 def keep_little() -> None:
-    """Tell the allocator of this process what to keep."""
+    """Limit how much free memory the allocator of this process keeps."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE)
@@ -38,14 +38,14 @@ def keep_little() -> None:
 
 
 class MemoryTrimmer:
-    """Watches how many connections there are, and calls `let_go`, then the allocator, after a burst of them."""
+    """Watches the number of connections, and calls `let_go` and then `trim` after a burst, to return its memory."""
 
     def __init__(self, let_go: Callable[[], None], trim: Callable[[], None] = _trim) -> None:
         self._let_go, self._trim = let_go, trim
         self._height = 0
 
     def look(self, connections: int) -> None:
-        """To be told from time to time how many connections are open."""
+        """Consider how many connections are open now; to be called from time to time."""
         self._height = max(self._height, connections)
         if self._height - connections >= _BURST and connections <= self._height // 2:
             self._height = connections

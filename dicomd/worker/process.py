@@ -1,8 +1,8 @@
-"""The life of a worker process, from the fork to its last Association.
+"""The life of a worker process, from the fork to the end of its last Association.
 
-The rule it keeps: its main thread never waits longer than a second, and says so: what falls silent is taken for stuck.
-The supervisor's orders, a SIGTERM and the supervisor's death all lead to the same end: no more connections, those that
-are open end, the process leaves.
+Invariant: the main thread never waits longer than a second and reports after each wait, because the supervisor kills a
+silent worker as stuck. The supervisor's orders, a SIGTERM and the supervisor's death all have the same effect: no more
+connections are accepted, the open ones end, and the process exits.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from dicomd.worker.memory_trim import keep_little
 from dicomd.worker.worker import Worker
 
 ABORT_GRACE = 5.0
-"""Seconds for aborted Associations to end: their disks may be slow."""
+"""Seconds for aborted Associations to end, as they may be waiting for a slow disk."""
 _BEAT = 1.0  # seconds
-_MAKES_ROOM = "a reload waited for the place of this old configuration, and dicomd.drain_timeout was over"
+_MAKES_ROOM = "a reload was waiting for this old configuration to end, and dicomd.drain_timeout had passed"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What all workers of a generation do: serve on `listeners` with `config`, storing into `store`.
+    """What all workers of a generation are given: they serve on `listeners` with `config`, storing into `store`.
 
-    `tls` has been made with the files as they were when the configuration was read, so that a worker that is replaced
-    later serves with the same ones.
+    `tls` was made from the files as they were when the configuration was read, so that a replacement for a dead worker
+    serves with the same ones.
     """
 
     config: Config
@@ -57,7 +57,7 @@ class WorkerSpec:
 
 
 def run_worker(spec: WorkerSpec, worker_slot: WorkerSlot, supervisor: ChildEnd) -> None:
-    """Serve until told to leave; returns when the last Association has ended, or was aborted."""
+    """Serve until ordered to exit; returns when the last Association has ended or was aborted."""
     config = spec.config
     keep_little()
     use_files(spec.metric_folder, str(worker_slot.slot))
@@ -71,7 +71,7 @@ def run_worker(spec: WorkerSpec, worker_slot: WorkerSlot, supervisor: ChildEnd) 
     budget = worker_slot.log_budget
     configure_logging(config.log.format, config.log.level, metrics=metrics, constants=constants, budget=budget)
     route_uncaught()
-    for ignored in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to everybody: the supervisor decides
+    for ignored in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all processes, but the supervisor decides
         signal.signal(ignored, signal.SIG_IGN)
     _WorkerLoop(spec, worker_slot, supervisor, metrics).live()
 
@@ -108,7 +108,7 @@ class _WorkerLoop:
             orders = self._supervisor.take()
             if Order.ORPHANED in orders and not self._orphaned:
                 self._orphaned = True
-                wakeup.unregister(self._supervisor.fileno())  # it stays readable
+                wakeup.unregister(self._supervisor.fileno())  # it would stay readable and the loop would spin
             for order in (Order.RETIRE, Order.STOP, Order.ORPHANED, Order.HURRY, Order.MAKE_ROOM):
                 if order in orders:
                     self._obey(order)
@@ -116,7 +116,7 @@ class _WorkerLoop:
                 self._obey(Order.STOP if self._phase in (_Phase.SERVING, _Phase.RETIRING) else Order.HURRY)
         self._worker.end()
         report_suppressed(self._worker_slot.log_budget, at_once=True)
-        if self._worker.idle:  # else a thread still writes, and what it leaves is swept with the dead one's things
+        if self._worker.idle:  # else a thread is still writing; its temporary file is swept like those of a dead worker
             self._spec.store.close()
 
     def _obey(self, order: Order) -> None:
@@ -128,7 +128,7 @@ class _WorkerLoop:
         elif order in (Order.STOP, Order.ORPHANED) and self._phase in (_Phase.SERVING, _Phase.RETIRING):
             if order is Order.ORPHANED:
                 get_logger().error(
-                    "the supervisor is gone", detail="this worker leaves when its Associations have ended"
+                    "the supervisor has died", detail="this worker exits when its Associations have ended"
                 )
             self._phase = _Phase.STOPPING
             self._worker_slot.show_state(SlotState.DRAINING)

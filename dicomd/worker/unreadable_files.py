@@ -1,7 +1,8 @@
-"""Telling operators of stored files that can't be read: counted each time, a log line now and then.
+"""Reports stored files that can't be read: each failure is counted, but log lines are limited.
 
-A sender that repeats such an instance meets its file again and again, and a failing disk has many: a path gets one
-line in ten minutes, and all of them together ten; the next one's ``count`` includes what got none.
+A sender that repeats such an instance makes dicomd read its file again and again, and a failing disk has many such
+files. So a path is logged once in ten minutes, and at most ten paths are logged in that time; the ``count`` of the next
+line includes the failures that were not logged.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _LINES: Final = 10  # in that time
 
 
 class UnreadableFiles:
-    """The unreadable files that a worker has met. Shared by threads."""
+    """The unreadable files that a worker has found. Thread-safe."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -29,7 +30,7 @@ class UnreadableFiles:
         self._untold = 0
 
     def tell(self, failure: StoreError) -> None:
-        """Take notice of one that was met."""
+        """Count a file that couldn't be read, and log it unless that would be too many lines."""
         self._metrics.count_store_error(failure.operation, failure.errno)
         now = time.monotonic()
         with self._lock:
@@ -46,6 +47,6 @@ class UnreadableFiles:
             path=failure.path,
             operation=failure.operation,
             errno=failure.errno,
-            advice="It counts as another Data Set. Look at the disk; `dicomd verify-store` finds what else is damaged",
+            advice="It counts as a different Data Set. Check the disk; `dicomd verify-store` finds other damaged files",
             count=untold + 1,
         )

@@ -1,7 +1,7 @@
-"""A worker: the part of dicomd that serves Associations, wired together from one immutable configuration.
+"""A worker: the part of dicomd that serves Associations, assembled from one immutable configuration.
 
-The rule it keeps: a worker gets its configuration, its sockets and its metrics from outside and never changes them, so
-that a new configuration is a new worker.
+Invariant: a worker is given its configuration, its sockets and its metrics, and never changes them, so that a new
+configuration always means new workers.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from dicomd.worker.auditing import Auditing
 from dicomd.worker.memory_trim import MemoryTrimmer
 from dicomd.worker.unreadable_files import UnreadableFiles
 
-_CHECK_INTERVAL = 1.0  # seconds between two looks at the store
+_CHECK_INTERVAL = 1.0  # seconds between two checks of the store
 
 
 class Worker:
     """Serves Associations on `listeners` with `config`, storing into `store`, which has been started.
 
-    `worker_slot` is where it counts among all workers, and shows whether its store accepts instances. `tls` is what
-    TLS listeners offer.
+    `worker_slot` is where its connections are counted with those of all workers, and where it shows whether the store
+    accepts instances. `tls` is used by TLS listeners.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Worker:
         )
 
     def unready(self) -> str:
-        """Why no Association can be taken at present; empty when one can."""
+        """Return why no Association can be accepted at present, or an empty string if one can."""
         if self._stopping or self._worker_slot.stopping:
             return "dicomd stops"
         if self._worker_slot.maintenance:
@@ -114,7 +114,7 @@ class Worker:
         return "" if state.accepting else _refusal(state.reason)
 
     def start(self) -> None:
-        """Look at the store, remove what a worker that died has left there, and go on looking."""
+        """Check the store, remove the temporary files of workers that died, and keep checking."""
         self._audit.start()
         self._store.check()
         self._accepted = self._store.state.accepting
@@ -123,41 +123,41 @@ class Worker:
         threading.Thread(target=self._watch_store, name="store-watch", daemon=True).start()
 
     def serve(self, wakeup: int, seconds: float) -> None:
-        """Accept connections until the descriptor `wakeup` is readable, `seconds` at most; see `retire`."""
+        """Accept connections until the descriptor `wakeup` is readable or `seconds` have passed; see `retire`."""
         self._acceptor.serve(wakeup, seconds)
 
     def notice_hanging_store(self) -> None:
-        """Refuse while the store's file system gives no answer; for the thread that isn't waiting for it."""
+        """Refuse instances while the store's file system hangs. Called by a thread that doesn't wait for it itself."""
         self._store.notice_hanging()
         state = self._store.state
         if self._accepted and not state.accepting:
             self._show(state)
 
     def retire(self) -> None:
-        """Take no more connections. Those that were taken are served to their end, new Associations on them too.
+        """Accept no more connections. Those already accepted are served to their end and may still open an Association.
 
-        From now on `serve` only waits, and the last connection's end ends it.
+        From now on `serve` only waits, and returns when the last connection has ended.
         """
         self._acceptor.close()
 
     def stop(self) -> None:
-        """Take no more connections and no more Associations. Open ones go on."""
+        """Accept no more connections and no more Associations. Open Associations continue."""
         self._stopping = True
         self._acceptor.close()
 
     def abort(self, why: str) -> int:
-        """Abort what is open, for this reason; return how many connections that were."""
+        """Abort all open connections for the reason `why`, and return how many there were."""
         return self._acceptor.abort(why)
 
     def end(self) -> None:
-        """No longer look at the store, and let what is to be audited get on its way."""
+        """Stop checking the store, and deliver the audit messages that are left."""
         self._over.set()
         self._note_last_stores()
         self._audit.end()
 
     @property
     def idle(self) -> bool:
-        """Whether no connection is being served: nothing of the store is in use then."""
+        """Whether no connection is being served, so that nothing of the store is in use."""
         return self._acceptor.idle
 
     def _new_report(self, listener: str, address: str) -> AssociationReport:
@@ -174,22 +174,23 @@ class Worker:
         try:
             removed = self._store.sweep()
         except OSError as error:
-            get_logger().warning("temporary files of a crash stay", error=error.strerror)
+            get_logger().warning("could not remove temporary files left by a crash", error=error.strerror)
             return
         if removed:
             self._metrics.store_recovered_files.labels("removed").inc(removed)
-            get_logger().warning("temporary files of a crash removed", removed=removed)
+            get_logger().warning("removed temporary files left by a crash", removed=removed)
 
     def _watch_store(self) -> None:
-        while not self._over.wait(_CHECK_INTERVAL - time.monotonic() % _CHECK_INTERVAL):  # all workers at once
+        # All workers check at the same moment.
+        while not self._over.wait(_CHECK_INTERVAL - time.monotonic() % _CHECK_INTERVAL):
             self._look_at_store()
 
     def _look_at_store(self) -> None:
-        """Never raises: a store that was suspended would never be looked at again."""
+        """Check the store and report changes. Never raises, or else a suspended store would never be checked again."""
         try:
             self._store.check()
             self._show(self._store.state)
-            if self._accepted and not self._swept:  # a store whose mount was missing at the start, too
+            if self._accepted and not self._swept:  # also for a store whose mount was missing at the start
                 self._swept = True
                 self._sweep()
             self._note_last_stores()
@@ -201,12 +202,12 @@ class Worker:
 
     def _note_last_stores(self) -> None:
         if self._store.state.accepting:
-            with suppress(OSError):  # it is only a note; of a store in trouble others tell
+            with suppress(OSError):  # only a convenience; failures of the store are reported elsewhere
                 self._last_stores.note(self._metrics.last_stores())
 
     def _show(self, state: StoreState) -> None:
         self._worker_slot.show_store("" if state.accepting else _refusal(state.reason))
-        accepted, self._accepted = self._accepted, state.accepting  # when last looked at, whatever a writer found since
+        accepted, self._accepted = self._accepted, state.accepting  # at the last check, whatever writers found since
         self._metrics.sample_store(
             accepting=state.accepting,
             avail_bytes=state.avail_bytes,
@@ -232,4 +233,4 @@ class Worker:
 
 
 def _refusal(reason: str) -> str:
-    return f"the store takes nothing: {reason}"
+    return f"the store is not accepting instances: {reason}"

@@ -316,7 +316,7 @@ def test_peers_hold_a_reload_up_for_no_longer_than_the_drain_timeout(
     assert peers[0].read_abort() == Abort(0, 0)
     ended = daemon.wait_logged("association ended", dicomd_generation=1)
     assert ended["outcome"] == "aborted_locally"
-    assert "a reload waited for the place of this old configuration" in ended["error"]
+    assert "a reload was waiting for this old configuration to end" in ended["error"]
     assert ended["instances"] == 1
     daemon.wait_logged("config applied", dicomd_generation=10)
     shut_out = connect(daemon)
