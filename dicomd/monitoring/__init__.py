@@ -1,1 +1,1 @@
-"""The exporter process: metrics, probes and the status page over HTTP."""
+"""The exporter process, which serves metrics, probes and the status page over HTTP."""

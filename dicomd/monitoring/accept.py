@@ -1,7 +1,7 @@
-"""What an HTTP client accepts: its Accept and Accept-Encoding headers (RFC 9110 §12.5).
+"""What an HTTP client accepts, according to its Accept and Accept-Encoding headers (RFC 9110 §12.5).
 
-Invariant: no header raises. A part that can't be understood is passed over, and who asks for nothing that is known
-gets what every client takes: plain text, uncompressed. Nothing of a header gets into the answer.
+Invariant: no header raises, and nothing of a header is copied into the answer. Malformed parts are ignored, and a
+client that asks for nothing we can send gets what every client accepts: plain text, uncompressed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WEIGHT: Final = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?", re.ASCII)
 
 
 class Choice(NamedTuple):
-    """One of the alternatives that a client lists, in lower case: how much it wants it, from 0 (not at all) to 1."""
+    """One of the alternatives that a client lists, in lower case, with its `weight` from 0 (not acceptable) to 1."""
 
     name: str
     parameters: dict[str, str]
@@ -27,7 +27,7 @@ class Choice(NamedTuple):
 
 
 def choices(header: str) -> Iterator[Choice]:
-    """The alternatives in their order, without those that are malformed."""
+    """Yield the alternatives in order, except malformed ones."""
     for text in header.lower().split(",", _MOST_CHOICES)[:_MOST_CHOICES]:
         name, *rest = (part.strip() for part in text.split(";"))
         parameters = {key.strip(): value.strip() for key, _, value in (part.partition("=") for part in rest)}
@@ -37,7 +37,7 @@ def choices(header: str) -> Iterator[Choice]:
 
 
 def prefers_openmetrics(accept: str) -> bool:
-    """Whether a scrape wants OpenMetrics 1.0.0 more than Prometheus' text; what is listed first wins a draw."""
+    """Whether a scrape prefers OpenMetrics 1.0.0 to Prometheus' text format. Of equal weights, the first wins."""
     openmetrics, rank = False, 0.0
     for choice in choices(accept):
         wanted = choice.name == _OPENMETRICS and choice.parameters.get("version", "") in _OPENMETRICS_VERSIONS
@@ -47,5 +47,5 @@ def prefers_openmetrics(accept: str) -> bool:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether an answer may be compressed."""
+    """Whether the answer may be compressed with gzip."""
     return any(choice.name in _GZIP and choice.weight > 0 for choice in choices(accept_encoding))

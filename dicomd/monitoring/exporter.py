@@ -1,7 +1,7 @@
-"""The exporter: the child that answers over HTTP for the whole daemon, so that a scrape costs no worker anything.
+"""The exporter: the child that answers HTTP requests for the whole daemon, so that a scrape costs the workers nothing.
 
-The rule it keeps: what it says comes from the shared page and the metric files, never from asking a process that might
-not answer. It stays until the last worker has left, and leaves with the supervisor.
+Invariant: its answers come from shared memory and the metric files, and never from a query to another process, which
+might not answer. It runs until the last worker has exited, and exits if the supervisor dies.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.stdlib import route_uncaught
 
 OWNER = "exporter"
-"""Of its own metrics."""
+"""The owner of the exporter's own metrics; see `ipc.metric_files`."""
 _BEAT = 1000  # milliseconds
-_RATES = (10, 60, 300)  # seconds that are averaged over
+_RATES = (10, 60, 300)  # seconds over which rates are averaged
 
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
-    """What it serves on, and reads. `began` is when the daemon started, on the monotonic clock."""
+    """Serves on `sockets` what it reads elsewhere. `began` is when the daemon started, on the monotonic clock."""
 
     sockets: Sequence[socket.socket]
     shared_state: SharedState
@@ -46,7 +46,7 @@ class Exporter:
     pace: Pace = field(default_factory=Pace)
 
     def run(self, supervisor: ChildEnd) -> None:
-        """Serve until the supervisor says stop, or is gone."""
+        """Serve until the supervisor orders a stop, or dies."""
         for ignored in (signal.SIGINT, signal.SIGHUP):
             signal.signal(ignored, signal.SIG_IGN)
         use_files(self.metric_folder, OWNER)
@@ -73,7 +73,7 @@ class Exporter:
         poller = select.poll()
         poller.register(supervisor.fileno(), select.POLLIN)
         supervisor.say(ChildEvent.READY)
-        while not supervisor.take():  # any order is to leave
+        while not supervisor.take():  # every order means that the exporter should exit
             supervisor.say(ChildEvent.BEAT)
             self.pace.look(self.shared_state)
             poller.poll(_BEAT)
@@ -85,7 +85,7 @@ class Exporter:
         return not reason, reason
 
     def _hosts(self) -> list[str]:
-        """As of the last reload: the supervisor has published them."""
+        """Return the names of the configuration in force, which the supervisor has published."""
         names: list[str] = self.shared_state.status.own_status().get("http_hosts", [])
         return names
 

@@ -1,8 +1,8 @@
-"""By which names the HTTP endpoint shows what it knows of peers: the Host header of a request (RFC 9110 §7.2).
+"""Checks the Host header of a request (RFC 9110 §7.2) before the HTTP endpoint shows what it knows about peers.
 
-Why: a page of any web site can point its own name at this machine (DNS rebinding). A browser then takes our answer for
-that site's, and its scripts may read it. Such a request bears the site's name, so those pages are shown only under an
-IP address, `localhost`, or a name that the configuration has.
+Any web site can let its own name resolve to this machine's address (DNS rebinding). A browser then attributes our
+answer to that site and lets its scripts read it. The Host header of such a request has the site's name, so pages about
+peers are only shown under an IP address, `localhost`, or a name in the configuration.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ _AUTHORITY: Final = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[^\[\]:@/\\
 
 
 def is_shown(hosts: Sequence[str], names: Collection[str]) -> bool:
-    """Whether a request with these Host headers, of which there has to be one, is for us; `names` in lower case."""
+    """Whether a request with these Host headers, of which there must be exactly one, may see pages about peers.
+
+    `names` are the configured ones, in lower case.
+    """
     if len(hosts) != 1:
         return False
     match = _AUTHORITY.fullmatch(hosts[0].strip().lower())

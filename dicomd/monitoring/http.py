@@ -1,9 +1,9 @@
-"""The HTTP endpoint: metrics, health, readiness and status, for programs and for a person with curl.
+"""The HTTP endpoint: metrics, health, readiness and status, for programs and for people with curl or a browser.
 
-The rule: it answers a health probe whatever other clients do. Each connection is one request, in a thread of its own;
-at most `MAX_CONNECTIONS` at once, for at most `MAX_SECONDS` each, and when a new one finds no room the oldest must go:
-of those that have not asked for anything, if there are any.
-It reads nothing but the request's head, and nothing a client sends reaches a log, a label or a file.
+Invariant: it answers a health probe whatever other clients do. Each connection is one request with a thread of its own.
+There are at most `MAX_CONNECTIONS`, for at most `MAX_SECONDS` each; a further one replaces the oldest of those that
+have not sent their request yet, or else the oldest of all. Only the head of a request is read, and nothing that a
+client sends reaches a log, a label or a file.
 """
 
 import contextlib
@@ -29,23 +29,23 @@ from dicomd.telemetry.logs import get_logger
 from dicomd.telemetry.messages import Message
 
 MAX_CONNECTIONS: Final = 16
-MAX_SECONDS: Final = 15.0  # of a connection, from accept to close: a scrape takes milliseconds
-MAX_HEAD: Final = 128 * 1024  # bytes of a request's head: http.server's own bounds allow 6 MiB
+MAX_SECONDS: Final = 15.0  # of a connection from accept to close; a scrape needs milliseconds
+MAX_HEAD: Final = 128 * 1024  # bytes of a request's head; http.server's own limits allow 6 MiB
 READ_TIMEOUT: Final = 5.0  # seconds without a byte
 _BACKLOG: Final = 64
-_POLL_SECONDS: Final = 0.25  # how often expired connections are looked for, and how long a stop may take
+_POLL_SECONDS: Final = 0.25  # between two checks for expired connections; a stop may have to wait for the next one
 
 PAGES: Final = {
-    "/": "the daemon's status for a person with a browser",
-    "/metrics": "metrics for Prometheus (text or OpenMetrics, by Accept)",
-    "/-/healthy": "200 while the process works",
-    "/-/ready": "200 while C-STORE is accepted, else 503 and the reason",
+    "/": "the daemon's status for people with a browser",
+    "/metrics": "metrics for Prometheus (text or OpenMetrics, depending on Accept)",
+    "/-/healthy": "200 while the daemon works, else 503",
+    "/-/ready": "200 while instances are accepted, else 503 and the reason",
     "/status": "the daemon's status as JSON",
 }
-_OF_PEERS: Final = ("/", "/status")  # which show AE Titles and addresses, and therefore look at the Host header
+_OF_PEERS: Final = ("/", "/status")  # these show AE Titles and addresses, so their requests' Host header is checked
 _MISDIRECTED: Final = (
-    "This page is shown under an IP address, localhost, or a name in http.hosts of dicomd's configuration, such as "
-    'hosts = ["dicomd.example.org"].\n'
+    "This page is only shown under an IP address, localhost, or a name in http.hosts of dicomd's configuration, such "
+    'as hosts = ["dicomd.example.org"].\n'
 )
 _INDEX: Final = "".join(f"{path:<12}{what}\n" for path, what in PAGES.items())
 
@@ -56,12 +56,12 @@ _log = get_logger()
 class HttpEndpoint:
     """Serves `PAGES` in threads of this process from `start` to `stop`.
 
-    ``healthy`` says whether the process works; ``ready`` whether C-STORE is accepted, and in one line why not;
-    ``status`` gives the JSON object of /status, ``page`` the HTML document of /; both are shown under the names of
-    ``hosts`` beside IP addresses and localhost. ``registry`` is collected at each request to /metrics. An exception of
-    any of them is answered with 500, logged, and told to ``on_error`` if given.
+    ``healthy`` returns whether the daemon works; ``ready`` whether instances are accepted, and in one line why not;
+    ``status`` the JSON object of /status, and ``page`` the HTML document of /. Both pages are shown under IP addresses,
+    localhost and the names that ``hosts`` returns. ``registry`` is collected at each request to /metrics. If any of
+    them raises, the answer is 500, the exception is logged, and ``on_error`` is called if given.
 
-    Takes over a listening or bound socket, or binds (host, port); raises OSError where that fails.
+    Takes over a listening or bound socket, or binds (host, port). Raises OSError if that fails.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class HttpEndpoint:
         return host, port
 
     def start(self) -> None:
-        """Begin to serve; not before the last fork."""
+        """Begin to serve. Starts threads, so the process must not fork afterwards."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Close the listening socket and all connections; returns within a second or so. Idempotent."""
+        """Close the listening socket and all connections; returns after about a second at most. Idempotent."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -109,7 +109,7 @@ class HttpEndpoint:
         self._server.close_connections(time.monotonic() + 1.0)
 
     def respond(self, path: str, hosts: Sequence[str], accept: str, accept_encoding: str) -> "HttpResponse":
-        """The response to a GET of the path with these headers; exceptions of what is asked become a 500."""
+        """Return the response to a GET of the path with these headers. Exceptions become a response with status 500."""
         try:
             if path in _OF_PEERS and not is_shown(hosts, self._hosts()):
                 return HttpResponse(HTTPStatus.MISDIRECTED_REQUEST, _MISDIRECTED)
@@ -140,7 +140,7 @@ class HttpEndpoint:
             return HttpResponse(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the log\n")
 
     def _metrics(self, accept: str, accept_encoding: str) -> "HttpResponse":
-        # Only its own words are handed to the library: it raises, or answers as it was asked, what a header makes up.
+        # Never pass a client's header to choose_encoder: some make it raise, others make it echo what they say.
         encode, content_type = choose_encoder("application/openmetrics-text" if prefers_openmetrics(accept) else "")
         body = encode(self._registry)
         if accepts_gzip(accept_encoding):
@@ -149,7 +149,7 @@ class HttpEndpoint:
 
 
 class HttpResponse:
-    """Status, body and what the body is."""
+    """Status, body, and the type and encoding of the body."""
 
     def __init__(
         self, status: HTTPStatus, body: str | bytes, content_type: str = "text/plain; charset=utf-8", encoding: str = ""
@@ -165,21 +165,21 @@ _UNAVAILABLE: Final = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection, one request (HTTP/1.0: the server closes)."""
+    """Serves one connection with one request (HTTP/1.0: the server closes)."""
 
     server: "_Server"
     timeout = READ_TIMEOUT
-    wbufsize = -1  # head and body in one segment: apart, the second would wait for the client's delayed ACK
+    wbufsize = -1  # send head and body together: otherwise the body would wait for the client's delayed ACK
     error_content_type = "text/plain; charset=utf-8"
     error_message_format = "%(code)d %(message)s\n"
 
     def setup(self) -> None:
-        """Bound what is read of the connection."""
+        """Limit how many bytes are read from the connection."""
         super().setup()
         self.rfile: Any = _Head(self.rfile)
 
     def do_GET(self) -> None:
-        """Answer a page."""
+        """Send the page, or an error."""
         self.server.answers(self.connection)
         path = self.path.partition("?")[0]
         hosts, accept, accept_encoding = (
@@ -190,17 +190,17 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - http.server's name
 
     def do_POST(self) -> None:
-        """Refuse what changes things: nothing here does."""
+        """Refuse all methods that would change something: nothing can be changed here."""
         self._send(HttpResponse(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD\n"))
 
     do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_POST  # noqa: N815 - http.server's names
 
     def version_string(self) -> str:
-        """The Server header, without versions."""
+        """Return the Server header, without versions."""
         return "dicomd"
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing: a scrape every few seconds is no news."""
+        """Log nothing: a scrape every few seconds isn't worth a line."""
 
     def _send(self, response: HttpResponse) -> None:
         self.send_response(response.status)
@@ -221,14 +221,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Head:
-    """The beginning of a connection, `MAX_HEAD` bytes of it; `http.server` answers a longer one with 431."""
+    """Reads at most `MAX_HEAD` bytes of a connection; `http.server` answers a longer head with 431."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self._left = stream, MAX_HEAD
         self.close = stream.close
 
     def readline(self, size: int) -> bytes:
-        """The next line, or `size` bytes of it. Raises LineTooLong."""
+        """Return the next line, or its first `size` bytes. Raises LineTooLong if the head is too long."""
         line = self._stream.readline(min(size, self._left + 1))
         self._left -= len(line)
         if self._left < 0:
@@ -237,21 +237,21 @@ class _Head:
 
 
 class _Server(TCPServer):
-    """socketserver's accept loop over a given socket, with bounded threads and bounded connections."""
+    """socketserver's accept loop over a given socket, with a bounded number of connections and threads."""
 
     def __init__(self, sock: socket.socket, endpoint: HttpEndpoint) -> None:
         handler: type[BaseRequestHandler] = _Handler
-        # Not TCPServer's own: that makes a socket first, which the shipped unit forbids (RestrictAddressFamilies=).
+        # Skip TCPServer's __init__: it creates a socket, which the shipped unit forbids (RestrictAddressFamilies=).
         BaseServer.__init__(self, sock.getsockname()[:2], handler)
         self.socket = sock
         self.endpoint = endpoint
         self._slots = threading.Semaphore(MAX_CONNECTIONS)
         self._lock = threading.Lock()
-        self._open: dict[socket.socket, float] = {}  # in the order of their arrival, with their deadlines
-        self._answered: set[socket.socket] = set()  # those of them whose request is there
+        self._open: dict[socket.socket, float] = {}  # connections in order of arrival, with their deadlines
+        self._answered: set[socket.socket] = set()  # those whose request has arrived
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept; pause where there are no descriptors left, or the loop would spin over what it can't take."""
+        """Accept a connection. If no descriptors are left, pause, or else the loop would spin."""
         try:
             return self.socket.accept()
         except OSError:
@@ -259,10 +259,10 @@ class _Server(TCPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve the connection in a thread, in the oldest one's place if there is no other."""
+        """Serve the connection in a thread. If all places are in use, close the oldest connection first."""
         if not self._slots.acquire(blocking=False):
             self._cut_oldest()
-            if not self._slots.acquire(timeout=1.0):  # the one that went is busy with something else than its client
+            if not self._slots.acquire(timeout=1.0):  # its thread is busy with something other than its client
                 self.shutdown_request(request)
                 return
         with self._lock:
@@ -271,24 +271,24 @@ class _Server(TCPServer):
             threading.Thread(
                 target=self._serve, args=(request, client_address), name="http-request", daemon=True
             ).start()
-        except RuntimeError:  # no thread to be had
+        except RuntimeError:  # no thread can be started
             self._finished(request)
 
     def answers(self, request: socket.socket) -> None:
-        """The connection's request is there: it goes after those that have not asked for anything."""
+        """Note that the connection's request has arrived, so that those without one are closed before it."""
         with self._lock:
             if request in self._open:
                 self._answered.add(request)
 
     def service_actions(self) -> None:
-        """Between two polls: cut what took too long."""
+        """Close expired connections; called between two polls."""
         self._cut(before=time.monotonic())
 
     def handle_error(self, _request: Any, _client_address: Any) -> None:
-        """Say nothing: whatever broke was the client's connection; the pages' own errors are answered with 500."""
+        """Log nothing: only the client's connection has failed. Errors of the pages are answered with 500."""
 
     def close_connections(self, deadline: float) -> None:
-        """Cut them all, and wait for their threads until the deadline (time.monotonic())."""
+        """Close all connections, and wait for their threads until the deadline (time.monotonic())."""
         self._cut(before=math.inf)
         for _ in range(MAX_CONNECTIONS):
             if not self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -298,7 +298,7 @@ class _Server(TCPServer):
     def _serve(self, request: socket.socket, client_address: Any) -> None:
         try:
             self.finish_request(request, client_address)
-        except OSError:  # gone, or cut
+        except OSError:  # the client has closed the connection, or it was closed here
             pass
         except Exception:
             _log.exception(Message.INTERNAL_ERROR, module=__name__)
@@ -307,7 +307,7 @@ class _Server(TCPServer):
 
     def _finished(self, request: socket.socket) -> None:
         with self._lock:
-            self._open.pop(request, None)  # not there if it was cut
+            self._open.pop(request, None)  # missing if it was closed early
             self._answered.discard(request)
         self.shutdown_request(request)
         self._slots.release()
@@ -323,7 +323,10 @@ class _Server(TCPServer):
                 self._shut(request)
 
     def _shut(self, request: socket.socket) -> None:
-        """With the lock held, so that the descriptor is still this connection's. Its thread's read or write returns."""
+        """Shut the connection down, so that its thread's read or write returns.
+
+        The lock must be held, or else the descriptor might already belong to another connection.
+        """
         del self._open[request]
         self._answered.discard(request)
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""What the daemon does, as one JSON object: for `dicomd status`, /status and the status page.
+"""The daemon's status as one JSON object, for `dicomd status`, /status and the status page.
 
-The rule it keeps: it is put together from shared memory, by whoever was asked, in microseconds; and it has no patient
-data, since nothing of that kind is ever put there.
+The process that was asked builds it from shared memory, in microseconds and without asking a worker. Invariant: it
+contains no patient data, since none is ever written to that memory.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from dicomd.ipc import metric_files
 from dicomd.ipc.shared_state import SharedState
 
 MAX_ASSOCIATIONS: Final = 1000
-"""Of those that are listed; all are counted."""
+"""The most open Associations that are listed; all of them are counted."""
 _DAY: Final = 86400.0
 
 Status = dict[str, Any]
 
 
 def status(shared_state: SharedState, began: float) -> Status:
-    """The daemon's state now; `began` is when it started, on the monotonic clock."""
+    """Return the daemon's present status; `began` is when it started, on the monotonic clock."""
     reason = shared_state.unready()
     own_status = shared_state.status.own_status()
     workers = shared_state.describe()
@@ -48,7 +48,7 @@ def status(shared_state: SharedState, began: float) -> Status:
 
 
 def from_metrics(folder: Path) -> Status:
-    """What only the metric files know: each peer's figures, and when certificates end. Raises OSError."""
+    """Return what only the metric files contain: each peer's figures, and when certificates expire. Raises OSError."""
     peers: dict[str, dict[str, Any]] = {}
     certificates = []
     now = time.time()
@@ -73,12 +73,12 @@ def from_metrics(folder: Path) -> Status:
 
 
 def format_age(seconds: float) -> str:
-    """A time of day as RFC 3339 in UTC."""
+    """Format a time in seconds since the epoch as an RFC 3339 timestamp in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Pace:
-    """The rates of the last minutes, from figures that are looked at once a second."""
+    """The rates of the last five minutes, from counters that are sampled once a second."""
 
     SECONDS: Final = 300
 
@@ -86,11 +86,11 @@ class Pace:
         self._seen: deque[tuple[float, dict[str, int]]] = deque(maxlen=self.SECONDS + 1)
 
     def look(self, shared_state: SharedState) -> None:
-        """Take the figures of this moment."""
+        """Take a sample of the counters."""
         self._seen.append((time.monotonic(), shared_state.status.associations.counted(shared_state.slots())))
 
     def rates(self, seconds: int) -> dict[str, float]:
-        """What was counted a second, over the last so many; empty before there is anything to compare."""
+        """Return each counter's rate per second over the last `seconds`; empty until there are two samples."""
         seen = list(self._seen)[-(seconds + 1) :]
         if len(seen) < 2 or seen[-1][0] <= seen[0][0]:
             return {}
@@ -98,7 +98,7 @@ class Pace:
         return {name: round((last[name] - first[name]) / (ended - began), 3) for name in last}
 
     def history(self, name: str, step: int = 5) -> list[float]:
-        """One figure a second, averaged over steps of so many looks, the oldest first."""
+        """Return one counter's rate per second, averaged over steps of `step` samples, the oldest first."""
         seen = list(self._seen)[::-1][::step][::-1]
         return [
             (last[name] - first[name]) / (ended - began)
