@@ -1,1 +1,1 @@
-"""The daemon's first process: it owns the sockets, starts and replaces its children, and reloads."""
+"""The daemon's first process, which owns the sockets, starts and replaces its children, and reloads."""

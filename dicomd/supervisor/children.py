@@ -1,7 +1,8 @@
-"""Child processes: forked, heard, and reaped.
+"""Forks child processes, reads their reports, and reaps them.
 
-The rule it keeps: a child starts with nothing of the supervisor's but what it was made for, no signal of it reaches the
-supervisor's descriptors, and it never returns into the supervisor's code. Only a process without threads may fork here.
+Invariant: a child keeps none of the supervisor's descriptors but those it needs, its signals never reach the
+supervisor's signal pipe, and it never returns into the supervisor's code. A process with threads must not fork here:
+the child could inherit a lock that is held by a thread it doesn't have.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from dicomd.telemetry.logs import get_logger
 from dicomd.telemetry.messages import Message
 
 STARTS_WITHIN = 30.0
-"""Seconds from the fork to ready; the first look at a slow store is among them."""
+"""Seconds from the fork until the child is ready, which include its first check of a store that may be slow."""
 STUCK_AFTER = 10.0
-"""Seconds of silence; a child says something every second."""
+"""Seconds of silence after which a child is killed; it normally reports every second."""
 _FAILED = 70  # sysexits.h EX_SOFTWARE
 
 ALL_SIGNALS = signal.valid_signals()
@@ -28,7 +29,7 @@ ALL_SIGNALS = signal.valid_signals()
 
 @dataclass(slots=True, eq=False)
 class Child:
-    """A living child. Times are those of the monotonic clock."""
+    """A living child. Times are on the monotonic clock."""
 
     pid: int
     channel: SupervisorEnd
@@ -36,21 +37,21 @@ class Child:
     heard: float
     ready: bool = False
     retired: bool = False
-    """It takes no more connections."""
+    """Whether it has reported that it accepts no more connections."""
     leaving: bool = False
-    """It was ordered to leave."""
+    """Whether it was ordered to exit."""
     stuck: bool = False
-    """It was killed for its silence."""
+    """Whether it was killed because it was silent."""
     dismissed: bool = False
-    """It was killed, and for nothing it did."""
+    """Whether it was killed without being at fault."""
 
     def order(self, order: Order) -> None:
-        """Tell it what to do; all orders but the one to hurry are to leave."""
+        """Send it an order. Every order means that it is to exit, sooner or later."""
         self.leaving = True
         self.channel.order(order)
 
     def listen(self, now: float) -> None:
-        """Take in what it has said."""
+        """Read its reports."""
         reports = self.channel.take()
         if reports:
             self.heard = now
@@ -58,16 +59,16 @@ class Child:
         self.retired = self.retired or ChildEvent.RETIRED in reports
 
     def kill(self) -> None:
-        """SIGKILL. It is still there until it is reaped, so the number is surely its own."""
+        """Send SIGKILL. The child has not been reaped, so its process ID can't have been reused."""
         os.kill(self.pid, signal.SIGKILL)
 
     def dismiss(self) -> None:
-        """Kill it before it has served anybody."""
+        """Kill it before it has served any peer, because it is no longer needed."""
         self.dismissed = True
         self.kill()
 
     def kill_if_silent(self, now: float) -> None:
-        """Kill it where it has fallen silent."""
+        """Kill it if it has not reported for too long."""
         if not self.stuck and now - self.heard > (STUCK_AFTER if self.ready else STARTS_WITHIN):
             self.stuck = True
             self.kill()
@@ -84,20 +85,20 @@ class Exit:
 
 @dataclass(slots=True)
 class Children:
-    """All children. `private` close, in a child, what is the supervisor's alone."""
+    """All children. The functions in `private` are called in each child, to close what only the supervisor may use."""
 
     private: list[Callable[[], None]] = field(default_factory=list)
     living: dict[int, Child] = field(default_factory=dict)
 
     def fork(self, run: Callable[[ChildEnd], None], *, close: Iterable[Callable[[], None]] = ()) -> Child:
-        """Start a child that calls `run` with its end of the channel; `close` gives up what it doesn't need.
+        """Start a child that calls `run` with its end of the channel, after `close` has freed what it doesn't need.
 
-        Raises OSError where there is no process or descriptor to be had.
+        Raises OSError if no process can be started, or if there are no descriptors left for the channel.
         """
         ours, theirs = channel()
         signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
         gc.collect()
-        gc.freeze()  # what is there now stays shared: the child's collector won't write to it
+        gc.freeze()  # the child's garbage collector won't write to existing objects, so their pages stay shared
         try:
             pid = os.fork()
             if pid == 0:
@@ -114,7 +115,7 @@ class Children:
         return child
 
     def reap(self) -> list[Exit]:
-        """The children that have ended since the last call."""
+        """Return the children that have exited since the last call."""
         exits = []
         while self.living:
             try:
@@ -124,13 +125,13 @@ class Children:
             if pid == 0:
                 break
             child = self.living.pop(pid, None)
-            if child is not None:  # else one that the supervisor got as process 1 of a container
+            if child is not None:  # else an orphan that the supervisor inherited as process 1 of a container
                 child.channel.close()
                 exits.append(_exit(child, os.waitstatus_to_exitcode(status)))
         return exits
 
     def forgive_silence(self, now: float) -> None:
-        """Nobody could be heard while the supervisor itself stood still: count from now."""
+        """Count silence from now on: while the supervisor itself was stopped, it couldn't read any reports."""
         for child in self.living.values():
             child.heard = now
 
@@ -156,7 +157,7 @@ class Children:
 
 def _exit(child: Child, code: int) -> Exit:
     if child.stuck:
-        return Exit(child, "stuck", f"it said nothing for {STUCK_AFTER if child.ready else STARTS_WITHIN:g} s")
+        return Exit(child, "stuck", f"no report for {STUCK_AFTER if child.ready else STARTS_WITHIN:g} s")
     if code < 0:
         try:
             name = signal.Signals(-code).name

@@ -1,12 +1,13 @@
-"""The control socket: what an administrator's command asks of the running daemon.
+"""The control socket, over which an administrator's commands reach the running daemon.
 
-One line of JSON in, one line of JSON out, then the connection ends: ``{"command": "maintenance", "on": true}`` and
-``{"ok": true}``, or ``{"ok": false, "error": "a sentence"}``. Who may connect is the socket's mode and owner.
+A client sends one line of JSON, gets one line of JSON, and the connection ends: ``{"command": "maintenance", "on":
+true}`` and ``{"ok": true}``, or ``{"ok": false, "error": "a sentence"}``. The socket's mode and owner decide who may
+connect.
 
-Two invariants. The supervisor never waits for a client: a client that sends nothing, half a line, or never reads its
-answer is cut off after `_CLIENT_TIMEOUT`. And no client keeps another one out: those whose answer takes time, as that
-of a reload does, have places of their own, and where there are too many connections, one of the user who has most of
-them makes room. A command sends its line as it connects and is answered at once, so it is never that one.
+Two invariants. The supervisor never waits for a client: one that sends nothing or half a line, or doesn't read its
+answer, is disconnected after `_CLIENT_TIMEOUT`. And no client can keep others out: clients whose answer takes time,
+such as that of a reload, are counted separately, and if there are too many connections, the oldest one of the user who
+has most of them is closed. It is never that of a dicomd command, which sends its line at once and is answered at once.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ import orjson
 NAME = "control"
 _MODE = 0o660
 _MAX_TALKING: Final = 32
-"""Connections whose request or answer is on its way."""
+"""The most connections that are sending their request or receiving their answer."""
 _MAX_WAITING: Final = 32
-"""Connections whose answer is the daemon's to give, as long as it takes."""
+"""The most connections that wait for the daemon's answer, however long that takes."""
 _ACCEPTED_PER_TURN: Final = 64
 _BACKLOG: Final = 1024
 _MAX_REQUEST: Final = 4096  # bytes
 _MAX_ANSWER: Final = 1024 * 1024
-_CLIENT_TIMEOUT = 5.0  # seconds for a client to send its line, and to take the answer
+_CLIENT_TIMEOUT = 5.0  # seconds for a client to send its line, and again to read the answer
 _PAUSE: Final = 0.02  # seconds between two tries to connect
 _PEER_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred of unix(7): process, user, group
 
@@ -45,22 +46,22 @@ Answer = dict[str, Any]
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """A connection, and whoever asks over it; see `answer`."""
+    """A connection and the user at its other end; see `answer`."""
 
     sock: socket.socket
     user: int
-    """User ID, as the kernel attests it."""
+    """User ID, as reported by the kernel."""
     deadline: float
     request: bytearray = field(default_factory=bytearray)
     unsent: bytes = b""
-    """What is still to be sent of the answer."""
+    """The part of the answer that is still to be sent."""
     waits: bool = False
-    """Whether its request has been read, and not been answered yet."""
+    """Whether its request has been read but not answered yet."""
     gone: bool = False
-    """Whether the connection is closed: nobody hears an answer any more."""
+    """Whether the connection is closed, so that an answer would reach nobody."""
 
     def answer(self, content: Answer) -> None:
-        """Give the answer, now or later than the request; the first one counts. Does nothing for one that is gone."""
+        """Answer the request, at once or later. Only the first answer counts, and none if the connection is closed."""
         if self.waits:
             self.waits = False
             self.unsent = orjson.dumps(content) + b"\n"
@@ -68,15 +69,15 @@ class Caller:
 
 
 Handler = Callable[[dict[str, Any], Caller], None]
-"""Gets a request, and whom to answer, now or later."""
+"""Handles a request, and answers its caller at once or later."""
 
 
 class NoDaemonError(Exception):
-    """No daemon can be reached there; the message says why."""
+    """The daemon can't be reached; the message says why."""
 
 
 class ControlSocket:
-    """Listens in `folder`; the supervisor's loop waits for `sources` and calls `tend`. Raises OSError."""
+    """Listens in `folder`. The supervisor's loop polls `sources` and calls `tend`. Raises OSError."""
 
     def __init__(self, folder: Path, handler: Handler) -> None:
         self._folder, self._handler = folder, handler
@@ -90,21 +91,21 @@ class ControlSocket:
         self._sock.setblocking(False)
 
     def sources(self) -> list[tuple[int, int]]:
-        """Descriptors to wait for, and the events (poll(2)): none for one that waits, which can only hang up."""
+        """Return the descriptors and events to poll(2) for. A caller that waits has no events: it can only hang up."""
         return [(self._sock.fileno(), select.POLLIN)] + [
             (caller.sock.fileno(), 0 if caller.waits else select.POLLOUT if caller.unsent else select.POLLIN)
             for caller in self._callers
         ]
 
     def tend(self, now: float) -> None:
-        """Accept, read, answer, cut off. Never waits."""
+        """Accept connections, read requests, send answers, and close what is late. Never waits."""
         for caller in self._hung_up():
             self._drop(caller)
         for caller in list(self._callers):
             self._serve(caller)
             if not caller.gone and not caller.waits and now > caller.deadline:
                 self._drop(caller)
-        with contextlib.suppress(OSError):  # nobody there any more, or no descriptor for them
+        with contextlib.suppress(OSError):  # no more connections are pending, or no descriptors are left
             for _ in range(_ACCEPTED_PER_TURN):
                 self._accept(now)
 
@@ -115,7 +116,7 @@ class ControlSocket:
             caller.sock.close()
 
     def remove(self) -> None:
-        """Close, and take the socket away: the daemon ends."""
+        """Close everything and remove the socket, at the end of the daemon."""
         self.close()
         (self._folder / NAME).unlink(missing_ok=True)
 
@@ -133,11 +134,11 @@ class ControlSocket:
         waiting = [other for other in self._callers if other.waits]
         if len(waiting) > _MAX_WAITING:
             dropped = _dispensable(waiting)
-            dropped.answer({"ok": False, "error": f"more than {_MAX_WAITING} commands wait for their answer"})
+            dropped.answer({"ok": False, "error": f"more than {_MAX_WAITING} commands are waiting for an answer"})
             self._serve(dropped)
 
     def _hung_up(self) -> list[Caller]:
-        """Those that wait for an answer no longer."""
+        """Return the callers that have hung up while waiting for an answer."""
         waiting = {caller.sock.fileno(): caller for caller in self._callers if caller.waits}
         poller = select.poll()
         for fd in waiting:
@@ -184,13 +185,16 @@ class ControlSocket:
 
 
 def _dispensable(callers: list[Caller]) -> Caller:
-    """The oldest one of the user who has most."""
+    """Return the oldest caller of the user who has the most."""
     ((user, _),) = Counter(caller.user for caller in callers).most_common(1)
     return next(caller for caller in callers if caller.user == user)
 
 
 def ask(folder: Path, request: dict[str, Any], *, timeout: float) -> Answer:
-    """Ask the daemon whose runtime folder this is; `timeout` in seconds for the whole. Raises `NoDaemonError`."""
+    """Send a request to the daemon whose runtime folder is `folder`, and return its answer.
+
+    `timeout` is in seconds and covers everything. Raises `NoDaemonError`.
+    """
     ends = time.monotonic() + timeout
     try:
         with _short_path(folder) as path, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -202,7 +206,7 @@ def ask(folder: Path, request: dict[str, Any], *, timeout: float) -> Answer:
                 sock.settimeout(max(0.001, ends - time.monotonic()))
                 data = sock.recv(65536)
                 if not data or len(line) > _MAX_ANSWER:
-                    raise NoDaemonError(f"the daemon at {folder / NAME} broke off without an answer")
+                    raise NoDaemonError(f"the daemon at {folder / NAME} closed the connection without an answer")
                 line += data
             found = orjson.loads(line)
     except TimeoutError as error:
@@ -216,7 +220,7 @@ def ask(folder: Path, request: dict[str, Any], *, timeout: float) -> Answer:
 
 
 def _connect(sock: socket.socket, path: str, ends: float) -> None:
-    """Connect, and wait for a place in the backlog: one that is full is an error to a socket with a timeout."""
+    """Connect, and try again while the backlog is full, which is an error for a socket with a timeout."""
     while True:
         try:
             sock.connect(path)
@@ -230,7 +234,7 @@ def _connect(sock: socket.socket, path: str, ends: float) -> None:
 
 @contextmanager
 def _short_path(folder: Path) -> Iterator[str]:
-    """The socket's path by way of a descriptor of its folder: sun_path has 108 bytes, paths may have more."""
+    """Yield a path to the socket by way of a descriptor of its folder, since sun_path is limited to 108 bytes."""
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}/{NAME}"

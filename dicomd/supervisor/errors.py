@@ -1,5 +1,5 @@
-"""What keeps the daemon from starting, as a sentence for the person who started it."""
+"""The error that keeps the daemon from starting, explained to the person who started it."""
 
 
 class StartError(Exception):
-    """The daemon can't start; the message says why, and what would help."""
+    """The daemon can't start; the message says why, and what to do about it."""

@@ -1,7 +1,7 @@
-"""What systemd is told about the daemon's state: the protocol of sd_notify(3), without libsystemd.
+"""Reports the daemon's state to systemd: the protocol of sd_notify(3), without libsystemd.
 
-Without systemd nothing happens. Nothing here waits: what finds no room in systemd's queue, as while systemd stands
-still, is sent with the next message or sign of life, the latest of each kind.
+Without systemd, nothing is sent. Invariant: nothing here waits. If systemd's queue is full, for example while systemd
+reloads, the latest message of each kind is kept and sent with the next one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import MutableMapping
 
 
 class Notifier:
-    """Talks to the service manager that `environ` names, if it does; takes those names away, so no child uses them."""
+    """Sends to the service manager that `environ` names, if any. Removes the variables, so that no child uses them."""
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
         self._address = environ.pop("NOTIFY_SOCKET", "")
@@ -23,37 +23,37 @@ class Notifier:
         watched = environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         usec = environ.pop("WATCHDOG_USEC", "")
         self.watchdog_interval = int(usec) / 2e6 if watched and self._address and usec.isdigit() else 0.0
-        """Seconds between two signs of life; 0 where none is asked for."""
+        """Seconds between two watchdog messages; 0 if systemd doesn't expect any."""
         self._alive_at = 0.0
         self._status = ""
-        self._unsent: dict[str, bytes] = {}  # messages by their first variable, in the order they are to be sent in
+        self._unsent: dict[str, bytes] = {}  # messages by their first variable, in the order in which to send them
 
     def ready(self, status: str) -> None:
-        """The start, or a reload, is through."""
+        """Report that the start or a reload is complete."""
         self._status = status
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """A reload begins; `ready` has to follow, whatever comes of it."""
+        """Report that a reload begins. `ready` must follow, whether it succeeds or not."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, status: str) -> None:
-        """The end begins."""
+        """Report that the daemon is stopping."""
         self._status = status
         self._send("STOPPING=1", f"STATUS={status}")
 
     def status(self, status: str) -> None:
-        """One line for `systemctl status`, sent where it differs from the last."""
+        """Send the line that `systemctl status` shows, if it differs from the last one."""
         if status != self._status:
             self._status = status
             self._send(f"STATUS={status}")
 
     def extend(self, seconds: float) -> None:
-        """The start or stop that is under way takes so much longer from now."""
+        """Ask for so many more seconds, from now, for the start or stop that is under way."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def alive(self) -> None:
-        """A sign of life, if one is due. To be called often: what could not be sent is sent then, too."""
+        """Send a watchdog message if one is due. Must be called often: it also sends messages that had to be kept."""
         now = time.monotonic()
         self._flush()
         if self.watchdog_interval and now - self._alive_at >= self.watchdog_interval:
@@ -78,6 +78,6 @@ class Notifier:
                     sock.sendto(message, self._address)
                 except BlockingIOError:
                     return
-                except OSError:  # nobody is there to hear it
+                except OSError:  # nobody is listening
                     pass
                 del self._unsent[kind]

@@ -1,6 +1,6 @@
-"""What the supervisor alone knows and shows: the configuration in force, how the last reload ended, where it listens.
+"""What only the supervisor knows and shows: the configuration in force, how the last reload ended, where it listens.
 
-The rule it keeps: it fits the memory it is written to, whatever the configuration says of itself.
+Invariant: it fits into the memory to which it is written, whatever the configuration contains.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TEXT: Final = 300  # characters of each
 
 
 class LastReload(NamedTuple):
-    """How the file was taken when it was last read, at the start too; `at` in seconds since 1970."""
+    """How reading the configuration ended the last time, the start included; `at` is in seconds since the epoch."""
 
     at: float
     successful: bool
@@ -27,7 +27,7 @@ class LastReload(NamedTuple):
 def own_status(
     config: Config, path: Path, sockets: Sockets, last: LastReload, restart_pending: tuple[str, ...]
 ) -> dict[str, Any]:
-    """As JSON, with times in seconds since 1970."""
+    """Return it as a JSON object, with times in seconds since the epoch."""
     listeners: dict[str, list[str]] = {}
     for listener in sockets.listeners[:_MOST]:
         listeners.setdefault(listener.name, []).append(format_address(listener.sock.getsockname()))

@@ -1,8 +1,8 @@
-"""The children in their order: generations of workers, the exporter, and who replaces whom.
+"""Keeps the right children running: the workers of each generation, and the exporter.
 
-The rule it keeps: what should be there is a list of posts; each turn of the supervisor's loop looks at every post once,
-and nothing is ever waited for. A slot whose child died gets another after a pause that doubles with each death in a
-row; a generation that retires loses its posts one by one.
+The children that should run are a list of child slots, and each turn of the supervisor's loop checks every slot once,
+without waiting. A slot whose child died gets another one after a pause that doubles with each death in a row. A
+retiring generation loses its slots one by one, as its workers exit.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from dicomd.telemetry.metrics import Metrics
 from dicomd.worker.process import ABORT_GRACE, WorkerSpec, run_worker
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds
-_LONG_LIFE = 30.0  # seconds after which a death is no repetition
-_DEATHS_AT_START = 3  # of each worker, with none of the first generation ever ready
-_KILL_GRACE = 5.0  # seconds beyond all that a child may take to leave
-_REAP_TIMEOUT = 5.0  # seconds for a killed child to be gone; one that isn't then is held by the kernel
+_LONG_LIFE = 30.0  # seconds after which a death doesn't count as repeated
+_DEATHS_AT_START = 3  # for each worker of the first generation, after which the start has failed if none was ever ready
+_KILL_GRACE = 5.0  # seconds after the last deadline for its exit before a child is killed
+_REAP_TIMEOUT = 5.0  # seconds for a killed child to exit; after that, the kernel must be holding it
 
 
 class Phase(Enum):
-    """What a generation does."""
+    """What a generation is doing."""
 
     STARTING = auto()
     SERVING = auto()
@@ -43,10 +43,10 @@ class Phase(Enum):
 
 @dataclass(slots=True, eq=False)
 class ChildSlot:
-    """A place for one child, empty between the death of one and the start of the next."""
+    """A place for one child, which is empty between the death of one child and the start of the next."""
 
     generation: Generation | None
-    """None for the exporter's."""
+    """None for the exporter's slot."""
     child: Child | None = None
     slot: int = -1
     due: float = 0.0
@@ -55,7 +55,7 @@ class ChildSlot:
     wanted: bool = True
 
     def schedule_restart(self, now: float, born: float) -> None:
-        """Have another child started after a pause: the one before has died."""
+        """Have another child started after a pause, in place of the one that has exited."""
         repeated = self.pause > 0 and now - born < _LONG_LIFE
         self.pause = min(self.pause * 2, _LONGEST_PAUSE) if repeated else _FIRST_PAUSE
         self.child, self.due = None, now + self.pause
@@ -70,34 +70,34 @@ class Generation:
     child_slots: list[ChildSlot] = field(default_factory=list)
     phase: Phase = Phase.STARTING
     deaths: int = 0
-    """Before all of it was ready."""
+    """How many of its workers died before all of them were ready."""
     last_death: str = ""
     was_ready: bool = False
     """Whether any of its workers has ever been ready."""
     given_up: bool = False
-    """Whether it couldn't start: all of it has been killed."""
+    """Whether it couldn't start, so that all its workers were killed."""
     ended: bool = False
-    """Whether it was ended to make room. What the kernel holds of it may still be there."""
+    """Whether it was ended to make room. Workers that the kernel holds may still be there."""
     leaves_by: float = math.inf
-    """When what is left of it is killed, on the monotonic clock."""
+    """When its remaining workers are killed, on the monotonic clock."""
 
     @property
     def ready(self) -> bool:
-        """Whether each post has a worker that serves."""
+        """Whether each child slot has a worker that is ready."""
         return all(child_slot.child is not None and child_slot.child.ready for child_slot in self.child_slots)
 
     @property
     def stuck(self) -> bool:
-        """Whether one of its workers fell silent. It was killed, and may still be there: the kernel holds it."""
+        """Whether one of its workers was killed because it was silent. It may still exist if the kernel holds it."""
         return any(child_slot.child is not None and child_slot.child.stuck for child_slot in self.child_slots)
 
     @property
     def hopeless(self) -> bool:
-        """Whether it will never start."""
+        """Whether its workers have died so often before any was ready that the start has failed."""
         return not self.was_ready and self.deaths >= _DEATHS_AT_START * len(self.child_slots)
 
     def noted(self, detail: str) -> None:
-        """One of its workers died."""
+        """Note the death of one of its workers."""
         self.deaths += self.phase is Phase.STARTING
         self.last_death = detail
 
@@ -123,14 +123,14 @@ class ProcessManager:
     # -- what the supervisor decides -------------------------------------------------------------------------------
 
     def begin(self, number: int, spec: WorkerSpec, size: int) -> Generation:
-        """Start a generation of so many workers, at the next `tend`."""
+        """Add a generation of `size` workers, which the next `tend` starts."""
         generation = Generation(number, spec)
         generation.child_slots = [ChildSlot(generation) for _ in range(size)]
         self.generations.append(generation)
         return generation
 
     def serve(self, generation: Generation) -> None:
-        """The generation is the one that serves from now on; the others retire."""
+        """Have the generation accept all new connections from now on, and the others retire."""
         generation.phase = Phase.SERVING
         self._shared_state.generation = generation.number
         for other in self.generations:
@@ -138,7 +138,7 @@ class ProcessManager:
                 self._dismiss(other, Order.RETIRE)
 
     def give_up(self, generation: Generation) -> None:
-        """The generation couldn't start: it goes, and has nothing to lose."""
+        """Kill a generation that couldn't start; it has no connections to lose."""
         generation.given_up = True
         self._dismiss(generation, Order.STOP)
         for child_slot in generation.child_slots:
@@ -146,7 +146,7 @@ class ProcessManager:
                 child_slot.child.dismiss()
 
     def make_room(self, generation: Generation) -> float:
-        """Have a generation that retires abort what is open; return when it is gone at the latest, unless it hangs."""
+        """Have a retiring generation abort its connections; return the latest time of its exit, unless it hangs."""
         generation.ended = True
         generation.leaves_by = time.monotonic() + ABORT_GRACE + _KILL_GRACE
         for child_slot in generation.child_slots:
@@ -155,19 +155,19 @@ class ProcessManager:
         return generation.leaves_by
 
     def stop(self, drain_timeout: float) -> None:
-        """All workers leave, within the time."""
+        """Have all workers drain their connections for `drain_timeout` seconds at most, then exit."""
         self._workers_leave_by = time.monotonic() + drain_timeout + ABORT_GRACE + _KILL_GRACE
         for generation in self.generations:
             self._dismiss(generation, Order.STOP)
 
     def hurry(self) -> None:
-        """They leave now."""
+        """Have all workers abort their connections and exit now."""
         self._workers_leave_by = min(self._workers_leave_by, time.monotonic() + ABORT_GRACE + _KILL_GRACE)
         for child in self.workers():
             child.order(Order.HURRY)
 
     def stop_exporter(self) -> None:
-        """The exporter leaves too."""
+        """Have the exporter exit, too. Idempotent."""
         if self._exporter.wanted:
             self._exporter.wanted = False
             self._exporter_leaves_by = time.monotonic() + _KILL_GRACE
@@ -177,7 +177,7 @@ class ProcessManager:
     # -- what there is ---------------------------------------------------------------------------------------------
 
     def workers(self) -> list[Child]:
-        """All living workers."""
+        """Return all living workers."""
         return [
             child_slot.child
             for generation in self.generations
@@ -186,11 +186,11 @@ class ProcessManager:
         ]
 
     def everybody(self) -> list[Child]:
-        """All living children."""
+        """Return all living children."""
         return self.workers() + ([self._exporter.child] if self._exporter.child is not None else [])
 
     def awaited(self) -> list[SupervisorEnd]:
-        """The channels of those that something is expected of. What others say can wait for the next turn."""
+        """Return the channels of children whose next report is awaited. Other reports can wait for the next turn."""
         return [
             child.channel
             for child in self.everybody()
@@ -199,12 +199,12 @@ class ProcessManager:
 
     @property
     def handed_over(self) -> bool:
-        """Whether no worker of an old generation takes connections any more."""
+        """Whether no worker of an old generation accepts connections any more."""
         return all(child.retired for child in self.workers() if child.leaving)
 
     @property
     def aborted(self) -> int:
-        """How many connections the workers that are here now had to abort."""
+        """How many connections the workers that are still running had to abort."""
         return sum(self._shared_state.aborted(slot) for slot in self._shared_state.slots())
 
     @property
@@ -214,15 +214,15 @@ class ProcessManager:
 
     @property
     def hanging(self) -> int:
-        """How many generations that couldn't start still have workers, since the kernel holds them."""
+        """How many generations that couldn't start still have workers, because the kernel holds them."""
         return sum(each.given_up for each in self.generations)
 
     def left_behind(self, now: float) -> list[Child]:
-        """The workers that a stop waits for no longer: they have been killed, and the kernel holds them."""
+        """Return the workers for which a stop no longer waits: they were killed, but the kernel holds them."""
         return self.workers() if now >= self._given_up_at else []
 
     def next_due(self) -> float:
-        """When the next child is to be started, on the monotonic clock."""
+        """Return when the next child is to be started, on the monotonic clock."""
         child_slots = [child_slot for generation in self.generations for child_slot in generation.child_slots]
         return min(
             (
@@ -275,7 +275,7 @@ class ProcessManager:
             child_slot.schedule_restart(now, now)
             if generation is not None:
                 generation.noted(str(error))
-            get_logger().error("no process to be had", error=str(error))
+            get_logger().error("fork failed", error=str(error))
 
     def _on_exit(self, exit_: Exit, now: float) -> None:
         child = exit_.child
@@ -287,7 +287,7 @@ class ProcessManager:
             return
         found = ((generation, child_slot) for generation in self.generations for child_slot in generation.child_slots)
         generation, child_slot = next(((g, p) for g, p in found if p.child is child), (None, None))
-        if generation is None or child_slot is None:  # a child of another kind: whoever forked it sees to it
+        if generation is None or child_slot is None:  # not a worker: whoever forked it notices that it has exited
             return
         metric_files.forget(self._metric_folder, str(child_slot.slot))
         self._shared_state.vacate(child_slot.slot)

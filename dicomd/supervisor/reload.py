@@ -1,8 +1,9 @@
-"""Reloads, one at a time, from the wish for one to the generation that serves or the reasons why none does.
+"""Reloads, one at a time, from the request to the generation that serves, or to the reasons why none does.
 
-nginx's way: wait for a place, validate everything, start a new generation, and only when all of it is ready let the old
-one retire. Each step has an end, whatever peers, file systems and workers do: a wait ends the oldest generation after
-dicomd.drain_timeout, and what never answers makes the reload fail while the running configuration goes on.
+As in nginx: wait for a place, validate everything, start a new generation, and only when all its workers are ready let
+the old one retire. Invariant: each step ends, whatever peers, file systems and workers do. A wait for a place ends the
+oldest generation after dicomd.drain_timeout; and if a path or a worker never answers, the reload fails and the running
+configuration stays in force.
 """
 
 from __future__ import annotations
@@ -21,38 +22,38 @@ from dicomd.supervisor.validation import Validation
 from dicomd.telemetry.logs import get_logger
 
 MAX_RETIRING = 8
-"""Old generations that live at once; further reloads wait for one to end."""
+"""The most old generations that can live at once; further reloads wait for one to end."""
 _MAX_HANGING = 8
-"""Generations that were killed at their start, and are held by the kernel, before a reload starts no other."""
+"""With so many generations that were killed during their start but are held by the kernel, no more are started."""
 _HAND_OVER_TIMEOUT = 2.0
-"""Seconds for old workers to stop taking connections; one that doesn't is stuck, and new ones don't wait for it."""
-_REAP_TIMEOUT = 5.0  # seconds for a killed process to be gone
-HELD_BY_THE_KERNEL = "they were killed, but the kernel holds them, as it does while a disk or a file server is silent"
+"""Seconds for old workers to stop accepting connections. One that doesn't is stuck, and new ones don't wait for it."""
+_REAP_TIMEOUT = 5.0  # seconds for a killed process to exit
+HELD_BY_THE_KERNEL = "they were killed, but the kernel holds them, as it does while a disk or a file server hangs"
 
 
 class Host(Protocol):
-    """What a reload needs of the supervisor."""
+    """What a reload needs from the supervisor."""
 
     def begin(self, config: Config, tls: ListenersTls | None) -> Generation:
         """Start the workers of a new configuration."""
 
     def apply(self, reading: Reading, config: Config, tls: ListenersTls | None, generation: Generation) -> None:
-        """The generation serves: its configuration is the one in force."""
+        """Put into force the configuration of a generation that now serves."""
 
     def reject(self, errors: tuple[str, ...]) -> None:
-        """Nothing has changed, for these reasons."""
+        """Report that nothing has changed, for the reasons in `errors`."""
 
     def reloading(self) -> None:
-        """A reload begins; `apply` or `reject` follows."""
+        """Report that a reload begins; a call of `apply` or `reject` follows."""
 
     @property
     def drain_timeout(self) -> float:
-        """Seconds, by the configuration in force."""
+        """dicomd.drain_timeout of the configuration in force, in seconds."""
 
 
 @dataclass(slots=True)
 class _Wait:
-    """A reload waits for a place: `oldest` is ended at `ends`, and gone at `gone_by`, if nothing else ends before."""
+    """A reload waits for a place: unless another ends first, `oldest` is ended at `ends` and must exit by `gone_by`."""
 
     oldest: Generation
     ends: float
@@ -61,43 +62,43 @@ class _Wait:
 
 @dataclass(slots=True)
 class _Start:
-    """The workers of a new configuration start, then take over."""
+    """The workers of a new configuration are starting, or have started and are taking over."""
 
     reading: Reading
     config: Config
     tls: ListenersTls | None
     generation: Generation
     handed_over_by: float | None = None
-    """When the old workers have to have let go of the listening sockets; None before the new ones are ready."""
+    """When the old workers must have closed the listening sockets; None until the new workers are ready."""
 
 
 class Reloads:
-    """All reloads; `tend` is called at each turn of the supervisor's loop. `validate` begins to read the file."""
+    """All reloads. The supervisor's loop calls `tend` at each turn. `validate` starts the validation of the file."""
 
     def __init__(self, host: Host, processes: ProcessManager, validate: Callable[[], Validation]) -> None:
         self._host, self._processes, self._validate = host, processes, validate
         self._wanted = False
         self._asking: list[Caller] = []
-        """Those whose reload has not begun."""
+        """Callers whose reload has not begun."""
         self._callers: list[Caller] = []
-        """Those of the one that is under way."""
+        """Callers of the reload that is under way."""
         self._wait: _Wait | None = None
         self._validation: Validation | None = None
         self._start: _Start | None = None
 
     def ask(self, caller: Caller | None = None) -> None:
-        """Reload as soon as possible; all who ask before it begins are served by one. Then tell `caller`."""
+        """Reload as soon as possible, then answer `caller`. All requests before the reload begins share it."""
         self._wanted = True
         self._asking = [other for other in self._asking if not other.gone]
         if caller is not None:
             self._asking.append(caller)
 
     def sources(self) -> list[int]:
-        """Descriptors to wait for."""
+        """Return the descriptors to poll for reading."""
         return [self._validation.fileno()] if self._validation is not None else []
 
     def tend(self, now: float) -> None:
-        """Go on as far as possible. Never waits."""
+        """Continue as far as possible. Never waits."""
         if self._validation is not None:
             self._look_at_validation(self._validation, now)
         if self._start is not None:
@@ -106,7 +107,7 @@ class Reloads:
             self._begin(now)
 
     def stop(self) -> None:
-        """The daemon stops: tell those who wait, and give up."""
+        """Give up, because the daemon is stopping, and answer the callers that wait."""
         if self._validation is not None:
             self._validation.abandon()
         callers, self._callers, self._asking = self._callers + self._asking, [], []
@@ -127,7 +128,7 @@ class Reloads:
             self._reject((f"no process could be started to validate the configuration: {error.strerror}",))
 
     def _take_callers(self) -> None:
-        """All who have asked so far are told how this one ends."""
+        """Make all callers that have asked so far callers of this reload."""
         self._wanted, self._wait = False, None
         self._callers, self._asking = self._asking, []
 
@@ -147,14 +148,15 @@ class Reloads:
             get_logger().warning(
                 "reload waits",
                 detail=f"{MAX_RETIRING} old generations still have Associations: those of generation "
-                f"{wait.oldest.number}, the oldest, are ended in {self._host.drain_timeout:g} s if none ends before",
+                f"{wait.oldest.number}, the oldest, are aborted in {self._host.drain_timeout:g} s unless another "
+                "generation ends first",
             )
         if wait.gone_by is None and now >= wait.ends:
             wait.gone_by = self._processes.make_room(wait.oldest) + _REAP_TIMEOUT
             get_logger().warning(
                 "old generation is ended",
-                detail=f"a reload has waited {self._host.drain_timeout:g} s (dicomd.drain_timeout) for the place of "
-                f"generation {wait.oldest.number}: its Associations are aborted",
+                detail=f"a reload has waited {self._host.drain_timeout:g} s (dicomd.drain_timeout) for generation "
+                f"{wait.oldest.number} to end: its Associations are aborted",
             )
         elif wait.gone_by is not None and now >= wait.gone_by:
             self._take_callers()
@@ -182,7 +184,7 @@ class Reloads:
             why = (
                 f"{generation.last_death} (the log says why)"
                 if generation.deaths
-                else f"one was not ready within {STARTS_WITHIN:g} s, as where storage.root gives no answer"
+                else f"one was not ready within {STARTS_WITHIN:g} s, as happens when storage.root doesn't answer"
             )
             self._start = None
             self._processes.give_up(generation)

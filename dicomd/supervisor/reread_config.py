@@ -1,7 +1,7 @@
-"""From a file to the configuration that a reload puts into force, or to the reasons why it doesn't.
+"""Reads the file for a reload: returns the configuration to put into force, or the reasons why it can't be.
 
-The rule it keeps: all or nothing. The whole file is valid, or nothing of it is used; keys that can't change while the
-daemon runs keep their value, and are named.
+Invariant: all or nothing. Unless the whole file is valid, nothing of it is used. Keys that can't change while the
+daemon runs keep their values, and are reported.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dicomd.config.tls import Looking, tell_nobody
 from dicomd.supervisor.tls_setup import TlsFiles, UnusableTlsError, read_files
 
 MAX_ERRORS = 20
-"""Of those that are logged and answered: `dicomd check-config` tells them all."""
+"""The most errors that are logged and sent to a caller; `dicomd check-config` reports all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a file came to. `config` is None where there are `errors`; `pending` are the keys that need a restart.
+    """The result of reading a file. `config` is None if there are `errors`; `pending` are the keys that need a restart.
 
-    `tls` are the files of TLS listeners, if there are any.
+    `tls` has the contents of the files that TLS listeners need, if there are any.
     """
 
     config: Config | None
@@ -33,9 +33,9 @@ class Reading:
 
 
 def read(path: Path, running: Config, looking: Looking = tell_nobody) -> Reading:
-    """Read the file for a daemon that runs with `running`.
+    """Read the file for a daemon that runs with the configuration `running`.
 
-    Waits for a file system that hangs; `looking` is told of each path before it is looked at.
+    Hangs if a file system does; `looking` is called with each path before it is accessed.
     """
     found = examine(path, looking=looking)
     if found.config is None:
@@ -54,14 +54,14 @@ def read(path: Path, running: Config, looking: Looking = tell_nobody) -> Reading
 
 
 def keep_unreloadable(running: Config, new: Config) -> Config:
-    """The new configuration with the values of the running one where only a restart can change them."""
+    """Return the new configuration, with the running one's values of all keys that only a restart can change."""
     kept = {}
     for table in tables():
         fixed = [key.name for key in table.keys if not key.reload]
         if not fixed:
             continue
         before, after = getattr(running, table.name), getattr(new, table.name)
-        if table.repeated:  # one that comes or goes has no counterpart: all stay
+        if table.repeated:  # an added or removed entry has no counterpart, so the whole table is kept
             kept[table.name] = before
         else:
             kept[table.name] = after.model_copy(update={name: getattr(before, name) for name in fixed})

@@ -1,7 +1,7 @@
-"""The folder of what lives only while the daemon does: control socket, metric files, lock.
+"""The folder of everything that exists only while the daemon runs: control socket, metric files, lock.
 
-The rule it keeps: one daemon a folder. The lock is one that a fork doesn't inherit, so workers that still drain after
-the supervisor's death don't keep the next one from starting.
+Invariant: at most one daemon uses a folder. Its lock is of a kind that isn't inherited by a fork, so workers that are
+still draining after the supervisor's death don't keep the next one from starting.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 from dicomd.supervisor.errors import StartError
 
 DEFAULT = Path("/run/dicomd")
-"""Where the shipped unit has it."""
+"""The runtime folder of the shipped unit."""
 METRICS = "metrics"
-"""The metric files' folder in it."""
+"""The folder of the metric files in it."""
 _MODE = 0o750
 
 
 class RuntimeDir:
-    """The folder, made where it is missing, and locked. Raises `StartError`."""
+    """The folder, created if it is missing, and locked. Raises `StartError`."""
 
     def __init__(self, configured: Path | None) -> None:
-        """`configured` is dicomd.runtime_dir; None is $RUNTIME_DIRECTORY, else a private one that is removed."""
+        """Use `configured` (dicomd.runtime_dir), else $RUNTIME_DIRECTORY, else a private folder for this run only."""
         path = configured or from_environment()
         self._private = path is None
         try:
@@ -45,11 +45,11 @@ class RuntimeDir:
             ) from error
 
     def close(self) -> None:
-        """Give up this process's hold on it."""
+        """Close this process's descriptor of the lock."""
         os.close(self._lock)
 
     def remove(self) -> None:
-        """Leave nothing behind."""
+        """Remove the metric files, or the whole folder if it is a private one."""
         with contextlib.suppress(OSError):
             if self._private:
                 shutil.rmtree(self.path)
@@ -69,6 +69,6 @@ class RuntimeDir:
 
 
 def from_environment() -> Path | None:
-    """The first folder of $RUNTIME_DIRECTORY (systemd.exec(5)), if it is set."""
+    """Return the first folder of $RUNTIME_DIRECTORY (systemd.exec(5)), or None if it isn't set."""
     first = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     return Path(first) if first else None

@@ -1,7 +1,7 @@
-"""The sockets the daemon listens on: those that systemd hands over, and those it binds itself.
+"""The sockets on which the daemon listens: those that systemd passes to it, and those it binds itself.
 
-The rule it keeps: each is decided before the first fork and stays for the life of the daemon; what can't be had ends
-the start with a sentence that says what to do.
+Invariant: all of them are opened before the first fork, and they stay the same as long as the daemon runs. If one can't
+be opened, the start fails with a sentence that says what to do.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from dicomd.supervisor.errors import StartError
 from dicomd.telemetry.logs import get_logger
 
 HTTP_NAME = "metrics"
-"""FileDescriptorName= of the HTTP endpoint's socket."""
+"""The FileDescriptorName= of the HTTP endpoint's socket."""
 _FIRST_INHERITED = 3  # SD_LISTEN_FDS_START
 _UNITS = {"dicom": "dicomd.socket", "dicom-tls": "dicomd-tls.socket", HTTP_NAME: "dicomd-metrics.socket"}
-# A service that may open no sockets of its own (RestrictAddressFamilies=, SystemCallFilter=, IPAddressDeny=).
+# Errors in a service that must not open sockets itself (RestrictAddressFamilies=, SystemCallFilter=, IPAddressDeny=).
 _FORBIDDEN = frozenset((errno.EAFNOSUPPORT, errno.EPERM, errno.ESOCKTNOSUPPORT))
 
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """What the daemon listens on. A name may have several sockets, such as one for each family of addresses."""
+    """The listening sockets. One name may have several sockets, such as one for each address family."""
 
     listeners: tuple[ListeningSocket, ...]
     http: tuple[socket.socket, ...]
 
     def close(self) -> None:
-        """Close them all, or this process's copies of them."""
+        """Close all sockets, or this process's copies of them."""
         self.close_listeners()
         self.close_http()
 
     def close_listeners(self) -> None:
-        """Close those for Associations."""
+        """Close the sockets for Associations."""
         for listener in self.listeners:
             listener.sock.close()
 
     def close_http(self) -> None:
-        """Close those of the HTTP endpoint."""
+        """Close the sockets of the HTTP endpoint."""
         for sock in self.http:
             sock.close()
 
 
 def take_inherited(environ: MutableMapping[str, str] = os.environ) -> dict[str, list[socket.socket]]:
-    """The listening sockets that the service manager has handed over, by name (sd_listen_fds_with_names(3)).
+    """Return the listening sockets that the service manager has passed, by name (sd_listen_fds_with_names(3)).
 
-    The variables that say so are taken from `environ`: they are true of this process only.
+    The variables that announce them are removed from `environ`, because they only concern this process.
     """
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
@@ -72,7 +72,7 @@ def take_inherited(environ: MutableMapping[str, str] = os.environ) -> dict[str, 
 
 
 def open_sockets(config: Config, inherited: dict[str, list[socket.socket]]) -> Sockets:
-    """Match `inherited` with the configuration, close what is left over, bind what is missing. Raises `StartError`."""
+    """Match `inherited` with the configuration, close unused sockets, bind missing ones. Raises `StartError`."""
     usable = {name: found for name, socks in inherited.items() if (found := _usable(name, socks))}
     http = usable.pop(HTTP_NAME, [])
     listeners = []
@@ -96,13 +96,13 @@ def open_sockets(config: Config, inherited: dict[str, list[socket.socket]]) -> S
 
 
 def format_address(address: tuple[object, ...]) -> str:
-    """An IP address and port as people write them."""
+    """Format an IP address and port as usual, an IPv6 address in brackets."""
     host, port = address[0], address[1]
     return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
 
 def _usable(name: str, socks: list[socket.socket]) -> list[socket.socket]:
-    """Those that listen for TCP connections; the others are closed."""
+    """Return the sockets that listen for TCP connections, and close the others."""
     found = []
     for sock in socks:
         tcp = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM
@@ -130,5 +130,5 @@ def _advice(error: OSError, name: str, port: int) -> str:
     if error.errno == errno.EACCES:
         return f"{reason} (ports below 1024 need privileges: choose another, or let systemd open it: enable {unit})"
     if error.errno in _FORBIDDEN:
-        return f"{reason} (the service may open no such socket itself: enable {unit}, which hands it over)"
+        return f"{reason} (the service is not allowed to open such sockets: enable {unit}, which passes one to it)"
     return reason

@@ -1,7 +1,7 @@
-"""`dicomd serve`: the daemon in the foreground, from its sockets to its drained end.
+"""`dicomd serve`: runs the daemon in the foreground, from opening its sockets to the end of a drained stop.
 
-The rule it keeps: what can fail at start fails here, before the first process is forked, with a sentence that says what
-to do; from then on the supervisor runs, and only a signal ends it.
+Invariant: whatever a start can check is checked here, before the first fork, and fails with a sentence that says what
+to do. From then on the supervisor runs until a signal ends it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["StartError", "serve"]
 def serve(config: Config, config_path: Path, warnings: Sequence[str] = ()) -> None:
     """Run until SIGTERM or SIGINT; returns after a drained stop. Raises `StartError`.
 
-    `warnings` are sentences about the configuration for the log.
+    `warnings` are sentences about the configuration, which are logged.
     """
     signals = SignalPipe([signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD])
     notifier = Notifier()
@@ -101,7 +101,7 @@ def _tls(config: Config) -> ListenersTls | None:
 
 
 def _prepare_process() -> None:
-    """Modes as documented, whoever starts it; all descriptors it may have; no memory spent on peers' odd UIDs."""
+    """Set the documented umask, raise the descriptor limit, and have the decoders not collect peers' invalid UIDs."""
     quiet_decoders()
     os.umask(0o027)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -110,7 +110,7 @@ def _prepare_process() -> None:
 
 
 def _start_store(config: Config, metrics: Metrics) -> FileStore:
-    """The store, found usable, and with nothing open: the workers use it."""
+    """Return the store, checked to be usable; it has nothing open, because only the workers use it."""
     storage = config.storage
     try:
         store = FileStore(
@@ -137,20 +137,20 @@ def _start_store(config: Config, metrics: Metrics) -> FileStore:
             Message.STORE_UNAVAILABLE,
             root=str(store.root),
             detail=store.state.reason,
-            advice=f"Instances are taken once it is back. To begin a new store here, remove its lines from {record}",
+            advice=f"Instances are accepted once it is back. To begin a new store here, remove its lines from {record}",
         )
     if storage.checksums and not store.checksums:
         get_logger().warning(
-            "no checksums are recorded: the file system keeps no extended attributes", root=str(store.root)
+            "no checksums are recorded: the file system doesn't support extended attributes", root=str(store.root)
         )
     if removed:
         metrics.store_recovered_files.labels("removed").inc(removed)
-        get_logger().warning("temporary files of a crash removed", removed=removed)
+        get_logger().warning("removed temporary files left by a crash", removed=removed)
     return store
 
 
 def _record_of_stores() -> Path | None:
-    """The file that remembers which store is where: in systemd's StateDirectory=, None without one."""
+    """Return the file that records which store is where, in systemd's StateDirectory=, or None without one."""
     folder = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     return Path(folder) / "stores" if folder else None
 
@@ -162,7 +162,7 @@ def _remember(record: Path | None, store: FileStore) -> None:
         mounts.remember(record, store.root, store.name)
     except OSError as error:
         get_logger().warning(
-            "the store can't be remembered: a missing mount at the next start would be taken for an empty store",
+            "could not record the store: at the next start, a missing mount would be mistaken for an empty store",
             detail=str(record),
             error=error.strerror,
         )

@@ -1,8 +1,8 @@
-"""The supervisor: one thread, one loop, that starts workers, replaces them, and puts a new configuration into force.
+"""The supervisor: one thread with one loop that starts workers, replaces them, and puts new configurations into force.
 
-The rule it keeps: it never serves and never waits but in one place, so nothing that a peer, a worker or a client of the
-control socket does or doesn't do can stop it. A reload is nginx's: validate everything, start a new generation, and
-only when all of it is ready let the old one retire.
+Invariant: it serves no peers and waits in only one place, so nothing that a peer, a worker or a client of the control
+socket does or fails to do can stop it. A reload works as in nginx: validate everything, start a new generation, and
+only when all its workers are ready let the old one retire.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
 from dicomd.worker.process import WorkerSpec
 
-_TURN = 1.0  # seconds between two looks at everything
-_STOOD_STILL = 5.0  # seconds without a turn: it was stopped itself, or the machine was
+_TURN = 1.0  # seconds between two turns of the loop, at most
+_STOOD_STILL = 5.0  # after so many seconds without a turn, the supervisor itself or the machine must have been stopped
 _STATUS_EVERY = 5.0  # seconds
-_EXTENSION = 15.0  # seconds that systemd is asked for, again and again, while Associations end
+_EXTENSION = 15.0  # seconds for which systemd is asked repeatedly while Associations end
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What the supervisor is given: everything that could fail at a start has been made."""
+    """What the supervisor is given: everything whose creation could make a start fail."""
 
     config: Config
     config_path: Path
@@ -62,7 +62,7 @@ class Resources:
 
 
 class Supervisor:
-    """Runs the daemon; see `run`. Raises OSError where the control socket can't be made."""
+    """Runs the daemon; see `run`. Raises OSError if the control socket can't be created."""
 
     def __init__(self, resources: Resources) -> None:
         self._given, self._config = resources, resources.config
@@ -88,7 +88,7 @@ class Supervisor:
         self._told_at = 0.0
 
     def run(self) -> None:
-        """Run until a signal ends it, and the last Association has ended. Raises `StartError`."""
+        """Run until a signal orders a stop and the last Association has ended. Raises `StartError`."""
         self._shared_state.beat()
         self._starting = self._begin(self._config, self._given.store, self._given.tls)
         self._processes.tend(time.monotonic())
@@ -96,7 +96,7 @@ class Supervisor:
             self._wait()
             self._turn()
             if left := self._processes.left_behind(time.monotonic()):
-                for child in self._processes.everybody():  # it tells the exporter to leave
+                for child in self._processes.everybody():  # closing its channel makes the exporter exit
                     child.channel.close()
                 get_logger().error(
                     "workers are left behind",
@@ -197,8 +197,8 @@ class Supervisor:
 
     def _stop(self, name: str) -> None:
         self._stopping = self._shared_state.stopping = True
-        self._given.notifier.stopping("Open Associations may end")
-        self._given.notifier.extend(_EXTENSION)  # at once: TimeoutStopSec= may be shorter than a turn of the status
+        self._given.notifier.stopping("Stopping, open Associations may finish")
+        self._given.notifier.extend(_EXTENSION)  # at once, because TimeoutStopSec= may be shorter than _STATUS_EVERY
         get_logger().info(
             Message.STOPPING,
             signal=name,
@@ -223,11 +223,11 @@ class Supervisor:
 
     @property
     def drain_timeout(self) -> float:
-        """Seconds, by the configuration in force."""
+        """dicomd.drain_timeout of the configuration in force, in seconds."""
         return self._config.dicomd.drain_timeout
 
     def reloading(self) -> None:
-        """A reload begins; `apply` or `reject` follows."""
+        """Report that a reload begins; a call of `apply` or `reject` follows."""
         self._given.notifier.reloading()
 
     def begin(self, config: Config, tls: ListenersTls | None) -> Generation:
@@ -246,7 +246,7 @@ class Supervisor:
         return generation
 
     def apply(self, reading: Reading, config: Config, tls: ListenersTls | None, generation: Generation) -> None:
-        """The generation serves: its configuration is the one in force."""
+        """Put into force the configuration of a generation that now serves."""
         self._config = config
         self._in_force(config, tls, reading.pending)
         configure_logging(config.log.format, config.log.level, metrics=self._given.metrics)
@@ -262,7 +262,7 @@ class Supervisor:
         self._given.notifier.ready(self._status())
 
     def reject(self, errors: tuple[str, ...]) -> None:
-        """Nothing has changed, for these reasons."""
+        """Report that nothing has changed, for the reasons in `errors`."""
         self._given.metrics.reload_finished(successful=False, restart_pending=bool(self._pending))
         self._publish(successful=False, errors=errors[:MAX_ERRORS])
         get_logger().error(
@@ -291,7 +291,7 @@ class Supervisor:
             own_status(self._config, given.config_path, given.sockets, last, self._pending)
         )
 
-    # -- what others are told --------------------------------------------------------------------------------------
+    # -- answers and status ----------------------------------------------------------------------------------------
 
     def _answer(self, request: dict[str, Any], caller: Caller) -> None:
         match request:
@@ -309,7 +309,11 @@ class Supervisor:
     def _maintain(self, *, wanted: bool) -> Answer:
         if wanted != self._shared_state.maintenance:
             self._shared_state.maintenance = wanted
-            detail = "new Associations are rejected, open ones end" if wanted else "new Associations are taken again"
+            detail = (
+                "new Associations are rejected, open ones may finish"
+                if wanted
+                else "new Associations are accepted again"
+            )
             get_logger().warning("maintenance begins" if wanted else "maintenance ends", detail=detail)
             self._told_at = 0.0
         return {"ok": True, "maintenance": wanted, "associations": self._shared_state.total_associations()}

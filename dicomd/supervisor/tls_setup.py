@@ -1,7 +1,8 @@
-"""The TLS of a configuration: what its listeners offer, made once for all workers of a generation, until when it lasts.
+"""The TLS context of a configuration's listeners, created once for all workers of a generation, and its expiry.
 
-The rule it keeps: the files are read when the configuration is, before anything of it comes into force. So files that
-can't serve leave the old ones in force, and a worker that is replaced later serves as the others of its generation do.
+Invariant: the files are read together with the configuration, before any of it comes into force. So unusable files
+leave the old ones in force, and a worker that is replaced later serves with the same files as the rest of its
+generation.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _DAY = 86400.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """What the files of [tls] held when they were read, PEM. Times are seconds since the epoch."""
+    """The contents (PEM) of the files named in [tls], as they were read. Times are seconds since the epoch."""
 
     certificate: bytes
     key: bytes
@@ -37,12 +38,12 @@ class TlsFiles:
 
 
 class UnusableTlsError(Exception):
-    """The files of [tls] can't be used; the message says why."""
+    """The files named in [tls] can't be used; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListenersTls:
-    """What the TLS listeners offer. Times are seconds since the epoch."""
+    """The TLS context of the listeners, and when its files expire. Times are seconds since the epoch."""
 
     context: ssl.SSLContext
     listeners: tuple[str, ...]
@@ -53,7 +54,7 @@ class ListenersTls:
 
 
 def read_files(config: Config) -> TlsFiles | None:
-    """Read the files for the TLS listeners of `config`; None where there are none. Raises `UnusableTlsError`."""
+    """Read the files for the TLS listeners of `config`; None if it has none. Raises `UnusableTlsError`."""
     if not any(listener.tls for listener in config.listen):
         return None
     tls = config.tls
@@ -76,9 +77,9 @@ def read_files(config: Config) -> TlsFiles | None:
 
 
 def prepare(config: Config, files: TlsFiles | None) -> ListenersTls | None:
-    """Make what TLS listeners offer from files that have been read: no path is looked at, so nothing can hang.
+    """Create the TLS context from files that have been read. No path is accessed, so nothing can hang.
 
-    None where there are none. Raises `UnusableTlsError`.
+    Returns None if there are no TLS listeners. Raises `UnusableTlsError`.
     """
     if files is None:
         return None
@@ -107,7 +108,7 @@ class _Paths:
 
 @contextmanager
 def _in_memory(files: TlsFiles) -> Iterator[_Paths]:
-    """Paths of the files in memory: OpenSSL as Python has it takes a key and a revocation list by path only."""
+    """Yield paths to copies in memory, since Python's ssl module reads keys and revocation lists only from paths."""
     with ExitStack() as stack:
 
         def path(content: bytes) -> Path:
@@ -137,11 +138,11 @@ def _settings(config: Config, at: _Paths) -> TlsSettings:
 
 def _unusable(error: Exception) -> UnusableTlsError:
     why = reason(error) if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None) or str(error)
-    return UnusableTlsError(f"tls: {why} (`dicomd check-config` looks at each file)")
+    return UnusableTlsError(f"tls: {why} (`dicomd check-config` checks each file)")
 
 
 class ExpiryWatch:
-    """Shows when the certificate in force ends, and says so once a day when that is soon."""
+    """Shows when the certificate in force expires, and logs a warning once a day when that is soon."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -149,14 +150,14 @@ class ExpiryWatch:
         self._due = 0.0
 
     def in_force(self, tls: ListenersTls | None) -> None:
-        """A configuration has come into force, which was warned about then."""
+        """Watch the files of a configuration that has come into force, whose own warnings have just been logged."""
         self._tls, self._due = tls, time.monotonic() + _DAY
         if tls is not None:
             for listener in tls.listeners:
                 self._metrics.tls_certificate_not_after.labels(listener).set(tls.not_after)
 
     def tend(self, now: float) -> None:
-        """Warn if it is time to; `now` is on the monotonic clock."""
+        """Log a warning if one is due; `now` is on the monotonic clock."""
         if self._tls is None or now < self._due:
             return
         self._due = now + _DAY

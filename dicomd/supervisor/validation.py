@@ -1,8 +1,8 @@
-"""A new configuration, read and validated in a process of its own, since whatever looks at a path may hang.
+"""Reads and validates a new configuration in a process of its own, because accessing a path may hang.
 
-A disk or an NFS server that gives no answer holds up the process that asked, and not even SIGKILL ends that wait. So
-the supervisor never looks at a path that the configuration names: a child does, and sends what it found through a pipe.
-A child that is silent for too long is killed and forgotten; it goes when its file system answers.
+If a disk or an NFS server doesn't answer, the process that accesses it hangs, and not even SIGKILL ends that wait. So
+the supervisor never accesses a path that the configuration names: a child does, and sends the result through a pipe.
+A child that takes too long is killed and no longer waited for; it exits when its file system answers.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from dicomd.supervisor.reread_config import Reading
 from dicomd.supervisor.sockets import Sockets
 
 _ANSWER_TIMEOUT: Final = 20.0
-"""Seconds for all files and folders; a slow disk or a server far away takes a few."""
+"""Seconds for checking all files and folders; a slow disk or a distant server needs a few."""
 _CHUNK: Final = 65536
 _END_OF_PATHS: Final = b"\0"
-"""Divides the paths, a line each as they are looked at, from the result."""
+"""Separates the paths, each sent on a line of its own before it is accessed, from the result."""
 
 
 class Validation:
-    """One that is under way: the supervisor's loop waits for `fileno` and calls `tend`. Raises OSError."""
+    """A validation that is under way. The supervisor's loop polls `fileno` and calls `tend`. Raises OSError."""
 
     def __init__(self, children: Children, sockets: Sockets, path: Path, running: Config) -> None:
         self._children, self._path = children, path
@@ -52,11 +52,11 @@ class Validation:
         children.private.append(self._close)
 
     def fileno(self) -> int:
-        """The descriptor to wait for."""
+        """Return the descriptor to poll for reading."""
         return self._read
 
     def tend(self, now: float) -> Reading | None:
-        """What the file came to, as soon as it is known. Never waits."""
+        """Return the result, or None while it isn't known. Never waits."""
         try:
             while data := os.read(self._read, _CHUNK):
                 self._received += data
@@ -70,7 +70,7 @@ class Validation:
         return self._result()
 
     def abandon(self) -> None:
-        """Nobody wants to know any more."""
+        """End the validation, as its result is no longer needed."""
         if self.child.pid in self._children.living:
             self.child.kill()
         self._give_back()
@@ -79,7 +79,7 @@ class Validation:
         _, divider, result = bytes(self._received).partition(_END_OF_PATHS)
         try:
             found = pickle.loads(result) if divider else None  # noqa: S301 - from a fork of this very process
-        except (EOFError, pickle.UnpicklingError):  # it was killed in the middle
+        except (EOFError, pickle.UnpicklingError):  # it was killed while it was writing
             found = None
         if isinstance(found, Reading):
             return found
@@ -88,7 +88,7 @@ class Validation:
     def _no_answer(self) -> Reading:
         key, _, path = self._received.decode(errors="replace").rstrip("\n").rpartition("\n")[2].partition("\t")
         what = f"{path} gives no answer within {_ANSWER_TIMEOUT:g} s"
-        problem = Problem(str(self._path), key, what, "a path whose file system answers: is its disk or server well?")
+        problem = Problem(str(self._path), key, what, "a path whose file system answers: check its disk or server")
         return Reading(None, errors=(str(problem),))
 
     def _give_back(self) -> None:
@@ -100,7 +100,7 @@ class Validation:
 
 
 def _validate(path: Path, running: Config, out: int) -> None:
-    """In the child: look at everything, and write down what is looked at, then what came of it."""
+    """In the child: validate everything, writing each path before it is accessed and then the result."""
 
     def looking(key: str, looked_at: Path) -> None:
         _write(out, f"{key}\t{_line(looked_at)}\n".encode())
@@ -111,7 +111,7 @@ def _validate(path: Path, running: Config, out: int) -> None:
 
 
 def _line(path: Path) -> str:
-    """A path for a line of its own: without control characters, and without bytes that are no text."""
+    """Make a path fit for a line of its own, without control characters and bytes that aren't text."""
     return "".join(char if char.isprintable() else "?" for char in str(path))
 
 

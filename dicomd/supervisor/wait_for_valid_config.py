@@ -1,8 +1,9 @@
-"""A broken configuration at a start whose sockets systemd holds: there is a little time to correct it.
+"""Waits for the correction of a broken configuration when the daemon is started with sockets that systemd holds.
 
-Why: while a sender waits in the sockets, systemd starts the daemon again as soon as it has failed. Five failures in a
-few seconds, and systemd closes the sockets and refuses even `systemctl start` for half a minute (StartLimitBurst=).
-The rule: failed starts come more slowly than that limit counts, and one that is corrected meanwhile goes on.
+While a sender's connection waits in such a socket, systemd restarts the daemon as soon as it has failed. After five
+failures in a few seconds, systemd closes the sockets and refuses even `systemctl start` for half a minute
+(StartLimitBurst=). Waiting keeps failed starts below that limit, and if the file is corrected meanwhile, the start
+continues.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ from typing import TypeVar
 from dicomd.supervisor.notify import Notifier
 
 PATIENCE = 10.0
-"""Seconds: three starts in the StartLimitIntervalSec=30s of the shipped unit leave two of its five for people."""
-_PAUSE = 0.5  # seconds between two looks at the configuration
+"""Seconds. That allows three starts in the shipped unit's StartLimitIntervalSec=30s, which leaves two of its five for
+an administrator's own."""
+_PAUSE = 0.5  # seconds between two readings of the configuration
 
 Found = TypeVar("Found")
 
 
 def has_inherited_sockets(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the service manager has handed sockets to this process."""
+    """Whether the service manager has passed sockets to this process."""
     return environ.get("LISTEN_PID") == str(os.getpid()) and environ.get("LISTEN_FDS", "0") != "0"
 
 
 def await_correction(
     look: Callable[[], Found | None], *, patience: float = PATIENCE, environ: Mapping[str, str] = os.environ
 ) -> Found | None:
-    """Call `look` again and again until it finds something or `patience` seconds are over; return what it found."""
+    """Call `look` repeatedly until it finds something or `patience` seconds have passed; return what it found."""
     Notifier(dict(environ)).status("The configuration is broken, see the log: waiting for its correction")
     deadline = time.monotonic() + patience
     while (left := deadline - time.monotonic()) > 0:

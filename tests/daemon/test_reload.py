@@ -310,7 +310,7 @@ def test_peers_hold_a_reload_up_for_no_longer_than_the_drain_timeout(
     daemon.configure(peers=[{"name": "other", "ae_titles": ["OTHER"]}])
     daemon.signal(signal.SIGHUP)
     waits = daemon.wait_logged("reload waits")
-    assert "those of generation 1, the oldest, are ended in 3 s" in waits["detail"]
+    assert "those of generation 1, the oldest, are aborted in 3 s" in waits["detail"]
     peers[0].send(store_message(sent)[50_000:])
     assert peers[0].read_message().status == 0
     assert peers[0].read_abort() == Abort(0, 0)

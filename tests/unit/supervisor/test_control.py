@@ -178,7 +178,7 @@ def test_those_who_wait_leave_places_for_others_and_the_oldest_is_told_where_the
             socks.append(stack.enter_context(connected_and_sent(folder, WAIT)))
             wait_until(lambda: len(waiting.callers) == len(socks))
             assert ask(folder, {}, timeout=10)["ok"]
-        assert "more than 32 commands wait" in json.loads(socks[0].recv(1000))["error"]
+        assert "more than 32 commands are waiting" in json.loads(socks[0].recv(1000))["error"]
         waiting.callers[0].answer({"ok": True})  # it has already been answered
         assert socks[0].recv(10) == b""
         waiting.callers[1].answer({"ok": True})
