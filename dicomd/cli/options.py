@@ -49,11 +49,6 @@ def fail(message: str, status: int = 1) -> NoReturn:
     sys.exit(status)
 
 
-def readable_size(size: int) -> str:
-    """Format a number of bytes for people, in kB or MB."""
-    return f"{size / 1e3:.1f} kB" if size < 1_000_000 else f"{size / 1e6:.1f} MB"
-
-
 def _ae_title(ctx: click.Context, param: click.Parameter, value: str) -> str:
     from dicomd.config.problems import UnacceptableError
     from dicomd.config.rules import ae_title

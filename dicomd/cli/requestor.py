@@ -16,6 +16,8 @@ from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
+from dicomd.formatting import format_address
+
 # PS3.8 Table 9-21
 _RESULTS = {1: "rejected, permanent", 2: "rejected, transient"}
 _SOURCES = {1: "service-user", 2: "service-provider (ACSE)", 3: "service-provider (Presentation)"}
@@ -67,7 +69,7 @@ class RemoteAE:
     tls: tuple[ssl.SSLContext, str] | None = None
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return format_address(self.host, self.port)
 
 
 @dataclass(slots=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from dicomd.cli.options import fail, peer_options, readable_size, version_option
+from dicomd.cli.options import fail, peer_options, version_option
 from dicomd.cli.tls_options import TlsOptions, tls_options
+from dicomd.formatting import format_bytes
 
 
 @click.command("send")
@@ -68,7 +69,7 @@ def send(
     for result in problems:
         click.echo(f"{'warning' if result.stored else 'failed'}: {result.file.path}: {result.why}", err=True)
     failed += len(files) - stored
-    summary = f"{peer}: {stored} stored ({readable_size(stored_bytes)} in {seconds:.1f} s)"
+    summary = f"{peer}: {stored} stored ({format_bytes(stored_bytes)} in {seconds:.1f} s)"
     click.echo(summary + (f", {warned} with a warning" if warned else "") + f", {failed} failed")
     if failed:
         sys.exit(1)

@@ -8,6 +8,7 @@ import orjson
 
 from dicomd.cli.control import ask_daemon, daemon_folder
 from dicomd.cli.options import config_option, version_option
+from dicomd.formatting import format_bytes, format_elapsed
 
 
 @click.command("status")
@@ -49,17 +50,15 @@ def as_text(found: dict[str, Any]) -> str:
 
 
 def _head(found: dict[str, Any]) -> list[str]:
-    from dicomd.monitoring.page import amount, duration
-
     counters, associations = found["counters"], found["associations"]
     state = "accepting instances" if found["ready"] else f"not accepting instances: {found['reason']}"
     return [
-        _fact("dicomd", f"{found['version']}, up {duration(found['uptime_seconds'])}, {state}"),
+        _fact("dicomd", f"{found['version']}, up {format_elapsed(found['uptime_seconds'])}, {state}"),
         *(_fact(f"listener {name}", address) for name, address in (found["listeners"] or {}).items()),
         _fact("associations", f"{associations['open']} open of {associations['limit']} at most"),
         _fact(
             "since the start",
-            f"{counters['instances']} instances stored ({amount(counters['bytes'])} received), "
+            f"{counters['instances']} instances stored ({format_bytes(counters['bytes'])} received), "
             f"{counters['failures']} refused; "
             f"{counters['associations']} Associations ended, {counters['rejected']} of them rejected",
         ),
@@ -67,14 +66,12 @@ def _head(found: dict[str, Any]) -> list[str]:
 
 
 def _store(found: dict[str, Any]) -> list[str]:
-    from dicomd.monitoring.page import amount
-
     store = found["store"]
     if "size_bytes" not in store:
         return [_fact("store", f"{store['root']}: {store['reason']}")]
     free, size = store["avail_bytes"], store["size_bytes"]
     share = f" ({free / size:.0%})" if size else ""
-    return [_fact("store", f"{store['root']}: {amount(free)} free of {amount(size)}{share}")]
+    return [_fact("store", f"{store['root']}: {format_bytes(free)} free of {format_bytes(size)}{share}")]
 
 
 def _configuration(found: dict[str, Any]) -> list[str]:
@@ -101,8 +98,6 @@ def _configuration(found: dict[str, Any]) -> list[str]:
 
 
 def _tables(found: dict[str, Any]) -> list[str]:
-    from dicomd.monitoring.page import amount, duration
-
     associations = found["associations"]
     lines = _table(
         ("WORKER", "PID", "STATE", "GENERATION", "CONNECTIONS", "ASSOCIATIONS"),
@@ -116,10 +111,10 @@ def _tables(found: dict[str, Any]) -> list[str]:
         [
             [
                 *(str(row.get(key, "")) for key in ("peer", "calling_aet", "called_aet", "peer_address")),
-                duration(row["age_seconds"]),
+                format_elapsed(row["age_seconds"]),
                 str(row["instances"]),
                 str(row["failures"]),
-                amount(row["bytes"]),
+                format_bytes(row["bytes"]),
             ]
             for row in associations["listed"]
         ],

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dicomd.cli.options import config_option, fail, load_or_exit, readable_size, version_option
+from dicomd.cli.options import config_option, fail, load_or_exit, version_option
+from dicomd.formatting import format_bytes
 
 if TYPE_CHECKING:
     from dicomd.store.verification import Finding
@@ -56,7 +57,7 @@ def verify_store(config_path: Path) -> None:
         _tell(finding)
     click.echo(
         f"{root}: {instances} instances OK, {compared} of them by checksum; "
-        f"{problems} problem{'' if problems == 1 else 's'} ({readable_size(size)} read)"
+        f"{problems} problem{'' if problems == 1 else 's'} ({format_bytes(size)} read)"
     )
     if problems:
         sys.exit(1)

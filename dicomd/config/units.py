@@ -11,6 +11,7 @@ from decimal import Decimal
 from itertools import pairwise
 
 from dicomd.config.problems import UnacceptableError, shown
+from dicomd.formatting import format_address
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -140,7 +141,7 @@ class Address:
         return ipaddress.ip_address(self.host)
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return format_address(self.host, self.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class HostPort:
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return format_address(self.host, self.port)
 
 
 def _split(value: object, right: str) -> tuple[str, int, bool]:

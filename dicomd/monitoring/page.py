@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, Final
 
+from dicomd.formatting import format_bytes, format_elapsed
 from dicomd.monitoring.style import STYLE
 
 REFRESH: Final = 5  # seconds
@@ -60,7 +61,7 @@ def _head(status: Status, host: str) -> str:
     reason = "".join(f'<p class="reason">{text}</p>' for text in told)
     return (
         f'<header><h1>dicomd <span>on {_text(host)}</span></h1><p class="pill {state}" id="state">{word}</p>'
-        f'<p class="quiet">version {_text(status["version"])} · up {duration(status["uptime_seconds"])} · '
+        f'<p class="quiet">version {_text(status["version"])} · up {format_elapsed(status["uptime_seconds"])} · '
         f"generation {status['generation']}</p></header>{reason}"
     )
 
@@ -73,11 +74,19 @@ def _tiles(status: Status, history: Sequence[float]) -> str:
     left = store.get("avail_bytes", 0) / size if size else None
     tiles = (
         ("Images a second", f"{rates.get('instances', 0.0):,.1f}", "over the last 10 s" + _curve(history)),
-        ("Received", f"{amount(rates.get('bytes', 0.0))}/s", f"{amount(counters['bytes'])} since the start"),
+        (
+            "Received",
+            f"{format_bytes(rates.get('bytes', 0.0))}/s",
+            f"{format_bytes(counters['bytes'])} since the start",
+        ),
         ("Open Associations", f"{associations['open']:,}", f"of {limit:,} at most" if limit else ""),
         ("Images stored", f"{counters['instances']:,}", f"{counters['associations']:,} Associations ended"),
         ("Refused", f"{counters['failures']:,}", f"images; {counters['rejected']:,} Associations"),
-        ("Space left", "unknown" if left is None else f"{left:.0%}", f"{amount(store.get('avail_bytes', 0))} free"),
+        (
+            "Space left",
+            "unknown" if left is None else f"{left:.0%}",
+            f"{format_bytes(store.get('avail_bytes', 0))} free",
+        ),
     )
     return (
         '<section class="tiles">'
@@ -96,10 +105,10 @@ def _associations(status: Status) -> str:
             _text(row.get("peer", "")),
             f"<code>{_text(row.get('calling_aet', ''))}</code> → <code>{_text(row.get('called_aet', ''))}</code>",
             _text(row.get("peer_address", "")),
-            duration(row["age_seconds"]),
+            format_elapsed(row["age_seconds"]),
             f"{row['instances']:,}"
             + (f' <span class="bad">+ {row["failures"]:,} refused</span>' * bool(row["failures"])),
-            amount(row["bytes"]),
+            format_bytes(row["bytes"]),
         )
         for row in found["listed"][:50]
     ]
@@ -154,8 +163,8 @@ def _store(status: Status) -> str:
     rows = [
         ("Takes images", "yes" if store["accepting"] else f'<span class="bad">no: {_text(store["reason"])}</span>'),
         ("Where", f"<code>{_text(store['root'] or '')}</code>"),
-        ("Free", f"{amount(left)} of {amount(size)}" + _bar(share, bad=bool(low))),
-        ("Kept free", amount(store.get("reserve_bytes") or 0)),
+        ("Free", f"{format_bytes(left)} of {format_bytes(size)}" + _bar(share, bad=bool(low))),
+        ("Kept free", format_bytes(store.get("reserve_bytes") or 0)),
         ("Files it has room for", f"{store.get('files_avail', 0):,}"),
     ]
     return _facts("Store", rows)
@@ -254,25 +263,6 @@ def _bar(percent: float, *, bad: bool) -> str:
         f'aria-label="{percent:.0f} % used"><rect class="all" width="100" height="4"/>'
         f'<rect width="{max(0.0, min(100.0, percent)):.1f}" height="4"/></svg>'
     )
-
-
-def amount(count: float) -> str:
-    """Bytes with a decimal unit."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} PB"
-
-
-def duration(seconds: int) -> str:
-    """A time as people say it: the two largest of days, hours, minutes and seconds."""
-    parts = list[str]()
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, seconds = divmod(seconds, length)
-        if count or (unit == "s" and not parts):
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2])
 
 
 def _time(rfc3339: str) -> str:

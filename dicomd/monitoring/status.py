@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import dicomd
+from dicomd.formatting import format_time
 from dicomd.ipc import metric_files
 from dicomd.ipc.shared_state import SharedState
 
@@ -60,21 +60,16 @@ def from_metrics(folder: Path) -> Status:
             elif sample.name == "dicomd_peer_failures_total":
                 peers.setdefault(peer, _new_peer())["failures"] += int(sample.value)
             elif sample.name == "dicomd_peer_last_store_timestamp_seconds":
-                peers.setdefault(peer, _new_peer())["last_store"] = format_age(sample.value)
+                peers.setdefault(peer, _new_peer())["last_store"] = format_time(sample.value)
             elif sample.name == "dicomd_tls_certificate_not_after_timestamp_seconds":
                 days = int((sample.value - now) // _DAY)
                 listener = sample.labels.get("listener", "")
-                certificates.append({"listener": listener, "not_after": format_age(sample.value), "days": days})
+                certificates.append({"listener": listener, "not_after": format_time(sample.value), "days": days})
     ordered = sorted(peers.items(), key=lambda item: (item[1]["last_store"] or "", item[0]), reverse=True)
     return {
         "peers": [{"peer": name} | figures for name, figures in ordered],
         "certificates": sorted(certificates, key=lambda certificate: certificate["days"]),
     }
-
-
-def format_age(seconds: float) -> str:
-    """Format a time in seconds since the epoch as an RFC 3339 timestamp in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Pace:
@@ -114,7 +109,7 @@ def _new_peer() -> dict[str, Any]:
 def _configuration(own_status: Status) -> Status:
     found: Status = own_status.get("configuration", {})
     last = found.get("last_reload")
-    return found | {"last_reload": last | {"time": format_age(last["time"])}} if last else found
+    return found | {"last_reload": last | {"time": format_time(last["time"])}} if last else found
 
 
 def _associations(shared_state: SharedState, own_status: Status) -> Status:
@@ -147,4 +142,4 @@ def _store(shared_state: SharedState, own_status: Status) -> Status:
 
 
 def _dated(refusal: dict[str, Any]) -> dict[str, Any]:
-    return refusal | {"first": format_age(refusal["first"]), "last": format_age(refusal["last"])}
+    return refusal | {"first": format_time(refusal["first"]), "last": format_time(refusal["last"])}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dicomd.config.schema import Config
-from dicomd.supervisor.sockets import Sockets, format_address
+from dicomd.supervisor.sockets import Sockets, bound_address
 from dicomd.telemetry.fields import safe_text
 
 _MOST: Final = 64  # listeners' addresses, keys that need a restart
@@ -30,10 +30,10 @@ def own_status(
     """Return it as a JSON object, with times in seconds since the epoch."""
     listeners: dict[str, list[str]] = {}
     for listener in sockets.listeners[:_MOST]:
-        listeners.setdefault(listener.name, []).append(format_address(listener.sock.getsockname()))
+        listeners.setdefault(listener.name, []).append(bound_address(listener.sock))
     return {
         "listeners": {name: ", ".join(addresses) for name, addresses in listeners.items()},
-        "http": [format_address(sock.getsockname()) for sock in sockets.http[:_MOST]],
+        "http": [bound_address(sock) for sock in sockets.http[:_MOST]],
         "http_hosts": list(config.http.hosts),
         "access_open": not config.peers,
         "associations_limit": config.limits.associations,

@@ -13,6 +13,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 from dicomd.config.schema import Config
+from dicomd.formatting import format_address
 from dicomd.net.listener import ListeningSocket, bind
 from dicomd.supervisor.errors import StartError
 from dicomd.telemetry.logs import get_logger
@@ -85,7 +86,7 @@ def open_sockets(config: Config, inherited: dict[str, list[socket.socket]]) -> S
         ]
     for name, socks in usable.items():
         for sock in socks:
-            where = format_address(sock.getsockname())
+            where = bound_address(sock)
             sock.close()
             get_logger().warning(
                 "inherited descriptor closed", listener=name, detail=f'{where}: there is no [[listen]] named "{name}"'
@@ -95,10 +96,9 @@ def open_sockets(config: Config, inherited: dict[str, list[socket.socket]]) -> S
     return Sockets(tuple(listeners), tuple(http))
 
 
-def format_address(address: tuple[object, ...]) -> str:
-    """Format an IP address and port as usual, an IPv6 address in brackets."""
-    host, port = address[0], address[1]
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+def bound_address(sock: socket.socket) -> str:
+    """The IP address and port that a socket is bound to, as people write them."""
+    return format_address(*sock.getsockname()[:2])
 
 
 def _usable(name: str, socks: list[socket.socket]) -> list[socket.socket]:
@@ -119,7 +119,7 @@ def _bind(key: str, name: str, host: str, port: int) -> socket.socket:
         return bind(name, host, port).sock
     except OSError as error:
         advice = _advice(error, name, port)
-        raise StartError(f"{key}: can't listen on {format_address((host, port))}: {advice}") from error
+        raise StartError(f"{key}: can't listen on {format_address(host, port)}: {advice}") from error
 
 
 def _advice(error: OSError, name: str, port: int) -> str:

@@ -32,7 +32,7 @@ from dicomd.supervisor.process_manager import Generation, ProcessManager
 from dicomd.supervisor.reload import HELD_BY_THE_KERNEL, Reloads
 from dicomd.supervisor.reread_config import MAX_ERRORS, Reading
 from dicomd.supervisor.runtime_dir import RuntimeDir
-from dicomd.supervisor.sockets import Sockets, format_address
+from dicomd.supervisor.sockets import Sockets, bound_address
 from dicomd.supervisor.tls_setup import ExpiryWatch, ListenersTls
 from dicomd.supervisor.validation import Validation
 from dicomd.telemetry.logs import configure_logging, get_logger
@@ -180,7 +180,7 @@ class Supervisor:
     def _log_started(self, generation: Generation) -> None:
         given, bound = self._given, dict[str, list[str]]()
         for listener in given.sockets.listeners:
-            bound.setdefault(listener.name, []).append(format_address(listener.sock.getsockname()))
+            bound.setdefault(listener.name, []).append(bound_address(listener.sock))
         get_logger().info(
             Message.STARTED,
             version=dicomd.__version__,
@@ -188,7 +188,7 @@ class Supervisor:
             pid=os.getpid(),
             config_path=str(given.config_path),
             listeners={name: ", ".join(addresses) for name, addresses in bound.items()},
-            http=", ".join(format_address(sock.getsockname()) for sock in given.sockets.http),
+            http=", ".join(bound_address(sock) for sock in given.sockets.http),
             root=str(self._config.storage.root),
             durability=self._config.storage.durability,
             workers=len(generation.child_slots),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dicomd.monitoring.page import amount, duration, render
+from dicomd.monitoring.page import render
 
 EVIL = "<script>alert(1)</script>\"'&"
 STATUS: dict[str, Any] = {
@@ -141,17 +141,3 @@ def test_it_asks_for_nothing_from_elsewhere() -> None:
 def test_more_associations_than_it_lists_are_counted() -> None:
     rows = [ROW] * 60
     assert "and 40 more" in page(associations={"open": 90, "limit": 1, "listed": rows, "not_listed": 30}).text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB"), (3e18, "3000.0 PB")]
-)
-def test_amounts(count: float, text: str) -> None:
-    assert amount(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (86400, "1 d"), (90061, "1 d 1 h")]
-)
-def test_durations(seconds: int, text: str) -> None:
-    assert duration(seconds) == text
