@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dicomd.audit.messages import SERIOUS_FAILURE, Rendered, tell_delivered
 from dicomd.audit.waiting import ALERTS_PART
+from dicomd.syncing import sync_folder
 
 MOST_MESSAGES = 100_000
 """Files in the folder, about 200 MB. At most one in `ALERTS_PART` of them may be a security alert."""
@@ -62,15 +63,8 @@ class Spool:
                 del messages[0]
         finally:
             if kept:
-                self._sync()
+                sync_folder(self._folder)
                 tell_delivered(kept)
-
-    def _sync(self) -> None:
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _write(self, message: Rendered) -> None:
         self._number += 1

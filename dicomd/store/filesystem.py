@@ -26,7 +26,7 @@ from typing import Final
 from dicomd.store import checksum, mounts, space, temporary
 from dicomd.store.directories import Directories
 from dicomd.store.errors import OutOfResources, OutOfSpace, StoreError, StoreUnavailable, from_oserror
-from dicomd.store.folders import make_folder, sync_folder, sync_made
+from dicomd.store.folders import make_folder, sync_made
 from dicomd.store.layout import Layout
 from dicomd.store.publish import Publisher
 from dicomd.store.room import PendingWrites, Room
@@ -34,6 +34,7 @@ from dicomd.store.state import StoreState
 from dicomd.store.temporary import TemporaryFiles, unlink_quietly
 from dicomd.store.types import DuplicatePolicy, Durability, InstanceIdentity
 from dicomd.store.writer import FileWriter
+from dicomd.syncing import sync_folder
 
 OWN_FOLDER: Final = ".dicomd"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from pathlib import Path
 from typing import Final
 
 from dicomd.store.directories import DIRECTORY_MODE
+from dicomd.syncing import sync_folder
 
 _NOT_OURS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS})
 """Errors of syncing a folder that is closed to us, or is on a file system without syncs, such as /sys and squashfs."""
@@ -31,12 +31,3 @@ def sync_made(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _NOT_OURS:
             raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync a folder, so that what has been made in it is durable. Raises OSError."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

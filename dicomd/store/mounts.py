@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from dicomd.syncing import sync_folder
+
 _FSTAB: Final = Path("/etc/fstab")
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
 _OCTAL: Final = re.compile(rb"\\([0-3][0-7]{2})")  # how fstab(5) and mountinfo write spaces and tabs in a path
@@ -45,11 +47,7 @@ def remember(record: Path, root: Path, name: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(record)
-        fd = os.open(record.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_folder(record.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             draft.unlink()
