@@ -51,7 +51,8 @@ def as_text(found: dict[str, Any]) -> str:
 
 def _head(found: dict[str, Any]) -> list[str]:
     counters, associations = found["counters"], found["associations"]
-    state = "accepting instances" if found["ready"] else f"not accepting instances: {found['reason']}"
+    reason = str(found["reason"]).removeprefix("the store is not accepting instances: ")
+    state = "accepting instances" if found["ready"] else f"not accepting instances: {reason}"
     return [
         _fact("dicomd", f"{found['version']}, up {format_elapsed(found['uptime_seconds'])}, {state}"),
         *(_fact(f"listener {name}", address) for name, address in (found["listeners"] or {}).items()),

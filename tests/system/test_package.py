@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
 import re
 import subprocess
 import tarfile
@@ -47,6 +50,12 @@ def control(package: Path, name: str) -> str:
     return subprocess.run(["dpkg-deb", "--info", package, name], capture_output=True, text=True, check=True).stdout
 
 
+def sha256(path: Path) -> str:
+    """As RECORD writes it (https://packaging.python.org/en/latest/specifications/recording-installed-packages/)."""
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    return f"sha256={base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
+
+
 def test_everything_belongs_to_root_and_nobody_else_may_write(package: Path) -> None:
     for member in members(package):
         assert (member.uid, member.gid) == (0, 0), member.name
@@ -62,8 +71,18 @@ def test_every_module_comes_with_its_bytecode(package: Path) -> None:
     assert compiled - names == set()
 
 
+def test_libraries_are_as_they_were_published(package: Path, tmp_path: Path) -> None:
+    """Each file has the hash that its RECORD has of it."""
+    subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
+    (site,) = tmp_path.glob("usr/lib/dicomd/lib/python3*/site-packages")
+    records = [csv.reader(record.read_text().splitlines()) for record in site.glob("*.dist-info/RECORD")]
+    hashes = {name: value for record in records for name, value, _ in record if value}
+    assert len(hashes) > 100
+    assert {name: sha256(site / name) for name in hashes} == hashes
+
+
 def test_nothing_of_the_build_is_left_in_it(package: Path) -> None:
-    unwanted = re.compile(r"flit_core|/pip/|setuptools|direct_url|/tests?/|site-packages/bin")
+    unwanted = re.compile(r"flit_core|/pip/|/setuptools/|direct_url|/tests?/|site-packages/bin")
     assert [member.name for member in members(package) if unwanted.search(member.name)] == []
 
 
