@@ -22,7 +22,6 @@ from dicomd.ipc.channel import ChildEnd, ChildEvent
 from dicomd.ipc.metric_files import collected, use_files
 from dicomd.ipc.shared_state import SharedState
 from dicomd.monitoring.http import HttpEndpoint
-from dicomd.monitoring.page import render
 from dicomd.monitoring.status import Pace, from_metrics, status
 from dicomd.telemetry.logs import configure_logging
 from dicomd.telemetry.metrics import Metrics
@@ -54,6 +53,10 @@ class Exporter:
         budget, constants = self.shared_state.status.log_budget, {"dicomd_worker": OWNER}
         configure_logging(self.log.format, self.log.level, metrics=metrics, constants=constants, budget=budget)
         route_uncaught()
+        # Here, as no other process needs a template engine. And now rather than at the first request, as an upgrade
+        # replaces the package's files while this process still serves.
+        from dicomd.monitoring.page import render
+
         registry = collected(self.metric_folder)
         endpoints = [
             HttpEndpoint(
@@ -62,7 +65,7 @@ class Exporter:
                 healthy=lambda: self.shared_state.supervised,
                 ready=self._ready,
                 status=self._status,
-                page=self._page,
+                page=lambda: render(self._status(), self.pace.history("instances"), socket.gethostname()),
                 hosts=self._hosts,
                 on_error=lambda: metrics.count_internal_error("process"),
             )
@@ -92,6 +95,3 @@ class Exporter:
     def _status(self) -> dict[str, Any]:
         found = status(self.shared_state, self.began) | from_metrics(self.metric_folder)
         return found | {"rates": {f"{seconds}s": self.pace.rates(seconds) for seconds in _RATES}}
-
-    def _page(self) -> str:
-        return render(self._status(), self.pace.history("instances"), socket.gethostname())

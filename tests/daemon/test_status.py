@@ -225,7 +225,7 @@ def test_a_browser_shows_the_page(start_daemon: StartDaemon, connect: Connect, t
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     dom = done.stdout
-    assert re.search(r'<p class="pill good" id="state">takes images</p>', dom)
+    assert re.search(r'<p class="pill good" id="state">accepting instances</p>', dom)
     assert "&lt;i id=evil&gt;CT1" in dom
     assert not re.search(r"<(i|b)\b[^>]*\bid=", dom)
     for section in ("open-associations", "last-refusals", "last-stores-by-peer", "store", "configuration", "workers"):

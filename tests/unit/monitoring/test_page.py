@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from html.parser import HTMLParser
 from typing import Any
 
@@ -64,15 +66,20 @@ class Document(HTMLParser):
         super().__init__()
         self.elements: list[str] = []
         self.text = ""
+        self.state = ""
+        self._is_state = False
         self.attributes: list[tuple[str, str | None]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append(tag)
         self.attributes += attrs
+        self._is_state = ("id", "state") in attrs
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self._is_state:
+            self.state, self._is_state = data, False
 
 
 def page(**changes: Any) -> Document:
@@ -80,15 +87,16 @@ def page(**changes: Any) -> Document:
 
 
 def test_it_says_how_things_are() -> None:
-    text = page().text
-    for told in ("takes images", "version 1.2.3", "1 d 1 h", "25%", "No Association is open", "Nothing was refused"):
-        assert told in text
+    document = page()
+    assert document.state == "accepting instances"
+    for told in ("version 1.2.3", "1 d 1 h", "25%", "No Association is open", "Nothing was refused"):
+        assert told in document.text
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"ready": False, "reason": "the store takes nothing: full"}, "takes no images"),
+        ({"ready": False, "reason": "the store takes nothing: full"}, "not accepting instances"),
         ({"ready": False, "reason": "the store takes nothing: full"}, "the store takes nothing: full"),
         ({"ready": False, "maintenance": True, "reason": "x"}, "in maintenance"),
         ({"access_open": True}, "every peer that can connect may store"),
@@ -104,11 +112,44 @@ def test_it_says_how_things_are() -> None:
             "The last reload was rejected",
         ),
         ({"configuration": {"last_reload": None, "restart_pending": ["storage.root"]}}, "storage.root"),
-        ({"configuration": {}, "listeners": None, "access_open": None}, "takes images"),
+        ({"store": {"accepting": False, "reason": "x", "root": None}}, "0 B of 0 B"),
+        ({"workers": [], "listeners": None, "access_open": None}, "No worker is running"),
     ],
 )
 def test_it_says_what_is_the_matter(changes: dict[str, Any], told: str) -> None:
     assert told in page(**changes).text
+
+
+def test_before_anything_is_known_there_is_a_page() -> None:
+    unknown = {"configuration": {}, "listeners": None, "access_open": None, "workers": []}
+    status = {key: value for key, value in STATUS.items() if key not in ("peers", "certificates")}
+    assert "No peer is known" in Document(render(status | unknown, [], "host")).text
+
+
+def test_it_never_says_images() -> None:
+    refusal = {"refused": "x", "why": "y", "last": "2026-01-02T03:04:05Z", "count": 1}
+    for changes in ({}, {"ready": False}, {"associations": {"open": 1, "limit": 9, "listed": [ROW], "not_listed": 0}}):
+        assert "image" not in page(**changes, refusals=[refusal]).text.lower()
+
+
+@pytest.mark.parametrize(
+    ("known", "shown"),
+    [
+        ({"peer": "ct1", "address": "10.0.0.1", "calling": "CT"}, "<td><code>CT</code><br>ct1<br>10.0.0.1</td>"),
+        ({"peer": "unknown", "address": "10.0.0.1"}, "<td>10.0.0.1</td>"),
+        ({"calling": "CT"}, "<td><code>CT</code></td>"),
+        ({}, "<td></td>"),
+    ],
+)
+def test_who_was_refused_as_far_as_it_is_known(known: dict[str, str], shown: str) -> None:
+    refusal = {"refused": "x", "why": "y", "last": "2026-01-02T03:04:05Z", "count": 1} | known
+    assert shown in render(STATUS | {"refusals": [refusal]}, [], "host")
+
+
+def test_only_the_exporter_loads_the_template_engine() -> None:
+    """The supervisor forks the exporter, so it has the exporter's module."""
+    lean = "import sys, dicomd.supervisor.start; assert 'dicomd.monitoring.exporter' in sys.modules; "
+    subprocess.run([sys.executable, "-c", f"{lean}assert 'jinja2' not in sys.modules"], check=True)
 
 
 def test_what_a_stranger_chose_is_text() -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,18 @@ def test_the_version_of_the_package_is_the_programs() -> None:
     version = re.match(r"dicomd \((.*)-\d+\) ", (DEBIAN / "changelog").read_text())
     assert version
     assert version[1].replace("~", "") == __version__
+
+
+def test_the_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
+    """Those that are no modules, too: the status page's template and style."""
+    build = "import sys, flit_core.buildapi; print(flit_core.buildapi.build_wheel(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", build, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)
+    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
+        names = {name for name in wheel.namelist() if name.startswith("dicomd/")}
+    package = ROOT / "dicomd"
+    files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert names == {str(path.relative_to(ROOT)) for path in files}
+    assert {"dicomd/monitoring/page.html", "dicomd/monitoring/page.css"} <= names
 
 
 def test_the_copyright_names_every_library_of_the_lock() -> None:
