@@ -43,6 +43,10 @@ class Closed(ConnectionError):
     """The acceptor closed the connection although a PDU was expected."""
 
 
+class Aborted(ConnectionAbortedError):
+    """The acceptor aborted the Association although a message or its release was expected."""
+
+
 @dataclass(frozen=True)
 class Abort:
     """An A-ABORT that was received (PS3.8 Table 9-26)."""
@@ -187,6 +191,8 @@ class RawPeer:
         """Release the Association and require the connection to end."""
         self.send(A_RELEASE_RQ_PDU)
         pdu = self.read_pdu()
+        if pdu.type == wire.A_ABORT:
+            raise Aborted(f"{pdu} instead of a release")
         assert pdu.type == wire.A_RELEASE_RP, pdu
         socket.socket.shutdown(self.sock, socket.SHUT_WR)  # SSLSocket.shutdown would drop the TLS state
         self.read_end()
@@ -198,6 +204,8 @@ class RawPeer:
         stream = []
         while True:
             pdu = self.read_pdu(deadline)
+            if pdu.type == wire.A_ABORT:
+                raise Aborted(f"{pdu} instead of a message")
             assert pdu.type == wire.P_DATA_TF, pdu
             stream.append(pdu)
             if message := next(wire.messages(stream), None):
