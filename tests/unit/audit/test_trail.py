@@ -240,6 +240,13 @@ def test_one_process_sends_on_and_foreign_files_are_left_alone(tmp_path: Path) -
     assert (tmp_path / "notes.xml").exists()
 
 
+def transfer_one_instance(audit: AuditTrail) -> None:
+    """Have the trail audit an Association over which one instance was stored."""
+    association = AssociationAudit(audit.record, "10.0.0.1", audit.journal)
+    association.instance(b"P", b"1.2", "1.2.840.10008.5.1.4.1.1.2", "C", stored=True)
+    association.ended()
+
+
 class ReceivingConnection:
     """A stand-in for a `SyslogConnection` whose server accepts everything."""
 
@@ -277,9 +284,7 @@ def test_a_journal_that_hangs_holds_up_no_message(
     monkeypatch.setattr(Journal, "tend", lambda self, seconds: not goes_on.wait(DEADLINE))
     audit = AuditTrail(metrics, spool=tmp_path / "spool", journal=tmp_path / "journal")
     audit.start()
-    association = AssociationAudit(audit.record, "10.0.0.1", audit.journal)
-    association.instance(b"P", b"1.2", "1.2.840.10008.5.1.4.1.1.2", "C", stored=True)
-    association.ended()
+    transfer_one_instance(audit)
     wait(lambda: counted(metrics, "spooled") == 1)
     audit.end(1)
     goes_on.set()
@@ -288,9 +293,7 @@ def test_a_journal_that_hangs_holds_up_no_message(
 def test_what_is_told_leaves_the_journal(tmp_path: Path, metrics: Metrics) -> None:
     audit = AuditTrail(metrics, spool=tmp_path / "spool", journal=tmp_path / "journal")
     audit.start()
-    association = AssociationAudit(audit.record, "10.0.0.1", audit.journal)
-    association.instance(b"P", b"1.2", "1.2.840.10008.5.1.4.1.1.2", "C", stored=True)
-    association.ended()
+    transfer_one_instance(audit)
     audit.end(10)
     assert counted(metrics, "spooled") == 1
     assert list((tmp_path / "journal").iterdir()) == []
@@ -302,9 +305,7 @@ def test_what_finds_no_place_is_counted_and_leaves_the_journal(
     monkeypatch.setattr(trail, "MOST_WAITING", 0)
     audit = AuditTrail(metrics, spool=tmp_path / "spool", journal=tmp_path / "journal")
     audit.start()
-    association = AssociationAudit(audit.record, "10.0.0.1", audit.journal)
-    association.instance(b"P", b"1.2", "1.2.840.10008.5.1.4.1.1.2", "C", stored=True)
-    association.ended()
+    transfer_one_instance(audit)
     audit.end(10)
     assert counted(metrics, "lost") == 1
     assert list((tmp_path / "journal").iterdir()) == []
