@@ -207,7 +207,7 @@ def test_a_worker_runs_out_of_descriptors(start_daemon: StartDaemon) -> None:
             finally:
                 resource.prlimit(worker, resource.RLIMIT_NOFILE, hard)
             statuses.append(f"{answer.status:04X}")
-            assert daemon.temporary_files() == []
+            daemon.wait_no_temporary_files()
             assert len(daemon.stored()) == 1 + statuses.count("0000")
         assert peer.store(instance()).status == 0
         peer.release()

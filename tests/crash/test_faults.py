@@ -262,7 +262,7 @@ def fail_all(
                     cases += 1
         daemon.stop()
         daemon.start()  # sweeps files that couldn't be removed
-        assert daemon.temporary_files() == []
+        daemon.wait_no_temporary_files()
         assert not faults.wrong, "\n".join(faults.wrong)
         counts += Counter({"refused": faults.refused, "unready": faults.unready}) + faults.injected
     refused, unready = counts.pop("refused"), counts.pop("unready")

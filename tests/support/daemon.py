@@ -302,6 +302,15 @@ class Daemon:
         """The files in the folder for temporary files."""
         return [path for path in (self.root / ".dicomd" / "tmp").rglob("*") if path.is_file()]
 
+    def unfinished_files(self) -> list[Path]:
+        """The temporary files that hold a Data Set under way: larger than what the store writes as a test of itself."""
+        found = []
+        for path in self.temporary_files():
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                if path.stat().st_size > 4096:
+                    found.append(path)
+        return found
+
     def wait_no_temporary_files(self) -> None:
         """Wait until no temporary files are left: they are removed only after the answer has been sent."""
         deadline = time.monotonic() + WAIT
