@@ -27,12 +27,12 @@ from dicomd.store import checksum, mounts, space, temporary
 from dicomd.store.directories import Directories
 from dicomd.store.errors import OutOfResources, OutOfSpace, StoreError, StoreUnavailable, from_oserror
 from dicomd.store.folders import make_folder, sync_made
-from dicomd.store.layout import Layout
 from dicomd.store.publish import Publisher
 from dicomd.store.room import PendingWrites, Room
+from dicomd.store.settings import StoreSettings
 from dicomd.store.state import StoreState
 from dicomd.store.temporary import TemporaryFiles, unlink_quietly
-from dicomd.store.types import DuplicatePolicy, Durability, InstanceIdentity
+from dicomd.store.types import InstanceIdentity
 from dicomd.store.writer import FileWriter
 from dicomd.syncing import sync_folder
 
@@ -50,31 +50,14 @@ _QUOTA_PROBE: Final = 64 << 20  # bytes that must be free again in a quota that 
 class FileStore:
     """Keeps instances as Part 10 files below ``root``. Shared by threads; usable after a fork made while none writes.
 
-    ``layout`` is a template (``store.layout``; ValueError for an invalid one), ``reserve_free`` and ``max_object_size``
-    are in bytes. Accepts nothing before ``start``.
+    Accepts nothing before ``start``.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        *,
-        layout: str,
-        durability: Durability,
-        duplicates: DuplicatePolicy,
-        reserve_free: int,
-        max_object_size: int,
-        checksums: bool,
-        want_patient_id: bool = False,
-    ) -> None:
-        """`want_patient_id`: writers report the Patient ID of what they write."""
+    def __init__(self, root: Path, settings: StoreSettings) -> None:
         self.root = root.absolute()
-        self.layout = Layout(layout)
-        self.synced = durability == "fsync"
-        self.max_object_size = max_object_size
-        self.checksums = self._checksums_wanted = checksums
+        self.settings = settings
+        self.checksums = settings.checksums
         """Whether checksums are recorded: they are wanted, and the file system keeps them."""
-        self.want_patient_id = want_patient_id
-        self._reserve_free = reserve_free
         self._own = self.root / OWN_FOLDER
         self._tmp = self._own / "tmp"
         self._locks = self._own / "locks"
@@ -83,9 +66,12 @@ class FileStore:
         self.temporary = TemporaryFiles(self._tmp, self._locks)
         self._directories = Directories(str(self.root))
         self.publisher = Publisher(
-            self._directories, synced=self.synced, duplicates=duplicates, on_unreadable=self._note_unreadable
+            self._directories,
+            synced=settings.synced,
+            duplicates=settings.duplicates,
+            on_unreadable=self._note_unreadable,
         )
-        self.room = Room(str(self.root), reserve_free, self._reserve_reached)
+        self.room = Room(str(self.root), settings.reserve_free, self._reserve_reached)
         self._changing = threading.Lock()
         self._state = StoreState(False, "Store is not started", avail_bytes=0, size_bytes=0, files_avail=0)
         self._refusal: type[StoreError] = StoreUnavailable
@@ -155,31 +141,12 @@ class FileStore:
         """The unique name of this store: the text of its sentinel, one line. b"" before the start."""
         return self._name
 
-    def successor(
-        self,
-        *,
-        layout: str,
-        durability: Durability,
-        duplicates: DuplicatePolicy,
-        reserve_free: int,
-        max_object_size: int,
-        checksums: bool,
-        want_patient_id: bool = False,
-    ) -> FileStore:
+    def successor(self, settings: StoreSettings) -> FileStore:
         """Return this store, already started, with other settings. Accepts instances from its first ``check`` on.
 
         Nothing is read or made: if the mount has gone since the start, ``check`` must find no store in its place.
         """
-        successor = FileStore(
-            self.root,
-            layout=layout,
-            durability=durability,
-            duplicates=duplicates,
-            reserve_free=reserve_free,
-            max_object_size=max_object_size,
-            checksums=checksums,
-            want_patient_id=want_patient_id,
-        )
+        successor = FileStore(self.root, settings)
         successor._name = self._name
         return successor
 
@@ -259,7 +226,7 @@ class FileStore:
             self._accept(seen, refused=self._state.space_low and not self._suspended)
 
     def _probe_is_due(self, seen: space.Space) -> bool:
-        return time.monotonic() >= self._next_probe and not space.shortage(seen, self._reserve_free)
+        return time.monotonic() >= self._next_probe and not space.shortage(seen, self.settings.reserve_free)
 
     def notice_hanging(self) -> None:
         """Suspend the store if a ``check`` in another thread gets no answer from the file system. Never waits."""
@@ -268,7 +235,7 @@ class FileStore:
 
     def _accept(self, seen: space.Space, *, refused: bool) -> None:
         """Accept instances if there is space for them; ``refused`` says whether there was too little before."""
-        reason = space.shortage(seen, self._reserve_free, refused=refused)
+        reason = space.shortage(seen, self.settings.reserve_free, refused=refused)
         self._suspended = False
         self._refusal = OutOfSpace
         self._state = StoreState.seen(seen, not reason, reason, space_low=bool(reason))
@@ -341,7 +308,7 @@ class FileStore:
         taken = 0
         try:
             os.write(fd, bytes(4096))
-            self.checksums = self._checksums_wanted and checksum.are_kept(fd)
+            self.checksums = self.settings.checksums and checksum.are_kept(fd)
             if self._quota_used_up:
                 taken, _ = self.room.take(_QUOTA_PROBE, 0)
                 os.posix_fallocate(fd, 0, _QUOTA_PROBE)

@@ -63,7 +63,7 @@ class FileWriter:
         self._store = store
         self._identity = identity
         self._checksum = Checksum() if store.checksums else None
-        syntax, want_patient_id = identity.transfer_syntax_uid, store.want_patient_id
+        syntax, want_patient_id = identity.transfer_syntax_uid, store.settings.want_patient_id
         alike = cache_for(identity.calling_ae_title, identity.sop_class_uid, syntax, want_patient_id)
         self._scanner = HeadScanner(syntax, want_patient_id=want_patient_id, templates=alike)
 
@@ -71,7 +71,7 @@ class FileWriter:
         """Append ``fragments``, ``size`` bytes in all. Raises a ``StoreError``, after which nothing is left."""
         try:
             self._size += size
-            if self._size > self._store.max_object_size:
+            if self._size > self._store.settings.max_object_size:
                 self._refuse_size()
             if not self._scanner.complete:
                 self._scan(fragments)
@@ -155,7 +155,7 @@ class FileWriter:
             raise DataSetMismatch("UID in the Data Set differs from the command's", element=SOP_INSTANCE_UID)
 
     def _place(self) -> Place:
-        layout = self._store.layout
+        layout = self._store.settings.layout
         return layout.place(
             self._uid(STUDY_INSTANCE_UID) if STUDY_INSTANCE_UID in layout.elements else "",
             self._uid(SERIES_INSTANCE_UID) if SERIES_INSTANCE_UID in layout.elements else "",
@@ -216,7 +216,7 @@ class FileWriter:
                 self._write(fragments, size)
             else:
                 self._write_in_pieces(fragments, room)
-            if self._end - self._written_back >= _WRITE_BACK and self._store.synced:
+            if self._end - self._written_back >= _WRITE_BACK and self._store.settings.synced:
                 self._start_write_back()
         except OSError as error:
             raise from_oserror(error, "write") from error
@@ -272,7 +272,7 @@ class FileWriter:
             raise from_oserror(error, "setxattr") from error
 
     def _sync(self) -> float:
-        if not self._store.synced:
+        if not self._store.settings.synced:
             return 0.0
         began = time.perf_counter()
         try:

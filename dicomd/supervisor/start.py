@@ -26,6 +26,7 @@ from dicomd.supervisor.errors import StartError
 from dicomd.supervisor.notify import Notifier
 from dicomd.supervisor.runtime_dir import RuntimeDir
 from dicomd.supervisor.sockets import open_sockets, take_inherited
+from dicomd.supervisor.store_settings import store_settings
 from dicomd.supervisor.supervisor import Resources, Supervisor
 from dicomd.supervisor.tls_setup import ListenersTls, UnusableTlsError, prepare, read_files
 from dicomd.telemetry.logs import configure_logging, get_logger
@@ -113,16 +114,7 @@ def _start_store(config: Config, metrics: Metrics) -> FileStore:
     """Return the store, checked to be usable; it has nothing open, because only the workers use it."""
     storage = config.storage
     try:
-        store = FileStore(
-            storage.root.absolute(),
-            layout=storage.layout,
-            durability=storage.durability,
-            duplicates=storage.duplicates,
-            reserve_free=storage.reserve_free,
-            max_object_size=storage.max_object_size,
-            want_patient_id=config.audit.wanted,
-            checksums=storage.checksums,
-        )
+        store = FileStore(storage.root, store_settings(config))
         record = _record_of_stores()
         removed = store.start(mounts.recall(record, store.root) if record else b"")
     except (OSError, StoreError) as error:

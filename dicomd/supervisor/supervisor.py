@@ -33,6 +33,7 @@ from dicomd.supervisor.reload import HELD_BY_THE_KERNEL, Reloads
 from dicomd.supervisor.reread_config import MAX_ERRORS, Reading
 from dicomd.supervisor.runtime_dir import RuntimeDir
 from dicomd.supervisor.sockets import Sockets, bound_address
+from dicomd.supervisor.store_settings import store_settings
 from dicomd.supervisor.tls_setup import ExpiryWatch, ListenersTls
 from dicomd.supervisor.validation import Validation
 from dicomd.telemetry.logs import configure_logging, get_logger
@@ -232,15 +233,7 @@ class Supervisor:
 
     def begin(self, config: Config, tls: ListenersTls | None) -> Generation:
         """Start the workers of a new configuration."""
-        store = self._given.store.successor(
-            layout=config.storage.layout,
-            durability=config.storage.durability,
-            duplicates=config.storage.duplicates,
-            reserve_free=config.storage.reserve_free,
-            max_object_size=config.storage.max_object_size,
-            want_patient_id=config.audit.wanted,
-            checksums=config.storage.checksums,
-        )
+        store = self._given.store.successor(store_settings(config))
         generation = self._begin(config, store, tls)
         self._processes.tend(time.monotonic())
         return generation

@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 
 from dicomd.store.filesystem import FileStore
+from dicomd.store.layout import Layout
+from dicomd.store.settings import StoreSettings
 from tests.crash.conftest import Figures
 from tests.crash.disk_log import Write
 from tests.crash.power import EXT4, XFS, Crashes, FileSystem, PoweredDisk, mounted, needs
@@ -133,15 +135,15 @@ def play(recording: Recording, memory: Path, points: list[int], chance: random.R
 
 def start_and_sweep(root: Path) -> None:
     """Do what the daemon does at its next start, which must succeed and leave no temporary file."""
-    store = FileStore(
-        root,
-        layout="{SOPInstanceUID}.dcm",
+    settings = StoreSettings(
+        layout=Layout("{SOPInstanceUID}.dcm"),
         durability="fsync",
         duplicates="keep-both",
         reserve_free=0,
         max_object_size=1 << 30,
         checksums=True,
     )
+    store = FileStore(root, settings)
     store.start()
     assert store.state.accepting, store.state.reason
     store.close()

@@ -3,6 +3,7 @@
 import gc
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import xxhash
 
 from dicomd.store import checksum
 from dicomd.store.filesystem import FileStore
+from dicomd.store.layout import Layout
+from dicomd.store.settings import StoreSettings
 from dicomd.store.types import InstanceIdentity, Stored
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -25,6 +28,15 @@ STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.4", "1.2.3.4.5"
 
 LONG_VRS = ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")
 UNDEFINED = 0xFFFFFFFF
+
+SETTINGS = StoreSettings(
+    layout=Layout(LAYOUT),
+    durability="fsync",
+    duplicates="keep-both",
+    reserve_free=0,
+    max_object_size=1 << 30,
+    checksums=True,
+)
 
 
 def element(tag: int, vr: str, value: bytes | str, syntax: str = EXPLICIT, length: int | None = None) -> bytes:
@@ -65,16 +77,9 @@ def identity(instance: str = INSTANCE, syntax: str = EXPLICIT, calling: str = "C
     return InstanceIdentity(CT_IMAGE_STORAGE, instance, syntax, calling, "DICOMD")
 
 
-def file_store(root: Path, *, start: bool = True, **overrides: Any) -> FileStore:
-    settings: dict[str, Any] = {
-        "layout": LAYOUT,
-        "durability": "fsync",
-        "duplicates": "keep-both",
-        "reserve_free": 0,
-        "max_object_size": 1 << 30,
-        "checksums": True,
-    }
-    store = FileStore(root, **(settings | overrides))
+def file_store(root: Path, *, start: bool = True, layout: str = LAYOUT, **overrides: Any) -> FileStore:
+    """A store at `root` with these settings instead of the usual ones."""
+    store = FileStore(root, replace(SETTINGS, layout=Layout(layout), **overrides))
     if start:
         store.start()
     return store

@@ -115,7 +115,9 @@ def test_a_kill_while_a_name_is_taken_back_loses_nothing_of_anothers(tmp_path: P
         (left,) = files(world.root)
         assert left.startswith(".dicomd/tmp/")
         assert (world.root / left).read_text() == "restored from a backup"
-        found = [(finding.path, finding.problem) for finding in verify(world.root, store.layout) if finding.problem]
+        found = [
+            (finding.path, finding.problem) for finding in verify(world.root, store.settings.layout) if finding.problem
+        ]
         assert found == [(left, "an instance left here by a crash")]
 
 

@@ -1,0 +1,30 @@
+"""The settings of a store: how it keeps instances, wherever its root is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dicomd.store.layout import Layout
+from dicomd.store.types import DuplicatePolicy, Durability
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    """What one configuration says about a store. A reload makes a successor of the store, with other settings.
+
+    ``reserve_free`` and ``max_object_size`` are in bytes. With ``checksums``, they are recorded if the file system
+    keeps them. With ``want_patient_id``, writers report the Patient ID of what they write.
+    """
+
+    layout: Layout
+    durability: Durability
+    duplicates: DuplicatePolicy
+    reserve_free: int
+    max_object_size: int
+    checksums: bool
+    want_patient_id: bool = False
+
+    @property
+    def synced(self) -> bool:
+        """Whether files and directories are synced before an instance counts as stored."""
+        return self.durability == "fsync"
