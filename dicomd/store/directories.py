@@ -127,7 +127,10 @@ def open_directory(path: str) -> int:
 
 
 def close_quietly(fd: int) -> None:
-    """Close a descriptor that nothing was written through: even on an error, it is closed and nothing is lost."""
+    """Close a descriptor through which nothing was written that isn't synced or discarded: no error can lose anything.
+
+    Even on an error, it is closed.
+    """
     try:
         os.close(fd)
     except OSError:

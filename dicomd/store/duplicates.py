@@ -35,13 +35,17 @@ _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK for a F
 
 
 class Candidate(NamedTuple):
-    """A complete, synced temporary file, open for reading as ``fd``; its Data Set is ``size`` bytes from ``offset``."""
+    """A complete, synced temporary file, open for reading as ``fd``; its Data Set is ``size`` bytes from ``offset``.
+
+    ``sync_seconds`` is the time that its sync took, 0.0 if syncs are left out.
+    """
 
     fd: int
     path: str
     transfer_syntax_uid: str
     offset: int
     size: int
+    sync_seconds: float
 
 
 class Comparison(enum.Enum):

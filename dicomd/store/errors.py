@@ -69,7 +69,7 @@ def from_oserror(error: OSError, operation: str, path: str = "") -> StoreError:
 
     ``path`` is given by a step that uses what exists already: the folders of an instance, or a file under its name. One
     of these may be damaged, inaccessible or on another mount while the store itself is well. No errno distinguishes
-    that from a failing store, so the store stays ready and finds out by itself: see ``FileStore.note``.
+    that from a failing store, so the store stays ready and finds out by itself: see ``StoreCondition.instance_failed``.
     """
     number = error.errno or 0
     name = errno_names.errorcode.get(number, "")

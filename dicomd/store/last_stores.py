@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from dicomd.store.filesystem import OWN_FOLDER
+from dicomd.store.folders import OWN_FOLDER
 
 _SUFFIX = ".peer"
 

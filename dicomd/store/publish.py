@@ -24,12 +24,12 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable
 from typing import Final
 
 from dicomd.store.directories import Directories, Directory, close_quietly
 from dicomd.store.duplicates import Candidate, Comparison, examine, is_file, is_lost
-from dicomd.store.errors import DuplicateRejected, StoreError, StoreUnavailable, from_oserror
+from dicomd.store.errors import DuplicateRejected, StoreUnavailable, from_oserror
+from dicomd.store.failure_sink import FailureSink
 from dicomd.store.layout import Place, numbered
 from dicomd.store.place_tree import place_tree
 from dicomd.store.rollback import Rollback
@@ -51,13 +51,13 @@ class Publisher:
         *,
         synced: bool,
         duplicates: DuplicatePolicy,
-        on_unreadable: Callable[[StoreError], None],
+        failures: FailureSink,
     ) -> None:
-        """``on_unreadable`` is called with the reason if an existing file can't be read and counts as different."""
+        """``failures`` is told the reason if an existing file can't be read and counts as different."""
         self._directories = directories
         self._synced = synced
         self._duplicates = duplicates
-        self._on_unreadable = on_unreadable
+        self._failures = failures
 
     def publish(self, candidate: Candidate, place: Place) -> Stored:
         """Give the candidate its final name, beside its temporary one. Raises ``StoreError``; then it has none.
@@ -170,13 +170,15 @@ class Publisher:
             else:
                 rollback.name_given(directory, name)
                 return self._make_durable(directory, handle, candidate, name, outcome)
-            verdict, existing = examine(name, f"{directory.path}/{name}", handle, candidate, self._on_unreadable)
+            verdict, existing = examine(
+                name, f"{directory.path}/{name}", handle, candidate, self._failures.file_unreadable
+            )
             try:
                 if verdict is Comparison.SELF:
                     rollback.name_given(directory, name)
                     return self._make_durable(directory, handle, candidate, name, outcome)
                 if verdict is Comparison.IDENTICAL:
-                    return self._confirm_existing(directory, handle, existing, name, candidate.size)
+                    return self._confirm_existing(directory, handle, candidate, existing, name)
                 if verdict is Comparison.GONE:
                     continue
                 if self._duplicates != "keep-both" and not directory.in_place():
@@ -213,23 +215,25 @@ class Publisher:
         except BaseException:
             self._directories.clear()
             raise
-        return Stored(f"{directory.path}/{name}", outcome, candidate.size, seconds) if in_place else None
+        if not in_place:
+            return None
+        return Stored(f"{directory.path}/{name}", outcome, candidate.size, candidate.sync_seconds + seconds)
 
     def _confirm_existing(
-        self, directory: Directory, handle: int, existing: int, name: str, size: int
+        self, directory: Directory, handle: int, candidate: Candidate, existing: int, name: str
     ) -> Stored | None:
         """Make an identical file durable, since its publisher may not have synced it yet, and decide.
 
         Returns None if its directory was moved away meanwhile, or the name no longer leads to the file.
         """
-        seconds = 0.0
+        seconds = candidate.sync_seconds
         if self._synced:
             began = time.perf_counter()
             try:
                 os.fsync(existing)
             except OSError as error:
                 raise from_oserror(error, "fsync") from error
-            seconds = time.perf_counter() - began
+            seconds += time.perf_counter() - began
         try:
             seconds += self._sync(directory, handle)
         except BaseException:
@@ -237,7 +241,7 @@ class Publisher:
             raise
         if not directory.in_place() or not is_file(name, handle, existing):
             return None
-        return Stored(f"{directory.path}/{name}", "identical", size, seconds)
+        return Stored(f"{directory.path}/{name}", "identical", candidate.size, seconds)
 
     def _path(self, place: Place) -> str:
         return f"{self._directories.root}/{place.path}"

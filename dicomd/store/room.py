@@ -27,6 +27,7 @@ from typing import Final, Protocol
 
 from dicomd.store import space
 from dicomd.store.errors import OutOfSpace, from_oserror
+from dicomd.store.failure_sink import FailureSink
 from dicomd.store.space import Space
 
 INSTANCE: Final = 32 << 10
@@ -68,12 +69,13 @@ class _Alone:
 class Room:
     """The room above the reserve of ``reserve_free`` bytes, and above that of inodes, in the file system at ``root``.
 
-    Shared by the threads of a process. When there is no more room, ``reached`` is called with the space seen and the
-    reason, in the thread that needed room.
+    Shared by the threads of a process. When there is no more room, ``failures`` is told the space seen and the reason.
     """
 
-    def __init__(self, root: str, reserve_free: int, reached: Callable[[Space, str], None]) -> None:
-        self._root, self._reserve_free, self._reached = root, reserve_free, reached
+    def __init__(self, root: str, reserve_free: int, failures: FailureSink) -> None:
+        self._root = root
+        self._reserve_free = reserve_free
+        self._failures = failures
         self._pending_writes: PendingWrites = _Alone()
         self._changing = threading.Lock()
         self._pending = 0  # bytes: taken, or about to be taken, and not known to be settled
@@ -125,7 +127,7 @@ class Room:
             self._drop_advance()
             seen, reason = self._attempt(size, in_advance=False)
         if reason:
-            self._reached(seen, reason)
+            self._failures.reserve_reached(seen, reason)
             raise OutOfSpace(reason, operation="write")
 
     def _attempt(self, size: int, *, in_advance: bool) -> tuple[Space, str]:

@@ -22,7 +22,7 @@ from pydicom.uid import UID
 
 from dicomd.store import checksum, temporary
 from dicomd.store.errors import DataSetUnreadable
-from dicomd.store.filesystem import OWN_FOLDER
+from dicomd.store.folders import OWN_FOLDER, StoreFolders
 from dicomd.store.head import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, HeadScanner
 from dicomd.store.layout import SUFFIX, Layout
 from dicomd.store.part10 import Header, read_header
@@ -73,16 +73,16 @@ def survey(root: Path) -> int:
 
 def verify(root: Path, layout: Layout) -> Iterator[Finding]:
     """Check every file of the store at ``root``, and look for temporary files left by a crash."""
-    own = root / OWN_FOLDER
+    folders = StoreFolders(root)
     try:
-        if not (own / "store").is_file():
+        if not folders.sentinel.is_file():
             yield Finding(f"{OWN_FOLDER}/store", 0, "the store's sentinel is missing", "is its file system mounted?")
-        remains = temporary.remains(own / "tmp", own / "locks")
+        remains = temporary.remains(folders.tmp, folders.locks)
     except OSError as error:
         yield Finding(str(Path(OWN_FOLDER, "tmp")), 0, f"can't be read: {error.strerror}", "check its permissions")
         remains = []
     for name in remains:
-        if temporary.may_be_an_instance(own / "tmp" / name):
+        if temporary.may_be_an_instance(folders.tmp / name):
             advice = "move it to where it belongs, if nothing is there"
             yield Finding(str(Path(OWN_FOLDER, "tmp", name)), 0, "an instance left here by a crash", advice)
             continue

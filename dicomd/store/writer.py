@@ -7,13 +7,13 @@ be checked before the last byte is checked as soon as it is known, and work that
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from dicomd.store import checksum
 from dicomd.store.checksum import Checksum
+from dicomd.store.directories import close_quietly
 from dicomd.store.duplicates import Candidate
 from dicomd.store.errors import (
     DataSetMismatch,
@@ -22,17 +22,17 @@ from dicomd.store.errors import (
     StoreError,
     from_oserror,
 )
+from dicomd.store.failure_sink import FailureSink
 from dicomd.store.head import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, HeadScanner
 from dicomd.store.head_templates import cache_for
 from dicomd.store.layout import Place
 from dicomd.store.part10 import header
-from dicomd.store.room import INSTANCE, SMALL
-from dicomd.store.temporary import unlink_quietly
+from dicomd.store.publish import Publisher
+from dicomd.store.room import INSTANCE, SMALL, Room
+from dicomd.store.settings import StoreSettings
+from dicomd.store.temporary import TemporaryFiles, unlink_quietly
 from dicomd.store.types import InstanceIdentity, Stored, Subject
 from dicomd.uids import recurring_uid_from_value, uid_from_value
-
-if TYPE_CHECKING:
-    from dicomd.store.filesystem import FileStore
 
 _IOV_MAX: Final = 1024
 _FOLIO: Final = 32 << 10
@@ -47,37 +47,61 @@ _STAT_BLOCK: Final = 512  # bytes of a block as stat(2) counts them
 
 
 class FileWriter:
-    """Writes one instance into a ``FileStore``. For one thread."""
+    """Writes one instance of a ``FileStore`` into one of its ``temporary`` files and has it published. For one thread.
 
-    _fd = -1
-    _over = False
-    _path = ""
-    _header = b""
-    _size = 0  # of the Data Set
-    _end = 0  # of the file
-    _written_back = 0
-    _taken = 0  # bytes of room that aren't settled
-    _room = 0  # bytes of the Data Set that there is room for
+    Room for it is claimed in ``room``, and ``failures`` is told why it could not be stored.
+    """
 
-    def __init__(self, store: FileStore, identity: InstanceIdentity) -> None:
-        self._store = store
+    def __init__(
+        self,
+        identity: InstanceIdentity,
+        settings: StoreSettings,
+        publisher: Publisher,
+        temporary: TemporaryFiles,
+        room: Room,
+        failures: FailureSink,
+        *,
+        checksums: bool,
+    ) -> None:
+        """`checksums`: record one, as the file system keeps them."""
         self._identity = identity
-        self._checksum = Checksum() if store.checksums else None
-        syntax, want_patient_id = identity.transfer_syntax_uid, store.settings.want_patient_id
-        alike = cache_for(identity.calling_ae_title, identity.sop_class_uid, syntax, want_patient_id)
-        self._scanner = HeadScanner(syntax, want_patient_id=want_patient_id, templates=alike)
+        self._settings = settings
+        self._publisher = publisher
+        self._temporary = temporary
+        self._room = room
+        self._failures = failures
+        self._checksum = Checksum() if checksums else None
+        self._scanner = HeadScanner(
+            identity.transfer_syntax_uid,
+            want_patient_id=settings.want_patient_id,
+            templates=cache_for(
+                identity.calling_ae_title,
+                identity.sop_class_uid,
+                identity.transfer_syntax_uid,
+                settings.want_patient_id,
+            ),
+        )
+        self._released = False
+        self._fd = -1
+        self._path = ""
+        self._header = b""
+        self._size = 0  # of the Data Set
+        self._end = 0  # of the file
+        self._written_back = 0
+        self._claimed = 0  # bytes of room that aren't settled
+        self._room_for = 0  # bytes of the Data Set that there is room for
 
     def write(self, fragments: list[memoryview], size: int) -> None:
         """Append ``fragments``, ``size`` bytes in all. Raises a ``StoreError``, after which nothing is left."""
         try:
             self._size += size
-            if self._size > self._store.settings.max_object_size:
+            if self._size > self._settings.max_object_size:
                 self._refuse_size()
             if not self._scanner.complete:
                 self._scan(fragments)
             if self._fd < 0:
                 self._begin(fragments, size)
-            elif self._size <= self._room:
+            elif self._size <= self._room_for:
                 self._append(fragments, size)
             else:
                 self._grow(fragments, size)
@@ -100,28 +124,32 @@ class FileWriter:
             if self._fd < 0:
                 self._begin([], 0)
             self._record_checksum()
-            seconds = self._sync()
-            identity = self._identity
-            candidate = Candidate(self._fd, self._path, identity.transfer_syntax_uid, len(self._header), self._size)
-            stored = self._store.publisher.publish(candidate, place)
+            sync_seconds = self._sync()
+            candidate = Candidate(
+                self._fd,
+                self._path,
+                self._identity.transfer_syntax_uid,
+                len(self._header),
+                self._size,
+                sync_seconds,
+            )
+            return self._publisher.publish(candidate, place)
         except BaseException as error:
             self._failed(error)
             raise
-        return stored._replace(sync_seconds=seconds + stored.sync_seconds) if seconds else stored
 
     def release(self) -> None:
         """Remove the temporary name and close the file."""
-        self._over = True
+        self._released = True
         path, self._path = self._path, ""
         fd, self._fd = self._fd, -1  # before the close: a number closed twice may be another file's by then
         if path:
             unlink_quietly(path)
         if fd >= 0:
-            with contextlib.suppress(OSError):  # what had to be durable was synced before
-                os.close(fd)
-        if self._taken:
-            self._store.room.settle(self._taken)
-            self._taken = 0
+            close_quietly(fd)
+        if self._claimed:
+            self._room.settle(self._claimed)
+            self._claimed = 0
 
     # An unpublished instance has no other name, and of a published one this name is all that is left to remove.
     discard = release
@@ -129,7 +157,7 @@ class FileWriter:
     def _failed(self, error: BaseException) -> None:
         self.discard()
         if isinstance(error, StoreError):
-            self._store.note(error)
+            self._failures.instance_failed(error)
 
     def _refuse_size(self) -> None:
         raise ObjectTooLarge("Object is larger than this receiver accepts", operation="write")
@@ -155,7 +183,7 @@ class FileWriter:
             raise DataSetMismatch("UID in the Data Set differs from the command's", element=SOP_INSTANCE_UID)
 
     def _place(self) -> Place:
-        layout = self._store.settings.layout
+        layout = self._settings.layout
         return layout.place(
             self._uid(STUDY_INSTANCE_UID) if STUDY_INSTANCE_UID in layout.elements else "",
             self._uid(SERIES_INSTANCE_UID) if SERIES_INSTANCE_UID in layout.elements else "",
@@ -166,16 +194,16 @@ class FileWriter:
         return _checked(tag, recurring_uid_from_value(self._scanner.values.get(tag, b"")))
 
     def _begin(self, fragments: list[memoryview], size: int) -> None:
-        if self._over:
+        if self._released:
             raise ValueError("the writer has been released or discarded")
         if size <= SMALL:
             try:
-                self._taken = self._store.room.take_piece()
+                self._claimed = self._room.take_piece()
             except IndexError:
                 self._take_room(size)
         else:
             self._take_room(size)
-        self._fd, self._path = self._store.temporary.create()
+        self._fd, self._path = self._temporary.create()
         self._header = head = header(self._identity)
         self._append([memoryview(head), *fragments], len(head) + size)
 
@@ -183,27 +211,27 @@ class FileWriter:
         """Append more than there is room for."""
         self._take_room(size)
         self._append(fragments, size)
-        if self._size < self._room:
+        if self._size < self._room_for:
             return
-        room = self._store.room
-        room.settle(self._taken - INSTANCE)
-        self._taken = INSTANCE
+        room = self._room
+        room.settle(self._claimed - INSTANCE)
+        self._claimed = INSTANCE
         if room.preallocates:
             try:
-                self._room = os.fstat(self._fd).st_blocks * _STAT_BLOCK - len(self._header)
+                self._room_for = os.fstat(self._fd).st_blocks * _STAT_BLOCK - len(self._header)
             except OSError as error:
                 raise from_oserror(error, "write") from error
 
     def _take_room(self, size: int) -> None:
         """Take room for the next bytes. The room for what an instance costs besides its bytes is taken only once."""
-        room = self._store.room
+        room = self._room
         besides = INSTANCE
-        if self._taken:
-            room.settle(self._taken - INSTANCE)
-            self._taken, besides = INSTANCE, 0
+        if self._claimed:
+            room.settle(self._claimed - INSTANCE)
+            self._claimed, besides = INSTANCE, 0
         taken, granted = room.take(size + besides, self._end)
-        self._taken += taken
-        self._room = self._size - size + granted - besides
+        self._claimed += taken
+        self._room_for = self._size - size + granted - besides
 
     def _append(self, fragments: list[memoryview], size: int) -> None:
         if self._checksum is not None:
@@ -216,7 +244,7 @@ class FileWriter:
                 self._write(fragments, size)
             else:
                 self._write_in_pieces(fragments, room)
-            if self._end - self._written_back >= _WRITE_BACK and self._store.settings.synced:
+            if self._end - self._written_back >= _WRITE_BACK and self._settings.synced:
                 self._start_write_back()
         except OSError as error:
             raise from_oserror(error, "write") from error
@@ -272,7 +300,7 @@ class FileWriter:
             raise from_oserror(error, "setxattr") from error
 
     def _sync(self) -> float:
-        if not self._store.settings.synced:
+        if not self._settings.synced:
             return 0.0
         began = time.perf_counter()
         try:

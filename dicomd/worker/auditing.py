@@ -11,7 +11,7 @@ from dicomd.audit.trail import AuditTrail
 from dicomd.audit.transfers import AssociationAudit
 from dicomd.config.schema import Config
 from dicomd.ipc.worker_slot import WorkerSlot
-from dicomd.store.filesystem import OWN_FOLDER
+from dicomd.store.folders import OWN_FOLDER
 from dicomd.telemetry.metrics import Metrics
 
 _DELIVERY_TIMEOUT = 3.0

@@ -63,7 +63,10 @@ class Worker:
         self._over = threading.Event()
         self._last_stores = LastStores(store.root)
         store.share(worker_slot.pending_writes)
-        store.tell(lambda reason: worker_slot.show_store(_refusal(reason)), UnreadableFiles(metrics).tell)
+        store.set_callbacks(
+            on_refusal=lambda reason: worker_slot.show_store(_refusal(reason)),
+            on_unreadable=UnreadableFiles(metrics).tell,
+        )
         supported = config.contexts.resolved()
         self._admission = Admission(
             AdmissionLimits(

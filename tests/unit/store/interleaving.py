@@ -73,7 +73,7 @@ class Publication:
         self.killed = True
         while not self.over:
             self.advance()
-        for fd in (self.fd, self._store.temporary._lock_fd):
+        for fd in (self.fd, self._store._temporary._lock_fd):
             if fd >= 0:
                 os.close(fd)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dicomd.store.errors import DuplicateRejected, OutOfResources, OutOfSpace, StoreError, StoreUnavailable
-from dicomd.store.filesystem import FileStore
+from dicomd.store.probe import Probe
 from tests.unit.store.instances import INSTANCE, SERIES, STUDY, data_set, file_store, files, folders, identity, put
 from tests.unit.store.instances import path_of as path_of_descriptor
 
@@ -62,7 +62,7 @@ class Unreadable:
         self.store = file_store(root, **settings)
         self.told: list[StoreError] = []
         self.suspended: list[str] = []
-        self.store.tell(self.suspended.append, self.told.append)
+        self.store.set_callbacks(on_refusal=self.suspended.append, on_unreadable=self.told.append)
         self.path = put(self.store, data_set()).path
 
     def is_well(self) -> bool:
@@ -337,8 +337,7 @@ def test_bad_paths_cost_one_small_write_a_look(tmp_path: Path, damage: Damage, m
     existing = Unreadable(tmp_path)
     existing.store.check()
     tried: list[int] = []
-    probe = FileStore._probe
-    monkeypatch.setattr(FileStore, "_probe", lambda store: (tried.append(1), probe(store)))
+    monkeypatch.setattr(Probe, "run", lambda _probe, **_options: tried.append(1))
     damage("pread", errno.EIO, existing.path)
     for _ in range(20):
         put(existing.store, data_set())

@@ -21,6 +21,7 @@ from dicomd.store.errors import (
     from_oserror,
 )
 from dicomd.store.filesystem import FileStore
+from dicomd.store.space import Space
 from tests.unit.store.instances import (
     INSTANCE,
     SERIES,
@@ -121,7 +122,7 @@ def test_a_lack_of_inodes_is_out_of_space(mount: Mount, monkeypatch: pytest.Monk
     root = mount("size=4m,nr_inodes=200")
     store = file_store(root, checksums=False)  # tmpfs counts an extended attribute as an inode
     monkeypatch.setattr(
-        store.room, "take", lambda size, _end: (0, size)
+        store._room, "take", lambda size, _end: (0, size)
     )  # as if others had used them since the last check
     ballast = root / "ballast"
     ballast.mkdir()
@@ -136,7 +137,7 @@ def test_a_lack_of_inodes_is_out_of_space(mount: Mount, monkeypatch: pytest.Monk
     assert not store.state.accepting
     assert "inodes" in store.state.reason
     (ballast / "0").unlink()  # one inode for the temporary file, but none for the folders
-    store._state = file_store_state_accepting(store)
+    accept(store)
     assert fails(store, data_set(), OutOfSpace).operation == "mkdir"
     assert [path for path in files(root) if not path.startswith("ballast")] == []
     assert folders(root) == ["ballast"]
@@ -147,9 +148,9 @@ def test_a_lack_of_inodes_is_out_of_space(mount: Mount, monkeypatch: pytest.Monk
     put(store, data_set())
 
 
-def file_store_state_accepting(store: FileStore) -> Any:
-    """Set the state to accepting, to test what a writer meets if the space is used up between two checks."""
-    return type(store.state)(True, "", 0, 0, 0)
+def accept(store: FileStore) -> None:
+    """Make the store accept, to test what a writer meets if the space is used up between two checks."""
+    store._condition.accept_unless_failed(Space(1 << 30, 1 << 30, 0, 0), store._condition.failures)
 
 
 @pytest.mark.root
@@ -568,7 +569,7 @@ def test_a_writer_that_fails_during_a_check_is_heard(tmp_path: Path, monkeypatch
     statvfs = os.statvfs
 
     def fail_meanwhile(path: str) -> os.statvfs_result:
-        store.note(StoreUnavailable("Storage has an I/O error", operation="write", errno="EIO"))
+        store._condition.instance_failed(StoreUnavailable("Storage has an I/O error", operation="write", errno="EIO"))
         return statvfs(path)
 
     with monkeypatch.context() as patch:

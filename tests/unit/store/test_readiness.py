@@ -5,20 +5,26 @@ import os
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from dicomd.store import filesystem, space
+from dicomd.store import filesystem, probe, space
 from dicomd.store.errors import OutOfSpace, StoreError, StoreUnavailable
-from dicomd.store.filesystem import FileStore
+from dicomd.store.probe import Probe
 from tests.support.waiting import wait_until
 from tests.unit.store.instances import data_set, file_store, files, identity, put
 
 NOBODY = 65534
 PATIENCE = 60.0
+
+
+def let_a_minute_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = time.monotonic() + 60
+    monkeypatch.setattr(time, "monotonic", lambda: later)
 
 
 @contextmanager
@@ -72,7 +78,7 @@ def test_a_quota_that_is_used_up_refuses_until_there_is_room_in_it_again(
     folder_for_all: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The free space of the file system doesn't show a user's quota."""
-    monkeypatch.setattr(filesystem, "_QUOTA_PROBE", 1 << 20)
+    monkeypatch.setattr(probe, "_QUOTA_SIZE", 1 << 20)
     point = folder_for_all / "mounted"
     point.mkdir()
     options = "size=64m,usrquota,usrquota_block_hardlimit=4m,mode=777"
@@ -108,7 +114,9 @@ def test_a_quota_is_tried_for_a_good_deal_more_than_a_small_file(
 ) -> None:
     """The same as above without a file system that supports quotas."""
     store = file_store(tmp_path)
-    store.note(OutOfSpace("Disk quota of the store is used up", operation="write", errno="EDQUOT"))
+    store._condition.instance_failed(
+        OutOfSpace("Disk quota of the store is used up", operation="write", errno="EDQUOT")
+    )
     assert (store.state.accepting, store.state.space_low) == (False, True)
     asked: list[int] = []
 
@@ -123,21 +131,21 @@ def test_a_quota_is_tried_for_a_good_deal_more_than_a_small_file(
     assert list((tmp_path / ".dicomd" / "tmp").iterdir()) == []
     store.check()
     assert store.state.accepting
-    store._next_probe = 0
+    let_a_minute_pass(monkeypatch)
     store.check()  # only a small file fits from now on
     assert asked == [64 << 20] * 2
 
 
 def test_space_is_shown_also_while_nothing_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = file_store(tmp_path)
-    store.note(StoreUnavailable("Storage has an I/O error", operation="write", errno="EIO"))
+    store._condition.instance_failed(StoreUnavailable("Storage has an I/O error", operation="write", errno="EIO"))
     seen = space.Space(avail_bytes=7, size_bytes=9, files_avail=3, files=0)
     monkeypatch.setattr(space, "look", lambda _path: seen)
 
-    def probe(_store: FileStore) -> None:
+    def failing(_probe: Probe, **_options: bool) -> None:
         raise StoreUnavailable("Storage has an I/O error", operation="probe", errno="EIO")
 
-    monkeypatch.setattr(FileStore, "_probe", probe)
+    monkeypatch.setattr(Probe, "run", failing)
     store.check()
     state = store.state
     assert (state.accepting, state.avail_bytes, state.size_bytes, state.files_avail) == (False, 7, 9, 3)
@@ -148,7 +156,7 @@ def test_a_look_that_gets_no_answer_makes_the_store_unavailable_until_it_gets_on
 ) -> None:
     store = file_store(tmp_path)
     told: list[str] = []
-    store.tell(told.append)
+    store.set_callbacks(on_refusal=told.append, on_unreadable=lambda _error: None)
     answer = threading.Event()
     look = space.look
 
@@ -181,11 +189,11 @@ def test_a_look_that_gets_no_answer_makes_the_store_unavailable_until_it_gets_on
 def test_a_small_write_is_tried_now_and_then_while_all_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = file_store(tmp_path)
     probes: list[float] = []
-    monkeypatch.setattr(FileStore, "_probe", lambda _store: probes.append(0))
+    monkeypatch.setattr(Probe, "run", lambda _probe, **_options: probes.append(0))
     for _ in range(3):
         store.check()
     assert len(probes) == 1
-    store._next_probe = 0
+    let_a_minute_pass(monkeypatch)
     store.check()
     assert len(probes) == 2
 

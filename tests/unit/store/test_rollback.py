@@ -10,7 +10,18 @@ import pytest
 
 from dicomd.store.errors import StoreUnavailable
 from dicomd.store.verification import verify
-from tests.unit.store.instances import INSTANCE, SERIES, STUDY, data_set, file_store, files, identity, path_of, put
+from tests.unit.store.instances import (
+    INSTANCE,
+    SERIES,
+    SETTINGS,
+    STUDY,
+    data_set,
+    file_store,
+    files,
+    identity,
+    path_of,
+    put,
+)
 from tests.unit.store.interleaving import Publication, World, stepped
 
 PLACE = f"{STUDY}/{SERIES}/{INSTANCE}.dcm"
@@ -111,13 +122,11 @@ def test_a_kill_while_a_name_is_taken_back_loses_nothing_of_anothers(tmp_path: P
 
     killed_while_it_takes_its_name_back(world, "link", come)
     for _ in range(2):
-        store = file_store(world.root)
+        file_store(world.root)
         (left,) = files(world.root)
         assert left.startswith(".dicomd/tmp/")
         assert (world.root / left).read_text() == "restored from a backup"
-        found = [
-            (finding.path, finding.problem) for finding in verify(world.root, store.settings.layout) if finding.problem
-        ]
+        found = [(finding.path, finding.problem) for finding in verify(world.root, SETTINGS.layout) if finding.problem]
         assert found == [(left, "an instance left here by a crash")]
 
 

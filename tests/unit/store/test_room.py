@@ -11,6 +11,8 @@ import pytest
 
 from dicomd.ipc.pending_writes import PendingWrites
 from dicomd.store import room as of_room
+from dicomd.store.condition import StoreCondition
+from dicomd.store.directories import Directories
 from dicomd.store.errors import OutOfSpace, StoreUnavailable
 from dicomd.store.room import INSTANCE, Room
 from dicomd.store.space import Space
@@ -50,7 +52,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 def rooms(count: int, reserve: int) -> list[Room]:
     """The rooms of `count` processes that share one reserve."""
     pending = PendingWrites(count, lambda: range(count))
-    made = [Room("/", reserve, lambda _seen, _reason: None) for _ in range(count)]
+    made = [Room("/", reserve, StoreCondition(reserve, Directories("/"))) for _ in range(count)]
     for slot, room in enumerate(made):
         room.share(pending.of(slot))
     return made
