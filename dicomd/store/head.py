@@ -37,7 +37,9 @@ MAX_INFLATED: Final = 16 << 20  # of a deflated head; stops decompression bombs
 
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM_GROUP: Final = 0xFFFE
-_ITEM, _ITEM_DELIMITATION, _SEQUENCE_DELIMITATION = 0xE000, 0xE00D, 0xE0DD
+_ITEM: Final = 0xE000
+_ITEM_DELIMITATION: Final = 0xE00D
+_SEQUENCE_DELIMITATION: Final = 0xE0DD
 _LOOKAHEAD: Final = 96  # more than the longest header and the longest value that is kept: 12 + 80
 _INFLATE_STEP: Final = 1 << 16
 
@@ -101,15 +103,6 @@ class HeadScanner:
     ``finish`` raise ``DataSetUnreadable``.
     """
 
-    # Class-level defaults, so that an instance doesn't have to set them: most heads match a template and need no more.
-    complete = False
-    patient_id = b""
-    _inflated = 0
-    _begun = False
-    _carry = b""  # the beginning of an element whose rest is still to come
-    _skip = 0  # bytes of a value still to be skipped; only ever without _carry
-    _headers: list[Header] | None = None  # of a head that may be worth remembering
-
     def __init__(
         self, transfer_syntax_uid: str, *, want_patient_id: bool = False, templates: TemplateCache | None = None
     ) -> None:
@@ -117,13 +110,20 @@ class HeadScanner:
 
         `templates` is shared by scans of Data Sets that are probably alike, all with the same `want_patient_id`.
         """
+        self.complete = False
         self.values: dict[int, bytes] = {}
+        self.patient_id = b""
         self._want_patient_id = want_patient_id
         self._encoding = _ENCODINGS.get(transfer_syntax_uid, _EXPLICIT_LITTLE)
+        self._begun = False
+        self._carry = b""  # the beginning of an element whose rest is still to come
+        self._skip = 0  # bytes of a value still to be skipped; only ever without _carry
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in _DEFLATED else None
+        self._inflated = 0
         # The open sequences and items of undefined length, alternately, each with the encoding of its contents.
         self._nesting: list[_Encoding] = []
         self._templates = templates if self._inflater is None else None
+        self._headers: list[Header] | None = None  # in a head that may be worth remembering
         self._found: list[Value] = []  # in a head that may be worth remembering; bounded by the size of one fragment
 
     def feed(self, fragment: memoryview | bytes) -> bool:
@@ -231,7 +231,9 @@ class HeadScanner:
             if self._encoding is not announced and self._encoding.header(data, at)[0] > 0x20:
                 # Neither the announced encoding nor an element of an instance's head: garbage, not another encoding.
                 raise DataSetUnreadable("Data Set does not begin with an element")
-        explicit, header, _, long_length, short_vrs, _ = encoding = self._encoding
+        encoding = self._encoding
+        explicit = encoding.explicit
+        header = encoding.header
         headers = self._headers
         vr = 0
         while at <= last:
@@ -247,11 +249,11 @@ class HeadScanner:
                     headers.append((at, at + 8))
                 return at
             value = at + 8
-            if explicit and vr not in short_vrs:
+            if explicit and vr not in encoding.short_vrs:
                 if value + 4 > end:
                     return at
                 _check_vr(vr)
-                length = long_length(data, value)[0]
+                length = encoding.length(data, value)[0]
                 value += 4
             if headers is not None:
                 headers.append((at, value))

@@ -52,10 +52,12 @@ class TemplateCache:
 
         Making a template costs as much as a scan, which would be wasted if no two heads are alike.
         """
-        last, self._last = self._last, headers if len(headers) <= _MOST_HEADERS else []
+        last = self._last
+        self._last = headers if len(headers) <= _MOST_HEADERS else []
         if headers != last or len({tag for tag, _, _ in values}) < len(values):
             return  # of elements that occur twice, the values must be compared
-        shape, wanted = _pieces(headers), _pieces([(start, stop) for _, start, stop in values])
+        shape = _pieces(headers)
+        wanted = _pieces([(start, stop) for _, start, stop in values])
         tags = tuple(tag for tag, _, _ in values)
         end = max(shape.size, wanted.size)
         self.template = HeadTemplate(shape.unpack_from, shape.unpack_from(data), wanted.unpack_from, tags, end)
@@ -63,7 +65,8 @@ class TemplateCache:
 
 def _pieces(places: list[Header]) -> struct.Struct:
     """Make a struct that unpacks the bytes at these places, which are in ascending order."""
-    words, at = ["="], 0
+    words = ["="]
+    at = 0
     for start, stop in places:
         words.append(f"{start - at}x{stop - start}s")
         at = stop

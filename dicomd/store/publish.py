@@ -19,7 +19,6 @@ always before the next attempt begins.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -78,8 +77,7 @@ class Publisher:
         except BaseException:
             rollback.run()
             raise
-        with contextlib.suppress(OSError):  # it is decided, and closing the file releases the lock, too
-            fcntl.flock(candidate.fd, fcntl.LOCK_UN)
+        _unlock(candidate.fd)
         return published
 
     def _publish(self, candidate: Candidate, place: Place, rollback: Rollback) -> Stored:
@@ -88,7 +86,8 @@ class Publisher:
             if published is not None:
                 return published
             rollback.leave_moved_folders()
-        deadline, pause = time.monotonic() + _PUBLISH_TIMEOUT, 0.001
+        deadline = time.monotonic() + _PUBLISH_TIMEOUT
+        pause = 0.001
         while True:
             self._place_tree(candidate, place, rollback)
             published = self._attempt(candidate, place, rollback)
@@ -258,6 +257,14 @@ class Publisher:
         except OSError as error:
             raise from_oserror(error, "fsync") from error
         return time.perf_counter() - began
+
+
+def _unlock(fd: int) -> None:
+    """Release the lock, ignoring errors: the instance is decided, and closing the file releases the lock, too."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    except OSError:
+        return
 
 
 def _link_over(path: str, name: str, directory_fd: int) -> None:

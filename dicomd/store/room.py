@@ -20,9 +20,7 @@ beyond ``INSTANCE`` (its journal, inodes made in advance).
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from dicomd.store import space
@@ -86,17 +84,29 @@ class Room:
         self._advance = 0  # bytes to take in advance with the next look
         self.preallocates = False
         """Whether the file system allots more to a growing file than was written."""
-        self._avail, self._size = 0, 1  # bytes, when last looked at
-        # Most instances take one piece and settle it, so these are as short as can be: each is a single call of a C
-        # function, which is atomic whatever other threads do.
-        self.take_piece: Callable[[], int] = self._pieces.pop
-        """Take room for an instance of up to ``SMALL`` bytes. Returns what is to be settled; IndexError if none."""
-        self.settle: Callable[[int], None] = self._settled.append
-        """Give back room: what it was taken for is in the file system now, where any look sees it, or never will be."""
+        self._avail = 0  # bytes free, when last looked at
+        self._size = 1  # bytes in all
 
     def share(self, pending_writes: PendingWrites) -> None:
         """Count the room together with other processes. To be called before anything is written."""
         self._pending_writes = pending_writes
+
+    # Most instances take one piece and settle it, so neither waits for the lock: each makes one change to a list, which
+    # is atomic whatever other threads do.
+
+    def take_piece(self) -> int:
+        """Take room for an instance of up to ``SMALL`` bytes from what was taken in advance.
+
+        Returns what is to be settled, 0 if there is none: then ``take`` it.
+        """
+        try:
+            return self._pieces.pop()
+        except IndexError:
+            return 0
+
+    def settle(self, taken: int) -> None:
+        """Give back room: what it was taken for is in the file system now, where any look sees it, or never will be."""
+        self._settled.append(taken)
 
     def take(self, size: int, end: int) -> tuple[int, int]:
         """Take room for ``size`` bytes, or more if there is plenty, at the ``end`` of a file.
@@ -108,7 +118,8 @@ class Room:
             if self.preallocates:
                 needed = size + _preallocation(end + size, self._avail, self._size)
             else:
-                needed = size = max(size, min(_STRETCH, self._left // _PLENTY))
+                size = max(size, min(_STRETCH, self._left // _PLENTY))
+                needed = size
             if needed <= self._left:
                 self._left -= needed
                 return needed, size
@@ -117,7 +128,9 @@ class Room:
 
     def give_back(self, seen: Space, *, on_xfs: bool) -> None:
         """Note the space just seen, and keep nothing in advance: others may need it, and may use it meanwhile."""
-        self._avail, self._size, self.preallocates = seen.avail_bytes, seen.size_bytes, on_xfs
+        self._avail = seen.avail_bytes
+        self._size = seen.size_bytes
+        self.preallocates = on_xfs
         self._drop_advance()
 
     def _look(self, size: int) -> None:
@@ -155,14 +168,14 @@ class Room:
                     self._pieces.extend(pieces)
                     self._left += left
                 self._show()
-        self._avail, self._size = seen.avail_bytes, seen.size_bytes
+        self._avail = seen.avail_bytes
+        self._size = seen.size_bytes
         self._advance = self._advance_from(seen, pending, processes)
         return seen, reason
 
     def _drop_advance(self) -> None:
-        with contextlib.suppress(IndexError):
-            while True:
-                self.settle(self._pieces.pop())
+        while piece := self.take_piece():
+            self.settle(piece)
         with self._changing:
             self._pending -= self._left
             self._left = 0

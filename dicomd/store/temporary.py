@@ -42,7 +42,7 @@ class TemporaryFiles:
     def __init__(self, folder: Path, locks: Path) -> None:
         self._folder = str(folder)
         self._locks = str(locks)
-        self._pid = -1
+        self._pid = -1  # of the process that took the lock: after a fork, the child needs its own
         self._lock_fd = -1
         self._lock_path = ""
         self._prefix = ""
@@ -51,7 +51,7 @@ class TemporaryFiles:
 
     def create(self) -> tuple[int, str]:
         """Return a new file, open for reading and writing, and its path. Raises ``StoreError``."""
-        if self._pid != _this_process:
+        if self._pid != os.getpid():
             self._take_lock()
         path = f"{self._prefix}{next(self._numbers):x}"
         try:
@@ -61,16 +61,17 @@ class TemporaryFiles:
 
     def close(self) -> None:
         """Release this process's lock; its next temporary file takes a new one. No file may be in use any more."""
-        if self._pid == _this_process:
+        if self._pid == os.getpid():
             unlink_quietly(self._lock_path)
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
-        self._pid = self._lock_fd = -1
+        self._pid = -1
+        self._lock_fd = -1
 
     def refresh(self) -> None:
         """Take a new lock with the next file if the present one can't be found any more, say after a remount."""
         with self._taking:
-            if self._pid != _this_process:
+            if self._pid != os.getpid():
                 return
             try:
                 found = os.path.samestat(os.stat(self._lock_path), os.fstat(self._lock_fd))
@@ -81,7 +82,7 @@ class TemporaryFiles:
 
     def _take_lock(self) -> None:
         with self._taking:
-            if self._pid == _this_process:
+            if self._pid == os.getpid():
                 return
             try:
                 owner, fd = self._new_owner()
@@ -89,9 +90,10 @@ class TemporaryFiles:
                 raise from_oserror(error, "open") from error
             if self._lock_fd >= 0:  # inherited in a fork: closing this copy doesn't release the parent's lock
                 os.close(self._lock_fd)
-            self._lock_fd, self._lock_path = fd, f"{self._locks}/{owner}"
+            self._lock_fd = fd
+            self._lock_path = f"{self._locks}/{owner}"
             self._prefix = f"{self._folder}/{owner}-"
-            self._pid = _this_process
+            self._pid = os.getpid()
 
     def _new_owner(self) -> tuple[str, int]:
         for _ in range(_ATTEMPTS):
@@ -177,11 +179,11 @@ def _remove(path: Path) -> bool:
 
 def may_be_an_instance(path: Path) -> bool:
     """Return whether ``path`` may be somebody else's instance, left there by a kill during a rollback."""
-    first, ending = str(path)[: -len(WITHDRAWN)], path.name[-len(WITHDRAWN) :]
-    if ending != WITHDRAWN:
+    if not path.name.endswith(WITHDRAWN):
         return False
+    first_name = str(path).removesuffix(WITHDRAWN)
     try:
-        return not os.path.samestat(os.lstat(path), os.lstat(first))
+        return not os.path.samestat(os.lstat(path), os.lstat(first_name))
     except OSError:
         return True
 
@@ -193,14 +195,3 @@ def unlink_quietly(path: str) -> bool:
     except OSError:
         return False
     return True
-
-
-_this_process = os.getpid()  # found out once per process, not once per file
-
-
-def _note_fork() -> None:
-    global _this_process  # noqa: PLW0603 - it is the process that changes
-    _this_process = os.getpid()
-
-
-os.register_at_fork(after_in_child=_note_fork)

@@ -211,9 +211,11 @@ def _is_whole(file: BinaryIO, header: Header) -> bool:
     try:
         if syntax.is_deflated:
             return _is_whole_stream(file)
-        implicit, little = syntax.is_implicit_VR, syntax.is_little_endian
-    except ValueError:
-        implicit, little = False, True  # a private transfer syntax: PS3.5 §A.4
+        implicit = syntax.is_implicit_VR
+        little = syntax.is_little_endian
+    except ValueError:  # a private transfer syntax is Explicit VR Little Endian: PS3.5 §A.4
+        implicit = False
+        little = True
     end = header.data_set_offset
     try:
         with os.fdopen(os.dup(file.fileno()), "rb") as buffered:

@@ -174,7 +174,8 @@ class FileWriter:
 
         One without these UIDs is stored, since it doesn't contradict the command.
         """
-        values, identity = self._scanner.values, self._identity
+        values = self._scanner.values
+        identity = self._identity
         said = values.get(SOP_CLASS_UID, b"").rstrip(_PADDING)
         if said and said != identity.sop_class_uid.encode():
             raise DataSetMismatch("UID in the Data Set differs from the command's", element=SOP_CLASS_UID)
@@ -197,15 +198,12 @@ class FileWriter:
         if self._released:
             raise ValueError("the writer has been released or discarded")
         if size <= SMALL:
-            try:
-                self._claimed = self._room.take_piece()
-            except IndexError:
-                self._take_room(size)
-        else:
+            self._claimed = self._room.take_piece()
+        if not self._claimed:
             self._take_room(size)
         self._fd, self._path = self._temporary.create()
-        self._header = head = header(self._identity)
-        self._append([memoryview(head), *fragments], len(head) + size)
+        self._header = header(self._identity)
+        self._append([memoryview(self._header), *fragments], len(self._header) + size)
 
     def _grow(self, fragments: list[memoryview], size: int) -> None:
         """Append more than there is room for."""
@@ -228,7 +226,8 @@ class FileWriter:
         besides = INSTANCE
         if self._claimed:
             room.settle(self._claimed - INSTANCE)
-            self._claimed, besides = INSTANCE, 0
+            self._claimed = INSTANCE
+            besides = 0
         taken, granted = room.take(size + besides, self._end)
         self._claimed += taken
         self._room_for = self._size - size + granted - besides
@@ -256,13 +255,19 @@ class FileWriter:
         for fragment in fragments:
             if len(piece) == _IOV_MAX:
                 self._write(piece, size)
-                piece, size, room = [], 0, room - size or _AT_ONCE
-            begin, end = 0, len(fragment)
+                room = room - size or _AT_ONCE
+                piece = []
+                size = 0
+            begin = 0
+            end = len(fragment)
             while size + end - begin > room:
                 cut = begin + room - size
                 piece.append(fragment[begin:cut])
                 self._write(piece, room)
-                piece, size, room, begin = [], 0, _AT_ONCE, cut
+                room = _AT_ONCE
+                piece = []
+                size = 0
+                begin = cut
             piece.append(fragment[begin:])
             size += end - begin
         self._write(piece, size)

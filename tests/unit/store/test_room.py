@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
 from dataclasses import replace
@@ -78,10 +77,9 @@ class Writer:
             self._taken = 0
             return
         size = self._chance.choice((4 * KIB, 64 * KIB, 250 * KIB))
-        with contextlib.suppress(IndexError):
-            if size == 4 * KIB:
-                self._taken, self._granted = self._room.take_piece(), INSTANCE + size
-                return
+        if size == 4 * KIB and (piece := self._room.take_piece()):
+            self._taken, self._granted = piece, INSTANCE + size
+            return
         self._looks = True
         try:
             self._taken, self._granted = self._room.take(INSTANCE + size, 0)
@@ -135,11 +133,7 @@ def test_inodes_are_counted_with_the_instances_under_way(disk: Disk) -> None:
     (room,) = rooms(1, 0)
     with pytest.raises(OutOfSpace, match="Free inodes are below the reserve"):
         while True:
-            with contextlib.suppress(IndexError):
-                room.settle(room.take_piece())
-                disk.use(0, files=8)
-                continue
-            taken, _granted = room.take(INSTANCE, 0)
+            taken = room.take_piece() or room.take(INSTANCE, 0)[0]
             disk.use(0, files=8)
             room.settle(taken)
     assert 1000 <= disk.space.files_avail < 1100
@@ -150,9 +144,8 @@ def test_what_a_process_keeps_for_itself_is_given_back(disk: Disk) -> None:
     for _ in range(2):  # the second time in advance
         idle.settle(idle.take(64 * KIB, 0)[0])
         disk.use(64 * KIB)
-        with contextlib.suppress(IndexError):
-            while True:
-                idle.settle(idle.take_piece())
+        while piece := idle.take_piece():
+            idle.settle(piece)
     idle.give_back(disk.space, on_xfs=False)
     disk.use(disk.space.avail_bytes - 64 * MIB - 100 * KIB)
     busy.take(100 * KIB, 0)
