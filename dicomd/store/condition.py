@@ -94,7 +94,7 @@ class StoreCondition:
             if self._suspended:
                 return
             self._failures += 1
-            self._state = StoreState.seen(seen, False, reason, space_low=True)
+            self._state = StoreState.from_space(seen, False, reason, space_low=True)
         self._on_refusal(reason)
 
     # -- what checks find ------------------------------------------------------------------------------------------
@@ -108,11 +108,11 @@ class StoreCondition:
             self._state = replace(self._state, accepting=False, reason=error.message, space_low=space_low)
         self._on_refusal(error.message)
 
-    def show_space(self, seen: Space) -> None:
+    def update_space(self, seen: Space) -> None:
         """Update the space in ``state``, also while nothing is accepted."""
         with self._changing:
             before = self._state
-            self._state = StoreState.seen(seen, before.accepting, before.reason, space_low=before.space_low)
+            self._state = StoreState.from_space(seen, before.accepting, before.reason, space_low=before.space_low)
 
     def accept_unless_failed(self, seen: Space, failures: int) -> None:
         """Accept instances if there is space for them, unless a writer has failed since there were ``failures``."""
@@ -122,4 +122,4 @@ class StoreCondition:
             refused = self._state.space_low and not self._suspended
             reason = space.shortage(seen, self._reserve_free, refused=refused)
             self._suspended = False
-            self._state = StoreState.seen(seen, not reason, reason, space_low=bool(reason))
+            self._state = StoreState.from_space(seen, not reason, reason, space_low=bool(reason))

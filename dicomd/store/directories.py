@@ -66,7 +66,7 @@ class Directories:
         self._kept: OrderedDict[str, Directory] = OrderedDict()
         self._lock = threading.Lock()
 
-    def open(self, relative: str) -> Directory:
+    def open_or_make(self, relative: str) -> Directory:
         """Return the directory at ``relative`` ("" is the root), made with its parents if it is missing.
 
         If it was not in the cache, its ``parents`` have yet to be synced. Raises OSError, and FileNotFoundError also if
@@ -111,7 +111,7 @@ class Directories:
             for name in relative.split("/"):
                 chain.append(directory)
                 path = f"{directory.path}/{name}"
-                fd = _open_or_make(name, path, directory.fd, made)
+                fd = _open_or_make_child(name, path, directory.fd, made)
                 directory = Directory(path[len(self.root) + 1 :], path, fd)
         except OSError:
             remove_made(made)
@@ -137,7 +137,7 @@ def close_quietly(fd: int) -> None:
         return
 
 
-def _open_or_make(name: str, path: str, parent: int, made: list[str]) -> int:
+def _open_or_make_child(name: str, path: str, parent: int, made: list[str]) -> int:
     try:
         return os.open(name, _FLAGS, dir_fd=parent)
     except FileNotFoundError:

@@ -187,11 +187,11 @@ class FileStore:
         self._sentinel.check(self._name)
         self._folders.check_writable()
         seen = space.look(root)
-        condition.show_space(seen)
-        self._room.give_back(seen, on_xfs=space.is_on_xfs(root))
+        condition.update_space(seen)
+        self._room.adjust_to(seen, on_xfs=space.is_on_xfs(root))
         if condition.suspended:
             self._directories.clear()
-            self._temporary.refresh()
+            self._temporary.check_lock()
         if condition.suspended or condition.doubtful or self._probe_is_due(seen):
             condition.doubtful = False
             self._answer_due = time.monotonic() + _PROBE_TIMEOUT

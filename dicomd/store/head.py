@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dicomd.store.errors import DataSetUnreadable
-from dicomd.store.head_templates import Header, TemplateCache, Value
+from dicomd.store.head_templates import HeaderSpan, TemplateCache, ValueSpan
 
 if TYPE_CHECKING:
     from zlib import _Decompress as Inflater  # typeshed's name for a type that zlib doesn't export
@@ -115,7 +115,7 @@ class HeadScanner:
         self.patient_id = b""
         self._want_patient_id = want_patient_id
         self._encoding = _ENCODINGS.get(transfer_syntax_uid, _EXPLICIT_LITTLE)
-        self._begun = False
+        self._encoding_known = False
         self._carry = b""  # the beginning of an element whose rest is still to come
         self._skip = 0  # bytes of a value still to be skipped; only ever without _carry
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in _DEFLATED else None
@@ -123,21 +123,21 @@ class HeadScanner:
         # The open sequences and items of undefined length, alternately, each with the encoding of its contents.
         self._nesting: list[_Encoding] = []
         self._templates = templates if self._inflater is None else None
-        self._headers: list[Header] | None = None  # in a head that may be worth remembering
-        self._found: list[Value] = []  # in a head that may be worth remembering; bounded by the size of one fragment
+        self._header_spans: list[HeaderSpan] | None = None  # of a head that may be worth remembering
+        self._value_spans: list[ValueSpan] = []  # bounded by the size of one fragment
 
     def feed(self, fragment: memoryview | bytes) -> bool:
         """Scan the next bytes of the Data Set; return ``complete``."""
         if not self.complete:
             if self._templates is not None:
-                self._begin(fragment, self._templates)
+                self._feed_first(fragment, self._templates)
             elif self._inflater is None:
                 self._advance(fragment)
             else:
                 self._inflate(fragment)
         return self.complete
 
-    def _begin(self, fragment: memoryview | bytes, templates: TemplateCache) -> None:
+    def _feed_first(self, fragment: memoryview | bytes, templates: TemplateCache) -> None:
         """Scan the first fragment, which usually has the whole head, in one step if it is built like an earlier one."""
         self._templates = None
         if (template := templates.template) is not None and (values := template.read(fragment)) is not None:
@@ -145,12 +145,12 @@ class HeadScanner:
             self.values = values
             self.complete = True
             return
-        headers: list[Header] = []
-        self._headers = headers
+        headers: list[HeaderSpan] = []
+        self._header_spans = headers
         self._advance(fragment)
-        self._headers = None
+        self._header_spans = None
         if self.complete:
-            templates.learn(fragment, headers, self._found)
+            templates.learn(fragment, headers, self._value_spans)
 
     def finish(self) -> None:
         """End the scan at the end of the Data Set, which must not be inside an element."""
@@ -224,8 +224,8 @@ class HeadScanner:
 
     def _scan_top_level(self, data: memoryview | bytes, at: int, end: int) -> int:
         last = end - 8
-        if not self._begun and at <= last:
-            self._begun = True
+        if not self._encoding_known and at <= last:
+            self._encoding_known = True
             announced = self._encoding
             self._encoding = _actual_encoding(announced, data[at + 4], data[at + 5])
             if self._encoding is not announced and self._encoding.header(data, at)[0] > 0x20:
@@ -234,7 +234,7 @@ class HeadScanner:
         encoding = self._encoding
         explicit = encoding.explicit
         header = encoding.header
-        headers = self._headers
+        headers = self._header_spans
         vr = 0
         while at <= last:
             if explicit:
@@ -270,7 +270,7 @@ class HeadScanner:
                     return at
                 self.patient_id = self.patient_id or bytes(data[value:kept])
                 if headers is not None:
-                    self._found.append((PATIENT_ID, value, kept))
+                    self._value_spans.append((PATIENT_ID, value, kept))
                 wanted = False
             elif group:
                 wanted = False
@@ -285,7 +285,7 @@ class HeadScanner:
                 if self.values.setdefault(tag, text) != text:
                     raise DataSetUnreadable("Element occurs twice, and differs", element=tag)
                 if headers is not None:
-                    self._found.append((tag, value, kept))
+                    self._value_spans.append((tag, value, kept))
                 if len(self.values) == 4:
                     self.complete = True
                     return kept
@@ -298,8 +298,8 @@ class HeadScanner:
             encoding = nesting[-1]
             group, element, length = encoding.item(data, at)
             if group == _ITEM_GROUP:
-                if self._headers is not None:
-                    self._headers.append((at, at + 8))
+                if self._header_spans is not None:
+                    self._header_spans.append((at, at + 8))
                 at += 8
                 in_sequence = len(nesting) % 2
                 if in_sequence and element == _ITEM:
@@ -324,8 +324,8 @@ class HeadScanner:
                     _check_vr(vr)
                     length = encoding.length(data, value)[0]
                     value += 4
-            if self._headers is not None:
-                self._headers.append((at, value))
+            if self._header_spans is not None:
+                self._header_spans.append((at, value))
             if length == _UNDEFINED:
                 self._enter(encoding, vr)
                 at = value

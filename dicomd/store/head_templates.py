@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple
 _MOST_HEADERS: Final = 256  # of one template, so that a peer can't make it large
 _MOST_REMEMBERED: Final = 256
 
-Header = tuple[int, int]
+HeaderSpan = tuple[int, int]
 """Where the header of an element begins and ends, in bytes."""
-Value = tuple[int, int, int]
+ValueSpan = tuple[int, int, int]
 """The tag of a wanted element, and where its value begins and ends."""
 
 
@@ -45,9 +45,9 @@ class TemplateCache:
 
     def __init__(self) -> None:
         self.template: HeadTemplate | None = None
-        self._last: list[Header] = []
+        self._last: list[HeaderSpan] = []
 
-    def learn(self, data: memoryview | bytes, headers: list[Header], values: list[Value]) -> None:
+    def learn(self, data: memoryview | bytes, headers: list[HeaderSpan], values: list[ValueSpan]) -> None:
         """Remember how a head that didn't match is built, if the one before it was built in the same way.
 
         Making a template costs as much as a scan, which would be wasted if no two heads are alike.
@@ -63,7 +63,7 @@ class TemplateCache:
         self.template = HeadTemplate(shape.unpack_from, shape.unpack_from(data), wanted.unpack_from, tags, end)
 
 
-def _pieces(places: list[Header]) -> struct.Struct:
+def _pieces(places: list[HeaderSpan]) -> struct.Struct:
     """Make a struct that unpacks the bytes at these places, which are in ascending order."""
     words = ["="]
     at = 0

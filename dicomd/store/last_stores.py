@@ -20,7 +20,7 @@ class LastStores:
 
     def __init__(self, root: Path) -> None:
         self._folder = root / OWN_FOLDER / "peers"
-        self._noted: dict[str, float] = {}
+        self._recorded: dict[str, float] = {}
 
     def read(self, names: Iterable[str]) -> dict[str, float]:
         """Return when each of the named peers last stored, as far as that is known."""
@@ -32,17 +32,17 @@ class LastStores:
                 continue
         return found
 
-    def note(self, last_stores: dict[str, float]) -> None:
+    def record(self, last_stores: dict[str, float]) -> None:
         """Write the times that have changed since the last call, all that can be. Raises the first OSError."""
         failure: OSError | None = None
         for name, seconds in last_stores.items():
-            if self._noted.get(name, 0.0) < seconds:
+            if self._recorded.get(name, 0.0) < seconds:
                 try:
                     self._touch(self._path(name), seconds)
                 except OSError as error:
                     failure = failure or error
                 else:
-                    self._noted[name] = seconds
+                    self._recorded[name] = seconds
         if failure is not None:
             raise failure
 

@@ -38,7 +38,7 @@ class Probe:
             os.write(fd, bytes(_SIZE))
             self.checksums = self._checksums_wanted and checksum.are_kept(fd)
             if quota_used_up:
-                claimed, _ = self._room.take(_QUOTA_SIZE, 0)
+                claimed, _ = self._room.claim(_QUOTA_SIZE, 0)
                 os.posix_fallocate(fd, 0, _QUOTA_SIZE)
             os.fsync(fd)
             fcntl.flock(fd, fcntl.LOCK_EX)

@@ -119,7 +119,7 @@ class Publisher:
     def _attempt(self, candidate: Candidate, place: Place, rollback: Rollback) -> Stored | None:
         """Publish in the directory that the path leads to now. Returns None if it was removed or moved meanwhile."""
         try:
-            directory = self._directories.open(place.directory)
+            directory = self._directories.open_or_make(place.directory)
         except FileNotFoundError:
             return None  # removed while it was being made
         except OSError as error:

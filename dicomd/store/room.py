@@ -1,17 +1,17 @@
-"""Protects the reserve of free space: room above it is taken before anything is written, by all processes together.
+"""Protects the reserve of free space: room above it is claimed before anything is written, by all processes together.
 
 Invariant: the free space, less everything that may still be written before it is looked at again, is not below the
 reserve. This holds however fast data is written, and by however many processes, because
 
-- nothing is written for which no room has been taken, and room that has been taken for something that isn't in the file
-  system yet is pending;
-- a process shows all others what it has pending, and what it is about to take in addition, *before* it adds up what
-  all have shown, and adds that up *before* it looks at the free space; it takes no more than leaves the reserve free
+- nothing is written for which no room has been claimed, and room that has been claimed for something that isn't in the
+  file system yet is pending;
+- a process shows all others what it has pending, and what it is about to claim in addition, *before* it adds up what
+  all have shown, and adds that up *before* it looks at the free space; it claims no more than leaves the reserve free
   once all of that is used;
 - so whatever isn't in the sum was shown later, and then the later process has the earlier one in its sum; and whatever
   has been taken out of the sum was in the file system by then, so the look at the free space has counted it.
 
-Worst case: all look at once, each sees what all others are about to take, and some refuse although they need not. No
+Worst case: all look at once, each sees what all others are about to claim, and some refuse although they need not. No
 lock is held while the file system is queried: a process that the disk keeps waiting there keeps no other one waiting.
 
 Other causes of falling free space are unknown here: what other programs write, and what the file system itself needs
@@ -32,12 +32,12 @@ INSTANCE: Final = 32 << 10
 """Bytes that an instance may cost besides its own: the rest of its last block, folders, the checksum's attribute."""
 SMALL: Final = 32 << 10
 """Bytes of the largest instance that a piece has room for."""
-_STRETCH: Final = 512 << 10  # bytes that a long object takes at once if there is plenty
-_PLENTY: Final = 8  # stretches; with less left, an object takes one part in so many of it
+_STRETCH: Final = 512 << 10  # bytes that a long object claims at once if there is plenty
+_PLENTY: Final = 8  # stretches; with less left, an object claims one part in so many of it
 _FILES: Final = 8  # inodes that an instance may cost: file, attribute, second name (if that needs one), folders
-_SHARE: Final = 32  # all processes together take in advance at most the reserve divided by this
+_SHARE: Final = 32  # all processes together claim in advance at most the reserve divided by this
 _ROOM_SHARE: Final = 16  # and at most what is free above the reserve divided by this
-_MOST: Final = 64 << 20  # bytes that one process takes in advance at most, so that it soon sees what others write
+_MOST: Final = 64 << 20  # bytes that one process claims in advance at most, so that it soon sees what others write
 _MINIMAL_PREALLOCATION: Final = 64 << 10  # of XFS
 _MAXIMAL_PREALLOCATION: Final = 8 << 30
 
@@ -76,12 +76,12 @@ class Room:
         self._failures = failures
         self._pending_writes: PendingWrites = _Alone()
         self._changing = threading.Lock()
-        self._pending = 0  # bytes: taken, or about to be taken, and not known to be settled
-        self._left = 0  # bytes: taken in advance
-        self._pieces: list[int] = []  # also taken in advance, in parts
+        self._pending = 0  # bytes: claimed, or about to be claimed, and not known to be settled
+        self._left = 0  # bytes: claimed in advance
+        self._pieces: list[int] = []  # also claimed in advance, in parts
         self._settled: list[int] = []  # no longer pending
-        self._lookers = 0
-        self._advance = 0  # bytes to take in advance with the next look
+        self._claims_under_way = 0
+        self._advance = 0  # bytes to claim in advance with the next look
         self.preallocates = False
         """Whether the file system allots more to a growing file than was written."""
         self._avail = 0  # bytes free, when last looked at
@@ -91,25 +91,25 @@ class Room:
         """Count the room together with other processes. To be called before anything is written."""
         self._pending_writes = pending_writes
 
-    # Most instances take one piece and settle it, so neither waits for the lock: each makes one change to a list, which
-    # is atomic whatever other threads do.
+    # Most instances claim one piece and settle it, so neither waits for the lock: each makes one change to a list, and
+    # that is atomic whatever other threads do.
 
-    def take_piece(self) -> int:
-        """Take room for an instance of up to ``SMALL`` bytes from what was taken in advance.
+    def claim_piece(self) -> int:
+        """Claim room for an instance of up to ``SMALL`` bytes from what was claimed in advance.
 
-        Returns what is to be settled, 0 if there is none: then ``take`` it.
+        Returns what is to be settled, 0 if there is none: then ``claim`` it.
         """
         try:
             return self._pieces.pop()
         except IndexError:
             return 0
 
-    def settle(self, taken: int) -> None:
-        """Give back room: what it was taken for is in the file system now, where any look sees it, or never will be."""
-        self._settled.append(taken)
+    def settle(self, claimed: int) -> None:
+        """Give back room: what it was for is in the file system now, where any look sees it, or never will be."""
+        self._settled.append(claimed)
 
-    def take(self, size: int, end: int) -> tuple[int, int]:
-        """Take room for ``size`` bytes, or more if there is plenty, at the ``end`` of a file.
+    def claim(self, size: int, end: int) -> tuple[int, int]:
+        """Claim room for ``size`` bytes, or more if there is plenty, at the ``end`` of a file.
 
         Returns what is to be settled once they are written, and how many bytes there is room for. Raises ``OutOfSpace``
         if there is too little, another ``StoreError`` if the file system can't be queried.
@@ -123,33 +123,33 @@ class Room:
             if needed <= self._left:
                 self._left -= needed
                 return needed, size
-        self._look(needed)
+        self._claim_anew(needed)
         return needed, size
 
-    def give_back(self, seen: Space, *, on_xfs: bool) -> None:
-        """Note the space just seen, and keep nothing in advance: others may need it, and may use it meanwhile."""
+    def adjust_to(self, seen: Space, *, on_xfs: bool) -> None:
+        """Adjust to the space just seen, and keep nothing in advance: others may need it, and may use it meanwhile."""
         self._avail = seen.avail_bytes
         self._size = seen.size_bytes
         self.preallocates = on_xfs
         self._drop_advance()
 
-    def _look(self, size: int) -> None:
-        """Take room for ``size`` bytes, and more in advance if possible, by what the file system reports now."""
-        seen, reason = self._attempt(size, in_advance=True)
+    def _claim_anew(self, size: int) -> None:
+        """Claim room for ``size`` bytes, and more in advance if possible, by what the file system reports now."""
+        seen, reason = self._try_to_claim(size, in_advance=True)
         if reason:
             self._drop_advance()
-            seen, reason = self._attempt(size, in_advance=False)
+            seen, reason = self._try_to_claim(size, in_advance=False)
         if reason:
             self._failures.reserve_reached(seen, reason)
             raise OutOfSpace(reason, operation="write")
 
-    def _attempt(self, size: int, *, in_advance: bool) -> tuple[Space, str]:
-        """Return the space seen, and "" if room has been taken, otherwise why there is too little."""
+    def _try_to_claim(self, size: int, *, in_advance: bool) -> tuple[Space, str]:
+        """Return the space seen, and "" if room has been claimed, otherwise why there is too little."""
         with self._changing:
-            in_advance = in_advance and not self._lookers  # one thread at a time is enough
+            in_advance = in_advance and not self._claims_under_way  # one thread at a time is enough
             pieces, left = self._next_advance() if in_advance else ([], 0)
             wanted = size + sum(pieces) + left
-            self._lookers += 1
+            self._claims_under_way += 1
             self._pending += wanted
             self._show()
         reason = "failed"
@@ -161,7 +161,7 @@ class Room:
             raise from_oserror(error, "statvfs") from error
         finally:
             with self._changing:
-                self._lookers -= 1
+                self._claims_under_way -= 1
                 if reason:
                     self._pending -= wanted
                 else:
@@ -174,7 +174,7 @@ class Room:
         return seen, reason
 
     def _drop_advance(self) -> None:
-        while piece := self.take_piece():
+        while piece := self.claim_piece():
             self.settle(piece)
         with self._changing:
             self._pending -= self._left
@@ -188,7 +188,7 @@ class Room:
         self._pending_writes.show(self._pending)
 
     def _next_advance(self) -> tuple[list[int], int]:
-        """Return what to take in advance in addition to what there is: pieces, and as much again undivided."""
+        """Return what to claim in advance in addition to what there is: pieces, and as much again undivided."""
         piece = INSTANCE + SMALL
         if self.preallocates:
             piece += _preallocation(SMALL, self._avail, self._size)

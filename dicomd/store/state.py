@@ -23,6 +23,6 @@ class StoreState:
     space_low: bool = False
 
     @classmethod
-    def seen(cls, space: Space, accepting: bool, reason: str, *, space_low: bool) -> Self:
+    def from_space(cls, space: Space, accepting: bool, reason: str, *, space_low: bool) -> Self:
         """Make a state with the ``space`` as it was seen."""
         return cls(accepting, reason, space.avail_bytes, space.size_bytes, space.files_avail, space_low)

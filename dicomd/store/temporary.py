@@ -47,7 +47,7 @@ class TemporaryFiles:
         self._lock_path = ""
         self._prefix = ""
         self._numbers = itertools.count(1)
-        self._taking = threading.Lock()
+        self._locking = threading.Lock()
 
     def create(self) -> tuple[int, str]:
         """Return a new file, open for reading and writing, and its path. Raises ``StoreError``."""
@@ -68,9 +68,9 @@ class TemporaryFiles:
         self._pid = -1
         self._lock_fd = -1
 
-    def refresh(self) -> None:
+    def check_lock(self) -> None:
         """Take a new lock with the next file if the present one can't be found any more, say after a remount."""
-        with self._taking:
+        with self._locking:
             if self._pid != os.getpid():
                 return
             try:
@@ -81,7 +81,7 @@ class TemporaryFiles:
                 self._pid = -1
 
     def _take_lock(self) -> None:
-        with self._taking:
+        with self._locking:
             if self._pid == os.getpid():
                 return
             try:

@@ -106,7 +106,7 @@ class FileWriter:
             else:
                 self._grow(fragments, size)
         except BaseException as error:
-            self._failed(error)
+            self._clean_up_after(error)
             raise
 
     @property
@@ -135,7 +135,7 @@ class FileWriter:
             )
             return self._publisher.publish(candidate, place)
         except BaseException as error:
-            self._failed(error)
+            self._clean_up_after(error)
             raise
 
     def release(self) -> None:
@@ -154,7 +154,7 @@ class FileWriter:
     # An unpublished instance has no other name, and of a published one this name is all that is left to remove.
     discard = release
 
-    def _failed(self, error: BaseException) -> None:
+    def _clean_up_after(self, error: BaseException) -> None:
         self.discard()
         if isinstance(error, StoreError):
             self._failures.instance_failed(error)
@@ -176,11 +176,11 @@ class FileWriter:
         """
         values = self._scanner.values
         identity = self._identity
-        said = values.get(SOP_CLASS_UID, b"").rstrip(_PADDING)
-        if said and said != identity.sop_class_uid.encode():
+        found = values.get(SOP_CLASS_UID, b"").rstrip(_PADDING)
+        if found and found != identity.sop_class_uid.encode():
             raise DataSetMismatch("UID in the Data Set differs from the command's", element=SOP_CLASS_UID)
-        said = values.get(SOP_INSTANCE_UID, b"").rstrip(_PADDING)
-        if said and said != identity.sop_instance_uid.encode():
+        found = values.get(SOP_INSTANCE_UID, b"").rstrip(_PADDING)
+        if found and found != identity.sop_instance_uid.encode():
             raise DataSetMismatch("UID in the Data Set differs from the command's", element=SOP_INSTANCE_UID)
 
     def _place(self) -> Place:
@@ -188,26 +188,26 @@ class FileWriter:
         return layout.place(
             self._uid(STUDY_INSTANCE_UID) if STUDY_INSTANCE_UID in layout.elements else "",
             self._uid(SERIES_INSTANCE_UID) if SERIES_INSTANCE_UID in layout.elements else "",
-            _checked(SOP_INSTANCE_UID, uid_from_value(self._identity.sop_instance_uid.encode("ascii", "replace"))),
+            _require_uid(SOP_INSTANCE_UID, uid_from_value(self._identity.sop_instance_uid.encode("ascii", "replace"))),
         )
 
     def _uid(self, tag: int) -> str:
-        return _checked(tag, recurring_uid_from_value(self._scanner.values.get(tag, b"")))
+        return _require_uid(tag, recurring_uid_from_value(self._scanner.values.get(tag, b"")))
 
     def _begin(self, fragments: list[memoryview], size: int) -> None:
         if self._released:
             raise ValueError("the writer has been released or discarded")
         if size <= SMALL:
-            self._claimed = self._room.take_piece()
+            self._claimed = self._room.claim_piece()
         if not self._claimed:
-            self._take_room(size)
+            self._claim_room(size)
         self._fd, self._path = self._temporary.create()
         self._header = header(self._identity)
         self._append([memoryview(self._header), *fragments], len(self._header) + size)
 
     def _grow(self, fragments: list[memoryview], size: int) -> None:
         """Append more than there is room for."""
-        self._take_room(size)
+        self._claim_room(size)
         self._append(fragments, size)
         if self._size < self._room_for:
             return
@@ -220,16 +220,16 @@ class FileWriter:
             except OSError as error:
                 raise from_oserror(error, "write") from error
 
-    def _take_room(self, size: int) -> None:
-        """Take room for the next bytes. The room for what an instance costs besides its bytes is taken only once."""
+    def _claim_room(self, size: int) -> None:
+        """Claim room for the next bytes. The room for what an instance costs besides its bytes is claimed only once."""
         room = self._room
         besides = INSTANCE
         if self._claimed:
             room.settle(self._claimed - INSTANCE)
             self._claimed = INSTANCE
             besides = 0
-        taken, granted = room.take(size + besides, self._end)
-        self._claimed += taken
+        claimed, granted = room.claim(size + besides, self._end)
+        self._claimed += claimed
         self._room_for = self._size - size + granted - besides
 
     def _append(self, fragments: list[memoryview], size: int) -> None:
@@ -315,7 +315,7 @@ class FileWriter:
         return time.perf_counter() - began
 
 
-def _checked(tag: int, uid: str | None) -> str:
+def _require_uid(tag: int, uid: str | None) -> str:
     if uid is None:
         raise LayoutElementInvalid("A UID needed for the path is missing or invalid", element=tag)
     return uid

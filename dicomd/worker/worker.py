@@ -206,7 +206,7 @@ class Worker:
     def _note_last_stores(self) -> None:
         if self._store.state.accepting:
             with suppress(OSError):  # only a convenience; failures of the store are reported elsewhere
-                self._last_stores.note(self._metrics.last_stores())
+                self._last_stores.record(self._metrics.last_stores())
 
     def _show(self, state: StoreState) -> None:
         self._worker_slot.show_store("" if state.accepting else _refusal(state.reason))

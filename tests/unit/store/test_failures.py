@@ -122,7 +122,7 @@ def test_a_lack_of_inodes_is_out_of_space(mount: Mount, monkeypatch: pytest.Monk
     root = mount("size=4m,nr_inodes=200")
     store = file_store(root, checksums=False)  # tmpfs counts an extended attribute as an inode
     monkeypatch.setattr(
-        store._room, "take", lambda size, _end: (0, size)
+        store._room, "claim", lambda size, _end: (0, size)
     )  # as if others had used them since the last check
     ballast = root / "ballast"
     ballast.mkdir()

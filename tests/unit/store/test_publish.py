@@ -267,10 +267,10 @@ def test_without_durability_nothing_is_synced(tmp_path: Path, monkeypatch: pytes
 def test_the_cache_of_directories_is_bounded_and_closes_what_it_drops(tmp_path: Path) -> None:
     directories = Directories(str(tmp_path), capacity=3)
     before = len(open_descriptors())
-    held = directories.open("0")
+    held = directories.open_or_make("0")
     directories.keep(held)
     for number in range(10):
-        directories.keep(directories.open(str(number)))
+        directories.keep(directories.open_or_make(str(number)))
     assert len(open_descriptors()) == before + 4
     assert os.fstat(held.fd).st_ino == (tmp_path / "0").stat().st_ino  # dropped from the cache, but still in use
     assert held.in_place()

@@ -77,12 +77,12 @@ class Writer:
             self._taken = 0
             return
         size = self._chance.choice((4 * KIB, 64 * KIB, 250 * KIB))
-        if size == 4 * KIB and (piece := self._room.take_piece()):
+        if size == 4 * KIB and (piece := self._room.claim_piece()):
             self._taken, self._granted = piece, INSTANCE + size
             return
         self._looks = True
         try:
-            self._taken, self._granted = self._room.take(INSTANCE + size, 0)
+            self._taken, self._granted = self._room.claim(INSTANCE + size, 0)
         except OutOfSpace:
             self.refused += 1
         finally:
@@ -119,7 +119,7 @@ def test_it_is_looked_at_sooner_the_closer_the_reserve_gets(disk: Disk) -> None:
     with pytest.raises(OutOfSpace, match="Free space is below the reserve"):
         while True:
             before = disk.looks
-            taken, granted = room.take(64 * KIB, 0)
+            taken, granted = room.claim(64 * KIB, 0)
             looks.append(disk.looks - before)
             disk.use(granted)
             room.settle(taken)
@@ -133,7 +133,7 @@ def test_inodes_are_counted_with_the_instances_under_way(disk: Disk) -> None:
     (room,) = rooms(1, 0)
     with pytest.raises(OutOfSpace, match="Free inodes are below the reserve"):
         while True:
-            taken = room.take_piece() or room.take(INSTANCE, 0)[0]
+            taken = room.claim_piece() or room.claim(INSTANCE, 0)[0]
             disk.use(0, files=8)
             room.settle(taken)
     assert 1000 <= disk.space.files_avail < 1100
@@ -142,15 +142,15 @@ def test_inodes_are_counted_with_the_instances_under_way(disk: Disk) -> None:
 def test_what_a_process_keeps_for_itself_is_given_back(disk: Disk) -> None:
     idle, busy = rooms(2, 64 * MIB)
     for _ in range(2):  # the second time in advance
-        idle.settle(idle.take(64 * KIB, 0)[0])
+        idle.settle(idle.claim(64 * KIB, 0)[0])
         disk.use(64 * KIB)
-        while piece := idle.take_piece():
+        while piece := idle.claim_piece():
             idle.settle(piece)
-    idle.give_back(disk.space, on_xfs=False)
+    idle.adjust_to(disk.space, on_xfs=False)
     disk.use(disk.space.avail_bytes - 64 * MIB - 100 * KIB)
-    busy.take(100 * KIB, 0)
+    busy.claim(100 * KIB, 0)
     with pytest.raises(OutOfSpace):
-        busy.take(4 * KIB, 0)
+        busy.claim(4 * KIB, 0)
 
 
 def test_a_file_system_that_does_not_say_is_a_failed_store(disk: Disk) -> None:
@@ -161,11 +161,11 @@ def test_a_file_system_that_does_not_say_is_a_failed_store(disk: Disk) -> None:
 
     disk.during = fail
     with pytest.raises(StoreUnavailable) as raised:
-        room.take(64 * KIB, 0)
+        room.claim(64 * KIB, 0)
     assert (raised.value.operation, raised.value.errno) == ("statvfs", "EIO")
     disk.during = lambda: None
     disk.use(disk.space.avail_bytes - MIB - 64 * KIB)
-    room.take(64 * KIB, 0)  # all of it, as no room is held for the one that failed
+    room.claim(64 * KIB, 0)  # all of it, as no room is held for the one that failed
 
 
 def test_whoever_waits_for_the_file_system_keeps_nobody_else_waiting(disk: Disk) -> None:
@@ -178,25 +178,25 @@ def test_whoever_waits_for_the_file_system_keeps_nobody_else_waiting(disk: Disk)
             assert answer.wait(DEADLINE)
 
     disk.during = hang
-    hanging = threading.Thread(target=room.take, args=(64 * KIB, 0))
+    hanging = threading.Thread(target=room.claim, args=(64 * KIB, 0))
     hanging.start()
     try:
         assert waiting.wait(DEADLINE)
-        room.settle(room.take(64 * KIB, 0)[0])
-        room.give_back(disk.space, on_xfs=False)
+        room.settle(room.claim(64 * KIB, 0)[0])
+        room.adjust_to(disk.space, on_xfs=False)
         disk.use(disk.space.avail_bytes - MIB - 100 * KIB)
         with pytest.raises(OutOfSpace):  # the room that the other one waits for still counts
-            room.take(64 * KIB, 0)
+            room.claim(64 * KIB, 0)
     finally:
         answer.set()
         hanging.join()
-    room.take(36 * KIB, 0)
+    room.claim(36 * KIB, 0)
 
 
 def test_an_xfs_may_allot_twice_what_a_file_has(disk: Disk) -> None:
     (room,) = rooms(1, MIB)
-    room.give_back(disk.space, on_xfs=True)
-    assert room.take(64 * KIB, 0) == ((64 + 128) * KIB, 64 * KIB)
+    room.adjust_to(disk.space, on_xfs=True)
+    assert room.claim(64 * KIB, 0) == ((64 + 128) * KIB, 64 * KIB)
     nearly_full = replace(disk.space, size_bytes=30 * disk.space.avail_bytes)
-    room.give_back(nearly_full, on_xfs=True)
-    assert room.take(64 * KIB, 10 * MIB - 64 * KIB) == (64 * KIB + (20 * MIB >> 3), 64 * KIB)
+    room.adjust_to(nearly_full, on_xfs=True)
+    assert room.claim(64 * KIB, 10 * MIB - 64 * KIB) == (64 * KIB + (20 * MIB >> 3), 64 * KIB)
