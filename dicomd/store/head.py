@@ -14,22 +14,24 @@ most readers cope with that.
 
 from __future__ import annotations
 
-import struct
 import zlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from dicomd.store.element_encoding import (
+    DEFLATED,
+    ENCODINGS,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    ElementEncoding,
+    actual_encoding,
+    check_vr,
+)
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.head_templates import HeaderSpan, TemplateCache, ValueSpan
+from dicomd.store.tags import PATIENT_ID
 
 if TYPE_CHECKING:
     from zlib import _Decompress as Inflater  # typeshed's name for a type that zlib doesn't export
-
-PATIENT_ID: Final = 0x00100020
-SOP_CLASS_UID: Final = 0x00080016
-SOP_INSTANCE_UID: Final = 0x00080018
-STUDY_INSTANCE_UID: Final = 0x0020000D
-SERIES_INSTANCE_UID: Final = 0x0020000E
 
 MAX_VALUE: Final = 80  # a UID has 64 characters; the rest makes it possible to tell that a value is too long
 MAX_NESTING: Final = 128  # sequences and items of undefined length; real ones stay below 20
@@ -42,57 +44,6 @@ _ITEM_DELIMITATION: Final = 0xE00D
 _SEQUENCE_DELIMITATION: Final = 0xE0DD
 _LOOKAHEAD: Final = 96  # more than the longest header and the longest value that is kept: 12 + 80
 _INFLATE_STEP: Final = 1 << 16
-
-# PS3.5 §7.1.2: these have a length of 16 bits; every other VR, known or not yet, has two reserved bytes and 32 bits.
-_SHORT_VRS: Final = "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()  # noqa: SIM905
-# What some writers put where they don't know the VR, with a length of 16 bits.
-_UNKNOWN_VR: Final = "??"
-
-Unpack = Callable[[Any, int], tuple[int, ...]]
-
-
-class _Encoding(NamedTuple):
-    explicit: bool
-    header: Unpack  # explicit: group, element, VR, 16-bit length; implicit: group, element, 32-bit length
-    item: Unpack  # group, element, 32-bit length: items and delimiters have no VR
-    length: Unpack  # 32-bit length
-    short_vrs: frozenset[int]
-    un: int
-
-
-def _encoding(order: str, *, explicit: bool) -> _Encoding:
-    def number(vr: str) -> int:
-        return int(struct.unpack(f"{order}H", vr.encode())[0])
-
-    item = struct.Struct(f"{order}HHI").unpack_from
-    return _Encoding(
-        explicit,
-        struct.Struct(f"{order}HHHH").unpack_from if explicit else item,
-        item,
-        struct.Struct(f"{order}I").unpack_from,
-        frozenset(number(vr) for vr in [*_SHORT_VRS, _UNKNOWN_VR]),
-        number("UN"),
-    )
-
-
-_EXPLICIT_LITTLE: Final = _encoding("<", explicit=True)
-_EXPLICIT_BIG: Final = _encoding(">", explicit=True)
-_IMPLICIT_LITTLE: Final = _encoding("<", explicit=False)
-
-# All other transfer syntaxes, including encapsulated and private ones, are Explicit VR Little Endian (PS3.5 §A.4).
-_ENCODINGS: Final[dict[str, _Encoding]] = {
-    "1.2.840.10008.1.2": _IMPLICIT_LITTLE,
-    "1.2.840.10008.1.20": _IMPLICIT_LITTLE,  # Papyrus 3, retired
-    "1.2.840.113619.5.2": _IMPLICIT_LITTLE,  # GE's private one: only its pixel data is big endian
-    "1.2.840.10008.1.2.2": _EXPLICIT_BIG,
-}
-_DEFLATED: Final = frozenset(
-    {
-        "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
-        "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
-        "1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
-    }
-)
 
 
 class HeadScanner:
@@ -114,14 +65,14 @@ class HeadScanner:
         self.values: dict[int, bytes] = {}
         self.patient_id = b""
         self._want_patient_id = want_patient_id
-        self._encoding = _ENCODINGS.get(transfer_syntax_uid, _EXPLICIT_LITTLE)
+        self._encoding = ENCODINGS.get(transfer_syntax_uid, EXPLICIT_LITTLE)
         self._encoding_known = False
         self._carry = b""  # the beginning of an element whose rest is still to come
         self._skip = 0  # bytes of a value still to be skipped; only ever without _carry
-        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in _DEFLATED else None
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in DEFLATED else None
         self._inflated = 0
         # The open sequences and items of undefined length, alternately, each with the encoding of its contents.
-        self._nesting: list[_Encoding] = []
+        self._nesting: list[ElementEncoding] = []
         self._templates = templates if self._inflater is None else None
         self._header_spans: list[HeaderSpan] | None = None  # of a head that may be worth remembering
         self._value_spans: list[ValueSpan] = []  # bounded by the size of one fragment
@@ -227,7 +178,7 @@ class HeadScanner:
         if not self._encoding_known and at <= last:
             self._encoding_known = True
             announced = self._encoding
-            self._encoding = _actual_encoding(announced, data[at + 4], data[at + 5])
+            self._encoding = actual_encoding(announced, data[at + 4], data[at + 5])
             if self._encoding is not announced and self._encoding.header(data, at)[0] > 0x20:
                 # Neither the announced encoding nor an element of an instance's head: garbage, not another encoding.
                 raise DataSetUnreadable("Data Set does not begin with an element")
@@ -252,7 +203,7 @@ class HeadScanner:
             if explicit and vr not in encoding.short_vrs:
                 if value + 4 > end:
                     return at
-                _check_vr(vr)
+                check_vr(vr)
                 length = encoding.length(data, value)[0]
                 value += 4
             if headers is not None:
@@ -321,7 +272,7 @@ class HeadScanner:
                 if vr not in encoding.short_vrs:
                     if value + 4 > end:
                         return at
-                    _check_vr(vr)
+                    check_vr(vr)
                     length = encoding.length(data, value)[0]
                     value += 4
             if self._header_spans is not None:
@@ -333,11 +284,11 @@ class HeadScanner:
                 at = value + length
         return at
 
-    def _enter(self, encoding: _Encoding, vr: int) -> None:
+    def _enter(self, encoding: ElementEncoding, vr: int) -> None:
         if len(self._nesting) >= MAX_NESTING:
             raise DataSetUnreadable("Sequences are nested too deeply")
         # UN of undefined length holds Implicit VR Little Endian whatever the transfer syntax (PS3.5 §6.2.2).
-        self._nesting.append(_IMPLICIT_LITTLE if encoding.explicit and vr == encoding.un else encoding)
+        self._nesting.append(IMPLICIT_LITTLE if encoding.explicit and vr == encoding.un else encoding)
 
 
 def _up_to_the_damage(inflater: Inflater, deflated: memoryview | bytes) -> bytes:
@@ -349,17 +300,3 @@ def _up_to_the_damage(inflater: Inflater, deflated: memoryview | bytes) -> bytes
         except zlib.error:
             break
     return bytes(plain)
-
-
-def _actual_encoding(announced: _Encoding, first: int, second: int) -> _Encoding:
-    """Return the encoding of the first element, from the two bytes after its tag: a VR, or a length below 16,705."""
-    has_vr = 0x41 <= first <= 0x5A and 0x41 <= second <= 0x5A
-    if has_vr == announced.explicit or announced is _EXPLICIT_BIG:
-        return announced
-    return _EXPLICIT_LITTLE if has_vr else _IMPLICIT_LITTLE
-
-
-def _check_vr(vr: int) -> None:
-    """Reject what can't be a VR: all present and future ones are two upper-case letters (PS3.5 §6.2)."""
-    if not (0x41 <= vr >> 8 <= 0x5A and 0x41 <= vr & 0xFF <= 0x5A):
-        raise DataSetUnreadable("Element has no Value Representation")

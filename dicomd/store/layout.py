@@ -9,11 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from dicomd.store.tags import SERIES_INSTANCE_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
 from dicomd.uids import MAX_UID_LENGTH
-
-SOP_INSTANCE_UID: Final = 0x00080018
-STUDY_INSTANCE_UID: Final = 0x0020000D
-SERIES_INSTANCE_UID: Final = 0x0020000E
 
 PLACEHOLDERS: Final[dict[str, int]] = {
     "StudyInstanceUID": STUDY_INSTANCE_UID,

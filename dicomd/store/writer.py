@@ -23,13 +23,14 @@ from dicomd.store.errors import (
     from_oserror,
 )
 from dicomd.store.failure_sink import FailureSink
-from dicomd.store.head import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, HeadScanner
+from dicomd.store.head import HeadScanner
 from dicomd.store.head_templates import cache_for
 from dicomd.store.layout import Place
 from dicomd.store.part10 import header
 from dicomd.store.publish import Publisher
 from dicomd.store.room import INSTANCE, SMALL, Room
 from dicomd.store.settings import StoreSettings
+from dicomd.store.tags import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
 from dicomd.store.temporary import TemporaryFiles, unlink_quietly
 from dicomd.store.types import InstanceIdentity, Stored, Subject
 from dicomd.uids import recurring_uid_from_value, uid_from_value

@@ -3,7 +3,8 @@
 import pytest
 from pydicom.datadict import dictionary_VR
 
-from dicomd.store.layout import PLACEHOLDERS, SERIES_INSTANCE_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, Layout
+from dicomd.store.layout import PLACEHOLDERS, Layout
+from dicomd.store.tags import SERIES_INSTANCE_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
 from dicomd.uids import uid_from_value
 
 DEFAULT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
