@@ -38,7 +38,7 @@ from dicomd.telemetry.render import (
     made_safe,
 )
 from dicomd.telemetry.stdlib import route_stdlib
-from dicomd.telemetry.writer import DescriptorWriter, LineWriter, StreamWriter
+from dicomd.telemetry.writer import DescriptorWriter, LineWriter
 
 Format = Literal["auto", "journald", "console", "json"]
 Chosen = Literal["journald", "console", "json"]
@@ -62,10 +62,10 @@ def configure_logging(
 ) -> Chosen:
     """Configure the log of this process and return the format chosen.
 
-    ``stream`` is sys.stderr by default; lines bypass it and go to a duplicate of its descriptor. ``constants`` are keys
-    of every line (``dicomd_worker``, ``dicomd_generation``). ``metrics`` counts the lines. ``budget`` limits what
-    hosts can make this process log; without one, nothing does. Loggers bound earlier keep the old renderer, and lose
-    their lines.
+    ``stream`` has a descriptor, and is sys.stderr by default; lines bypass it and go to a duplicate of its descriptor.
+    ``constants`` are keys of every line (``dicomd_worker``, ``dicomd_generation``). ``metrics`` counts the lines.
+    ``budget`` limits what hosts can make this process log; without one, nothing does. Loggers bound earlier keep the
+    old renderer, and lose their lines.
 
     "auto" means "journald" if stderr is the journal's. If there is no journal, "journald" is treated as "auto", and a
     line says so: a daemon that refused to start because of that would help nobody. Raises ValueError for an unknown
@@ -75,8 +75,7 @@ def configure_logging(
     if level not in LEVELS:
         raise ValueError(f"log level {level!r} is not one of {', '.join(LEVELS)}")
     stream = sys.stderr if stream is None else stream
-    fd = _descriptor(stream)
-    chosen = _choose(format, stream, fd)
+    chosen = _choose(format, stream)
     counts, count_lost, count_suppressed = _counters(metrics)
     renderer: Renderer
     writer: LineWriter
@@ -99,7 +98,7 @@ def configure_logging(
         def notice(lost: int) -> bytes:
             return lines(None, "warning", _lost(lost))
 
-        writer = StreamWriter(stream) if fd is None else DescriptorWriter(fd, notice=notice, on_lost=count_lost)
+        writer = DescriptorWriter(stream.fileno(), notice=notice, on_lost=count_lost)
 
     structlog.configure(
         processors=[renderer],
@@ -129,15 +128,8 @@ def bound_logger(fields: Mapping[str, Any]) -> FilteringBoundLogger:
     return cast("FilteringBoundLogger", structlog.get_logger().bind(**{BOUND_FIELDS: made_safe(fields)}))
 
 
-def _descriptor(stream: TextIO) -> int | None:
-    try:
-        return stream.fileno()
-    except (OSError, ValueError, AttributeError):  # captured, closed or replaced
-        return None
-
-
-def _choose(format: Format, stream: TextIO, fd: int | None) -> Chosen:  # noqa: A002
-    wanted = format == "journald" or (format == "auto" and fd is not None and journal.is_stream(fd))
+def _choose(format: Format, stream: TextIO) -> Chosen:  # noqa: A002
+    wanted = format == "journald" or (format == "auto" and journal.is_stream(stream.fileno()))
     if wanted and journal.is_there():
         return "journald"
     if format in ("console", "json"):

@@ -1,4 +1,4 @@
-"""Writes finished log lines to a file descriptor, or to a stream without one; for the journal see `telemetry.journal`.
+"""Writes finished log lines to a file descriptor; for the journal see `telemetry.journal`.
 
 Invariant: logging never stops reception. Each line is written whole and at once; nothing is buffered, so a fork copies
 nothing and a crash loses nothing, and no method here raises. If the reader of the log has gone away (EPIPE), the disk
@@ -14,7 +14,7 @@ import stat
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Final, Protocol, TextIO
+from typing import Final, Protocol
 
 PATIENCE: Final = 0.1  # seconds to wait for room: long enough for a slow reader, too short for a sender to notice
 
@@ -101,28 +101,6 @@ class DescriptorWriter:
     def _preface(self) -> bytes:
         newline = b"\n" if self._torn else b""
         return newline + (self._notice(self._lost) if self._lost else b"")
-
-
-class StreamWriter:
-    """Writes lines to a text stream without a descriptor, such as a captured one."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._lock = threading.Lock()
-
-    def msg(self, line: bytes) -> None:
-        """Write one line and flush."""
-        with self._lock:
-            try:
-                self._stream.write(line.decode())
-                self._stream.flush()
-            except (OSError, ValueError):  # ValueError: closed
-                return
-
-    debug = info = warning = error = critical = msg
-
-    def close(self) -> None:
-        """Do nothing, as the stream's owner closes it."""
 
 
 def _own_descriptor(fd: int, mode: int) -> tuple[int, bool]:

@@ -1,6 +1,5 @@
 """The log as operators see it: as JSON, on a terminal, and in the journal."""
 
-import io
 import json
 import os
 import pty
@@ -169,15 +168,6 @@ def test_the_console_format_has_the_traceback_below_its_line(tmp_path: Path) -> 
 def test_what_is_no_terminal_gets_json(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as stream:
         assert configure_logging("auto", "info", stream) == "json"
-
-
-def test_a_stream_without_a_descriptor_works() -> None:
-    stream = io.StringIO()
-    assert configure_logging("auto", "info", stream) == "json"
-    get_logger().info("x")
-    assert json.loads(stream.getvalue())["event"] == "x"
-    stream.close()
-    get_logger().info("y")
 
 
 def test_a_text_in_place_of_an_exception_is_a_value_like_any_other(json_log: Lines) -> None:
