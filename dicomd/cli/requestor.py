@@ -159,7 +159,7 @@ def context_in_words(result: int | None) -> str:
 
 
 def status_in_words(status: int) -> str:
-    """Format a C-STORE status (PS3.4 §B.2.3) as `0xA700 (Failure: Refused: Out of Resources)`."""
+    """Format a C-STORE status (PS3.4 §B.2.3) as "0xA7FF (Failure: Refused: Out of Resources)"."""
     category, meaning = STORAGE_SERVICE_CLASS_STATUS.get(status, (code_to_category(status), ""))
     return f"0x{status:04X} ({category}{': ' + meaning if meaning else ''})"
 

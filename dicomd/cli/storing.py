@@ -23,9 +23,10 @@ from dicomd.cli.requestor import (
     printable,
     status_in_words,
 )
+from dicomd.statuses import Status
 
 _CONTEXTS = 128  # Presentation Context IDs are the odd numbers of a byte (PS3.8 §9.3.2.2)
-_WARNINGS = range(0xB000, 0xC000)  # stored, with a warning (PS3.7 Annex C)
+_WARNING = 0xB  # the first digit of the statuses that mean: stored, with a warning (PS3.7 Annex C)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,11 @@ def _store(requestor: Requestor, file: Part10File) -> tuple[SendResult, bool]:
         association.abort()
         return SendResult(file, stored=False, why=why), False
     status = int(answer.Status)
-    if status == 0x0000:
+    if status == Status.SUCCESS:
         return SendResult(file, stored=True), True
     comment = printable(str(answer.get("ErrorComment") or ""))
     why = f"{status_in_words(status)}{': ' + comment if comment else ''}"
-    return SendResult(file, stored=status in _WARNINGS, why=why), True
+    return SendResult(file, stored=status >> 12 == _WARNING, why=why), True
 
 
 def _refusal(requestor: Requestor, file: Part10File) -> str:

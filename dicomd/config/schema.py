@@ -32,6 +32,7 @@ from dicomd.config.kinds import (
     TransferSyntaxes,
 )
 from dicomd.config.units import GIB, KIB, MIB, Address
+from dicomd.statuses import Status
 
 Right = Literal["echo", "store"]
 ClientCertificate = Literal["required", "optional", "none"]
@@ -125,8 +126,8 @@ class Storage(Table):
         Literal["keep-both", "replace", "reject"],
         Key(
             "What happens to an instance whose SOP Instance UID is already stored with different bytes: keep both "
-            "files, replace the old file, or answer 0xC010. An identical instance is answered with success and not "
-            "stored twice."
+            f"files, replace the old file, or answer 0x{Status.DUPLICATE_REJECTED}. An identical instance is answered "
+            "with success and not stored twice."
         ),
     ] = "keep-both"
     checksums: Annotated[
@@ -139,11 +140,14 @@ class Storage(Table):
     reserve_free: Annotated[
         Size,
         Key(
-            "Space to keep free, however fast instances arrive. Instances that would use it are answered 0xA700 and "
-            "the daemon is not ready until 1.1 times as much is free again. 0 fills the disk to its last byte."
+            "Space to keep free, however fast instances arrive. Instances that would use it are answered "
+            f"0x{Status.OUT_OF_SPACE} and the daemon is not ready until 1.1 times as much is free again. 0 fills the "
+            "disk to its last byte."
         ),
     ] = GIB
-    max_object_size: Annotated[Size, Ge(1), Key("A larger Data Set is answered 0xA710 and not stored.")] = 8 * GIB
+    max_object_size: Annotated[
+        Size, Ge(1), Key(f"A larger Data Set is answered 0x{Status.OBJECT_TOO_LARGE} and not stored.")
+    ] = 8 * GIB
 
 
 class Contexts(Table):

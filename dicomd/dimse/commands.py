@@ -12,7 +12,7 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-from dicomd.dimse.statuses import Status
+from dicomd.statuses import Status
 from dicomd.uids import MAX_UID_LENGTH
 
 MAX_COMMAND_SET = 64 * 1024

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from dicomd.audit.transfers import AssociationAudit
 from dicomd.dimse.commands import CommandField, Response
-from dicomd.dimse.statuses import Status
 from dicomd.net.access import AccessDecision
 from dicomd.net.audited import not_stored
 from dicomd.net.contexts import named_contexts
@@ -24,6 +23,7 @@ from dicomd.net.status_sink import AssociationStatus, NoStatusSink, Refused, Sta
 from dicomd.net.transport import Session, WokenError
 from dicomd.services.operations import EVERYTHING, Operation
 from dicomd.services.storage import StoreOperation
+from dicomd.statuses import Status
 from dicomd.telemetry.logs import LATER, UNBOUNDED, bound_logger, get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics

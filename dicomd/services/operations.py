@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from dicomd.dimse.commands import SUCCESS, CommandField, CommandSet, Element, Response
-from dicomd.dimse.statuses import Status
+from dicomd.statuses import Status
 from dicomd.uids import uid_from_value
 
 
@@ -85,9 +85,10 @@ class Verification:
     """The Verification Service Class (PS3.4 Annex A): C-ECHO."""
 
     def begin(self, request: CommandSet, context: PresentationContext) -> Operation:
-        """Answer 0x0000 if the request is for the SOP Class of its Presentation Context, else 0x0122.
+        """Answer success if the request is for the SOP Class of its Presentation Context.
 
-        Also 0x0122 for a peer without the right to C-ECHO, which has no status "not authorized" (PS3.7 §9.1.5.1.4).
+        A peer without the right to C-ECHO gets "SOP Class not supported", too, since PS3.7 §9.1.5.1.4 defines no
+        "not authorized".
         """
         if not context.rights.echo:
             return Answered(Response(Status.SOP_CLASS_NOT_SUPPORTED, "This peer may not use C-ECHO"))
@@ -107,7 +108,7 @@ class Services:
         self._by_command = {int(CommandField.C_ECHO_RQ): verification, int(CommandField.C_STORE_RQ): storage}
 
     def begin(self, request: CommandSet, context: PresentationContext) -> Operation:
-        """Start the operation that answers `request`; it answers 0x0211 if no service exists for it."""
+        """Start the operation that answers `request`; it answers "unrecognized operation" if no service serves it."""
         service = self._by_command.get(request.command_field)
         if service is not None:
             return service.begin(request, context)

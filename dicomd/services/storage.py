@@ -1,39 +1,17 @@
 """The Storage Service Class (PS3.4 Annex B): serves C-STORE and decides its status.
 
-Invariant: 0x0000 is answered only after the store's `commit` has returned. Failures of the store are mapped to statuses
-here and nowhere else.
+Invariant: success is answered only after the store's `commit` has returned. Failures of the store become responses here
+and nowhere else, with the status of their class (`dicomd.store.errors`).
 """
 
 from __future__ import annotations
 
 from dicomd.dimse.commands import SUCCESS, CommandSet, Element, Response
-from dicomd.dimse.statuses import Status
 from dicomd.services.operations import PresentationContext
-from dicomd.store.errors import (
-    DataSetMismatch,
-    DataSetUnreadable,
-    DuplicateRejected,
-    LayoutElementInvalid,
-    ObjectTooLarge,
-    OutOfResources,
-    OutOfSpace,
-    StoreError,
-    StoreUnavailable,
-)
+from dicomd.statuses import Status
+from dicomd.store.errors import OutOfResources, StoreError
 from dicomd.store.types import InstanceIdentity, InstanceStore, InstanceWriter, Stored, Subject
 from dicomd.uids import VERIFICATION_SOP_CLASS, recurring_uid_from_value, uid_from_value
-
-STATUSES: dict[type[StoreError], Status] = {
-    OutOfSpace: Status.OUT_OF_SPACE,
-    StoreUnavailable: Status.STORE_UNAVAILABLE,
-    OutOfResources: Status.OUT_OF_RESOURCES,
-    ObjectTooLarge: Status.OBJECT_TOO_LARGE,
-    DataSetMismatch: Status.DATA_SET_MISMATCH,
-    DataSetUnreadable: Status.DATA_SET_UNREADABLE,
-    LayoutElementInvalid: Status.LAYOUT_ELEMENT_INVALID,
-    DuplicateRejected: Status.DUPLICATE_REJECTED,
-}
-"""The status that reports each kind of store failure to the peer (PS3.4 Table B.2-1)."""
 
 
 class StoreOperation:
@@ -109,10 +87,8 @@ class StoreOperation:
             # operation alive.
             error.__cause__ = error.__context__ = None
             self.error = error.with_traceback(None)
-            kinds = type(error).__mro__
-            status = next((STATUSES[kind] for kind in kinds if kind in STATUSES), Status.STORE_UNAVAILABLE)
             elements = () if error.element is None else (error.element,)
-            self.response = Response(status, error.message, elements)
+            self.response = Response(error.status, error.message, elements)
         else:
             self.unexpected = error
             self.response = _INTERNAL_ERROR
@@ -130,8 +106,7 @@ class StorageService:
     def begin(self, request: CommandSet, context: PresentationContext) -> StoreOperation:
         """Check the request (PS3.7 §9.1.1) and open the instance.
 
-        Answers 0x0124 to a peer that may not store, 0x0122 if the SOP Class is not that of the Presentation Context,
-        0x0117 if the SOP Instance UID is not valid, 0x0212 without a SOP Class UID or if no Data Set is announced.
+        A request that is wrong, or that the peer may not make, gets an operation that only answers with its status.
         """
         instance_uid = uid_from_value(request.value(Element.AFFECTED_SOP_INSTANCE_UID))
         class_uid = recurring_uid_from_value(request.value(Element.AFFECTED_SOP_CLASS_UID))

@@ -1,4 +1,4 @@
-"""Failures of storing, typed where they arise; ``services`` gives each class its status (PS3.4 §B.2.3).
+"""Failures of storing, typed where they arise, each class with its status for the peer (PS3.4 §B.2.3).
 
 Invariant: no message contains anything that was received (no UID, name or value), so that it can be sent unchanged as
 Error Comment (0000,0902): at most 64 characters of ASCII.
@@ -7,19 +7,23 @@ Error Comment (0000,0902): at most 64 characters of ASCII.
 from __future__ import annotations
 
 import errno as errno_names
-from typing import Final
+from typing import ClassVar, Final
+
+from dicomd.statuses import Status
 
 _MAX_MESSAGE: Final = 64  # Error Comment is of VR LO (PS3.7 §9.1.1, PS3.5 §6.2)
 
 
 class StoreError(Exception):
-    """An instance was not stored, and nothing of it is left.
+    """An instance was not stored, and nothing of it is left. ``status`` is what ``services`` answers to the peer.
 
     ``operation`` names the step that failed ("open", "write", "fsync", "link", ...), ``errno`` its symbolic error
     ("ENOSPC") or "" if the operating system was not the cause; both are safe as metric labels. ``element`` is the tag
     at fault, 0xGGGGEEEE, or None. ``path`` is set if only this path is known to have failed, so that the store stays
     ready. It is for the log, and never for the peer.
     """
+
+    status: ClassVar[Status] = Status.STORE_UNAVAILABLE
 
     def __init__(
         self, message: str, *, operation: str = "", errno: str = "", element: int | None = None, path: str = ""
@@ -33,35 +37,51 @@ class StoreError(Exception):
 
 
 class OutOfSpace(StoreError):
-    """No space, inodes or quota, or free space below the reserve (0xA700)."""
+    """No space, inodes or quota, or free space below the reserve."""
+
+    status = Status.OUT_OF_SPACE
 
 
 class StoreUnavailable(StoreError):
-    """I/O error, read-only, missing mount, failed sync (0xA701); without a ``path`` the store is not ready either."""
+    """I/O error, read-only, missing mount, failed sync; without a ``path`` the store is not ready either."""
+
+    status = Status.STORE_UNAVAILABLE
 
 
 class OutOfResources(StoreError):
-    """Out of memory or of file descriptors (0xA703)."""
+    """Out of memory or of file descriptors."""
+
+    status = Status.OUT_OF_RESOURCES
 
 
 class ObjectTooLarge(StoreError):
-    """The Data Set is longer than ``max_object_size`` (0xA710)."""
+    """The Data Set is longer than ``max_object_size``."""
+
+    status = Status.OBJECT_TOO_LARGE
 
 
 class DataSetMismatch(StoreError):
-    """SOP Class UID or SOP Instance UID of the Data Set (``element``) differs from the command's (0xA900)."""
+    """SOP Class UID or SOP Instance UID of the Data Set (``element``) differs from the command's."""
+
+    status = Status.DATA_SET_MISMATCH
 
 
 class DataSetUnreadable(StoreError):
-    """The Data Set is malformed before its Series Instance UID (0xC000)."""
+    """The Data Set is malformed before its Series Instance UID."""
+
+    status = Status.DATA_SET_UNREADABLE
 
 
 class LayoutElementInvalid(StoreError):
-    """A UID that the layout needs (``element``) is missing from the Data Set or is not a UID (0xC001)."""
+    """A UID that the layout needs (``element``) is missing from the Data Set or is not a UID."""
+
+    status = Status.LAYOUT_ELEMENT_INVALID
 
 
 class DuplicateRejected(StoreError):
-    """Another Data Set is stored under this SOP Instance UID, and the policy is "reject" (0xC010)."""
+    """Another Data Set is stored under this SOP Instance UID, and the policy is "reject"."""
+
+    status = Status.DUPLICATE_REJECTED
 
 
 def from_oserror(error: OSError, operation: str, path: str = "") -> StoreError:

@@ -7,6 +7,8 @@ beforehand exist at 0 from the start: a rate over a series that only appears wit
 import errno as errno_codes
 from typing import Final
 
+from dicomd.statuses import C_ECHO_STATUSES, C_STORE_STATUSES
+
 OTHER: Final = "other"
 UNKNOWN_PEER: Final = "unknown"
 
@@ -50,14 +52,7 @@ REJECT_REASONS: Final = {1: (1, 2, 3, 7), 2: (1, 2), 3: (1, 2)}
 ABORT_REASONS: Final = {0: (0,), 2: (0, 1, 2, 4, 5, 6)}
 ABORT_DIRECTIONS: Final = ("sent", "received")
 
-# CONTRACT 5; PS3.4 Table B.2-1, PS3.7 Annex C
-RESPONSE_STATUSES: Final = {
-    "C-STORE-RSP": (
-        0x0000, 0x0117, 0x0122, 0x0124, 0x0211, 0x0212, 0xA700, 0xA701, 0xA702, 0xA703, 0xA710, 0xA900, 0xC000, 0xC001,
-        0xC010, 0xC211,
-    ),
-    "C-ECHO-RSP": (0x0000, 0x0122),
-}  # fmt: skip
+RESPONSE_STATUSES: Final[dict[str, tuple[int, ...]]] = {"C-STORE-RSP": C_STORE_STATUSES, "C-ECHO-RSP": C_ECHO_STATUSES}
 
 
 def reject_codes(source: int, reason: int) -> tuple[str, str]:

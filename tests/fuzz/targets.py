@@ -21,12 +21,12 @@ import pydicom.config
 
 from dicomd.config import ConfigError, parse_config, to_toml
 from dicomd.dimse.commands import SUCCESS, CommandSetError, encode_response, parse_command_set
-from dicomd.dimse.statuses import Status
 from dicomd.monitoring.accept import accepts_gzip, choices, prefers_openmetrics
 from dicomd.monitoring.hosts import is_shown
 from dicomd.net.proxy import HEAD, SIGNATURE, ProxyHeaderError, announced, source
 from dicomd.services.operations import PresentationContext, Services, Verification
 from dicomd.services.storage import StorageService
+from dicomd.statuses import Status
 from dicomd.store.errors import DataSetUnreadable, StoreUnavailable
 from dicomd.store.head import MAX_VALUE, HeadScanner
 from dicomd.store.head_templates import TemplateCache

@@ -67,18 +67,14 @@ MADE_IN = {
     "a_abort": {"net/association.py"},
     "a_associate_rj": {"net/association.py"},
     "Rejection": {"net/access.py", "net/admission.py"},
-    "STATUSES": {"services/storage.py"},
+    "Response": {"dimse/commands.py", "services/operations.py", "services/storage.py"},
 }
-"""The names by which code turns a failure into an answer: encoders of PDUs, rejections, C-STORE statuses."""
+"""The names by which code turns a failure into an answer: encoders of PDUs, rejections, responses."""
 
 
 def uses(source: str, names: Collection[str]) -> set[str]:
-    """Which of these names `source` calls or subscripts, directly or as attributes of a module."""
-    used = {
-        node.func if isinstance(node, ast.Call) else node.value
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call | ast.Subscript)
-    }
+    """Which of these names `source` calls, directly or as attributes of a module."""
+    used = {node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
     found = {each.id for each in used if isinstance(each, ast.Name)}
     found |= {each.attr for each in used if isinstance(each, ast.Attribute)}
     return found & set(names)
@@ -168,7 +164,7 @@ def test_a_failure_becomes_an_answer_in_its_one_place() -> None:
 
 def test_a_use_is_seen_however_it_is_written() -> None:
     assert uses("def f():\n    send(pdus.a_abort(0, 0))", MADE_IN) == {"a_abort"}
-    assert uses("status = STATUSES[type(error)]", MADE_IN) == {"STATUSES"}
+    assert uses("answer = Response(error.status)", MADE_IN) == {"Response"}
     assert uses("from x import Rejection\ndef f(one: Rejection) -> None: ...", MADE_IN) == set()
 
 

@@ -17,7 +17,7 @@ from dicomd.dimse.commands import (
     encode_response,
     parse_command_set,
 )
-from dicomd.dimse.statuses import Status
+from dicomd.statuses import Status
 from dicomd.uids import uid_from_value
 
 

@@ -18,6 +18,7 @@ import dicomd
 from dicomd.config import Config, to_toml
 from dicomd.config.contexts import resolve
 from dicomd.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomd.statuses import Status
 
 STATEMENT = Path(__file__).parents[3] / "docs/conformance-statement.md"
 
@@ -41,6 +42,28 @@ SETTINGS = {
     "dicomd.drain_timeout": "time that open Associations have to finish after a stop",
 }
 
+_CORRECT_IT = "Correct the instance; trying again is useless."
+_AS_FOR_SPACE = f"As for 0x{Status.OUT_OF_SPACE}."
+ADVICE = {
+    Status.SUCCESS: "It may delete its copy, as far as its own rules allow.",
+    Status.INVALID_SOP_INSTANCE: _CORRECT_IT,
+    Status.SOP_CLASS_NOT_SUPPORTED: "Send it in a context of its SOP Class.",
+    Status.NOT_AUTHORIZED: "Ask the receiver's operator to permit it.",
+    Status.UNRECOGNIZED_OPERATION: "Don't send this request here.",
+    Status.MISTYPED_ARGUMENT: "Correct the request.",
+    Status.OUT_OF_SPACE: "Try again, with pauses; the receiver recovers by itself.",
+    Status.STORE_UNAVAILABLE: _AS_FOR_SPACE,
+    Status.BACKEND_UNAVAILABLE: _AS_FOR_SPACE,
+    Status.OUT_OF_RESOURCES: _AS_FOR_SPACE,
+    Status.OBJECT_TOO_LARGE: "Don't try again before the limit is raised.",
+    Status.DATA_SET_MISMATCH: _CORRECT_IT,
+    Status.DATA_SET_UNREADABLE: _CORRECT_IT,
+    Status.LAYOUT_ELEMENT_INVALID: _CORRECT_IT,
+    Status.DUPLICATE_REJECTED: "A person has to find out which one is right.",
+    Status.INTERNAL_ERROR: "Try again once, then inform the receiver's operator.",
+}
+"""What a peer should do that gets a status."""
+
 
 def version() -> str:
     """The version that the statement describes."""
@@ -56,6 +79,12 @@ def implementation() -> str:
             ("Implementation Version Name", f"`{IMPLEMENTATION_VERSION_NAME}`"),
         ],
     )
+
+
+def statuses() -> str:
+    """The statuses, by number."""
+    rows = [(f"0x{status}", f"`{status.name}`", status.meaning, ADVICE[status]) for status in sorted(Status)]
+    return _table(("status", "name in the code", "meaning", "what the peer should do"), rows)
 
 
 def sop_classes() -> str:
@@ -88,6 +117,7 @@ def settings() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "version": version,
     "implementation": implementation,
+    "statuses": statuses,
     "sop-classes": sop_classes,
     "transfer-syntaxes": transfer_syntaxes,
     "settings": settings,

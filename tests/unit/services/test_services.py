@@ -7,9 +7,9 @@ import weakref
 import pytest
 
 from dicomd.dimse.commands import CommandSet, Response, parse_command_set
-from dicomd.dimse.statuses import Status
 from dicomd.services.operations import PresentationContext, Services, Verification
-from dicomd.services.storage import STATUSES, StorageService, StoreOperation
+from dicomd.services.storage import StorageService, StoreOperation
+from dicomd.statuses import Status
 from dicomd.store.errors import OutOfResources, OutOfSpace, StoreError
 from dicomd.store.types import InstanceIdentity, Stored, Subject
 
@@ -96,10 +96,10 @@ def test_success_follows_a_commit_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("step", ["open", "write", "commit"])
-@pytest.mark.parametrize("kind", list(STATUSES))
+@pytest.mark.parametrize("kind", [StoreError, *StoreError.__subclasses__()])
 def test_every_failure_of_the_store_has_its_status(kind: type[StoreError], step: str) -> None:
     store = MemoryStore(step, kind("It went wrong", operation="x", errno="EIO", element=0x00080018))
-    assert serve(store, request()) == Response(STATUSES[kind], "It went wrong", (0x00080018,))
+    assert serve(store, request()) == Response(kind.status, "It went wrong", (0x00080018,))
     if step != "open":
         assert store.writer.calls[-1] == "discard"
 
