@@ -34,19 +34,17 @@ _CONTRACT: Final = frozenset({
 # could repair without its name. Paths consist of UIDs only, which `tests/unit/store/test_layout.py` verifies.
 FIELDS: Final = _CONTRACT | frozenset({
     # of an Association
-    "listener", "outcome", "result", "source", "reason", "direction", "instances", "failures", "bytes_per_second",
-    "contexts", "contexts_accepted", "contexts_proposed", "advice", "max_pdu", "pdu_type", "state", "context_id",
-    "command", "implementation_class_uid", "implementation_version_name", "application_context", "protocol_version",
-    "message_number", "associations", "connections", "limit", "destination", "lost",
+    "listener", "outcome", "result", "source", "reason", "direction", "instances", "failures", "contexts",
+    "contexts_accepted", "contexts_proposed", "advice", "implementation_version_name", "associations", "limit",
+    "destination", "lost",
     # of TLS and of who may do what
     "tls_version", "tls_cipher", "certificate_names", "rule", "balancer",
     # of the store
-    "operation", "errno", "path", "error", "error_comment", "duplicate", "sync_usec", "element", "root", "durability",
-    "layout", "avail_bytes", "size_bytes", "reserve_bytes", "files_avail", "accepting", "removed",
+    "operation", "errno", "path", "error", "error_comment", "duplicate", "sync_usec", "root", "durability",
+    "avail_bytes", "reserve_bytes", "removed",
     # of the process
-    "version", "python", "pid", "listeners", "http", "config_path", "config_error_count", "config_errors", "peers",
-    "restart_pending", "signal", "exit_status", "workers", "worker_pid", "drain_seconds", "uptime_seconds", "days",
-    "ready",
+    "version", "python", "pid", "listeners", "http", "config_path", "config_error_count", "config_errors",
+    "restart_pending", "signal", "workers", "worker_pid", "drain_seconds", "uptime_seconds", "days",
     # of the program itself
     "module", "exception", "exception_type", "thread", "logger", "detail", "count", "suppressed", "unknown_keys",
 })  # fmt: skip

@@ -98,6 +98,25 @@ def test_the_source_logs_no_key_outside_the_list() -> None:
     assert unknown == []
 
 
+def logged_keys() -> set[str]:
+    """The keys that some line may carry: arguments of logging calls, and keys of objects made where lines are made."""
+    keys = {keyword.arg for _, call, _ in log_calls() for keyword in call.keywords if keyword.arg is not None}
+    files = {PACKAGE.parent / where.partition(":")[0] for where, _, _ in log_calls()} | {
+        *PACKAGE.glob("telemetry/*.py")
+    }
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            written = node.keys if isinstance(node, ast.Dict) else []
+            if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+                written = [node.slice]
+            keys |= {key.value for key in written if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+    return keys
+
+
+def test_every_key_of_the_list_is_logged_somewhere() -> None:
+    assert sorted(FIELDS - logged_keys()) == []
+
+
 def test_the_source_builds_no_event_out_of_data() -> None:
     built = [
         f"{where}: {ast.unparse(call.args[0])}"
