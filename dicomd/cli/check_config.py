@@ -24,7 +24,3 @@ def check_config(config_path: Path) -> None:
     if found.errors:
         fail("\n".join(str(problem) for problem in found.errors), EX_CONFIG)
     click.echo(f"{config_path}: the configuration is valid")
-    if found.without_effect:
-        click.echo("These keys are set but have no effect in this version:")
-        for key in found.without_effect:
-            click.echo(f"  {key}")

@@ -29,8 +29,6 @@ def serve(config_path: Path) -> None:
     if found.config is None:
         sys.exit(EX_CONFIG)
     warnings = [str(warning) for warning in found.warnings]
-    if found.without_effect:
-        warnings.append(f"these keys have no effect in this version: {', '.join(found.without_effect)}")
     try:
         run(found.config, config_path, warnings)
     except StartError as error:

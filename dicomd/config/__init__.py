@@ -6,7 +6,7 @@ environment.
 
 from dicomd.config.checks import Examination, check, examine
 from dicomd.config.contexts import SupportedContexts
-from dicomd.config.keys import unreloadable_changes, without_effect
+from dicomd.config.keys import unreloadable_changes
 from dicomd.config.load import load_config, parse_config
 from dicomd.config.problems import ConfigError, Problem
 from dicomd.config.schema import Config
@@ -28,5 +28,4 @@ __all__ = [
     "parse_config",
     "to_toml",
     "unreloadable_changes",
-    "without_effect",
 ]

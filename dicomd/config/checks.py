@@ -12,8 +12,6 @@ from pathlib import Path
 
 from dicomd.config import peers
 from dicomd.config.certificates import holds_certificate
-from dicomd.config.effect import warning
-from dicomd.config.keys import without_effect
 from dicomd.config.load import outcome, read
 from dicomd.config.problems import ConfigError, Problem
 from dicomd.config.schema import Config
@@ -27,7 +25,6 @@ class Examination:
     config: Config | None
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
-    without_effect: tuple[str, ...]
 
 
 def examine(path: str | os.PathLike[str], *, starting: bool = False, looking: Looking = tell_nobody) -> Examination:
@@ -42,14 +39,13 @@ def examine(path: str | os.PathLike[str], *, starting: bool = False, looking: Lo
     try:
         found = outcome(read(path), file)
     except ConfigError as error:
-        return Examination(None, error.problems, (), ())
+        return Examination(None, error.problems, ())
     tls = _tls(found.config, file, looking)
     of_machine = [*_folders(found.config, file, looking), *tls.errors, *([] if starting else tls.lapsed)]
     errors = [*found.problems]
     errors.extend(problem for problem in of_machine if problem.key.split(".")[0] not in found.broken)
     warnings = [*_warnings(found.config, file), *(tls.lapsed if starting else []), *tls.warnings]
-    ineffective = () if errors else tuple(without_effect(found.config))
-    return Examination(None if errors else found.config, tuple(errors), tuple(warnings), ineffective)
+    return Examination(None if errors else found.config, tuple(errors), tuple(warnings))
 
 
 def check(config: Config, file: str = "configuration") -> list[Problem]:
@@ -112,11 +108,3 @@ def _warnings(config: Config, file: str) -> Iterator[Problem]:
             file, "storage.durability", "a power failure can lose instances that were answered with success", '"fsync"'
         )
     yield from peers.warnings(config, file)
-    told: set[str] = set()
-    for path in without_effect(config):
-        table, _, name = path.partition(".")
-        entries = getattr(config, table)
-        used = any(getattr(entry, name) for entry in (entries if isinstance(entries, tuple) else (entries,)))
-        if used and (risk := warning(path)) and risk not in told:
-            told.add(risk)
-            yield Problem(file, path, risk)

@@ -7,7 +7,6 @@ this module; a test compares them with it.
 import textwrap
 from collections.abc import Iterator
 
-from dicomd.config.effect import RELOAD_NOTE
 from dicomd.config.keys import KeyDescription, TableDescription, tables
 from dicomd.config.kinds import toml
 from dicomd.config.schema import Config
@@ -22,9 +21,10 @@ _INTRODUCTION = """\
 dicomd reads one TOML file, by default `/etc/dicomd/dicomd.toml`, and nothing else. Every table may be left out, and so
 may every key that isn't marked as required; an unknown key is an error. `dicomd check-config` reports all errors at
 once, `dicomd show-config` prints the effective configuration."""
-_RELOAD = f"""\
-A key that needs a restart keeps its value at a reload (SIGHUP); a reload applies every other key to new Associations.
-{RELOAD_NOTE}""".rstrip()
+_RELOAD = (
+    "A key that needs a restart keeps its value at a reload (SIGHUP); a reload applies every other key to new "
+    "Associations."
+)
 
 
 def as_text() -> str:
@@ -62,7 +62,7 @@ def as_markdown() -> str:
         parts += [f"## `{table.header}`", table.doc]
         rows = [
             f"| `{key.name}` | {_cell(_type(key))} | {_cell(_default(key))} | {'yes' if key.reload else 'restart'} | "
-            f"{_cell(key.doc)}{' *No effect in this version.*' if not key.has_effect else ''} |"
+            f"{_cell(key.doc)} |"
             for key in table.keys
         ]
         parts.append("\n".join(["| key | type | default | reload | |", "|---|---|---|---|---|", *rows]))
@@ -71,8 +71,7 @@ def as_markdown() -> str:
 
 def _summary(key: KeyDescription) -> str:
     reload = "a reload applies it" if key.reload else "needs a restart"
-    effect = "" if key.has_effect else "; no effect in this version"
-    return f"{_type(key)}; {_default(key).replace('`', '')}; {reload}{effect}"
+    return f"{_type(key)}; {_default(key).replace('`', '')}; {reload}"
 
 
 def _type(key: KeyDescription) -> str:
@@ -131,5 +130,3 @@ def _note(key: KeyDescription) -> Iterator[str]:
         yield f"default {key.default}"
     if not key.reload:
         yield "needs a restart"
-    if not key.has_effect:
-        yield "no effect in this version"

@@ -1,9 +1,8 @@
 """The schema as data: the tables and keys there are, and what is known about each.
 
-Everything here is read from the models in `schema` and the list in `effect`.
+Everything here is read from the models in `schema`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import UnionType
@@ -11,7 +10,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from dicomd.config.effect import has_effect
 from dicomd.config.kinds import Key, TomlValue, ValueType, plain, toml
 from dicomd.config.schema import Config, Table
 
@@ -29,7 +27,6 @@ class KeyDescription:
     unset: str
     required: bool
     reload: bool
-    has_effect: bool
 
     def value(self, value: Any) -> TomlValue | None:
         """Convert a value to what TOML writes; None if the key is left out."""
@@ -82,20 +79,6 @@ def unreloadable_changes(old: Config, new: Config) -> list[str]:
     return changed
 
 
-def without_effect(config: Config) -> list[str]:
-    """Return the paths of the keys that are set but have no effect in this version, in the order of the schema."""
-    return [path for path in dict.fromkeys(_set(config)) if not has_effect(path)]
-
-
-def _set(config: Config) -> Iterator[str]:
-    for table in tables():
-        if table.name not in config.model_fields_set:
-            continue
-        found = getattr(config, table.name)
-        used = {name for one in (found if table.repeated else [found]) for name in one.model_fields_set}
-        yield from (key.path for key in table.keys if key.name in used)
-
-
 def _table(name: str, info: FieldInfo) -> TableDescription:
     repeated = get_origin(info.annotation) is tuple
     model: Any = get_args(info.annotation)[0] if repeated else info.annotation
@@ -117,7 +100,6 @@ def _key(path: str, name: str, info: FieldInfo) -> KeyDescription:
         unset=meta.unset,
         required=info.is_required(),
         reload=meta.reload,
-        has_effect=has_effect(path),
     )
 
 

@@ -7,7 +7,6 @@ import pytest
 from click.testing import Result
 
 from dicomd.config import Config, describe, load_config, parse_config
-from dicomd.config.effect import WITHOUT_EFFECT
 
 Call = Callable[..., Result]
 
@@ -23,16 +22,6 @@ def test_valid_configuration_exits_0(dicomd: Call, file: Path, tmp_path: Path) -
     assert result.exit_code == 0
     assert result.stdout == f"{file}: the configuration is valid\n"
     assert result.stderr == ""
-
-
-def test_keys_without_effect_are_named(dicomd: Call, file: Path, tmp_path: Path) -> None:
-    file.write_text(f'[storage]\nroot = "{tmp_path}"\n[access]\nmode = "audit"\n[dicomd]\nworkers = 2')
-    result = dicomd("check-config", "--config", file)
-    assert result.exit_code == 0
-    named = [line.strip() for line in result.stdout.splitlines()[2:]]
-    assert named == [
-        path for path in ("dicomd.workers", "access.mode") if WITHOUT_EFFECT.keys() & {path, path.partition(".")[0]}
-    ]
 
 
 def test_every_error_is_on_stderr_and_exits_78(dicomd: Call, file: Path, tmp_path: Path) -> None:

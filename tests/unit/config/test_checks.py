@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from dicomd.config import check, examine, parse_config
-from dicomd.config.effect import has_effect
 
 TLS = """
 [[listen]]
@@ -121,7 +120,7 @@ def test_key_that_everybody_can_read_is_a_warning(certificates: Path, tmp_path: 
     file = tmp_path / "c.toml"
     file.write_text(TLS.format(folder=folder, certificate="a.pem", key="a.key"))
     found = examine(file)
-    assert [problem.key for problem in found.errors if has_effect("listen.tls")] == []
+    assert [problem.key for problem in found.errors] == []
     assert "tls.key" in [warning.key for warning in found.warnings]
 
 
@@ -129,20 +128,3 @@ def test_durability_none_is_a_warning(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text(f'[storage]\nroot = "{tmp_path}"\ndurability = "none"')
     assert [warning.key for warning in examine(file).warnings] == ["storage.durability"]
-
-
-def test_key_without_effect_warns_where_its_user_relies_on_it(tmp_path: Path) -> None:
-    file = tmp_path / "c.toml"
-    listener = '[[listen]]\nname = "a"\naddress = "127.0.0.1:0"\ntls = {}\n'
-    for path, text in {
-        "peers.name": '[[peers]]\nname = "ct1"\nae_titles = ["CT1"]\n',
-        "audit.spool": f'[audit]\nspool = "{tmp_path}"\n',
-    }.items():
-        file.write_text(text + f'[storage]\nroot = "{tmp_path}"')
-        warned = [warning.key for warning in examine(file).warnings if warning.key != "tls.key"]
-        assert warned == ([] if has_effect(path) else [path])
-    file.write_text(listener.format("true") + f'[storage]\nroot = "{tmp_path}"')
-    if not has_effect("listen.tls"):
-        assert "listen[0].tls" in [problem.key for problem in examine(file).errors]
-    file.write_text(listener.format("false") + f'[storage]\nroot = "{tmp_path}"')
-    assert examine(file).warnings == ()

@@ -15,10 +15,8 @@ from dicomd.config import (
     parse_config,
     to_toml,
     unreloadable_changes,
-    without_effect,
 )
-from dicomd.config.effect import WITHOUT_EFFECT
-from dicomd.config.keys import key, tables
+from dicomd.config.keys import tables
 
 CONTRACT = """
 [dicomd]
@@ -284,18 +282,6 @@ def test_configuration_cannot_be_changed() -> None:
 def test_show_leaves_out_what_is_unset() -> None:
     assert "client_ca" not in to_toml(Config())
     assert 'spool = ""' in to_toml(Config())
-
-
-def test_keys_without_effect_are_named_only_when_the_file_sets_them() -> None:
-    assert without_effect(parse_config("")) == []
-    assert without_effect(parse_config("[dicomd]\nworkers = 0\n[log]\nlevel = 'info'")) == [
-        path for path in ["dicomd.workers"] if path in WITHOUT_EFFECT
-    ]
-
-
-def test_every_entry_without_effect_is_a_key_or_a_table() -> None:
-    names = {table.name for table in tables()}
-    assert [entry for entry in WITHOUT_EFFECT if entry not in names and key(entry) is None] == []
 
 
 def test_changes_that_a_reload_cannot_apply_are_named() -> None:
