@@ -67,7 +67,7 @@ class Exporter:
                 status=self._status,
                 page=lambda: render(self._status(), self.pace.history("instances"), socket.gethostname()),
                 hosts=self._hosts,
-                on_error=lambda: metrics.count_internal_error("process"),
+                on_error=lambda: metrics.count_internal_error(__name__),
             )
             for sock in self.sockets
         ]

@@ -41,4 +41,4 @@ def test_a_scrape_that_asks_for_nonsense_gets_text_and_is_no_internal_error(
     status, text = daemon.get("/metrics", Accept=f"application/openmetrics-text;version={version}")
     assert status == 200
     assert "dicomd_build_info{" in text
-    assert daemon.metric("dicomd_internal_errors_total", module="process") == 0
+    assert daemon.metric("dicomd_internal_errors_total", module="monitoring") == 0

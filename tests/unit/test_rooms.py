@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from dicomd.telemetry.labels import MODULES
 from tests.unit.docs.markdown import ROOT, rows, section
 
 PACKAGE = ROOT / "dicomd"
@@ -111,6 +112,10 @@ def test_a_room_imports_only_rooms_below_it() -> None:
         if name != "cli" and order.index(other.split(".")[0]) <= order.index(name)
     ]
     assert upwards == []
+
+
+def test_metrics_name_the_rooms_of_the_table() -> None:
+    assert set(MODULES) == set(ROOMS)
 
 
 def test_a_room_imports_everything_that_its_row_names() -> None:

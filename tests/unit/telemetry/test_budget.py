@@ -279,7 +279,7 @@ def test_what_is_left_out_is_told_and_counted(tmp_path: Path, budget: LineBudget
         configure_logging("json", "info", stream, metrics=Metrics(registry, version="1"), budget=budget)
     for _ in range(2000):
         get_logger().warning("connection refused", dicom_peer_address="2001:db8::1", error="x" * 500)
-        get_logger().error(Message.INTERNAL_ERROR, module="process", detail="x" * 500)
+        get_logger().error(Message.INTERNAL_ERROR, module="monitoring", detail="x" * 500)
     clock.now += 1
     report_suppressed(budget)
     report_suppressed(budget, at_once=True)
