@@ -73,7 +73,7 @@ def check_peer(
 
 
 def _rejection(rejection: "Rejection") -> str:
-    return f"A-ASSOCIATE-RJ {rejection.result:d}/{rejection.source:d}/{rejection.reason}"
+    return f"A-ASSOCIATE-RJ {rejection.reason}"
 
 
 def _rights(verdict: "AccessDecision", *, configured: bool = False) -> str:

@@ -16,30 +16,41 @@ from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
+from dicomd.aborts import AbortReason, AbortSource
 from dicomd.formatting import format_address
+from dicomd.rejections import RejectReason, RejectResult, RejectSource
 
-# PS3.8 Table 9-21
-_RESULTS = {1: "rejected, permanent", 2: "rejected, transient"}
-_SOURCES = {1: "service-user", 2: "service-provider (ACSE)", 3: "service-provider (Presentation)"}
-_DIAGNOSTICS = {
-    (1, 1): "no reason given",
-    (1, 2): "application context name not supported",
-    (1, 3): "Calling AE Title not recognized",
-    (1, 7): "Called AE Title not recognized",
-    (2, 1): "no reason given",
-    (2, 2): "protocol version not supported",
-    (3, 1): "temporary congestion",
-    (3, 2): "local limit exceeded",
+_RESULTS: dict[int, str] = {
+    RejectResult.PERMANENT: "rejected, permanent",
+    RejectResult.TRANSIENT: "rejected, transient",
 }
-# PS3.8 Table 9-26
-_ABORT_SOURCES = {0: "service-user", 2: "service-provider"}
-_ABORT_REASONS = {
-    0: "no reason given",
-    1: "unrecognized PDU",
-    2: "unexpected PDU",
-    4: "unrecognized PDU parameter",
-    5: "unexpected PDU parameter",
-    6: "invalid PDU parameter value",
+_SOURCES: dict[int, str] = {
+    RejectSource.SERVICE_USER: "service-user",
+    RejectSource.PROVIDER_ACSE: "service-provider (ACSE)",
+    RejectSource.PROVIDER_PRESENTATION: "service-provider (Presentation)",
+}
+_REJECT_REASONS = {
+    RejectReason.NO_REASON_GIVEN: "no reason given",
+    RejectReason.APPLICATION_CONTEXT_NAME_NOT_SUPPORTED: "application context name not supported",
+    RejectReason.CALLING_AE_TITLE_NOT_RECOGNIZED: "Calling AE Title not recognized",
+    RejectReason.CALLED_AE_TITLE_NOT_RECOGNIZED: "Called AE Title not recognized",
+    RejectReason.NO_REASON_GIVEN_BY_ACSE: "no reason given",
+    RejectReason.PROTOCOL_VERSION_NOT_SUPPORTED: "protocol version not supported",
+    RejectReason.TEMPORARY_CONGESTION: "temporary congestion",
+    RejectReason.LOCAL_LIMIT_EXCEEDED: "local limit exceeded",
+}
+_DIAGNOSTICS = {(int(reason.source), reason.code): words for reason, words in _REJECT_REASONS.items()}
+_ABORT_SOURCES: dict[int, str] = {
+    AbortSource.SERVICE_USER: "service-user",
+    AbortSource.SERVICE_PROVIDER: "service-provider",
+}
+_ABORT_REASONS: dict[int, str] = {
+    AbortReason.NOT_SPECIFIED: "no reason given",
+    AbortReason.UNRECOGNIZED_PDU: "unrecognized PDU",
+    AbortReason.UNEXPECTED_PDU: "unexpected PDU",
+    AbortReason.UNRECOGNIZED_PDU_PARAMETER: "unrecognized PDU parameter",
+    AbortReason.UNEXPECTED_PDU_PARAMETER: "unexpected PDU parameter",
+    AbortReason.INVALID_PDU_PARAMETER: "invalid PDU parameter value",
 }
 # PS3.8 Table 9-18
 _CONTEXT_RESULTS = {

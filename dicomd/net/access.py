@@ -14,7 +14,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Final, NamedTuple
 
 from dicomd.addresses import host_of
-from dicomd.net.rejection import Rejection, RejectResult, RejectSource
+from dicomd.net.rejection import Rejection
+from dicomd.rejections import RejectReason
 from dicomd.services.operations import EVERYTHING, NOTHING, Rights
 
 Network = IPv4Network | IPv6Network
@@ -116,7 +117,7 @@ class AccessRules:
             return replace(unknown, rule="PS3.5 §6.2", refusal=rejection)
         if self._ae_titles and called not in self._ae_titles:
             advice = "the Called AE Title is not in dicomd.ae_titles: add it there"
-            rejection = Rejection(RejectResult.PERMANENT, RejectSource.SERVICE_USER, 7, advice)
+            rejection = Rejection(RejectReason.CALLED_AE_TITLE_NOT_RECOGNIZED, advice)
             return replace(unknown, rule=CALLED_AE_TITLES, refusal=rejection, refused_by=CALLED_AE_TITLES)
         if not self._peers:
             return unknown
@@ -225,4 +226,4 @@ def _folded(names: Iterable[str]) -> frozenset[bytes]:
 
 
 def _calling(advice: str) -> Rejection:
-    return Rejection(RejectResult.PERMANENT, RejectSource.SERVICE_USER, 3, advice)
+    return Rejection(RejectReason.CALLING_AE_TITLE_NOT_RECOGNIZED, advice)

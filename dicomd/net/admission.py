@@ -13,7 +13,8 @@ from enum import Enum
 from typing import Protocol
 
 from dicomd.net.access import AccessDecision, AccessRules, Source
-from dicomd.net.rejection import Rejection, RejectResult, RejectSource
+from dicomd.net.rejection import Rejection
+from dicomd.rejections import RejectReason
 from dicomd.uids import APPLICATION_CONTEXT_NAME
 from dicomd.upperlayer.negotiation import AssociateRequest
 
@@ -144,12 +145,12 @@ class Admission:
         if request.protocol_version & 1:
             return None
         advice = "the peer doesn't speak protocol version 1"
-        return Rejection(RejectResult.PERMANENT, RejectSource.PROVIDER_ACSE, 2, advice)
+        return Rejection(RejectReason.PROTOCOL_VERSION_NOT_SUPPORTED, advice)
 
     def _transient(self, verdict: AccessDecision) -> Rejection | None:
         """Check what may change at any moment. If this returns None, the Association has been counted in."""
         if reason := self._unready():
-            return Rejection(RejectResult.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, 1, reason)
+            return Rejection(RejectReason.TEMPORARY_CONGESTION, reason)
         limits = self._limits
         full = self._places.enter(verdict.counted_as, associations=limits.associations, per_peer=verdict.associations)
         if full is None:
@@ -159,11 +160,11 @@ class Admission:
         else:
             whose = "of this peer" if verdict.peer else "from this host"
             advice = f"{verdict.limited_by} = {verdict.associations} are open {whose}"
-        return Rejection(RejectResult.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, 2, advice, full.value)
+        return Rejection(RejectReason.LOCAL_LIMIT_EXCEEDED, advice, full.value)
 
 
 def judge_application_context(name: str) -> Rejection | None:
     """Reject any but the one application context of DICOM (PS3.7 §A.2.1)."""
     if name == APPLICATION_CONTEXT_NAME:
         return None
-    return Rejection(RejectResult.PERMANENT, RejectSource.SERVICE_USER, 2, "the application context is not DICOM's")
+    return Rejection(RejectReason.APPLICATION_CONTEXT_NAME_NOT_SUPPORTED, "the application context is not DICOM's")

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
+from dicomd.aborts import AbortReason, AbortSource
 from dicomd.addresses import host_of
 from dicomd.net.access import AccessDecision, Source
 from dicomd.net.admission import Admission, judge_application_context
@@ -20,9 +21,10 @@ from dicomd.net.large_requests import LARGE, LargeRequests, Place
 from dicomd.net.messages import Messages
 from dicomd.net.proxy import peer_behind
 from dicomd.net.rejection import Rejection
-from dicomd.net.report import AssociationReport, Outcome
+from dicomd.net.report import AssociationReport
 from dicomd.net.tls import TlsTransport, handshake
 from dicomd.net.transport import ConnectionLostError, PlainTransport, WokenError
+from dicomd.outcomes import Outcome
 from dicomd.services.operations import NOTHING, PresentationContext, Services
 from dicomd.upperlayer.acceptor import RECEIVED, AcceptorStateMachine, Action, Event, State
 from dicomd.upperlayer.items import MalformedRequestError
@@ -35,8 +37,6 @@ from dicomd.upperlayer.negotiation import (
 from dicomd.upperlayer.pdus import (
     A_RELEASE_RP_PDU,
     COMMAND,
-    AbortReason,
-    AbortSource,
     a_abort,
     a_associate_rj,
     p_data_tf,
@@ -317,7 +317,7 @@ class Association:
         self._machine.happened(Event.REJECT)
         self._deadline.start_artim()
         self._report.outcome(Outcome.REJECTED)
-        self._transport.send(a_associate_rj(rejection.result, rejection.source, rejection.reason))
+        self._transport.send(a_associate_rj(*rejection.reason.codes))
         self._report.rejected(rejection, partial(self._settings.negotiator.judge_unanswered, request))
 
     def _release(self) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from dicomd.aborts import AbortReason
 from dicomd.dimse.commands import MAX_COMMAND_SET, CommandSet, CommandSetError, CommandSetParser, encode_response
 from dicomd.net.audited import before_answer
 from dicomd.net.report import AssociationReport
 from dicomd.services.operations import Operation, PresentationContext, Services
-from dicomd.upperlayer.pdus import COMMAND, LAST, AbortReason
+from dicomd.upperlayer.pdus import COMMAND, LAST
 from dicomd.upperlayer.reader import PDUError
 
 Respond = Callable[[int, bytes], None]

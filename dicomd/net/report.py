@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from enum import StrEnum
 from typing import Any, Literal
 
 from dicomd.audit.transfers import AssociationAudit
@@ -21,6 +20,8 @@ from dicomd.net.deadlines import TimedOutError
 from dicomd.net.rejection import Rejection
 from dicomd.net.status_sink import AssociationStatus, NoStatusSink, Refused, StatusSink
 from dicomd.net.transport import Session, WokenError
+from dicomd.outcomes import Outcome
+from dicomd.rejections import RejectResult
 from dicomd.services.operations import EVERYTHING, Operation
 from dicomd.services.storage import StoreOperation
 from dicomd.statuses import Status
@@ -34,17 +35,6 @@ _LOG = get_logger()
 _STATUS_TEXTS = {status: str(status) for status in Status}  # made once: formatting an Enum takes a microsecond
 _SUCCESS = Status.SUCCESS
 _RESPONSES = {int(CommandField.C_STORE_RQ): "C-STORE-RSP", int(CommandField.C_ECHO_RQ): "C-ECHO-RSP"}
-
-
-class Outcome(StrEnum):
-    """How an Association ends, as its counter is labelled."""
-
-    RELEASED = "released"
-    ABORTED_BY_PEER = "aborted_by_peer"
-    ABORTED_LOCALLY = "aborted_locally"
-    REJECTED = "rejected"
-    TIMED_OUT = "timed_out"
-    CONNECTION_LOST = "connection_lost"
 
 
 class AssociationReport:
@@ -145,12 +135,13 @@ class AssociationReport:
             self._metrics.count_access_refusal(verdict.refused_by, audited=False)
         if (audited := verdict.audited) is not None:
             self._metrics.count_access_refusal(audited.key, audited=True)
+            result, source, reason = audited.rejection.reason.codes
             self._log.warning(
                 "association would be rejected",
                 rule=audited.rule,
-                result=int(audited.rejection.result),
-                source=int(audited.rejection.source),
-                reason=audited.rejection.reason,
+                result=result,
+                source=source,
+                reason=reason,
                 advice=audited.rejection.advice,
             )
 
@@ -183,22 +174,22 @@ class AssociationReport:
             return {"contexts_proposed": wanted.proposed, "contexts": contexts}
 
         self._refusal_told = True
-        self._metrics.count_reject(rejection.source, rejection.reason)
+        result, source, reason = rejection.reason.codes
+        self._metrics.count_reject(source, reason)
         self._metrics.count_limit(rejection.limit)
-        if self._audit is not None and rejection.result == 1:  # permanent: a transient one may succeed in a minute
+        if self._audit is not None and result == RejectResult.PERMANENT:  # a transient one may succeed in a minute
             self._audit.refused(rejection.advice)
         self._log.warning(
             Message.ASSOCIATION_REJECTED,
             rule=self._verdict.rule if self._verdict is not None else "",
-            result=int(rejection.result),
-            source=int(rejection.source),
-            reason=rejection.reason,
+            result=result,
+            source=source,
+            reason=reason,
             advice=rejection.advice,
             **self._tls,
             **{LATER: proposed},
         )
-        codes = f"rejected {rejection.result:d}/{rejection.source:d}/{rejection.reason}"
-        self._tell_refusal(Refused.ASSOCIATION, codes, rejection.advice)
+        self._tell_refusal(Refused.ASSOCIATION, f"rejected {rejection.reason}", rejection.advice)
 
     def aborted(self, direction: Literal["sent", "received"], source: int, reason: int) -> None:
         """Note an A-ABORT sent or received (PS3.8 Table 9-26); the first one says why the Association ended."""

@@ -8,33 +8,22 @@ import errno as errno_codes
 from pathlib import Path
 from typing import Final
 
+from dicomd.aborts import AbortReason, AbortSource
+from dicomd.outcomes import Outcome
+from dicomd.rejections import RejectReason, RejectSource
 from dicomd.statuses import C_ECHO_STATUSES, C_STORE_STATUSES
 
 OTHER: Final = "other"
 UNKNOWN_PEER: Final = "unknown"
 
-ASSOCIATION_OUTCOMES: Final = (
-    "released",
-    "aborted_by_peer",
-    "aborted_locally",
-    "rejected",
-    "timed_out",
-    "connection_lost",
-)
+ASSOCIATION_OUTCOMES: Final[tuple[str, ...]] = tuple(Outcome)
 TLS_RESULTS: Final = ("ok", "failed", "timed_out")
 DUPLICATE_RESULTS: Final = ("identical", "kept-both", "replaced", "rejected")
 RECOVERY_ACTIONS: Final = ("removed",)
 WORKER_STATES: Final = ("starting", "ready", "draining")
 WORKER_EXIT_REASONS: Final = ("drained", "failed", "signal", "stuck")
 # What a peer's operator would call a failure: an Association that wasn't released, or a store that was refused.
-PEER_FAILURE_REASONS: Final = (
-    "rejected",
-    "aborted_by_peer",
-    "aborted_locally",
-    "timed_out",
-    "connection_lost",
-    "store_failed",
-)
+PEER_FAILURE_REASONS: Final = (*(outcome for outcome in Outcome if outcome is not Outcome.RELEASED), "store_failed")
 # Keys of the configuration by which a peer is refused, or would be if the mode weren't "audit".
 ACCESS_RULES: Final = ("dicomd.ae_titles", "listen.proxy_protocol", "peers", "peers.addresses", "peers.allow")
 ACCESS_MODES: Final = ("enforce", "audit")
@@ -48,10 +37,15 @@ AUDIT_RESULTS: Final = ("spooled", "sent", "lost")
 MODULES: Final = tuple(sorted(file.parent.name for file in Path(__file__).parents[1].glob("*/__init__.py")))
 """The rooms of docs/architecture.md: one of them has the defect that an unexpected exception reveals."""
 
-# PS3.8 Table 9-21: source → reasons of an A-ASSOCIATE-RJ
-REJECT_REASONS: Final = {1: (1, 2, 3, 7), 2: (1, 2), 3: (1, 2)}
-# PS3.8 Table 9-26: source → reasons of an A-ABORT; the reason for source 0 "shall not be significant" and is sent as 0
-ABORT_REASONS: Final = {0: (0,), 2: (0, 1, 2, 4, 5, 6)}
+# Source → reasons of an A-ASSOCIATE-RJ
+REJECT_REASONS: Final = {
+    int(source): tuple(reason.code for reason in RejectReason if reason.source is source) for source in RejectSource
+}
+# Source → reasons of an A-ABORT; the reason of the service-user "shall not be significant" (PS3.8 Table 9-26)
+ABORT_REASONS: Final = {
+    int(AbortSource.SERVICE_USER): (int(AbortReason.NOT_SPECIFIED),),
+    int(AbortSource.SERVICE_PROVIDER): tuple(map(int, AbortReason)),
+}
 ABORT_DIRECTIONS: Final = ("sent", "received")
 
 RESPONSE_STATUSES: Final[dict[str, tuple[int, ...]]] = {"C-STORE-RSP": C_STORE_STATUSES, "C-ECHO-RSP": C_ECHO_STATUSES}
@@ -64,7 +58,7 @@ def reject_codes(source: int, reason: int) -> tuple[str, str]:
 
 def abort_codes(source: int, reason: int) -> tuple[str, str]:
     """The labels ``source`` and ``reason`` of an A-ABORT; the reason of a service-user abort is always "0"."""
-    return _codes(ABORT_REASONS, source, 0 if source == 0 else reason)
+    return _codes(ABORT_REASONS, source, 0 if source == AbortSource.SERVICE_USER else reason)
 
 
 def response_labels(command: str, status: int) -> tuple[str, str]:

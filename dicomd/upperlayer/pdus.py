@@ -40,24 +40,6 @@ P_DATA_TF = int(PDUType.P_DATA_TF)
 """Used for each PDU: in Python 3.11, looking up the member costs ten times as much."""
 
 
-class AbortSource(IntEnum):
-    """Who aborted (PS3.8 Table 9-26)."""
-
-    SERVICE_USER = 0
-    SERVICE_PROVIDER = 2
-
-
-class AbortReason(IntEnum):
-    """Why the service-provider aborted (PS3.8 Table 9-26)."""
-
-    NOT_SPECIFIED = 0
-    UNRECOGNIZED_PDU = 1
-    UNEXPECTED_PDU = 2
-    UNRECOGNIZED_PDU_PARAMETER = 4
-    UNEXPECTED_PDU_PARAMETER = 5
-    INVALID_PDU_PARAMETER = 6
-
-
 def a_abort(source: int, reason: int) -> bytes:
     """Encode an A-ABORT PDU (PS3.8 §9.3.8)."""
     return struct.pack(">BBIBBBB", PDUType.A_ABORT, 0, 4, 0, 0, source, reason)

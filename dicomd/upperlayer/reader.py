@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from dicomd.aborts import AbortReason
 from dicomd.upperlayer.pdus import (
     COMMAND,
     LAST,
@@ -24,7 +25,6 @@ from dicomd.upperlayer.pdus import (
     PDU_HEADER,
     PDV_HEADER,
     SINGLE_PDV_HEADER,
-    AbortReason,
     PDUType,
 )
 

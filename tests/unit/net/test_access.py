@@ -46,7 +46,7 @@ def judge(
 
 def advice(verdict: AccessDecision) -> str:
     assert verdict.refusal is not None
-    assert (verdict.refusal.result, verdict.refusal.source, verdict.refusal.reason) == (1, 1, 3)
+    assert verdict.refusal.reason.codes == (1, 1, 3)
     assert verdict.refused_by in ("peers", "peers.allow")
     assert verdict.rights == NOTHING
     return verdict.refusal.advice
@@ -129,7 +129,7 @@ def test_the_called_ae_title_is_judged_in_either_mode(audit: bool) -> None:
     assert judge(found, "CT1").refusal is None
     verdict = judge(found, "CT1", called="OTHER")
     assert verdict.refusal is not None
-    assert (verdict.refusal.result, verdict.refusal.source, verdict.refusal.reason) == (1, 1, 7)
+    assert verdict.refusal.reason.codes == (1, 1, 7)
     assert verdict.rule == verdict.refused_by == "dicomd.ae_titles"
 
 

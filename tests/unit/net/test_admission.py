@@ -33,7 +33,7 @@ def rejection(gate: Admission, request: AssociateRequest, source: Source = HERE)
 
 
 def codes(refusal: Rejection) -> tuple[int, int, int]:
-    return refusal.result, refusal.source, refusal.reason
+    return refusal.reason.codes
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import struct
 
 import pytest
 
-from dicomd.upperlayer.pdus import LAST, AbortReason, PDUType
+from dicomd.aborts import AbortReason
+from dicomd.upperlayer.pdus import LAST, PDUType
 from dicomd.upperlayer.reader import MAX_ASSOCIATE_RQ, PDU, SMALLEST_SPACE, Fragment, PDUError, PDUReader
 from tests.support.reading import fed, joined
 
