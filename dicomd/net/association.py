@@ -25,7 +25,7 @@ from dicomd.net.report import AssociationReport
 from dicomd.net.tls import TlsTransport, handshake
 from dicomd.net.transport import ConnectionLostError, PlainTransport, WokenError
 from dicomd.outcomes import Outcome
-from dicomd.services.operations import NOTHING, PresentationContext, Services
+from dicomd.services.operations import PresentationContext, Services
 from dicomd.upperlayer.acceptor import RECEIVED, AcceptorStateMachine, Action, Event, State
 from dicomd.upperlayer.items import MalformedRequestError
 from dicomd.upperlayer.negotiation import (
@@ -86,11 +86,10 @@ class Association:
         self._admitted: AccessDecision | None = None
         self.was_admitted = False
         """Whether an Association was ever admitted, rather than just a connection opened."""
-        self._rights = NOTHING
         self._stopping = ""
         self._peer_max_pdu = 0
         self._place: Place | None = None  # held while it sends a large request
-        self._messages = Messages(settings.services, report)
+        self._messages: Messages | None = None  # once the Association is established
 
     def run(self) -> None:
         """Serve the Association until its connection ends. Never raises."""
@@ -158,7 +157,7 @@ class Association:
     def _receive(self) -> None:
         reader, deadline = self._reader, self._deadline
         self._check_stopping()
-        in_message = self._messages.under_way or not reader.at_boundary
+        in_message = not reader.at_boundary or (self._messages is not None and self._messages.under_way)
         if reader.must_rewind or (reader.pdv_left > SMALL and self._large_buffer is None):
             self._make_room()
         if self._machine.state is _ESTABLISHED:
@@ -196,8 +195,11 @@ class Association:
             raise StoppedError(self._stopping)
 
     def _make_room(self) -> None:
-        self._messages.flush()
-        if self._large_buffer is None and self._messages.in_data_set:  # for more than the small buffer can hold
+        messages = self._messages
+        if messages is not None:
+            messages.flush()
+        in_data_set = messages is not None and messages.in_data_set
+        if self._large_buffer is None and in_data_set:  # for more than the small buffer can hold
             self._large_buffer = self._settings.buffers.borrow()
             self._reader.rewind(self._large_buffer)
         else:
@@ -277,7 +279,9 @@ class Association:
         try:
             request = AssociateRequest.from_body(body)
             report.requested(request)
-            answer = self._judge(request)
+            # The cheap checks come first, so that a peer that isn't let in costs no negotiation.
+            access = self._admit(request)
+            answer = access.refusal or self._negotiate(request)
         except MalformedRequestError as error:
             raise PDUError(AbortReason.INVALID_PDU_PARAMETER, str(error), error.limit) from error
         self._machine.happened(Event.ASSOCIATE_RQ_RECEIVED)
@@ -290,25 +294,24 @@ class Association:
         # it means nothing (AA-6), and in Sta8, between the two, nothing is read.
         self._reader.expect_data()
         self._peer_max_pdu = negotiated.max_pdu
-        titles, rights = (request.calling_ae_title, request.called_ae_title), self._rights
-        self._messages.accept(
-            {
-                context_id: PresentationContext(context.abstract_syntax, context.transfer_syntax, *titles, rights)
-                for context_id, context in negotiated.contexts.items()
-            }
-        )
-        report.accepted(negotiated)
+        titles, rights = (request.calling_ae_title, request.called_ae_title), access.rights
+        contexts = {
+            context_id: PresentationContext(context.abstract_syntax, context.transfer_syntax, *titles, rights)
+            for context_id, context in negotiated.contexts.items()
+        }
+        self._messages = Messages(self._settings.services, contexts, report.accepted(access, negotiated))
         self._transport.send(associate_ac(request, negotiated))
 
-    def _judge(self, request: AssociateRequest) -> Negotiated | Rejection:
-        """Judge the request, with the cheap checks first, so that a peer that isn't let in costs no negotiation."""
+    def _admit(self, request: AssociateRequest) -> AccessDecision:
         self._source = self._source._replace(certificate_names=self._transport.certificate_names)
-        verdict = self._settings.admission.admit(request, self._source)
-        if verdict.refusal is None:  # it is counted in, and will be counted out whatever happens now
-            self._admitted, self._rights, self.was_admitted = verdict, verdict.rights, True
-        self._report.judged(verdict)
-        if verdict.refusal is not None:
-            return verdict.refusal
+        access = self._settings.admission.admit(request, self._source)
+        if access.refusal is None:  # it is counted in, and will be counted out whatever happens now
+            self._admitted = access
+            self.was_admitted = True
+        self._report.judged(access)
+        return access
+
+    def _negotiate(self, request: AssociateRequest) -> Negotiated | Rejection:
         negotiated = self._settings.negotiator.negotiate(request)
         return judge_application_context(negotiated.application_context_name) or negotiated
 
@@ -339,14 +342,17 @@ class Association:
 
     def _take_next_fragments(self) -> None:
         """Fast path for the common case. Must behave exactly like `_take_fragment`."""
+        messages = self._messages
+        if messages is None:
+            return
         while self._machine.state is _ESTABLISHED and not self._stopping:
             fragments = self._reader.next_fragments()
             if not fragments:
                 break
-            self._messages.take(fragments, self._respond)
+            messages.take(fragments, self._respond)
 
     def _take_fragment(self, fragment: Fragment) -> None:
-        if self._machine.state is not _ESTABLISHED:
+        if self._messages is None or self._machine.state is not _ESTABLISHED:
             return
         if fragment.control & COMMAND:
             self._check_stopping()
@@ -357,7 +363,8 @@ class Association:
         self._transport.send(p_data_tf(context_id, command_set, self._peer_max_pdu))
 
     def _drop_message(self) -> None:
-        self._messages.drop()
+        if self._messages is not None:
+            self._messages.drop()
         self._return_buffer()
 
     def _return_buffer(self) -> None:

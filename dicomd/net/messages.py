@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from dicomd.aborts import AbortReason
 from dicomd.dimse.commands import MAX_COMMAND_SET, CommandSet, CommandSetError, CommandSetParser, encode_response
-from dicomd.net.audited import before_answer
-from dicomd.net.report import AssociationReport
+from dicomd.net.message_report import MessageReport
 from dicomd.services.operations import Operation, PresentationContext, Services
 from dicomd.upperlayer.pdus import COMMAND, LAST
 from dicomd.upperlayer.reader import PDUError
@@ -30,10 +29,11 @@ class Messages:
     belongs to the Association, and the reference cycle would keep all buffers until the garbage collector ran.
     """
 
-    def __init__(self, services: Services, report: AssociationReport) -> None:
-        self._services, self._report = services, report
-        self._audit = report.audit
-        self._contexts: Mapping[int, PresentationContext] = {}
+    def __init__(self, services: Services, contexts: Mapping[int, PresentationContext], report: MessageReport) -> None:
+        """`contexts` are the accepted Presentation Contexts by their IDs."""
+        self._services = services
+        self._contexts = contexts
+        self._report = report
         self._command_sets = CommandSetParser()
         # of the message that is being received
         self._command = bytearray()
@@ -41,10 +41,6 @@ class Messages:
         self._operation: Operation | None = None
         self._request: CommandSet | None = None
         self._views: list[memoryview] = []
-
-    def accept(self, contexts: Mapping[int, PresentationContext]) -> None:
-        """From now on accept messages, in these Presentation Contexts."""
-        self._contexts = contexts
 
     @property
     def under_way(self) -> bool:
@@ -90,7 +86,9 @@ class Messages:
 
     def drop(self) -> None:
         """Discard the incomplete message, if there is one."""
-        operation, self._operation, self._request = self._operation, None, None
+        operation = self._operation
+        self._operation = None
+        self._request = None
         self._views = []
         self._command.clear()
         if operation is not None:
@@ -124,19 +122,19 @@ class Messages:
         if request.is_response:
             raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "a response to a request that was never sent")
         self._request = request
-        self._report.message_started()
+        self._report.started()
         self._operation = self._services.begin(request, context)
         if not request.has_data_set:
             self._finish(self._operation, request, respond)
 
     def _finish(self, operation: Operation, request: CommandSet, respond: Respond) -> None:
         response = operation.finish()
-        self._operation = self._request = None
+        self._operation = None
+        self._request = None
         sent = False
         try:
             if response is not None:
-                if self._audit is not None:
-                    before_answer(self._audit, operation)
+                self._report.before_answer(operation)
                 respond(self._context_id, encode_response(request, response))
                 sent = True
         finally:

@@ -1,7 +1,7 @@
-"""Reports an Association: its counters, and its log lines, one for itself and one for each instance.
+"""Reports an Association from its connection to its end; `message_report` reports its messages.
 
-Invariant: no patient data is passed on, and the figures count only what was really sent: a response that didn't reach
-the socket isn't counted as one.
+Invariant: an Association that was requested is counted once, however it ends. It has one log line at its end, unless it
+was refused: then the line about the refusal is the only one.
 """
 
 from __future__ import annotations
@@ -12,29 +12,21 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from dicomd.audit.transfers import AssociationAudit
-from dicomd.dimse.commands import CommandField, Response
 from dicomd.net.access import AccessDecision
-from dicomd.net.audited import not_stored
 from dicomd.net.contexts import named_contexts
 from dicomd.net.deadlines import TimedOutError
+from dicomd.net.message_report import MessageReport
 from dicomd.net.rejection import Rejection
-from dicomd.net.status_sink import AssociationStatus, NoStatusSink, Refused, StatusSink
+from dicomd.net.status_sink import AssociationStatus, Refused, StatusSink
 from dicomd.net.transport import Session, WokenError
 from dicomd.outcomes import Outcome
 from dicomd.rejections import RejectResult
-from dicomd.services.operations import EVERYTHING, Operation
-from dicomd.services.storage import StoreOperation
-from dicomd.statuses import Status
-from dicomd.telemetry.logs import LATER, UNBOUNDED, bound_logger, get_logger
+from dicomd.telemetry.logs import LATER, bound_logger, get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
-from dicomd.telemetry.render import PRESANITIZED
 from dicomd.upperlayer.negotiation import AssociateRequest, Negotiated, Unanswered
 
 _LOG = get_logger()
-_STATUS_TEXTS = {status: str(status) for status in Status}  # made once: formatting an Enum takes a microsecond
-_SUCCESS = Status.SUCCESS
-_RESPONSES = {int(CommandField.C_STORE_RQ): "C-STORE-RSP", int(CommandField.C_ECHO_RQ): "C-ECHO-RSP"}
 
 
 class AssociationReport:
@@ -51,9 +43,9 @@ class AssociationReport:
         audit: AssociationAudit | None = None,
     ) -> None:
         """With `instances`, each stored instance gets a log line; failures always get one."""
-        self._metrics, self._status_sink = metrics, status_sink
-        self.audit = self._audit = audit
-        self._row: AssociationStatus = NoStatusSink()
+        self._metrics = metrics
+        self._status_sink = status_sink
+        self._audit = audit
         self._series = metrics.listener(listener)
         self._peer = metrics.peer("")
         self._instances = instances
@@ -65,17 +57,16 @@ class AssociationReport:
         }
         self._log = _LOG  # replaced by a bound logger once the requestor is known
         self._began = time.monotonic()
-        self._message_began = self._began
-        self._requested = self._accepted = self._refusal_told = False
+        self._tls: dict[str, Any] = {}
+        self._requested = False
+        self._access: AccessDecision | None = None
+        self._refusal_logged = False
+        self._negotiated: Negotiated | None = None  # if it was accepted, as are the next two
+        self._status: AssociationStatus | None = None
+        self._messages: MessageReport | None = None
         self._outcome: Outcome | None = None
         self._error = ""
         self._abort: dict[str, Any] = {}
-        self._negotiated: Negotiated | None = None
-        self._tls: dict[str, Any] = {}
-        self._verdict: AccessDecision | None = None
-        self._may_everything = False
-        self._overstepped: set[str] = set()
-        self._stored = self._failed = self._bytes = 0
 
     # -- before TLS and DICOM ------------------------------------------------------------------------------------
 
@@ -85,7 +76,7 @@ class AssociationReport:
 
     def refused(self, reason: str, *, rule: str) -> None:
         """Report that the connection is closed before negotiation, by an access rule."""
-        self._refusal_told = True
+        self._refusal_logged = True
         self._metrics.count_access_refusal(rule, audited=False)
         self._log.warning("connection refused", error=reason, rule=rule, **self._bound)
 
@@ -109,10 +100,10 @@ class AssociationReport:
         if timed_out or heard:
             self._series.handshake("timed_out" if timed_out else "failed")
             self._log.warning("TLS handshake failed", error=str(error), **self._bound)
-            self._tell_refusal(Refused.HANDSHAKE, str(error))
+            self._show_refusal(Refused.HANDSHAKE, str(error))
             if self._audit is not None:
                 self._audit.refused(f"TLS handshake failed: {error}")
-            self._refusal_told = True
+            self._refusal_logged = True
 
     # -- the Association -------------------------------------------------------------------------------------------
 
@@ -124,16 +115,15 @@ class AssociationReport:
             self._audit.requested(request.calling_ae_title, request.called_ae_title)
         self._bound |= {"dicom_calling_aet": request.calling_ae_title, "dicom_called_aet": request.called_ae_title}
 
-    def judged(self, verdict: AccessDecision) -> None:
+    def judged(self, access: AccessDecision) -> None:
         """Note who the requestor is, and what it may do."""
-        self._verdict = verdict
-        self._may_everything = verdict.audited is not None or verdict.configured_rights == EVERYTHING
-        self._peer = self._metrics.peer(verdict.peer)
+        self._access = access
+        self._peer = self._metrics.peer(access.peer)
         self._bound["dicom_peer"] = self._peer.name
         self._log = bound_logger(self._bound)
-        if verdict.refused_by:
-            self._metrics.count_access_refusal(verdict.refused_by, audited=False)
-        if (audited := verdict.audited) is not None:
+        if access.refused_by:
+            self._metrics.count_access_refusal(access.refused_by, audited=False)
+        if (audited := access.audited) is not None:
             self._metrics.count_access_refusal(audited.key, audited=True)
             result, source, reason = audited.rejection.reason.codes
             self._log.warning(
@@ -145,22 +135,36 @@ class AssociationReport:
                 advice=audited.rejection.advice,
             )
 
-    def accepted(self, negotiated: Negotiated) -> None:
-        """Note that the Association is established, with whatever Presentation Contexts were agreed on."""
-        self._accepted = True
+    def accepted(self, access: AccessDecision, negotiated: Negotiated) -> MessageReport:
+        """Note that the Association is established, with whatever Presentation Contexts were agreed on.
+
+        Returns the report of its messages.
+        """
         self._negotiated = negotiated
         self._series.association_opened()
         shown = ("dicom_peer", "dicom_peer_address", "dicom_calling_aet", "dicom_called_aet", "dicom_association_id")
-        self._row = self._status_sink.open(
+        self._status = self._status_sink.open(
             {key.removeprefix("dicom_"): self._bound[key] for key in shown} | {"listener": self._bound["listener"]}
         )
+        self._messages = MessageReport(
+            self._metrics,
+            self._peer,
+            access,
+            log=self._log,
+            status=self._status,
+            status_sink=self._status_sink,
+            requestor=self._requestor(),
+            audit=self._audit,
+            instances=self._instances,
+        )
         if not negotiated.contexts:
-            self._tell_refusal(Refused.CONTEXTS, "none of the proposed presentation contexts was accepted")
+            self._show_refusal(Refused.CONTEXTS, "none of the proposed presentation contexts was accepted")
             self._log.warning(
                 "no presentation context accepted",
                 implementation_version_name=negotiated.implementation_version_name,
                 contexts=named_contexts(negotiated.refused, proposed=negotiated.proposed, refused=negotiated.proposed),
             )
+        return self._messages
 
     def rejected(self, rejection: Rejection, judge: Callable[[], Unanswered]) -> None:
         """Report that an A-ASSOCIATE-RJ was sent; `judge` says what the peer proposed, and what it would have got.
@@ -173,7 +177,7 @@ class AssociationReport:
             contexts = named_contexts(wanted.contexts, proposed=wanted.proposed, refused=wanted.refused)
             return {"contexts_proposed": wanted.proposed, "contexts": contexts}
 
-        self._refusal_told = True
+        self._refusal_logged = True
         result, source, reason = rejection.reason.codes
         self._metrics.count_reject(source, reason)
         self._metrics.count_limit(rejection.limit)
@@ -181,7 +185,7 @@ class AssociationReport:
             self._audit.refused(rejection.advice)
         self._log.warning(
             Message.ASSOCIATION_REJECTED,
-            rule=self._verdict.rule if self._verdict is not None else "",
+            rule=self._access.rule if self._access is not None else "",
             result=result,
             source=source,
             reason=reason,
@@ -189,7 +193,7 @@ class AssociationReport:
             **self._tls,
             **{LATER: proposed},
         )
-        self._tell_refusal(Refused.ASSOCIATION, f"rejected {rejection.reason}", rejection.advice)
+        self._show_refusal(Refused.ASSOCIATION, f"rejected {rejection.reason}", rejection.advice)
 
     def aborted(self, direction: Literal["sent", "received"], source: int, reason: int) -> None:
         """Note an A-ABORT sent or received (PS3.8 Table 9-26); the first one says why the Association ended."""
@@ -205,12 +209,13 @@ class AssociationReport:
 
     def ended(self) -> None:
         """Count the Association and write its line, after the connection was closed."""
-        self._row.close()
+        if self._status is not None:
+            self._status.close()
         if self._audit is not None:
             self._audit.ended()
         outcome = self._outcome or Outcome.CONNECTION_LOST
         seconds = time.monotonic() - self._began
-        if not self._requested and not self._refusal_told:
+        if not self._requested and not self._refusal_logged:
             # A probe, a port scanner, or a peer with another protocol: there was no Association to be counted.
             self._log.info(
                 "connection without association", outcome=outcome, error=self._error, **self._tls, **self._bound
@@ -218,19 +223,20 @@ class AssociationReport:
             return
         if not self._requested:
             return
-        if self._verdict is None:  # it ended before the requestor was known
+        if self._access is None:  # it ended before the requestor was known
             self._log = bound_logger(self._bound)
-        self._series.association_ended(outcome, duration=seconds, opened=self._accepted)
+        self._series.association_ended(outcome, duration=seconds, opened=self._negotiated is not None)
         self._status_sink.count(associations=1, rejected=outcome is Outcome.REJECTED)
         if outcome is not Outcome.RELEASED:
             self._peer.failed(outcome)
-        if self._refusal_told:
+        if self._refusal_logged:
             return
+        messages = self._messages
         fields: dict[str, Any] = {
             "outcome": outcome,
-            "instances": self._stored,
-            "failures": self._failed,
-            "dicom_bytes": self._bytes,
+            "instances": 0 if messages is None else messages.stored,
+            "failures": 0 if messages is None else messages.failed,
+            "dicom_bytes": 0 if messages is None else messages.received_bytes,
             "dicom_duration_usec": int(seconds * 1e6),
         }
         if self._error:
@@ -246,131 +252,20 @@ class AssociationReport:
         log = self._log.info if outcome is Outcome.RELEASED else self._log.warning
         log(Message.ASSOCIATION_ENDED, **fields)
 
-    # -- messages --------------------------------------------------------------------------------------------------
-
-    def message_started(self) -> None:
-        """Note that a request's Command Set is complete."""
-        self._message_began = time.monotonic()
-
-    def answered(self, operation: Operation, command_field: int, response: Response, *, sent: bool) -> None:
-        """Report a request that was served; `sent` is whether its response could be sent."""
-        if isinstance(operation, StoreOperation):
-            if not self._may_everything:
-                self._check_right("store")
-            self._store_answered(operation, response, sent=sent)
-            return
-        if command_field == CommandField.C_ECHO_RQ:
-            self._check_right("echo")
-        if sent:
-            self._metrics.count_response(_RESPONSES.get(command_field, "other"), response.status)
-
-    def _check_right(self, right: Literal["echo", "store"]) -> None:
-        """Count a request that the peer's rule doesn't allow, refused or not, and log it once per Association."""
-        verdict = self._verdict
-        if verdict is None or self._may_everything or getattr(verdict.configured_rights, right):
-            return
-        passed = getattr(verdict.rights, right)
-        self._metrics.count_access_refusal("peers.allow", audited=passed)
-        if right not in self._overstepped:
-            self._overstepped.add(right)
-            if self._audit is not None and not passed:
-                self._audit.refused(f"the peer may not {right}")
-            event = "request would be refused" if passed else "request refused"
-            self._log.warning(
-                event,
-                rule=f"{verdict.rule}.allow",
-                advice=f'the peer may not {right}: add "{right}" to {verdict.rule}.allow',
-            )
-
-    def interrupted(self, operation: Operation) -> None:
-        """Report that the Association ended in the middle of a message."""
-        if isinstance(operation, StoreOperation):
-            self._failed += 1
-            self._bytes += operation.size
-            self._metrics.store_received_bytes.inc(operation.size)
-            self._count_failure(operation)
-            if self._audit is not None:
-                not_stored(self._audit, operation, "rejected")
-            self._log.warning(
-                "instance incomplete",
-                dicom_sop_class_uid=operation.identity.sop_class_uid,
-                dicom_sop_instance_uid=operation.identity.sop_instance_uid,
-                dicom_bytes=operation.size,
-            )
-
-    def _count_failure(self, operation: StoreOperation) -> None:
-        """Count what went wrong on our side, however the Association ends."""
-        if operation.error is not None and operation.error.operation:
-            self._metrics.count_store_error(operation.error.operation, operation.error.errno)
-        if operation.unexpected is not None:
-            self.internal_error("store", operation.unexpected)
-
     def internal_error(self, module: str, error: BaseException) -> None:
         """Report an unexpected exception."""
         self._metrics.count_internal_error(module)
         bound_logger(self._bound).error(Message.INTERNAL_ERROR, module=module, exception=error)
 
-    def _tell_refusal(self, what: Refused, why: str, advice: str = "") -> None:
-        who = {
-            name: str(self._bound.get(f"dicom_{key}", ""))
-            for name, key in (
-                ("peer", "peer"),
-                ("address", "peer_address"),
-                ("calling", "calling_aet"),
-                ("called", "called_aet"),
-            )
-        }
-        self._status_sink.refused(what, why=why, advice=advice, listener=str(self._bound["listener"]), **who)
+    def _show_refusal(self, what: Refused, why: str, advice: str = "") -> None:
+        self._status_sink.refused(what, why=why, advice=advice, **self._requestor())
 
-    def _store_answered(self, operation: StoreOperation, response: Response, *, sent: bool) -> None:
-        seconds = time.monotonic() - self._message_began
-        stored, error, identity, size = operation.stored, operation.error, operation.identity, operation.size
-        status = response.status
-        succeeded = status is _SUCCESS
-        sync, duplicate = (0.0, "") if stored is None else (stored.sync_seconds, stored.duplicate)
-        self._bytes += size
-        if sent:
-            self._metrics.store_finished(self._peer, status, received=size, duration=seconds, sync=sync or None)
-            self._row.answered(stored=succeeded, size=size)
-        if not succeeded:
-            if status is Status.OBJECT_TOO_LARGE:
-                self._metrics.count_limit("max_object_size")
-            if status is Status.DUPLICATE_REJECTED:
-                duplicate = "rejected"
-            self._count_failure(operation)
-        if duplicate:
-            self._metrics.store_duplicates.labels(duplicate).inc()
-        if stored is None and self._audit is not None:
-            not_stored(self._audit, operation, duplicate)
-        if succeeded:
-            self._stored += 1
-            if not self._instances and sent:
-                return
-        else:
-            self._failed += 1
-        fields: dict[str, Any] = {
-            "dicom_sop_class_uid": identity.sop_class_uid,
-            "dicom_sop_instance_uid": identity.sop_instance_uid,
-            "dicom_transfer_syntax_uid": identity.transfer_syntax_uid,
-            "dicom_status": _STATUS_TEXTS[status],
-            "dicom_bytes": size,
-            "dicom_duration_usec": int(seconds * 1e6),
+    def _requestor(self) -> dict[str, str]:
+        """Who the requestor is, as far as it is known, in the words of `StatusSink.refused`."""
+        return {
+            "peer": self._peer.name,
+            "address": self._bound["dicom_peer_address"],
+            "calling": self._bound.get("dicom_calling_aet", ""),
+            "called": self._bound.get("dicom_called_aet", ""),
+            "listener": self._bound["listener"],
         }
-        if sync:
-            fields["sync_usec"] = int(sync * 1e6)
-        if duplicate:
-            fields["duplicate"] = duplicate
-        if not sent:
-            fields["detail"] = "the response could not be sent"
-        if succeeded:
-            if duplicate == "identical":  # repeated endlessly, it fills no disk, but its lines would
-                self._log.info(Message.INSTANCE_STORED, **{PRESANITIZED: fields})
-            else:
-                self._log.info(Message.INSTANCE_STORED, **{PRESANITIZED: fields, UNBOUNDED: True})
-            return
-        self._tell_refusal(Refused.INSTANCE, f"{status} {response.comment}")
-        if error is not None:
-            fields |= {"operation": error.operation, "errno": error.errno}
-            if error.path:
-                fields["path"] = error.path
-        self._log.warning(Message.STORE_FAILED, error_comment=response.comment, **fields)

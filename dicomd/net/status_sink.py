@@ -40,23 +40,3 @@ class StatusSink(Protocol):
 
     def refused(self, what: Refused, *, why: str, advice: str = "", **who: str) -> None:
         """Show a refusal; `who` has peer, address, calling and called AE Title, and listener."""
-
-
-class NoStatusSink:
-    """A `StatusSink` and `AssociationStatus` that show nothing."""
-
-    def open(self, known: dict[str, Any]) -> NoStatusSink:  # noqa: ARG002 - required by the protocol
-        """Show nothing."""
-        return self
-
-    def count(self, *, associations: int = 0, rejected: int = 0) -> None:
-        """Show nothing."""
-
-    def refused(self, what: Refused, *, why: str, advice: str = "", **who: str) -> None:
-        """Show nothing."""
-
-    def answered(self, *, stored: bool, size: int) -> None:
-        """Show nothing."""
-
-    def close(self) -> None:
-        """Show nothing."""

@@ -42,6 +42,8 @@ from dicomd.telemetry.writer import DescriptorWriter, LineWriter
 
 Format = Literal["auto", "journald", "console", "json"]
 Chosen = Literal["journald", "console", "json"]
+Logger = FilteringBoundLogger
+"""What `get_logger` and `bound_logger` return."""
 
 UNBOUNDED: Final = "_unbounded"
 """The key, with any value, for a line that no budget limits: it has cost its sender more than it costs here."""
@@ -118,12 +120,12 @@ def configure_logging(
     return chosen
 
 
-def get_logger() -> FilteringBoundLogger:
+def get_logger() -> Logger:
     """A logger that looks up the configuration for each line; `bound_logger` returns the fast kind."""
     return cast("FilteringBoundLogger", structlog.get_logger())
 
 
-def bound_logger(fields: Mapping[str, Any]) -> FilteringBoundLogger:
+def bound_logger(fields: Mapping[str, Any]) -> Logger:
     """A logger whose lines all begin with ``fields``, which are made safe here once instead of for each line."""
     return cast("FilteringBoundLogger", structlog.get_logger().bind(**{BOUND_FIELDS: made_safe(fields)}))
 

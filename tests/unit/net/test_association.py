@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -20,7 +21,7 @@ from dicomd.net.association import STOPS, AcceptorSettings, Association
 from dicomd.net.buffers import BufferPool
 from dicomd.net.deadlines import TimeLimits
 from dicomd.net.report import AssociationReport
-from dicomd.net.status_sink import NoStatusSink
+from dicomd.net.status_sink import Refused
 from dicomd.net.tls import TlsSettings, TlsTransport, server_context
 from dicomd.net.transport import PlainTransport
 from dicomd.services.operations import PresentationContext, Services, Verification
@@ -67,6 +68,25 @@ def collected_by_hand() -> Iterator[None]:
     gc.enable()
 
 
+class NoStatus:
+    """A `StatusSink` and `AssociationStatus` that show nothing."""
+
+    def open(self, known: dict[str, Any]) -> Self:
+        return self
+
+    def count(self, *, associations: int = 0, rejected: int = 0) -> None:
+        pass
+
+    def refused(self, what: Refused, *, why: str, advice: str = "", **who: str) -> None:
+        pass
+
+    def answered(self, *, stored: bool, size: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def plain(sock: socket.socket) -> PlainTransport:
     return PlainTransport(sock, send_timeout=1.0)
 
@@ -77,7 +97,7 @@ def new_report() -> AssociationReport:
         listener="dicom",
         address="127.0.0.1",
         instances=True,
-        status_sink=NoStatusSink(),
+        status_sink=NoStatus(),
     )
 
 
