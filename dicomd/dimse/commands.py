@@ -52,12 +52,6 @@ class Element(IntEnum):
     AFFECTED_SOP_INSTANCE_UID = 0x1000
 
 
-# In Python 3.11, looking up a member of an Enum costs ten times as much as looking up one of these.
-_MESSAGE_ID = Element.MESSAGE_ID
-_SOP_CLASS_UID, _REQUESTED_SOP_CLASS_UID = Element.AFFECTED_SOP_CLASS_UID, Element.REQUESTED_SOP_CLASS_UID
-_SOP_INSTANCE_UID = Element.AFFECTED_SOP_INSTANCE_UID
-
-
 class CommandSetError(ValueError):
     """The bytes are not a Command Set that could be answered."""
 
@@ -154,23 +148,27 @@ class CommandSetParser:
             return request
         message_id = data[self._message_id]
         elements = last.elements.copy()
-        elements[_MESSAGE_ID] = message_id
-        elements[_SOP_INSTANCE_UID] = data[self._uid]
+        elements[Element.MESSAGE_ID] = message_id
+        elements[Element.AFFECTED_SOP_INSTANCE_UID] = data[self._uid]
         return CommandSet(last.command_field, message_id[0] | message_id[1] << 8, last.has_data_set, elements)
 
     def _remember(self, request: CommandSet, data: bytes) -> None:
-        at, values = 0, {}
+        at = 0
+        values = {}
         for element, value in request.elements.items():  # in the order of the bytes
             at += _ELEMENT.size
             values[element] = slice(at, at + len(value))
             at += len(value)
-        message_id, uid = values.get(Element.MESSAGE_ID), values.get(Element.AFFECTED_SOP_INSTANCE_UID)
+        message_id = values.get(Element.MESSAGE_ID)
+        uid = values.get(Element.AFFECTED_SOP_INSTANCE_UID)
         if request.is_response or request.command_field == CommandField.C_CANCEL_RQ:
             return  # their Message ID is another element; a (0000,0110) in them may be anything
         if message_id is None or uid is None or message_id.start > uid.start:
             return  # a C-ECHO-RQ has no SOP Instance UID, and Command Sets with elements out of order are rare
-        self._last, self._length = request, len(data)
-        self._message_id, self._uid = message_id, uid
+        self._last = request
+        self._length = len(data)
+        self._message_id = message_id
+        self._uid = uid
         between = slice(message_id.stop, uid.start)
         self._around = between, data[between], data[: message_id.start], data[uid.stop :]
 
@@ -188,11 +186,11 @@ def encode_response(request: CommandSet, response: Response) -> bytes:
     UIDs are repeated as received. Those too long to be valid are left out, so that no request can inflate a response.
     """
     elements = request.elements
-    sop_class = elements.get(_SOP_CLASS_UID) or elements.get(_REQUESTED_SOP_CLASS_UID) or b""
-    instance = elements.get(_SOP_INSTANCE_UID, b"")
+    sop_class = elements.get(Element.AFFECTED_SOP_CLASS_UID) or elements.get(Element.REQUESTED_SOP_CLASS_UID) or b""
+    instance = elements.get(Element.AFFECTED_SOP_INSTANCE_UID, b"")
     if len(sop_class) > _LONGEST_UID:
         sop_class = b""
-    behind = _element(_SOP_INSTANCE_UID, instance) if 0 < len(instance) <= _LONGEST_UID else b""
+    behind = _element(Element.AFFECTED_SOP_INSTANCE_UID, instance) if 0 < len(instance) <= _LONGEST_UID else b""
     if response.offending_elements or response.comment:
         behind = _explanation(response) + behind
     before, between = _constant_parts(sop_class, request.command_field, response.status, len(behind))

@@ -47,9 +47,6 @@ _ABORT_TIMEOUT = 1.0
 """Seconds that a peer has to receive the A-ABORT when the daemon stops."""
 STOPS = "dicomd stops"
 """The reason for aborting an Association at the end of a drain."""
-_ESTABLISHED = State.ESTABLISHED  # a local alias, as accessing an enum member in Python 3.11 takes ten times as long
-_IDLE = State.IDLE
-_SEND_DATA = Event.SEND_DATA
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,9 @@ class Association:
     def __init__(
         self, transport: PlainTransport, address: str, settings: AcceptorSettings, report: AssociationReport
     ) -> None:
-        self._transport, self._settings, self._report = transport, settings, report
+        self._transport = transport
+        self._settings = settings
+        self._report = report
         self._source = Source(address)
         self._machine = AcceptorStateMachine()
         self._deadline = Deadline(transport, settings.limits)
@@ -94,7 +93,7 @@ class Association:
     def run(self) -> None:
         """Serve the Association until its connection ends. Never raises."""
         try:
-            while self._machine.state is not _IDLE:
+            while self._machine.state is not State.IDLE:
                 self._serve()
         except Exception as error:  # a defect in dicomd must not end the worker
             self._report.internal_error("net", error)
@@ -119,14 +118,15 @@ class Association:
 
     def _serve(self) -> None:
         """Process events until the connection has ended, or one of them was exceptional."""
-        reader, machine = self._reader, self._machine
+        reader = self._reader
+        machine = self._machine
         try:
             if self._transport.proxy_header_pending:
                 rules, report = self._settings.admission.rules, self._report
                 self._source = Source(peer_behind(self._transport, self._source, self._settings.limits, rules, report))
             if isinstance(self._transport, TlsTransport) and not self._transport.secured:
                 handshake(self._transport, self._deadline, self._own_buffer, self._report)
-            while machine.state is not _IDLE:
+            while machine.state is not State.IDLE:
                 event = reader.next_event()
                 if event is None:
                     self._receive()
@@ -151,16 +151,17 @@ class Association:
             self._connection_ended()
 
     def _connection_ended(self) -> None:
-        if self._machine.state is not _IDLE:
+        if self._machine.state is not State.IDLE:
             self._machine.happened(Event.CLOSED)
 
     def _receive(self) -> None:
-        reader, deadline = self._reader, self._deadline
+        reader = self._reader
+        deadline = self._deadline
         self._check_stopping()
         in_message = not reader.at_boundary or (self._messages is not None and self._messages.under_way)
         if reader.must_rewind or (reader.pdv_left > SMALL and self._large_buffer is None):
             self._make_room()
-        if self._machine.state is _ESTABLISHED:
+        if self._machine.state is State.ESTABLISHED:
             if in_message:
                 deadline.in_message()
             else:
@@ -187,11 +188,11 @@ class Association:
                 deadline.received(count)
                 if not count:  # part of a TLS record: the peer has begun, and has to keep the minimum rate from now on
                     in_message = True
-                    if self._machine.state is _ESTABLISHED:
+                    if self._machine.state is State.ESTABLISHED:
                         deadline.in_message()
 
     def _check_stopping(self) -> None:
-        if self._stopping and self._machine.state is _ESTABLISHED:
+        if self._stopping and self._machine.state is State.ESTABLISHED:
             raise StoppedError(self._stopping)
 
     def _make_room(self) -> None:
@@ -245,7 +246,7 @@ class Association:
             self._report.aborted("sent", source, reason)
 
     def _time_is_up(self, why: TimedOutError) -> None:
-        if self._machine.state is _ESTABLISHED:
+        if self._machine.state is State.ESTABLISHED:
             self._report.outcome(Outcome.TIMED_OUT, why)
             self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
         else:
@@ -255,7 +256,7 @@ class Association:
 
     def _abort_after_defect(self) -> None:
         self._report.outcome(Outcome.ABORTED_LOCALLY, "internal error")
-        if self._machine.state in (_ESTABLISHED, State.AWAITING_ASSOCIATE_RESPONSE):
+        if self._machine.state in (State.ESTABLISHED, State.AWAITING_ASSOCIATE_RESPONSE):
             with suppress(Exception):  # the defect is already reported, its consequences needn't be
                 self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
 
@@ -294,9 +295,9 @@ class Association:
         # it means nothing (AA-6), and in Sta8, between the two, nothing is read.
         self._reader.expect_data()
         self._peer_max_pdu = negotiated.max_pdu
-        titles, rights = (request.calling_ae_title, request.called_ae_title), access.rights
+        titles = (request.calling_ae_title, request.called_ae_title)
         contexts = {
-            context_id: PresentationContext(context.abstract_syntax, context.transfer_syntax, *titles, rights)
+            context_id: PresentationContext(context.abstract_syntax, context.transfer_syntax, *titles, access.rights)
             for context_id, context in negotiated.contexts.items()
         }
         self._messages = Messages(self._settings.services, contexts, report.accepted(access, negotiated))
@@ -345,21 +346,21 @@ class Association:
         messages = self._messages
         if messages is None:
             return
-        while self._machine.state is _ESTABLISHED and not self._stopping:
+        while self._machine.state is State.ESTABLISHED and not self._stopping:
             fragments = self._reader.next_fragments()
             if not fragments:
                 break
             messages.take(fragments, self._respond)
 
     def _take_fragment(self, fragment: Fragment) -> None:
-        if self._messages is None or self._machine.state is not _ESTABLISHED:
+        if self._messages is None or self._machine.state is not State.ESTABLISHED:
             return
         if fragment.control & COMMAND:
             self._check_stopping()
         self._messages.take((fragment,), self._respond)
 
     def _respond(self, context_id: int, command_set: bytes) -> None:
-        self._machine.happened(_SEND_DATA)
+        self._machine.happened(Event.SEND_DATA)
         self._transport.send(p_data_tf(context_id, command_set, self._peer_max_pdu))
 
     def _drop_message(self) -> None:
@@ -369,8 +370,8 @@ class Association:
 
     def _return_buffer(self) -> None:
         """Return the large buffer, as an idle Association holds only its own small one."""
-        buffer, left = self._large_buffer, self._reader.unread
-        if buffer is not None and left < SMALL:
+        buffer = self._large_buffer
+        if buffer is not None and self._reader.unread < SMALL:
             self._reader.rewind(self._own_buffer)
             self._large_buffer = None
             self._settings.buffers.give_back(buffer)

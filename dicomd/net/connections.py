@@ -20,7 +20,9 @@ class ConnectionReport:
         self, metrics: Metrics, status_sink: StatusSink, audit: Callable[[str], AssociationAudit] | None = None
     ) -> None:
         """`audit` begins the audit of a source address; None if nothing is audited."""
-        self._metrics, self._status_sink, self._audit = metrics, status_sink, audit
+        self._metrics = metrics
+        self._status_sink = status_sink
+        self._audit = audit
         self._log = get_logger()
 
     def connected(self, listener: str) -> None:

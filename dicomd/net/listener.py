@@ -96,7 +96,10 @@ class ConnectionAcceptor:
                 if settings.tls is None:
                     raise ValueError(f"{listener.name} needs TLS, but there are no settings for it")
                 self._contexts[listener.name] = settings.tls
-        self._listeners, self._settings, self._report, self._new_report = listeners, settings, report, new_report
+        self._listeners = listeners
+        self._settings = settings
+        self._report = report
+        self._new_report = new_report
         self._siblings = siblings
         self._threads = ConnectionThreads("association")
         self._live: set[Association] = set()
@@ -234,7 +237,8 @@ class ConnectionAcceptor:
         return f"not one of the balancers in proxy_protocol of {listener.name}: add its address there"
 
     def _transport(self, listener: ListeningSocket, sock: socket.socket) -> PlainTransport:
-        send_timeout, context = self._settings.limits.request, self._contexts.get(listener.name)
+        send_timeout = self._settings.limits.request
+        context = self._contexts.get(listener.name)
         if context is None:
             return PlainTransport(sock, send_timeout=send_timeout)
         return TlsTransport(sock, context, send_timeout=send_timeout)

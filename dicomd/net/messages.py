@@ -61,7 +61,8 @@ class Messages:
             if control & COMMAND:
                 self._take_command(context_id, data, respond, is_last=control & LAST != 0)
                 continue
-            operation, request = self._operation, self._request
+            operation = self._operation
+            request = self._request
             if operation is None or request is None:
                 message = "a Data Set fragment without a Command Set before it"
                 raise PDUError(AbortReason.INVALID_PDU_PARAMETER, message)

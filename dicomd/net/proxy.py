@@ -23,8 +23,10 @@ WITHIN: Final = 5.0
 """Seconds in which a balancer has to send the header; it normally does so in its first packet."""
 
 _VERSION_2: Final = 0x20
-_LOCAL, _PROXY = 0, 1
-_TCP_OVER_IPV4, _TCP_OVER_IPV6 = 0x11, 0x21
+_LOCAL = 0
+_PROXY = 1
+_TCP_OVER_IPV4 = 0x11
+_TCP_OVER_IPV6 = 0x21
 _ADDRESSES: Final = {_TCP_OVER_IPV4: 12, _TCP_OVER_IPV6: 36}
 """Bytes of addresses and ports in each family; they are followed by extensions that nothing here needs."""
 _LONGEST_ADDRESSES: Final = max(_ADDRESSES.values())
@@ -51,7 +53,8 @@ def source(head: bytes, addresses: bytes) -> str | None:
     `head` is what `announced` has accepted, `addresses` the beginning of what follows. Raises `ProxyHeaderError`, also
     for a header without an address, since access rules couldn't be applied to the peer.
     """
-    command, family = head[12] & 0x0F, head[13]
+    command = head[12] & 0x0F
+    family = head[13]
     if command == _LOCAL:
         return None
     if command != _PROXY:

@@ -204,7 +204,8 @@ class AssociationReport:
     def outcome(self, outcome: Outcome, error: Exception | str = "") -> None:
         """Note how it ends. Only the first call counts, since all later trouble follows from it."""
         if self._outcome is None:
-            self._outcome, self._error = outcome, str(error)
+            self._outcome = outcome
+            self._error = str(error)
             self._metrics.count_limit(getattr(error, "limit", ""))
 
     def ended(self) -> None:

@@ -16,9 +16,11 @@ from dicomd.upperlayer.proposals import MAX_TRANSFER_SYNTAXES, context_parts
 UNCOMPRESSED: Final = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 """The Transfer Syntaxes accepted for C-ECHO, which has no Data Set to encode."""
 
-ACCEPTANCE, USER_REJECTION = 0, 1
-ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 3, 4
-"""PS3.8 Table 9-18."""
+# The results of PS3.8 Table 9-18 that dicomd answers with.
+ACCEPTANCE = 0
+USER_REJECTION = 1
+ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
+TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
 
 _PADDED: Final = tuple((before, behind) for before in (b"", b" ") for behind in (b"", b"\0", b" ", b"  ", b" \0"))
 """What requestors put around a UID, although PS3.8 Annex F allows nothing."""
@@ -47,7 +49,10 @@ class _TransferSyntaxes:
 
         Raises `MalformedRequestError`.
         """
-        rank_of, best, at, end = self._ranks.get, len(self._uids), 0, len(sub_items)
+        rank_of = self._ranks.get
+        best = len(self._uids)
+        at = 0
+        end = len(sub_items)
         try:
             for _ in range(MAX_TRANSFER_SYNTAXES):
                 if at >= end:
@@ -90,7 +95,8 @@ class ContextJudge:
 
     def __init__(self, sop_classes: Iterable[str] | None, transfer_syntaxes: Iterable[str]) -> None:
         self._sop_classes = None if sop_classes is None else {uid: uid for uid in sop_classes}
-        self._stored, self._verification = _TransferSyntaxes(transfer_syntaxes), _TransferSyntaxes(UNCOMPRESSED)
+        self._stored = _TransferSyntaxes(transfer_syntaxes)
+        self._verification = _TransferSyntaxes(UNCOMPRESSED)
 
     def judge(self, context: bytes, known: dict[bytes, tuple[str, str]]) -> JudgedContext:
         """Judge one, as `read_proposal` cuts it out. `known` is a cache that starts empty with each request.

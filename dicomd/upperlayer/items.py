@@ -10,9 +10,13 @@ from collections.abc import Iterator
 
 from dicomd.uids import MAX_UID_LENGTH
 
-APPLICATION_CONTEXT, PRESENTATION_CONTEXT, USER_INFORMATION = 0x10, 0x20, 0x50
+# Item types of PS3.8 §9.3.2 and §9.3.3.
+APPLICATION_CONTEXT = 0x10
+PRESENTATION_CONTEXT = 0x20
 PRESENTATION_CONTEXT_RESULT = 0x21
-ABSTRACT_SYNTAX, TRANSFER_SYNTAX = 0x30, 0x40
+ABSTRACT_SYNTAX = 0x30
+TRANSFER_SYNTAX = 0x40
+USER_INFORMATION = 0x50
 
 LONGEST_UID = MAX_UID_LENGTH + 1
 """Bytes of a UID and one of padding, which an item must not have (PS3.8 Annex F) but some requestors send."""
@@ -45,7 +49,8 @@ def walk(data: bytes) -> Iterator[tuple[int, bytes]]:
         if at + 4 > end:
             raise MalformedRequestError("an item is cut short")
         item_type, length = _HEADER.unpack_from(data, at)
-        start, at = at + 4, at + 4 + length
+        start = at + 4
+        at = start + length
         if at > end:
             raise MalformedRequestError(f"item {item_type:02X}H is longer than what contains it")
         yield item_type, data[start:at]

@@ -196,7 +196,9 @@ class Negotiator:
         except MalformedRequestError:
             return Unanswered(0, 0, ())  # it wasn't decoded for the answer either
         known: dict[bytes, tuple[str, str]] = {}
-        accepted, refused, malformed = list[tuple[bytes, int]](), list[tuple[bytes, int]](), 0
+        accepted: list[tuple[bytes, int]] = []
+        refused: list[tuple[bytes, int]] = []
+        malformed = 0
         for context in proposed:
             try:
                 result = self._judge.judge(context, known).result

@@ -37,7 +37,7 @@ class PDUType(IntEnum):
 
 
 P_DATA_TF = int(PDUType.P_DATA_TF)
-"""Used for each PDU: in Python 3.11, looking up the member costs ten times as much."""
+"""For what is done for each PDU: in Python 3.11, looking up the member of the Enum costs several times as much."""
 
 
 def a_abort(source: int, reason: int) -> bytes:

@@ -34,8 +34,14 @@ MAX_TRANSFER_SYNTAXES: Final = 128
 MAX_SHOWN: Final = 16
 """How many Presentation Contexts of a request, and Transfer Syntaxes of each, are kept to be shown."""
 
-_MAXIMUM_LENGTH, _IMPLEMENTATION_CLASS_UID, _IMPLEMENTATION_VERSION_NAME = 0x51, 0x52, 0x55
-_ASYNCHRONOUS_OPERATIONS, _ROLE_SELECTION, _EXTENDED_NEGOTIATION = 0x53, 0x54, 0x56
+# User Information sub-items (PS3.7 §D.3.3, PS3.8 Annex D).
+_MAXIMUM_LENGTH = 0x51
+_IMPLEMENTATION_CLASS_UID = 0x52
+_ASYNCHRONOUS_OPERATIONS = 0x53
+_ROLE_SELECTION = 0x54
+_IMPLEMENTATION_VERSION_NAME = 0x55
+_EXTENDED_NEGOTIATION = 0x56
+
 _LONGEST_VERSION_NAME = 16  # characters (PS3.7 §D.3.3.2.3)
 _LONGEST_SHOWN = 80  # bytes of a UID: enough to show that it is too long
 _CONTEXT_FIXED = 4  # bytes of a Presentation Context before its sub-items: the ID and three reserved ones
@@ -165,7 +171,8 @@ def _shown(value: bytes) -> str:
 
 def _context_out_of_order(context: bytes) -> tuple[int, bytes, bytes]:
     """The parts of a Presentation Context that doesn't begin with its abstract syntax."""
-    abstract_syntax, transfer_syntaxes = b"", []
+    abstract_syntax = b""
+    transfer_syntaxes = []
     for item_type, value in walk(context[_CONTEXT_FIXED:]):
         if item_type == ABSTRACT_SYNTAX:
             abstract_syntax = value
@@ -176,7 +183,8 @@ def _context_out_of_order(context: bytes) -> tuple[int, bytes, bytes]:
 
 def _read_user_information(items: Sequence[bytes]) -> UserInformation:
     """There should be one such item. Of several, the last counts, but the limit on sub-items applies to all."""
-    found, count = UserInformation(0, "", "", False, {}, ()), 0
+    found = UserInformation(0, "", "", False, {}, ())
+    count = 0
     for value in items:
         found, count = _read_sub_items(value, count)
     return found
@@ -184,7 +192,10 @@ def _read_user_information(items: Sequence[bytes]) -> UserInformation:
 
 def _read_sub_items(data: bytes, count: int) -> tuple[UserInformation, int]:
     """Read one item's, after `count` in others. User Identity is skipped as unknown (PS3.7 §D.3.3.7.1)."""
-    max_pdu, class_uid, version_name, asynchronous = 0, "", "", False
+    max_pdu = 0
+    class_uid = ""
+    version_name = ""
+    asynchronous = False
     roles: dict[str, tuple[bool, bool]] = {}
     extended: list[str] = []
     for item_type, value in walk(data):

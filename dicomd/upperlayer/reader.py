@@ -69,10 +69,12 @@ class PDUError(Exception):
 
     def __init__(self, reason: AbortReason, message: str, limit: str = "") -> None:
         super().__init__(message)
-        self.reason, self.limit = reason, limit
+        self.reason = reason
+        self.limit = limit
 
 
-_HEADERS_SIZE = SINGLE_PDV_HEADER.size  # needed for each PDU, and a global costs less to look up than an attribute
+# For `next_fragments`, which needs them for each PDU: a global costs less to look up than an attribute.
+_HEADERS_SIZE = SINGLE_PDV_HEADER.size
 _PDU_HEADER_SIZE = PDU_HEADER.size
 _unpack_headers = SINGLE_PDV_HEADER.unpack_from
 
@@ -177,8 +179,10 @@ class PDUReader:
         target = self._buffer if buffer is None else buffer
         if left and (self._start or buffer is not None):
             target[:left] = bytes(self._buffer[self._start : self._end])
-        self._buffer, self._capacity = target, len(target)
-        self._start, self._end = 0, left
+        self._buffer = target
+        self._capacity = len(target)
+        self._start = 0
+        self._end = left
 
     def start_over(self) -> None:
         """Receive the next bytes at the front of the buffer. Only `at_boundary`, and when no view is in use."""
@@ -228,7 +232,8 @@ class PDUReader:
         PDU, and DCMTK's senders divide 512 KiB into 33 PDUs.
         """
         found: list[tuple[int, int, memoryview]] = []
-        start, end = self._start, self._end
+        start = self._start
+        end = self._end
         if start == end or self._pdu_left or self._skip or self._body is not None or not self._data_expected:
             return found
         if self._pdv_left:
@@ -238,7 +243,8 @@ class PDUReader:
             if self._pdv_left:
                 return found
             start = self._start
-        buffer, longest = self._buffer, self._max_pdu
+        buffer = self._buffer
+        longest = self._max_pdu
         for _ in range(_MOST_AT_ONCE):
             if end - start < _HEADERS_SIZE:
                 break
@@ -247,9 +253,13 @@ class PDUReader:
                 break
             if control & COMMAND and found:
                 break
-            data, start = start + _HEADERS_SIZE, start + _PDU_HEADER_SIZE + length
+            data = start + _HEADERS_SIZE
+            start += _PDU_HEADER_SIZE + length
             if start > end:
-                self._start, self._pdv_left, self._pdv_context_id, self._control = data, length - 6, context_id, control
+                self._start = data
+                self._pdv_left = length - 6
+                self._pdv_context_id = context_id
+                self._control = control
                 if (piece := self._fragment(end - data)) is not None:
                     found.append(piece)
                 break
@@ -265,7 +275,8 @@ class PDUReader:
     def _pdu_header(self) -> PDU | None:
         pdu_type, length = PDU_HEADER.unpack_from(self._buffer, self._start)
         self._start += PDU_HEADER.size
-        is_first, self._is_first = self._is_first, False
+        is_first = self._is_first
+        self._is_first = False
         if pdu_type == P_DATA_TF:
             if length > self._max_pdu:
                 self._skip = length
@@ -297,7 +308,9 @@ class PDUReader:
         if fixed is None and not (is_first and pdu_type == PDUType.A_ASSOCIATE_RQ):
             self._skip = length
             return PDU(pdu_type, b"")
-        self._pdu_type, self._body, self._body_length = pdu_type, bytearray(), length
+        self._pdu_type = pdu_type
+        self._body = bytearray()
+        self._body_length = length
         return None
 
     def _whole_pdu(self, body: bytearray, available: int) -> PDU | None:
@@ -320,7 +333,9 @@ class PDUReader:
             self._pdu_left = max(0, self._pdu_left + 4 + length - PDV_HEADER.size)
             self.skip_pdu()
             raise PDUError(AbortReason.INVALID_PDU_PARAMETER, f"PDV of {length} bytes")
-        self._pdv_left, self._pdv_context_id, self._control = length - 2, context_id, control
+        self._pdv_left = length - 2
+        self._pdv_context_id = context_id
+        self._control = control
         if not self._pdv_left:  # an empty fragment can still be the last one
             return Fragment(context_id, control, self._buffer[:0])
         return None
