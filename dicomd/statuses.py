@@ -2,7 +2,8 @@
 
 Invariant: no other module repeats one of these numbers. A failure of the store has its status in `dicomd.store.errors`,
 where each errno has its class; `dicomd.services` answers with it; `dicomd.net.message_report` writes the log line and
-counts it. The labels of metrics, the configuration's reference and the Conformance Statement's table are made from this list.
+counts it. The labels of metrics, the configuration's reference and the Conformance Statement's table are made from this
+list.
 """
 
 from __future__ import annotations

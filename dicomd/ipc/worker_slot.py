@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 from dicomd.ipc.shared_state import ASSOCIATIONS_PER_WORKER, SharedState, SlotState
 from dicomd.ipc.shared_status import WorkerStatus
-from dicomd.net.admission import LimitReached
+from dicomd.net.admission_counter import LimitReached
 
 
 class WorkerSlot:
@@ -89,12 +89,6 @@ class WorkerSlot:
         last = fields.associations - 1
         fields.peers[fields.peers[: last + 1].index(digest)] = fields.peers[last]
         fields.associations = last
-
-    @property
-    def open_associations(self) -> int:
-        """How many Associations this worker has open."""
-        count: int = self._fields.associations
-        return count
 
     # -- SiblingWorkers --------------------------------------------------------------------------------------------
 

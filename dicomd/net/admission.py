@@ -5,14 +5,11 @@ Invariant: whatever is counted in is counted out again, whatever happens in betw
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
-from typing import Protocol
 
 from dicomd.net.access import AccessDecision, AccessRules, Source
+from dicomd.net.admission_counter import AdmissionCounter, LimitReached
 from dicomd.net.rejection import Rejection
 from dicomd.rejections import RejectReason
 from dicomd.uids import APPLICATION_CONTEXT_NAME
@@ -23,87 +20,15 @@ from dicomd.upperlayer.negotiation import AssociateRequest
 class AdmissionLimits:
     """How many may be open at once; the limit of a peer comes with the verdict on it."""
 
-    connections: int = 1024
-    associations: int = 256
-
-
-class LimitReached(Enum):
-    """Which limit prevents another Association, as its metric is labelled."""
-
-    ASSOCIATIONS = "associations"
-    PEER = "associations_per_peer"
-
-
-class AdmissionCounter(Protocol):
-    """Counts connections and Associations, in one process (`LocalPlaces`) or over all that serve."""
-
-    def connect(self, limit: int) -> bool:
-        """Count a connection in; return False, without counting it, if `limit` are open."""
-
-    def disconnect(self, *, admitted: bool) -> None:
-        """Count a connection out; `admitted`: it had an Association, which was counted out."""
-
-    def enter(self, peer: str, *, associations: int, per_peer: int) -> LimitReached | None:
-        """Count an Association of `peer` in, or return which of the two limits is reached."""
-
-    def leave(self, peer: str) -> None:
-        """Count an Association out."""
-
-    @property
-    def open_associations(self) -> int:
-        """How many Associations this process has open."""
-
-
-class LocalPlaces:
-    """Counts for a process that serves alone."""
-
-    def __init__(self) -> None:
-        self._connections = 0
-        self._associations: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    def connect(self, limit: int) -> bool:
-        """Count a connection in; return False, without counting it, if `limit` are open."""
-        with self._lock:
-            if self._connections >= limit:
-                return False
-            self._connections += 1
-            return True
-
-    def disconnect(self, *, admitted: bool) -> None:  # noqa: ARG002 - required by the protocol
-        """Count a connection out."""
-        with self._lock:
-            self._connections -= 1
-
-    def enter(self, peer: str, *, associations: int, per_peer: int) -> LimitReached | None:
-        """Count an Association of `peer` in, or return which of the two limits is reached."""
-        with self._lock:
-            if self._associations.total() >= associations:
-                return LimitReached.ASSOCIATIONS
-            if self._associations[peer] >= per_peer:
-                return LimitReached.PEER
-            self._associations[peer] += 1
-            return None
-
-    def leave(self, peer: str) -> None:
-        """Count an Association out."""
-        with self._lock:
-            self._associations[peer] -= 1
-            if not self._associations[peer]:
-                del self._associations[peer]
-
-    @property
-    def open_associations(self) -> int:
-        """How many Associations are open now."""
-        with self._lock:
-            return self._associations.total()
+    connections: int
+    associations: int
 
 
 class Admission:
     """Judges requests, and keeps what is open within the limits. Thread-safe.
 
     `rules` say who may do what. `unready` returns why no Association can be accepted at present, or an empty string.
-    `places` does the counting.
+    `counter` knows what all processes together have open.
     """
 
     def __init__(
@@ -112,24 +37,20 @@ class Admission:
         *,
         rules: AccessRules,
         unready: Callable[[], str],
-        places: AdmissionCounter | None = None,
+        counter: AdmissionCounter,
     ) -> None:
         self.rules = rules
-        self._limits, self._unready = limits, unready
-        self._places = LocalPlaces() if places is None else places
-
-    @property
-    def open_associations(self) -> int:
-        """How many Associations this process has open."""
-        return self._places.open_associations
+        self._limits = limits
+        self._unready = unready
+        self._counter = counter
 
     def connect(self) -> bool:
         """Count a connection in; return False, without counting it, if there are too many."""
-        return self._places.connect(self._limits.connections)
+        return self._counter.connect(self._limits.connections)
 
     def disconnect(self, *, admitted: bool) -> None:
         """Count a connection out; `admitted`: it had an Association, which was counted out."""
-        self._places.disconnect(admitted=admitted)
+        self._counter.disconnect(admitted=admitted)
 
     def admit(self, request: AssociateRequest, source: Source) -> AccessDecision:
         """Judge `request` from `source`. Unless the verdict is a refusal, the Association is then counted in."""
@@ -139,7 +60,7 @@ class Admission:
 
     def leave(self, verdict: AccessDecision) -> None:
         """Count an admitted Association out."""
-        self._places.leave(verdict.counted_as)
+        self._counter.leave(verdict.counted_as)
 
     def _protocol(self, request: AssociateRequest) -> Rejection | None:
         if request.protocol_version & 1:
@@ -152,7 +73,7 @@ class Admission:
         if reason := self._unready():
             return Rejection(RejectReason.TEMPORARY_CONGESTION, reason)
         limits = self._limits
-        full = self._places.enter(verdict.counted_as, associations=limits.associations, per_peer=verdict.associations)
+        full = self._counter.enter(verdict.counted_as, associations=limits.associations, per_peer=verdict.associations)
         if full is None:
             return None
         if full is LimitReached.ASSOCIATIONS:

@@ -75,7 +75,7 @@ class Worker:
             ),
             rules=access_rules(config),
             unready=self.unready,
-            places=worker_slot,
+            counter=worker_slot,
         )
         buffers = BufferPool()
         self._memory_trimmer = MemoryTrimmer(buffers.empty)

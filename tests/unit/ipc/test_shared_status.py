@@ -12,9 +12,9 @@ import pytest
 from dicomd.ipc.association_table import ROWS, AssociationTable
 from dicomd.ipc.refusals import KEPT, Refusals
 from dicomd.ipc.seqlock import SeqlockRecord
-from dicomd.ipc.shared_state import SharedState, SlotState
-from dicomd.ipc.worker_slot import WorkerSlot
+from dicomd.ipc.shared_state import SharedState
 from dicomd.net.status_sink import Refused
+from tests.support.worker_slots import worker_slot
 
 ALL = range(2)
 WORST = {
@@ -35,13 +35,6 @@ def unlocked() -> Iterator[None]:
 @pytest.fixture
 def shared_state() -> SharedState:
     return SharedState()
-
-
-def worker_slot(shared_state: SharedState, slot: int = 0) -> WorkerSlot:
-    shared_state.occupy(slot, 1)
-    found = WorkerSlot(shared_state, slot, 1)
-    found.show_state(SlotState.READY)
-    return found
 
 
 def test_a_record_is_what_was_written_last() -> None:

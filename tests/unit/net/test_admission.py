@@ -2,11 +2,13 @@
 
 import pytest
 
+from dicomd.ipc.shared_state import SharedState
 from dicomd.net.access import AccessRules, PeerRule, Source
 from dicomd.net.admission import Admission, AdmissionLimits, judge_application_context
 from dicomd.net.rejection import Rejection
 from dicomd.services.operations import EVERYTHING
 from dicomd.upperlayer.negotiation import AssociateRequest
+from tests.support.worker_slots import worker_slot
 
 
 def asked(called: str = "SCP", calling: str = "SCU", version: int = 1) -> AssociateRequest:
@@ -18,11 +20,17 @@ STRICT = PeerRule("ct1", frozenset({"CT1"}), (), (), EVERYTHING, associations=1)
 
 
 def admission(
-    *peers: PeerRule, ae_titles: tuple[str, ...] = (), unready: str = "", associations: int = 3, per_peer: int = 2
+    *peers: PeerRule,
+    shared_state: SharedState | None = None,
+    ae_titles: tuple[str, ...] = (),
+    unready: str = "",
+    associations: int = 3,
+    per_peer: int = 2,
 ) -> Admission:
+    counter = worker_slot(shared_state or SharedState())
     rules = AccessRules(peers, ae_titles=ae_titles, audit=False, associations_per_peer=per_peer)
     limits = AdmissionLimits(connections=2, associations=associations)
-    return Admission(limits, rules=rules, unready=lambda: unready)
+    return Admission(limits, rules=rules, unready=lambda: unready, counter=counter)
 
 
 def rejection(gate: Admission, request: AssociateRequest, source: Source = HERE) -> Rejection:
@@ -50,9 +58,10 @@ def codes(refusal: Rejection) -> tuple[int, int, int]:
     ],
 )
 def test_a_refusal_has_its_codes_and_advice(request_: AssociateRequest, expected: tuple[int, int, int]) -> None:
-    gate = admission(ae_titles=("SCP",))
+    shared_state = SharedState()
+    gate = admission(shared_state=shared_state, ae_titles=("SCP",))
     assert codes(rejection(gate, request_)) == expected
-    assert gate.open_associations == 0
+    assert shared_state.total_associations() == 0
 
 
 def test_any_called_title_is_accepted_where_none_is_configured() -> None:
@@ -70,7 +79,8 @@ def test_a_permanent_refusal_comes_before_a_transient_one() -> None:
 
 
 def test_limits_hold_and_places_come_back() -> None:
-    gate = admission()
+    shared_state = SharedState()
+    gate = admission(shared_state=shared_state)
     first = gate.admit(asked(), Source("a"))
     assert first.refusal is None
     assert gate.admit(asked(), Source("a")).refusal is None
@@ -82,7 +92,7 @@ def test_limits_hold_and_places_come_back() -> None:
     assert rejection(gate, asked(), Source("c")).limit == "associations"
     gate.leave(first)
     assert gate.admit(asked(), Source("c")).refusal is None
-    assert gate.open_associations == 3
+    assert shared_state.total_associations() == 3
 
 
 def test_a_configured_peer_has_its_own_limit_wherever_it_comes_from() -> None:

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from dicomd.dimse.commands import CommandSet
+from dicomd.ipc.shared_state import SharedState
 from dicomd.net.access import AccessRules
 from dicomd.net.admission import Admission, AdmissionLimits
 from dicomd.net.association import STOPS, AcceptorSettings, Association
@@ -32,6 +33,7 @@ from tests.support import wire
 from tests.support.certificates import Pki
 from tests.support.objects import EXPLICIT_LITTLE, instance
 from tests.support.raw_peer import A_RELEASE_RQ_PDU, RawPeer, associate_rq, store_message
+from tests.support.worker_slots import worker_slot
 from tests.unit.store.instances import file_store
 
 MAX_PDU = 1 << 18
@@ -52,7 +54,10 @@ def settings(tmp_path: Path) -> AcceptorSettings:
         ),
         services=Services(verification=Verification(), storage=StorageService(store)),
         admission=Admission(
-            AdmissionLimits(), rules=AccessRules(audit=False, associations_per_peer=64), unready=lambda: ""
+            AdmissionLimits(connections=8, associations=8),
+            rules=AccessRules(audit=False, associations_per_peer=8),
+            unready=lambda: "",
+            counter=worker_slot(SharedState()),
         ),
         limits=TimeLimits(request=0.3),
         max_pdu=MAX_PDU,
