@@ -49,34 +49,30 @@ _MISDIRECTED: Final = (
 )
 _INDEX: Final = "".join(f"{path:<12}{what}\n" for path, what in PAGES.items())
 
-Address = tuple[str, int]
 _log = get_logger()
 
 
 class HttpEndpoint:
-    """Serves `PAGES` in threads of this process from `start` to `stop`.
+    """Serves `PAGES` on a bound socket, which becomes its own, in threads of this process from `start` to `stop`.
 
     ``healthy`` returns whether the daemon works; ``ready`` whether instances are accepted, and in one line why not;
     ``status`` the JSON object of /status, and ``page`` the HTML document of /. Both pages are shown under IP addresses,
     localhost and the names that ``hosts`` returns. ``registry`` is collected at each request to /metrics. If any of
-    them raises, the answer is 500, the exception is logged, and ``on_error`` is called if given.
-
-    Takes over a listening or bound socket, or binds (host, port). Raises OSError if that fails.
+    them raises, the answer is 500, the exception is logged, and ``on_error`` is called.
     """
 
     def __init__(
         self,
-        sock_or_address: socket.socket | Address,
+        sock: socket.socket,
         *,
         registry: CollectorRegistry,
         healthy: Callable[[], bool],
         ready: Callable[[], tuple[bool, str]],
         status: Callable[[], dict[str, Any]],
         page: Callable[[], str],
-        hosts: Callable[[], Collection[str]] = tuple,
-        on_error: Callable[[], None] | None = None,
+        hosts: Callable[[], Collection[str]],
+        on_error: Callable[[], None],
     ) -> None:
-        sock = sock_or_address if isinstance(sock_or_address, socket.socket) else _bound(sock_or_address)
         sock.listen(_BACKLOG)
         self._registry = registry
         self._healthy = healthy
@@ -89,12 +85,6 @@ class HttpEndpoint:
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_SECONDS,), name="http", daemon=True
         )
-
-    @property
-    def address(self) -> Address:
-        """The address it listens on, with the port that was chosen for port 0."""
-        host, port = self._server.socket.getsockname()[:2]
-        return host, port
 
     def start(self) -> None:
         """Begin to serve. Starts threads, so the process must not fork afterwards."""
@@ -135,8 +125,7 @@ class HttpEndpoint:
                     return HttpResponse(HTTPStatus.NOT_FOUND, f"Not found. There is:\n{_INDEX}")
         except Exception:
             _log.exception(Message.INTERNAL_ERROR, module=__name__)
-            if self._on_error is not None:
-                self._on_error()
+            self._on_error()
             return HttpResponse(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the log\n")
 
     def _metrics(self, accept: str, accept_encoding: str) -> "HttpResponse":
@@ -331,15 +320,3 @@ class _Server(TCPServer):
         self._answered.discard(request)
         with contextlib.suppress(OSError):
             request.shutdown(socket.SHUT_RDWR)
-
-
-def _bound(address: Address) -> socket.socket:
-    host, port = address
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
