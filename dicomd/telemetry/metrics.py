@@ -1,10 +1,10 @@
 """All metrics of dicomd, with their labels at 0 from the start.
 
 What happens once per instance or per Association goes through a method that has resolved its series beforehand; all
-others are prometheus_client's own objects, to be used as such. Works in one process, and with prometheus_client's
-multiprocess files if ``prometheus_client.values.ValueClass`` is set before a `Metrics` is made: each gauge says how
-it is merged over workers, and none uses callbacks, which those files can't carry. Therefore the process that owns them
-sets the store's gauges and calls `sample_process` once a second.
+others are prometheus_client's own objects, to be used as such. All of them are kept in prometheus_client's multiprocess
+files, so `ipc.metric_files.use_files` must be called before a `Metrics` is made. Each gauge says how it is merged over
+workers, and none uses callbacks, which those files can't carry. Therefore the process that owns them sets the store's
+gauges and calls `sample_process` once a second.
 """
 
 import os
@@ -15,8 +15,8 @@ from typing import Any, Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from dicomd.telemetry import cells, labels
-from dicomd.telemetry.cells import Cell, HistogramCells, cell_of
+from dicomd.telemetry import labels
+from dicomd.telemetry.cells import LOCK, HistogramCells, cell_of
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -41,7 +41,6 @@ class Metrics:
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series of counters, and the multiprocess files have none
         self.registry = registry
-        self._lock = cells.lock()
         self._connections_and_associations()
         self._store()
         self._process(version)
@@ -83,7 +82,7 @@ class Metrics:
         ``sync`` is how many of these seconds were spent syncing, None if nothing was synced. Costs about 2 µs.
         """
         response = self._response("C-STORE-RSP", status)
-        with self._lock:
+        with LOCK:
             response[0] += 1
             self._received_bytes[0] += received
             self._store_seconds.add(duration)
@@ -99,10 +98,10 @@ class Metrics:
     def count_response(self, command: str, status: int) -> None:
         """Count a DIMSE response sent; for a C-STORE-RSP `store_finished` does that."""
         response = self._response(command, status)
-        with self._lock:
+        with LOCK:
             response[0] += 1
 
-    def _response(self, command: str, status: int) -> Cell:
+    def _response(self, command: str, status: int) -> "memoryview[float]":
         cell = self._responses.get((command, status))
         return cell or cell_of(self.dimse_responses.labels(*labels.response_labels(command, status)))
 
@@ -311,7 +310,6 @@ class ListenerSeries:
     """The series that are counted for each connection of one listener."""
 
     def __init__(self, metrics: Metrics, name: str) -> None:
-        self._lock = cells.lock()
         self._active = cell_of(metrics.associations_active.labels(name))
         self._outcomes = {
             outcome: cell_of(metrics.associations.labels(name, outcome)) for outcome in labels.ASSOCIATION_OUTCOMES
@@ -326,12 +324,12 @@ class ListenerSeries:
 
     def connected(self) -> None:
         """Count an accepted TCP connection."""
-        with self._lock:
+        with LOCK:
             self._connections[0] += 1
 
     def association_opened(self) -> None:
         """Count an accepted Association as active."""
-        with self._lock:
+        with LOCK:
             self._active[0] += 1
 
     def association_ended(self, outcome: str, *, duration: float, opened: bool) -> None:
@@ -341,7 +339,7 @@ class ListenerSeries:
         `labels.ASSOCIATION_OUTCOMES`.
         """
         ended = self._outcomes[outcome]
-        with self._lock:
+        with LOCK:
             ended[0] += 1
             self._seconds.add(duration)
             if opened:
@@ -356,7 +354,7 @@ class PeerSeries:
         self._instances = cell_of(metrics.peer_instances.labels(name))
         self._failures = {reason: metrics.peer_failures.labels(name, reason) for reason in labels.PEER_FAILURE_REASONS}
         self._metrics = metrics
-        self._last_store: Cell | None = None  # the timestamp is absent until it is known
+        self._last_store: memoryview[float] | None = None  # the timestamp is absent until it is known
 
     def stored(self) -> None:
         """Count an instance stored now. For `Metrics.store_finished`, which holds the lock of the cells."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from dicomd.telemetry.metrics import Metrics
+from tests.support.metrics import metrics_in
 
 ROOT = Path(__file__).parents[2]
 OPS = ROOT / "ops"
@@ -70,9 +72,10 @@ def panels() -> list[Panel]:
 def metric_names() -> set[str]:
     """Every metric that dicomd declares, by the name used in queries; for a histogram, that of its buckets."""
     registry = CollectorRegistry()
-    metrics = Metrics(registry, version="0")
-    metrics.sample_store(accepting=True, avail_bytes=1, size_bytes=1, files_avail=1)
-    metrics.associations_limit.set(1)
-    metrics.reload_finished(successful=True, restart_pending=False)
     suffixes = {"counter": "_total", "histogram": "_bucket"}
-    return {family.name + suffixes.get(family.type, "") for family in registry.collect()}
+    with tempfile.TemporaryDirectory() as folder, metrics_in(Path(folder)):
+        metrics = Metrics(registry, version="0")
+        metrics.sample_store(accepting=True, avail_bytes=1, size_bytes=1, files_avail=1)
+        metrics.associations_limit.set(1)
+        metrics.reload_finished(successful=True, restart_pending=False)
+        return {family.name + suffixes.get(family.type, "") for family in registry.collect()}

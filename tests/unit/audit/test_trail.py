@@ -24,6 +24,8 @@ from dicomd.audit.transfers import MOST_ENTRIES, AssociationAudit
 from dicomd.telemetry.metrics import Metrics
 from tests.support.audit import event, spooled
 
+pytestmark = pytest.mark.usefixtures("metric_files")
+
 DEADLINE = 30.0
 
 

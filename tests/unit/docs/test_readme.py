@@ -55,6 +55,7 @@ def test_the_configuration_it_shows_is_valid() -> None:
     assert [peer.name for peer in config.peers] == ["ct1"]
 
 
+@pytest.mark.usefixtures("metric_files")
 def test_the_metrics_it_shows_exist() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry, version="0", listeners=["dicom"])

@@ -20,6 +20,8 @@ from dicomd.monitoring.http import MAX_CONNECTIONS, HttpEndpoint
 from dicomd.telemetry.metrics import Metrics
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("metric_files")
+
 DEADLINE = 20.0
 
 

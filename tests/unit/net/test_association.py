@@ -36,6 +36,8 @@ from tests.support.raw_peer import A_RELEASE_RQ_PDU, RawPeer, associate_rq, stor
 from tests.support.worker_slots import worker_slot
 from tests.unit.store.instances import file_store
 
+pytestmark = pytest.mark.usefixtures("metric_files")
+
 MAX_PDU = 1 << 18
 Transport = Callable[[socket.socket], PlainTransport]
 

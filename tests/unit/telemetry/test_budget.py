@@ -29,6 +29,8 @@ from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.render import PRESANITIZED
 
+pytestmark = pytest.mark.usefixtures("metric_files")
+
 REJECTED = "association rejected"
 
 

@@ -21,6 +21,8 @@ from dicomd.telemetry.metrics import Metrics
 from tests.support.journal import Journal, decode
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("metric_files")
+
 STORED: dict[str, Any] = {
     "dicom_association_id": "a1",
     "dicom_calling_aet": "CT1",

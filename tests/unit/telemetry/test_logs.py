@@ -16,6 +16,8 @@ from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.render import PRESANITIZED
 
+pytestmark = pytest.mark.usefixtures("metric_files")
+
 Lines = Callable[[], list[dict[str, Any]]]
 STORED = {
     "dicom_association_id": "a1",

@@ -14,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dicomd.telemetry.metrics import Metrics
 
+pytestmark = pytest.mark.usefixtures("metric_files")
+
 COUNTERS = {
     "dicomd_connections": {"listener"},
     "dicomd_tls_handshakes": {"listener", "result"},
@@ -211,9 +213,11 @@ def test_promtool_has_nothing_to_say(metrics: Metrics, known: bool) -> None:
 def test_workers_merge_in_prometheus_s_multiprocess_files(tmp_path: Path) -> None:
     script = """
 import sys
-from prometheus_client import CollectorRegistry, values
-values.ValueClass = values.MultiProcessValue(process_identifier=lambda: sys.argv[1])
+from pathlib import Path
+from prometheus_client import CollectorRegistry
+from dicomd.ipc.metric_files import use_files
 from dicomd.telemetry.metrics import Metrics
+use_files(Path(sys.argv[2]), sys.argv[1])
 metrics = Metrics(CollectorRegistry(), version="1", listeners=["dicom"], peers=["ct1"])
 metrics.listener("dicom").association_opened()
 metrics.store_finished(metrics.peer("ct1"), 0, received=1000, duration=0.003, sync=0.001)
@@ -221,9 +225,8 @@ metrics.sample_store(accepting=sys.argv[1] == "0", avail_bytes=10, size_bytes=20
 metrics.sample_process(sys.argv[1])
 metrics.reload_finished(successful=True, restart_pending=False)
 """
-    env = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     for slot in ("0", "1", "1"):  # the second worker in slot 1 replaces one that died
-        subprocess.run([sys.executable, "-c", script, slot], env=env, check=True)
+        subprocess.run([sys.executable, "-c", script, slot, tmp_path], check=True)
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(tmp_path))
     get = registry.get_sample_value

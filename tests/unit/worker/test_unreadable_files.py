@@ -13,6 +13,8 @@ from dicomd.telemetry.metrics import Metrics
 from dicomd.worker import unreadable_files
 from dicomd.worker.unreadable_files import UnreadableFiles
 
+pytestmark = pytest.mark.usefixtures("metric_files")
+
 TEN_MINUTES = 600.0
 
 
