@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -118,6 +119,14 @@ def test_part_of_a_record_is_nothing_yet(pair: tuple[TlsTransport, Requestor]) -
     assert transport.receive_into(buffer, acknowledge=True) == 0
     requestor.send(record[7:], 100)
     assert transport.receive_into(buffer, acknowledge=True) == 4
+
+
+def test_python_still_has_what_records_are_read_from(pair: tuple[TlsTransport, Requestor]) -> None:
+    transport, _ = secured(pair)
+    below = getattr(transport._tls, "_sslobj", None)
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert hasattr(below, "read"), f"Python {version}'s ssl no longer has SSLSocket._sslobj.read: see dicomd/net/tls.py"
+    assert transport._read == below.read
 
 
 def test_nothing_is_sent_before_the_handshake(pair: tuple[TlsTransport, Requestor]) -> None:
