@@ -71,7 +71,7 @@ def configure_logging(
 
     "auto" means "journald" if stderr is the journal's. If there is no journal, "journald" is treated as "auto", and a
     line says so: a daemon that refused to start because of that would help nobody. Raises ValueError for an unknown
-    level.
+    level or a closed stream, and OSError for a stream without a descriptor.
     """
     global _writer
     if level not in LEVELS:
