@@ -2,10 +2,14 @@
 
 Being listed costs an Association two writes of a record, and an instance a few additions in memory. Workers are never
 queried, so a busy or stuck worker is shown in its last state. The counters of a dead worker are kept.
+
+Invariant: each number has one writer at a time, which adds to it under the lock of its process or in its only thread,
+and is an aligned word, which is read and written whole. Numbers that are read together may be of different moments.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import threading
@@ -16,101 +20,130 @@ from dicomd.ipc.seqlock import SeqlockRecord
 
 ROWS: Final = 256
 """The most Associations of one worker that are listed; all of them are counted."""
-_ROW: Final = 640  # bytes: three numbers, then a record
-_NUMBERS: Final = 32
-_BLOCK: Final = (ROWS + 1) * _ROW  # one worker's counters, then its rows; pages that are never touched cost nothing
 
 COUNTED: Final = ("associations", "rejected", "instances", "failures", "bytes")
 """What is counted over all workers since the start of the daemon."""
 MEASURED: Final = ("avail_bytes", "size_bytes", "files_avail")
 """The last measurements of the store's file system."""
-_USED = len(COUNTED) + len(MEASURED)  # index of the number that follows them: how many rows have ever been in use
+
+
+class _Known(SeqlockRecord):
+    """What is known of an Association: five short texts and a time."""
+
+    _fields_ = (("_data", ctypes.c_ubyte * 604),)
+
+
+class _Row(ctypes.Structure):
+    """One open Association."""
+
+    _fields_ = (
+        ("instances", ctypes.c_uint64),
+        ("failures", ctypes.c_uint64),
+        ("bytes", ctypes.c_uint64),
+        ("known", _Known),
+    )
+
+
+class _Worker(ctypes.Structure):
+    """What one worker has counted and measured, and its Associations. Pages that are never touched cost nothing."""
+
+    _fields_ = (
+        *((name, ctypes.c_uint64) for name in COUNTED),
+        *((name, ctypes.c_uint64) for name in MEASURED),
+        ("rows_used", ctypes.c_uint64),  # how many rows have ever been in use
+        ("rows", _Row * ROWS),
+    )
 
 
 class AssociationTable:
     """The table of `slots` workers, created once by the supervisor and inherited by every fork."""
 
     def __init__(self, slots: int) -> None:
+        size = slots * ctypes.sizeof(_Worker)
+        # Unlike anonymous memory, this isn't counted against the system's limits (overcommit) until it is touched.
         fd = os.memfd_create("dicomd-associations", os.MFD_CLOEXEC)
         try:
-            os.ftruncate(fd, slots * _BLOCK)
-            self._memory = memoryview(mmap.mmap(fd, slots * _BLOCK))
+            os.ftruncate(fd, size)
+            self._workers = (_Worker * slots).from_buffer(mmap.mmap(fd, size))
         finally:
             os.close(fd)
 
     def rows_of(self, slot: int) -> WorkerRows:
         """Return the part of the table that the worker in the slot writes."""
-        return WorkerRows(self._memory[slot * _BLOCK : (slot + 1) * _BLOCK])
+        return WorkerRows(self._workers[slot])
 
     def clear(self, slot: int) -> None:
         """Remove the Associations of a worker that has exited."""
-        numbers = self._numbers(slot)
-        for at in range(min(numbers[_USED], ROWS)):
-            _record(self._memory, slot * _BLOCK, at).clear()
+        worker = self._workers[slot]
+        for row in worker.rows[: worker.rows_used]:
+            row.known.clear()
 
     def counted(self, slots: range) -> dict[str, int]:
         """Return the sums of what all workers have counted, by the names in `COUNTED`."""
-        workers = [self._numbers(slot) for slot in slots]
-        return {name: sum(numbers[at] for numbers in workers) for at, name in enumerate(COUNTED)}
+        workers = [self._workers[slot] for slot in slots]
+        return {name: sum(getattr(worker, name) for worker in workers) for name in COUNTED}
 
     def measured(self, slot: int) -> dict[str, int]:
         """Return what the worker in the slot has measured, by the names in `MEASURED`."""
-        numbers = self._numbers(slot)
-        return {name: numbers[len(COUNTED) + at] for at, name in enumerate(MEASURED)}
+        worker = self._workers[slot]
+        return {name: getattr(worker, name) for name in MEASURED}
 
     def open_associations(self, slot: int) -> list[dict[str, Any]]:
         """Describe each Association in the slot, the oldest first, with `age_seconds` in place of its start time."""
         now, found = time.monotonic(), []
-        for at in range(min(self._numbers(slot)[_USED], ROWS)):
-            known = _record(self._memory, slot * _BLOCK, at).read()
+        worker = self._workers[slot]
+        for row in worker.rows[: worker.rows_used]:
+            known = row.known.read()
             if isinstance(known, dict):
-                numbers = _row(self._memory, slot * _BLOCK, at)[:_NUMBERS].cast("Q")
                 age = max(0.0, now - known.pop("began", now))
-                found.append(known | {"age_seconds": int(age), "instances": numbers[0], "failures": numbers[1]})
-                found[-1]["bytes"] = numbers[2]
+                figures = {"instances": row.instances, "failures": row.failures, "bytes": row.bytes}
+                found.append(known | {"age_seconds": int(age)} | figures)
         return sorted(found, key=lambda row: -row["age_seconds"])
-
-    def _numbers(self, slot: int) -> memoryview:
-        return self._memory[slot * _BLOCK : slot * _BLOCK + _ROW].cast("Q")
 
 
 class WorkerRows:
     """The part of the table that belongs to one worker; used by all its threads."""
 
-    def __init__(self, memory: memoryview) -> None:
-        self._memory, self._numbers = memory, memory[:_ROW].cast("Q")
+    def __init__(self, worker: _Worker) -> None:
+        self._worker = worker
         self._free = list(range(ROWS))[::-1]
         self._counting = threading.Lock()
 
     def open(self, known: dict[str, Any]) -> AssociationEntry:
         """List an Association with what is `known` of it, if there is a free row."""
+        at = -1
         with self._counting:
-            at = self._free.pop() if self._free else -1
-            if at >= 0:
-                self._numbers[_USED] = max(self._numbers[_USED], at + 1)
+            if self._free:
+                at = self._free.pop()
+                self._worker.rows_used = max(self._worker.rows_used, at + 1)
         return AssociationEntry(self, at, known)
 
     def count(self, *, associations: int = 0, rejected: int = 0) -> None:
         """Add to the counters."""
         with self._counting:
-            self._numbers[0] += associations
-            self._numbers[1] += rejected
+            self._worker.associations += associations
+            self._worker.rejected += rejected
 
     def measure(self, avail_bytes: int, size_bytes: int, files_avail: int) -> None:
         """Record the measurements of the store's file system. Must always be called by the same thread."""
-        for at, value in enumerate((avail_bytes, size_bytes, files_avail), len(COUNTED)):
-            self._numbers[at] = value
+        self._worker.avail_bytes = avail_bytes
+        self._worker.size_bytes = size_bytes
+        self._worker.files_avail = files_avail
 
     def count_instance(self, *, stored: bool, size: int) -> None:
         """Count an instance that has been answered, and its `size` in bytes."""
-        numbers = self._numbers
+        worker = self._worker
         with self._counting:
-            numbers[2 if stored else 3] += 1
-            numbers[4] += size
+            if stored:
+                worker.instances += 1
+            else:
+                worker.failures += 1
+            worker.bytes += size
 
-    def row(self, at: int) -> tuple[memoryview, SeqlockRecord]:
-        """Return the numbers of a row, and its record."""
-        return _row(self._memory, 0, at)[:_NUMBERS].cast("Q"), _record(self._memory, 0, at)
+    def row(self, at: int) -> _Row:
+        """Return a row."""
+        row: _Row = self._worker.rows[at]
+        return row
 
     def give_back(self, at: int) -> None:
         """Return a row that is no longer used."""
@@ -122,32 +155,27 @@ class AssociationEntry:
     """One open Association, listed if there was a free row; used by its thread alone."""
 
     def __init__(self, rows: WorkerRows, at: int, known: dict[str, Any]) -> None:
-        self._rows, self._at = rows, at
-        self._instances = self._failures = self._bytes = 0
+        self._rows = rows
+        self._at = at
         if at >= 0:
-            self._numbers, self._record = rows.row(at)
-            self._numbers[0] = self._numbers[1] = self._numbers[2] = 0
-            self._record.write(known)
+            self._row = rows.row(at)
+            self._row.instances = self._row.failures = self._row.bytes = 0
+            self._row.known.write(known)
 
     def answered(self, *, stored: bool, size: int) -> None:
         """Count one of its instances that has been answered, and its `size` in bytes."""
         self._rows.count_instance(stored=stored, size=size)
         if self._at >= 0:
-            self._numbers[0 if stored else 1] += 1
-            self._numbers[2] += size
+            row = self._row
+            if stored:
+                row.instances += 1
+            else:
+                row.failures += 1
+            row.bytes += size
 
     def close(self) -> None:
         """Remove the Association, which has ended. Idempotent."""
         at, self._at = self._at, -1
         if at >= 0:
-            self._record.clear()
+            self._row.known.clear()
             self._rows.give_back(at)
-
-
-def _row(memory: memoryview, block: int, at: int) -> memoryview:
-    start = block + (at + 1) * _ROW
-    return memory[start : start + _ROW]
-
-
-def _record(memory: memoryview, block: int, at: int) -> SeqlockRecord:
-    return SeqlockRecord(_row(memory, block, at)[_NUMBERS:])

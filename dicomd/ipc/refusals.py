@@ -7,6 +7,7 @@ replaces its own, however many AE Titles it makes up, and unknown peers leave ha
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import time
 from collections import Counter
@@ -24,9 +25,22 @@ from dicomd.telemetry.labels import UNKNOWN_PEER
 KEPT: Final = 20
 _OF_A_HOST: Final = 4
 _OF_STRANGERS: Final = KEPT // 2
-_ENTRY: Final = 8192  # bytes: six texts of up to four bytes a character
 _TEXT: Final = 256  # characters of one value
-_DIGESTS: Final = 8 * KEPT
+
+
+class _Record(SeqlockRecord):
+    """One refusal: seven texts of at most `_TEXT` characters with up to four bytes each."""
+
+    _fields_ = (("_data", ctypes.c_ubyte * 8180),)
+
+
+class _Memory(ctypes.Structure):
+    """The records, and for each the digest by which the same refusal is found again, or 0."""
+
+    _fields_ = (
+        ("digests", ctypes.c_uint64 * KEPT),
+        ("records", _Record * KEPT),
+    )
 
 
 class Refusals:
@@ -34,10 +48,9 @@ class Refusals:
 
     def __init__(self, locked: Callable[[], AbstractContextManager[None]]) -> None:
         self._locked = locked
-        memory = memoryview(mmap.mmap(-1, _DIGESTS + KEPT * _ENTRY))
-        self._digests = memory[:_DIGESTS].cast("Q")
-        starts = range(_DIGESTS, _DIGESTS + KEPT * _ENTRY, _ENTRY)
-        self._records = [SeqlockRecord(memory[start : start + _ENTRY]) for start in starts]
+        memory = _Memory.from_buffer(mmap.mmap(-1, ctypes.sizeof(_Memory)))
+        self._digests = memory.digests
+        self._records: list[_Record] = list(memory.records)
 
     def note(self, what: dict[str, str]) -> None:
         """Record a refusal. The supervisor must not call this, because it waits for other writers."""
@@ -45,7 +58,7 @@ class Refusals:
         digest = int.from_bytes(blake2b(orjson.dumps(known), digest_size=8).digest(), "little") or 1
         now = time.time()
         with self._locked():
-            digests = self._digests.tolist()
+            digests = list(self._digests)
             if digest in digests:
                 at = digests.index(digest)
                 before = self._records[at].read() or {}

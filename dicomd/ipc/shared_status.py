@@ -6,6 +6,7 @@ supervisor read, and no reader waits for a writer or keeps one waiting.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import time
 from collections.abc import Callable
@@ -19,8 +20,13 @@ from dicomd.net.status_sink import Refused
 from dicomd.telemetry.budget import LineBudget
 from dicomd.telemetry.fields import safe_text
 
-_OWN_STATUS: Final = 64 * 1024  # bytes
 _TITLE: Final = 64  # characters of an AE Title, all 16 of which may be escaped
+
+
+class _OwnStatus(SeqlockRecord):
+    """What only the supervisor knows."""
+
+    _fields_ = (("_data", ctypes.c_ubyte * (64 * 1024)),)
 
 
 class SharedStatus:
@@ -30,7 +36,7 @@ class SharedStatus:
         self.associations, self.refusals = AssociationTable(slots), Refusals(locked)
         self.log_budget = LineBudget(locked)
         """Limits how much strangers can make all these processes together log."""
-        self._own_status = SeqlockRecord(memoryview(mmap.mmap(-1, _OWN_STATUS)))
+        self._own_status = _OwnStatus.from_buffer(mmap.mmap(-1, ctypes.sizeof(_OwnStatus)))
 
     def publish(self, own_status: dict[str, Any]) -> None:
         """Publish what only the supervisor knows. Raises ValueError if that is too large."""
