@@ -89,8 +89,8 @@ class Exporter:
 
     def _hosts(self) -> list[str]:
         """Return the names of the configuration in force, which the supervisor has published."""
-        names: list[str] = self.shared_state.status.own_status().get("http_hosts", [])
-        return names
+        published = self.shared_state.status.supervisor()
+        return published["http_hosts"] if published is not None else []
 
     def _status(self) -> dict[str, Any]:
         found = status(self.shared_state, self.began) | from_metrics(self.metric_folder)

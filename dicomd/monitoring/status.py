@@ -27,7 +27,7 @@ Status = dict[str, Any]
 def status(shared_state: SharedState, began: float) -> Status:
     """Return the daemon's present status; `began` is when it started, on the monotonic clock."""
     reason = shared_state.unready()
-    own_status = shared_state.status.own_status()
+    supervisor: Status = dict(shared_state.status.supervisor() or {})
     workers = shared_state.describe()
     return {
         "version": dicomd.__version__,
@@ -37,12 +37,12 @@ def status(shared_state: SharedState, began: float) -> Status:
         "generation": shared_state.generation,
         "maintenance": shared_state.maintenance,
         "stopping": shared_state.stopping,
-        **{key: own_status.get(key) for key in ("listeners", "http", "access_open")},
-        "configuration": _configuration(own_status),
+        **{key: supervisor.get(key) for key in ("listeners", "http", "access_open")},
+        "configuration": _configuration(supervisor),
         "workers": workers,
-        "associations": _associations(shared_state, own_status),
+        "associations": _associations(shared_state, supervisor),
         "counters": shared_state.status.associations.counted(shared_state.slots()),
-        "store": _store(shared_state, own_status),
+        "store": _store(shared_state, supervisor),
         "refusals": [_dated(refusal) for refusal in shared_state.status.refusals.newest()],
     }
 
@@ -106,13 +106,13 @@ def _new_peer() -> dict[str, Any]:
     return {"instances": 0, "failures": 0, "last_store": None}
 
 
-def _configuration(own_status: Status) -> Status:
-    found: Status = own_status.get("configuration", {})
+def _configuration(supervisor: Status) -> Status:
+    found: Status = supervisor.get("configuration", {})
     last = found.get("last_reload")
     return found | {"last_reload": last | {"time": format_time(last["time"])}} if last else found
 
 
-def _associations(shared_state: SharedState, own_status: Status) -> Status:
+def _associations(shared_state: SharedState, supervisor: Status) -> Status:
     rows = [
         {"worker": str(slot)} | row
         for slot in shared_state.slots()
@@ -122,21 +122,21 @@ def _associations(shared_state: SharedState, own_status: Status) -> Status:
     count = shared_state.total_associations()
     return {
         "open": count,
-        "limit": own_status.get("associations_limit"),
+        "limit": supervisor.get("associations_limit"),
         "listed": rows[:MAX_ASSOCIATIONS],
         "not_listed": max(0, count - min(len(rows), MAX_ASSOCIATIONS)),
     }
 
 
-def _store(shared_state: SharedState, own_status: Status) -> Status:
+def _store(shared_state: SharedState, supervisor: Status) -> Status:
     reason = shared_state.store_reason()
     first = shared_state.first_ready()
     measured = shared_state.status.associations.measured(first) if first >= 0 else {}
     return {
         "accepting": reason == "",
         "reason": reason,
-        "root": own_status.get("root"),
-        "reserve_bytes": own_status.get("reserve_bytes"),
+        "root": supervisor.get("root"),
+        "reserve_bytes": supervisor.get("reserve_bytes"),
         **measured,
     }
 

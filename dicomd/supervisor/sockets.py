@@ -33,6 +33,17 @@ class Sockets:
     listeners: tuple[ListeningSocket, ...]
     http: tuple[socket.socket, ...]
 
+    def listener_addresses(self) -> dict[str, str]:
+        """Where each listener listens, by its name."""
+        found: dict[str, list[str]] = {}
+        for listener in self.listeners:
+            found.setdefault(listener.name, []).append(_bound_address(listener.sock))
+        return {name: ", ".join(addresses) for name, addresses in found.items()}
+
+    def http_addresses(self) -> list[str]:
+        """Where the HTTP endpoint listens."""
+        return [_bound_address(sock) for sock in self.http]
+
     def close(self) -> None:
         """Close all sockets, or this process's copies of them."""
         self.close_listeners()
@@ -86,7 +97,7 @@ def open_sockets(config: Config, inherited: dict[str, list[socket.socket]]) -> S
         ]
     for name, socks in usable.items():
         for sock in socks:
-            where = bound_address(sock)
+            where = _bound_address(sock)
             sock.close()
             get_logger().warning(
                 "inherited descriptor closed", listener=name, detail=f'{where}: there is no [[listen]] named "{name}"'
@@ -96,8 +107,7 @@ def open_sockets(config: Config, inherited: dict[str, list[socket.socket]]) -> S
     return Sockets(tuple(listeners), tuple(http))
 
 
-def bound_address(sock: socket.socket) -> str:
-    """The IP address and port that a socket is bound to, as people write them."""
+def _bound_address(sock: socket.socket) -> str:
     return format_address(*sock.getsockname()[:2])
 
 

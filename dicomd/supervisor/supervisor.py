@@ -27,12 +27,11 @@ from dicomd.supervisor.children import Children
 from dicomd.supervisor.control import Answer, Caller, ControlSocket
 from dicomd.supervisor.errors import StartError
 from dicomd.supervisor.notify import Notifier
-from dicomd.supervisor.own_status import LastReload, own_status
 from dicomd.supervisor.process_manager import Generation, ProcessManager
 from dicomd.supervisor.reload import HELD_BY_THE_KERNEL, Reloads
 from dicomd.supervisor.reread_config import MAX_ERRORS, Reading
 from dicomd.supervisor.runtime_dir import RuntimeDir
-from dicomd.supervisor.sockets import Sockets, bound_address
+from dicomd.supervisor.sockets import Sockets
 from dicomd.supervisor.store_settings import store_settings
 from dicomd.supervisor.tls_setup import ExpiryWatch, ListenersTls
 from dicomd.supervisor.validation import Validation
@@ -179,17 +178,15 @@ class Supervisor:
             self._processes.give_up(generation)
 
     def _log_started(self, generation: Generation) -> None:
-        given, bound = self._given, dict[str, list[str]]()
-        for listener in given.sockets.listeners:
-            bound.setdefault(listener.name, []).append(bound_address(listener.sock))
+        given = self._given
         get_logger().info(
             Message.STARTED,
             version=dicomd.__version__,
             python=platform.python_version(),
             pid=os.getpid(),
             config_path=str(given.config_path),
-            listeners={name: ", ".join(addresses) for name, addresses in bound.items()},
-            http=", ".join(bound_address(sock) for sock in given.sockets.http),
+            listeners=given.sockets.listener_addresses(),
+            http=", ".join(given.sockets.http_addresses()),
             root=str(self._config.storage.root),
             durability=self._config.storage.durability,
             workers=len(generation.child_slots),
@@ -278,10 +275,22 @@ class Supervisor:
         self._publish(successful=True)
 
     def _publish(self, *, successful: bool, errors: tuple[str, ...] = ()) -> None:
-        given = self._given
-        last = LastReload(time.time(), successful, errors)
+        config, sockets = self._config, self._given.sockets
         self._shared_state.status.publish(
-            own_status(self._config, given.config_path, given.sockets, last, self._pending)
+            {
+                "listeners": sockets.listener_addresses(),
+                "http": sockets.http_addresses(),
+                "http_hosts": list(config.http.hosts),
+                "access_open": not config.peers,
+                "associations_limit": config.limits.associations,
+                "root": str(config.storage.root.absolute()),
+                "reserve_bytes": config.storage.reserve_free,
+                "configuration": {
+                    "path": str(self._given.config_path),
+                    "last_reload": {"time": time.time(), "successful": successful, "errors": list(errors)},
+                    "restart_pending": list(self._pending),
+                },
+            }
         )
 
     # -- answers and status ----------------------------------------------------------------------------------------

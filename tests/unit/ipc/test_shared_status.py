@@ -16,7 +16,9 @@ from dicomd.ipc.association_table import ROWS, AssociationTable
 from dicomd.ipc.refusals import KEPT, Refusals
 from dicomd.ipc.seqlock import SeqlockRecord
 from dicomd.ipc.shared_state import SharedState
+from dicomd.ipc.shared_status import SupervisorStatus
 from dicomd.net.status_sink import Refused
+from dicomd.telemetry.fields import MAX_TEXT
 from tests.support.waiting import wait_until
 from tests.support.worker_slots import worker_slot
 
@@ -257,7 +259,35 @@ def test_refusals_of_a_worker_that_died_stay(shared_state: SharedState) -> None:
     assert len(shared_state.status.refusals.newest()) == 1
 
 
-def test_a_bulletin_is_empty_before_the_first(shared_state: SharedState) -> None:
-    assert shared_state.status.own_status() == {}
-    shared_state.status.publish({"root": "/x"})
-    assert shared_state.status.own_status() == {"root": "/x"}
+def supervisor_status(text: str, count: int) -> SupervisorStatus:
+    texts = [text] * count
+    return {
+        "listeners": {f"listener{number}": text for number in range(count)},
+        "http": texts,
+        "http_hosts": texts,
+        "access_open": True,
+        "associations_limit": 256,
+        "root": text,
+        "reserve_bytes": 1 << 30,
+        "configuration": {
+            "path": text,
+            "last_reload": {"time": 1.5, "successful": False, "errors": texts},
+            "restart_pending": texts,
+        },
+    }
+
+
+def test_what_the_supervisor_knows_is_unknown_until_it_has_started(shared_state: SharedState) -> None:
+    assert shared_state.status.supervisor() is None
+    status = supervisor_status("x", 2)
+    shared_state.status.publish(status)
+    assert shared_state.status.supervisor() == status
+
+
+def test_what_the_supervisor_knows_fits_whatever_is_configured(shared_state: SharedState) -> None:
+    for text in ("\U0001f600" * 5000, "\x1b" * 5000, '"' * 5000):
+        shared_state.status.publish(supervisor_status(text, 100))
+        found = shared_state.status.supervisor()
+        assert found is not None
+        assert len(found["http"]) == len(found["listeners"]) == 64
+        assert len(found["root"]) == MAX_TEXT
