@@ -104,7 +104,12 @@ def test_a_disk_is_filled_to_its_last_byte(start_daemon: StartDaemon, disk: Path
     """Eight Associations at once fill it; writes are short before they fail."""
     daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk / "store")})
     with Senders(lambda: daemon.address, seed=2, lasting=1, sizes=(3000, 100_000, 900_000)) as senders:
-        wait_until(lambda: len(senders.ledger.refusals) > 50, PATIENCE, what="no instance is refused")
+        wait_until(
+            lambda: len(senders.ledger.refusals),
+            PATIENCE,
+            until=lambda count: count > 50,
+            what="no instance is refused",
+        )
     assert set(senders.ledger.refusals) == {"A700"}
     daemon.wait_no_temporary_files()
     assert_nothing_lost(daemon, senders.ledger)
@@ -122,7 +127,7 @@ def test_a_store_made_read_only_while_running(start_daemon: StartDaemon, disk: P
         Senders(lambda: daemon.address, seed=3, count=4, lasting=1, sizes=(3000,)) as senders,
     ):
         command("mount", "-o", "remount,bind,ro", read_only)  # possible here, where no file is open for writing
-        wait_until(lambda: senders.ledger.total > 40, PATIENCE, what="nothing is stored")
+        wait_until(lambda: senders.ledger.total, PATIENCE, until=lambda count: count > 40, what="nothing is stored")
         with mounted("--bind", read_only, on=disk):
             assert_takes_none(daemon)
             wait_until(lambda: senders.ledger.refusals, PATIENCE, what="no instance is refused")
@@ -147,7 +152,7 @@ def test_a_file_system_that_finds_itself_damaged_turns_read_only(start_daemon: S
             pytest.skip(f"{trigger} is not in this kernel")
         daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(folder / "store")})
         with Senders(lambda: daemon.address, seed=4, count=4, lasting=1, sizes=(3000, 100_000)) as senders:
-            wait_until(lambda: senders.ledger.total > 40, PATIENCE, what="nothing is stored")
+            wait_until(lambda: senders.ledger.total, PATIENCE, until=lambda count: count > 40, what="nothing is stored")
             trigger.write_text("1")
             assert_takes_none(daemon)
             wait_until(lambda: senders.ledger.refusals, PATIENCE, what="no instance is refused")
@@ -173,7 +178,7 @@ def test_a_mount_goes_away_under_load_and_comes_back(start_daemon: StartDaemon, 
     with mounted("--bind", disk, on=point):
         daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(point)})
         with Senders(lambda: daemon.address, seed=5, count=4, lasting=1, sizes=(3000,)) as senders:
-            wait_until(lambda: senders.ledger.total > 40, PATIENCE, what="nothing is stored")
+            wait_until(lambda: senders.ledger.total, PATIENCE, until=lambda count: count > 40, what="nothing is stored")
             command("umount", "--lazy", point)
             assert_takes_none(daemon)
             wait_until(lambda: senders.ledger.refusals, PATIENCE, what="no instance is refused")

@@ -183,7 +183,9 @@ class Faults:
             assert status == expected, f"{status} {answer.error_comment!r}, not {expected}"
             assert bool(answer.error_comment) == bool(answer.status), "no Error Comment"
             wait_until(  # after a failure the daemon's own probe files come and go
-                lambda: set(self.daemon.temporary_files()) <= self.left, what="a temporary file was left"
+                lambda: set(self.daemon.temporary_files()),
+                until=lambda seen: seen <= self.left,
+                what="a temporary file was left",
             )
             self._look(situation, stored=answer.status == 0, twice=unreadable)
             if answer.status:

@@ -75,7 +75,7 @@ def test_a_stranger_who_tries_again_and_again_is_few_messages_and_a_count(
     peer.associate()
     studies = store(peer, 2)
     peer.release()
-    wait_until(lambda: told(spool).keys() == studies, what="the transfer is not reported")
+    wait_until(lambda: told(spool).keys(), equals=studies, what="the transfer is not reported")
     daemon.stop()
     alerts = of_kind(spool, ALERT)
     counts = [message.xpath("//ParticipantObjectDetail[@type='Alert Count']/@value") for message in alerts]
@@ -86,7 +86,9 @@ def test_a_stranger_who_tries_again_and_again_is_few_messages_and_a_count(
 
 def serving(daemon: Daemon) -> list[int]:
     """Ready workers; one that is starting has no pid yet."""
-    wait_until(lambda: "ready" in daemon.worker_pids().values(), what="no worker is ready")
+    wait_until(
+        lambda: list(daemon.worker_pids().values()), until=lambda states: "ready" in states, what="no worker is ready"
+    )
     return [pid for pid, state in daemon.worker_pids().items() if state == "ready" and pid]
 
 
@@ -104,8 +106,12 @@ def test_instances_of_a_killed_worker_are_audited(start_daemon: StartDaemon, con
         studies |= store(open_association(daemon, connect), 5)
     for pid in serving(daemon):
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="an instance of a dead worker is not reported")
-    wait_until(lambda: not list((daemon.root / ".dicomd" / "audit").glob("*-*")), what="the journal is not removed")
+    wait_until(
+        lambda: told(spool), equals=dict.fromkeys(studies, 1), what="an instance of a dead worker is not reported"
+    )
+    wait_until(
+        lambda: list((daemon.root / ".dicomd" / "audit").glob("*-*")), equals=[], what="the journal is not removed"
+    )
 
 
 def test_an_old_generation_s_worker_that_is_killed_is_told_by_those_that_live(
@@ -117,7 +123,9 @@ def test_an_old_generation_s_worker_that_is_killed_is_told_by_those_that_live(
     assert daemon.reload()["event"] == "config applied"
     (old,) = [pid for pid, state in daemon.worker_pids().items() if state == "draining"]
     os.kill(old, signal.SIGKILL)  # it is not replaced
-    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="an instance of the dead worker is not reported")
+    wait_until(
+        lambda: told(spool), equals=dict.fromkeys(studies, 1), what="an instance of the dead worker is not reported"
+    )
 
 
 def test_a_supervisor_that_is_killed_costs_no_message(
@@ -130,8 +138,8 @@ def test_a_supervisor_that_is_killed_costs_no_message(
     workers = serving(daemon)
     os.kill(daemon.pid, signal.SIGKILL)
     peer.read_abort()
-    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="the worker's last message is missing")
-    wait_until(lambda: not any(exists(pid) for pid in workers), what="workers are still running")
+    wait_until(lambda: told(spool), equals=dict.fromkeys(studies, 1), what="the worker's last message is missing")
+    wait_until(lambda: [pid for pid in workers if exists(pid)], equals=[], what="workers are still running")
 
 
 @pytest.mark.parametrize("spooled", [True, False], ids=["spool", "syslog"])
@@ -148,7 +156,7 @@ def test_when_everything_is_killed_the_next_start_tells(
     daemon.kill()
     daemon.configure(audit={"spool": str(spool), "syslog": ""})
     daemon.start()
-    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="a dead process's instance is not reported")
+    wait_until(lambda: told(spool), equals=dict.fromkeys(studies, 1), what="a dead process's instance is not reported")
     assert not list((daemon.root / ".dicomd" / "audit").glob("*-*"))
 
 
@@ -164,7 +172,7 @@ def test_what_a_stop_finds_undelivered_is_told_by_the_next_start(
     assert daemon.logged("audit messages will be delivered after the next start")
     daemon.configure(audit={"spool": str(spool), "syslog": ""})
     daemon.start()
-    wait_until(lambda: told(spool) == dict.fromkeys(studies, 1), what="a waiting message is not delivered")
+    wait_until(lambda: told(spool), equals=dict.fromkeys(studies, 1), what="a waiting message is not delivered")
 
 
 def test_workers_that_are_killed_all_the_time_lose_no_instance(start_daemon: StartDaemon, tmp_path: Path) -> None:

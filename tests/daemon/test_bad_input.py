@@ -253,7 +253,8 @@ def assert_nothing_left(receiver: Daemon, unfinished: Instance) -> None:
     record = receiver.wait_logged("instance incomplete", dicom_sop_instance_uid=unfinished.sop_instance_uid)
     receiver.wait_logged("association ended", dicom_association_id=record["dicom_association_id"])
     assert receiver.stored(unfinished.sop_instance_uid) == []
-    wait_until(lambda: len(receiver.temporary_files()) <= 1)  # each worker also makes a probe file now and then
+    # each worker also makes a probe file now and then
+    wait_until(lambda: len(receiver.temporary_files()), until=lambda count: count <= 1)
 
 
 def test_a_reset_in_the_middle_of_an_object(receiver: Daemon, connect: Connect) -> None:

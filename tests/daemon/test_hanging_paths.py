@@ -107,7 +107,7 @@ def test_a_store_that_hangs_while_a_configuration_is_validated_fails_the_reload(
     with delayed(daemon, "newfstatat", daemon.root, tmp_path / "trace"):
         daemon.signal(signal.SIGHUP)
         assert_rejected(daemon, peer, runtime, f"storage.root: {daemon.root} gives no answer within 20 s")
-    wait_until(lambda: len(daemon.pids()) == 3, what="the blocked process still exists")
+    wait_until(lambda: len(daemon.pids()), equals=3, what="the blocked process still exists")
     assert daemon.reload()["event"] == "config applied"
 
 
@@ -122,7 +122,7 @@ def test_workers_that_hang_in_the_store_at_their_start_fail_the_reload(
         daemon.signal(signal.SIGHUP)
         assert_rejected(daemon, peer, runtime, "the new workers don't start: ")
     assert "30 s" in daemon.logged("config rejected")[-1]["config_errors"][0]
-    wait_until(lambda: sorted(daemon.worker_pids().values()) == ["ready", "ready"])
+    wait_until(lambda: sorted(daemon.worker_pids().values()), equals=["ready", "ready"])
     assert daemon.reload()["event"] == "config applied"
 
 
@@ -142,10 +142,10 @@ def test_the_supervisor_looks_at_no_path_of_the_configuration(start_daemon: Star
         daemon.config_path.write_text("broken")
         assert daemon.reload()["event"] == "config rejected"
         daemon.config_path.write_text(whole)
-        wait_until(lambda: list(daemon.worker_pids().values()) == ["ready", "ready"])
+        wait_until(lambda: list(daemon.worker_pids().values()), equals=["ready", "ready"])
         os.kill(next(iter(daemon.worker_pids())), signal.SIGKILL)
         daemon.wait_logged("worker died")
-        wait_until(lambda: list(daemon.worker_pids().values()) == ["ready", "ready"])
+        wait_until(lambda: list(daemon.worker_pids().values()), equals=["ready", "ready"])
         for request in ({"command": "status"}, {"command": "maintenance", "on": True}, {"command": "reload"}):
             assert ask(runtime, request, timeout=30)["ok"]
         with RawPeer(daemon.address) as peer:

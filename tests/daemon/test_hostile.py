@@ -76,7 +76,7 @@ def test_a_crowd_that_says_little_keeps_nobody_from_storing_and_is_cut(crowded: 
     finally:
         over.set()
         dripper.join()
-    wait_until(lambda: not crowded.connections(), LATE, what="some connections have not been cut", pause=0.1)
+    wait_until(crowded.connections, LATE, equals=0, what="some connections have not been cut", pause=0.1)
     assert len(crowded.paths()) == 20
     crowded.wait_no_temporary_files()
 

@@ -95,7 +95,7 @@ def test_each_limit_holds_and_is_counted(start_daemon: StartDaemon, connect: Con
     )
 
     def none_open() -> None:
-        wait_until(lambda: not daemon.connections(), 30)
+        wait_until(daemon.connections, 30, equals=0)
 
     expected = dict.fromkeys((*REQUESTS, *IN_AN_ASSOCIATION, "connections", "associations_per_peer"), 1.0)
     for limit, sent in REQUESTS.items():

@@ -120,7 +120,7 @@ def test_each_line_is_bounded(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(**STRANGERS_KEPT_OUT)
     count = provoke(daemon)
     provoke_admitted(daemon)
-    wait_until(lambda: len(daemon.logged("association rejected")) == count)
+    wait_until(lambda: len(daemon.logged("association rejected")), equals=count)
     daemon.stop()
     for line in daemon.output:
         assert len(line.encode()) < MAX_LINE
@@ -153,7 +153,7 @@ def test_each_entry_of_the_journal_is_bounded(start_daemon: StartDaemon, tmp_pat
             daemon.start()
             count = provoke(daemon)
             provoke_admitted(daemon)
-            wait_until(lambda: len(daemon.logged("association rejected")) == count)
+            wait_until(lambda: len(daemon.logged("association rejected")), equals=count)
             daemon.stop()
         finally:
             if daemon.running:
@@ -212,7 +212,9 @@ def test_a_flood_is_bounded_and_counted(start_daemon: StartDaemon) -> None:
             assert daemon.reload()["event"] == "config applied"
             peer.release()
     total = 2 * sum(hosts.values())
-    wait_until(lambda: sum(line["count"] for line in daemon.logged("log lines suppressed")) + rejected(daemon) == total)
+    wait_until(
+        lambda: sum(line["count"] for line in daemon.logged("log lines suppressed")) + rejected(daemon), equals=total
+    )
     windows = (time.monotonic() - began) // WINDOW + 1
     if windows * PEER_BYTES < total * 2500:  # bytes per line; otherwise the machine was too slow for a flood
         assert daemon.logged("log lines suppressed") != []
@@ -223,7 +225,7 @@ def test_a_flood_is_bounded_and_counted(start_daemon: StartDaemon) -> None:
     most = len(hosts) * (windows * WINDOW + workers * generations)  # one per second, and one at the end of each process
     assert len(daemon.logged("log lines suppressed")) <= most
     assert len(daemon.logged("instance stored")) == 40
-    wait_until(lambda: len(daemon.logged("association ended", dicom_calling_aet="CT1")) == 2)
+    wait_until(lambda: len(daemon.logged("association ended", dicom_calling_aet="CT1")), equals=2)
     assert daemon.metric("dicomd_log_records_suppressed_total") == total - rejected(daemon)
     assert daemon.metric("dicomd_associations_rejected_total", source="1", reason="3") == total
 
@@ -250,7 +252,10 @@ def test_new_instances_are_always_told_and_the_same_again_is_bounded(start_daemo
     def told() -> int:
         return len(daemon.logged("instance stored", duplicate="identical"))
 
-    wait_until(lambda: sum(line["count"] for line in daemon.logged("log lines suppressed")) + told() >= again)
+    wait_until(
+        lambda: sum(line["count"] for line in daemon.logged("log lines suppressed")) + told(),
+        until=lambda count: count >= again,
+    )
     stored = daemon.logged("instance stored")
     assert len(stored) - told() == 21
     size = sum(len(line) + 1 for line in daemon.output if '"duplicate":"identical"' in line)

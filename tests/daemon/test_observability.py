@@ -156,7 +156,9 @@ def test_counts_equal_what_real_senders_counted(start_daemon: StartDaemon, tmp_p
         talks = relay.conversations()
     stores = [message for talk in talks for message in talk.stores]
     assert len(stores) == 75
-    wait_until(lambda: len(daemon.logged("association ended", outcome="released")) >= len(talks))
+    wait_until(
+        lambda: len(daemon.logged("association ended", outcome="released")), until=lambda count: count >= len(talks)
+    )
     assert daemon.metric("dicomd_associations_total", listener="dicom", outcome="released") == len(talks)
     daemon.wait_metric("dicomd_dimse_responses_total", 75, command="C-STORE-RSP", status="0000")
     assert daemon.metric("dicomd_store_received_bytes_total") == sum(len(message.data_set or b"") for message in stores)

@@ -66,7 +66,7 @@ def test_an_open_association_ends_under_the_old_contexts_and_the_next_gets_the_n
     new.release()
     old.release()
     assert len(daemon.stored()) == 3
-    wait_until(lambda: len(daemon.worker_pids()) == 2)
+    wait_until(lambda: len(daemon.worker_pids()), equals=2)
     for generation in (1, 2):
         daemon.wait_logged("association ended", dicomd_generation=generation)
 
@@ -189,7 +189,7 @@ def test_new_limits_hold_for_new_associations_and_open_ones_keep_theirs(
     too_many.send(associate_rq())
     assert too_many.read_rejection() == (2, 3, 2)
     too_many.sock.close()
-    wait_until(lambda: daemon.connections() == 2)
+    wait_until(daemon.connections, equals=2)
     silent = connect(daemon)
     daemon.wait_metric("dicomd_connections_total", 4, listener="dicom")
     assert connect(daemon).read_to_the_end() == []
@@ -231,7 +231,7 @@ def test_limits_level_and_number_of_workers_come_with_a_reload(start_daemon: Sta
     old.associate()
     daemon.configure(dicomd={"workers": 3}, limits={"associations": 2}, log={"level": "warning"})
     daemon.signal(signal.SIGHUP)
-    wait_until(lambda: daemon.metric("dicomd_associations_limit") == 2)
+    wait_until(lambda: daemon.metric("dicomd_associations_limit"), equals=2)
     assert sorted(daemon.worker_pids().values()) == ["draining", "ready", "ready", "ready"]
     new = connect(daemon)
     new.associate()
@@ -240,10 +240,10 @@ def test_limits_level_and_number_of_workers_come_with_a_reload(start_daemon: Sta
     assert third.read_rejection() == (2, 3, 2)  # the old generation's Association counts too
     new.release()
     old.release()
-    wait_until(lambda: len(daemon.worker_pids()) == 3)
+    wait_until(lambda: len(daemon.worker_pids()), equals=3)
     daemon.configure(dicomd={"workers": 1}, limits={"associations": 3})
     daemon.signal(signal.SIGHUP)
-    wait_until(lambda: len(daemon.worker_pids()) == 1)
+    wait_until(lambda: len(daemon.worker_pids()), equals=1)
     daemon.wait_logged("association ended")
     assert len(daemon.logged("association ended")) == 1  # the old generation's: the new one does not log level 'info'
     daemon.configure(log={"level": "info"})
@@ -261,9 +261,9 @@ def test_a_volley_of_signals_is_merged(start_daemon: StartDaemon) -> None:
     daemon.wait_logged("config applied")
     daemon.configure(limits={"associations": 9})
     daemon.signal(signal.SIGHUP)
-    wait_until(lambda: daemon.metric("dicomd_associations_limit") == 9)
+    wait_until(lambda: daemon.metric("dicomd_associations_limit"), equals=9)
     assert len(daemon.logged("config applied")) < 100
-    wait_until(lambda: len(daemon.worker_pids()) == 1)
+    wait_until(lambda: len(daemon.worker_pids()), equals=1)
 
 
 def hold_eight_generations(daemon: Daemon, connect: Connect) -> list[RawPeer]:
@@ -291,11 +291,11 @@ def test_at_most_eight_old_generations_live_and_the_next_reload_waits(
     for peer in peers:
         assert peer.store(instance()).status == 0
     peers.pop(0).release()
-    wait_until(lambda: len(daemon.logged("config applied")) == 9)
+    wait_until(lambda: len(daemon.logged("config applied")), equals=9)
     assert daemon.metric("dicomd_associations_limit") == 30
     for peer in peers:
         peer.release()
-    wait_until(lambda: len(daemon.worker_pids()) == 1)
+    wait_until(lambda: len(daemon.worker_pids()), equals=1)
 
 
 @pytest.mark.timeout(180)
@@ -339,7 +339,7 @@ def test_a_place_that_comes_free_meanwhile_spares_the_oldest(start_daemon: Start
     daemon.wait_logged("config applied", dicomd_generation=10)
     assert peers[0].store(instance()).status == 0
     daemon.signal(signal.SIGHUP)  # no deadline is left over from the previous wait
-    wait_until(lambda: len(daemon.logged("reload waits")) == 2)
+    wait_until(lambda: len(daemon.logged("reload waits")), equals=2)
     peers[7].release()
     daemon.wait_logged("config applied", dicomd_generation=11)
     assert daemon.logged("old generation is ended") == []
@@ -434,8 +434,8 @@ def resident(pid: int) -> int:
 
 def idle_workers(daemon: Daemon, count: int) -> dict[str, int]:
     """The highest resource figures of any worker, once only `count` idle workers are left."""
-    wait_until(lambda: list(daemon.worker_pids().values()) == ["ready"] * count, 60)
-    wait_until(lambda: daemon.metric("dicomd_associations_active", listener="dicom") == 0, 60)
+    wait_until(lambda: list(daemon.worker_pids().values()), 60, equals=["ready"] * count)
+    wait_until(lambda: daemon.metric("dicomd_associations_active", listener="dicom"), 60, equals=0)
     pids = list(daemon.worker_pids())
     most = max(counted_descriptors(pid, daemon.root) for pid in pids)
     return {"descriptors": most, "resident": max(map(resident, pids))}
@@ -457,7 +457,7 @@ def test_fifty_reloads_under_load_fail_no_store(start_daemon: StartDaemon) -> No
 
     def serve_more(load: Load) -> None:
         served = len(load.acknowledged)
-        wait_until(lambda: len(load.acknowledged) >= served + 200, 60)
+        wait_until(lambda: len(load.acknowledged), 60, until=lambda count: count >= served + 200)
 
     with Load(daemon, senders=4, size=5000) as first:
         serve_more(first)
@@ -475,8 +475,10 @@ def test_fifty_reloads_under_load_fail_no_store(start_daemon: StartDaemon) -> No
     assert after <= before + 2 * 9  # channels to workers that were still draining
     assert resident(daemon.pid) < resident_before + room
     last_generation = idle_workers(daemon, 2)
-    wait_until(lambda: counted_descriptors(daemon.pid, daemon.root) <= before, 30)
-    wait_until(lambda: idle_workers(daemon, 2)["descriptors"] <= first_generation["descriptors"], 30)
+    wait_until(lambda: counted_descriptors(daemon.pid, daemon.root), 30, until=lambda count: count <= before)
+    wait_until(
+        lambda: idle_workers(daemon, 2)["descriptors"], 30, until=lambda seen: seen <= first_generation["descriptors"]
+    )
     assert last_generation["resident"] < first_generation["resident"] + room
     daemon.wait_metric("dicomd_instances_stored_total", len(first.acknowledged) + len(load.acknowledged))
     counters.look()

@@ -195,7 +195,7 @@ def test_a_peer_s_last_store_survives_a_restart_and_a_crash(start_daemon: StartD
     again = connect(daemon)
     again.associate()
     again.store(instance())
-    wait_until(lambda: note.stat().st_mtime > seconds + 0.001, WAIT)
+    wait_until(lambda: note.stat().st_mtime, WAIT, until=lambda seen: seen > seconds + 0.001)
     daemon.kill()
     daemon.start()
     assert daemon.metric("dicomd_peer_last_store_timestamp_seconds", peer="unknown") > seconds

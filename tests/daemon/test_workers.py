@@ -37,7 +37,7 @@ def test_connections_are_shared_out_evenly(start_daemon: StartDaemon, connect: C
         for peer in peers:
             assert peer.store(instance()).status == 0
             peer.release()
-        wait_until(lambda: not daemon.connections())
+        wait_until(daemon.connections, equals=0)
     assert sum(split in ([4, 4], [3, 5]) for split in splits) >= 2, splits
     assert len(daemon.stored()) == 24
     assert daemon.metric("dicomd_instances_stored_total") == 24
@@ -50,14 +50,14 @@ def test_a_killed_worker_is_replaced_and_nothing_acknowledged_is_lost(start_daem
     with Load(daemon, senders=4) as load:
         for kill in range(3):
             target = len(load.acknowledged) + 30
-            wait_until(lambda target=target: len(load.acknowledged) >= target)
+            wait_until(lambda: len(load.acknowledged), until=lambda count, target=target: count >= target)
             victim = min(daemon.worker_pids())
             os.kill(victim, signal.SIGKILL)
             daemon.wait_metric("dicomd_worker_exits_total", kill + 1, reason="signal")
-            wait_until(lambda: list(daemon.worker_pids().values()) == ["ready", "ready"], 20)
+            wait_until(lambda: list(daemon.worker_pids().values()), 20, equals=["ready", "ready"])
             counts.append(daemon.metric("dicomd_instances_stored_total"))
         target = len(load.acknowledged) + 30
-        wait_until(lambda: len(load.acknowledged) >= target)
+        wait_until(lambda: len(load.acknowledged), until=lambda count: count >= target)
     assert load.lost() == []
     assert len(load.failures) <= 4 * 3, load.failures
     counts.append(daemon.metric("dicomd_instances_stored_total"))
@@ -75,10 +75,10 @@ def test_what_a_killed_worker_leaves_is_removed_by_the_next(start_daemon: StartD
     peers = one_association_each(daemon, connect)
     for each in peers.values():
         each.send(p_data(pdv(1, 3, c_store_rq(unfinished))) + p_data(pdv(1, 0, unfinished.data_set[:20_000])))
-    wait_until(lambda: len(daemon.temporary_files()) == 2)
+    wait_until(lambda: len(daemon.temporary_files()), equals=2)
     first, second = peers
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: len(daemon.temporary_files()) == 1)
+    wait_until(lambda: len(daemon.temporary_files()), equals=1)
     daemon.wait_metric("dicomd_store_recovered_files_total", 1, action="removed")
     os.kill(second, signal.SIGKILL)
     daemon.wait_no_temporary_files()
@@ -95,7 +95,7 @@ def test_a_stopped_worker_is_replaced_alone(start_daemon: StartDaemon, connect: 
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(first, signal.SIGCONT)
-    wait_until(lambda: list(daemon.worker_pids().values()) == ["ready", "ready"])
+    wait_until(lambda: list(daemon.worker_pids().values()), equals=["ready", "ready"])
     assert second in daemon.worker_pids()
     assert peers[second].echo().status == 0
     with pytest.raises(OSError):  # noqa: PT011 - however the worker's end shows
@@ -121,7 +121,7 @@ def test_workers_leave_with_the_supervisor_and_the_port_is_free(start_daemon: St
     wait_until(is_free, 5)
     assert peer.store(instance()).status == 0  # open Associations may finish
     peer.release()
-    wait_until(lambda: not any(exists(pid) for pid in family), 5)
+    wait_until(lambda: [pid for pid in family if exists(pid)], 5, equals=[])
     assert daemon.wait() == -signal.SIGKILL
     daemon.start()
     assert len(daemon.stored()) == 2
@@ -183,7 +183,7 @@ def test_the_limit_of_connections_holds_across_workers(start_daemon: StartDaemon
         peer.associate()
     connect(daemon).read_end()
     peers.pop().release()
-    wait_until(lambda: daemon.connections() == 3)
+    wait_until(daemon.connections, equals=3)
     connect(daemon).associate()
 
 

@@ -21,6 +21,7 @@ from tests.support.load import Load
 from tests.support.pages import get
 from tests.support.part10 import StoredFile, read_part10
 from tests.support.raw_peer import RawPeer
+from tests.support.waiting import T
 
 WAIT = 60.0
 """Seconds that a test waits for something that should happen soon."""
@@ -28,9 +29,9 @@ UNIT = "dicomd.service"
 _DROP_INS = "/run/systemd/system"  # not kept when the machine powers off
 
 
-def wait_until(condition: Callable[[], object], deadline: float = WAIT) -> None:
-    """Wait for a condition that is checked by running a program. Raises AssertionError after `deadline` seconds."""
-    waiting.wait_until(condition, deadline, pause=0.1)
+def wait_until(look: Callable[[], T], deadline: float = WAIT, **options: Any) -> T:
+    """Wait as `waiting.wait_until` does, with pauses and a deadline for what is looked at by running a program."""
+    return waiting.wait_until(look, deadline, pause=0.1, **options)
 
 
 class Service:
@@ -93,8 +94,7 @@ class Service:
 
     def wait_journal(self, *matches: str, count: int = 1) -> list[dict[str, Any]]:
         """Wait until at least `count` entries match, and return them."""
-        wait_until(lambda: len(self.journal(*matches)) >= count)
-        return self.journal(*matches)
+        return wait_until(lambda: self.journal(*matches), until=lambda entries: len(entries) >= count)
 
     # -- pages -------------------------------------------------------------------------------------------------
 

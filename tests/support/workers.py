@@ -22,7 +22,7 @@ def one_association_each(daemon: Daemon, connect: Callable[..., RawPeer]) -> dic
         (pid,) = (pid for pid in now if now[pid] > before[pid])
         if pid in found:
             peer.release()
-            wait_until(lambda: daemon.connections() == len(found))
+            wait_until(daemon.connections, equals=len(found))
         else:
             found[pid] = peer
     raise AssertionError("one worker accepts no connections")

@@ -34,7 +34,10 @@ def test_a_corrected_configuration_needs_one_start_whatever_senders_did_meanwhil
         service.configure("[limits]\nassociations = 0\n")
         assert service.systemctl("restart", check=False).returncode != 0
         # a sender that waits in the socket makes systemd start it once more
-        wait_until(lambda: len([e for e in service.journal() if "limits.associations" in str(e["MESSAGE"])]) >= 2)
+        wait_until(
+            lambda: len([e for e in service.journal() if "limits.associations" in str(e["MESSAGE"])]),
+            until=lambda count: count >= 2,
+        )
         service.configure(whole)
         service.systemctl("start")
         wait_for_more(load)
@@ -93,7 +96,7 @@ def all_sockets(service: Service) -> Iterator[AllSockets]:
 def test_a_start_brings_every_socket_back_after_systemd_has_given_up(service: Service, all_sockets: AllSockets) -> None:
     service.configure(all_sockets.without_socket)
     assert service.systemctl("restart", check=False).returncode != 0
-    wait_until(lambda: all_sockets.states() == {"failed"}, 120)
+    wait_until(all_sockets.states, 120, equals={"failed"})
     assert all_sockets.failed_starts()
     given_up = time.monotonic()
     service.configure(all_sockets.whole)
@@ -116,7 +119,7 @@ def test_starts_in_a_loop_keep_no_socket_down(service: Service, all_sockets: All
             stderr=subprocess.DEVNULL,
             text=True,
         ) as tool:
-            wait_until(lambda: all_sockets.states() == {"failed"}, 60)
+            wait_until(all_sockets.states, 60, equals={"failed"})
             wait_until(lambda: any("repeated too quickly" in str(entry["MESSAGE"]) for entry in service.journal()))
             failed_starts = all_sockets.failed_starts()
             service.configure(all_sockets.whole)
@@ -136,7 +139,7 @@ def test_a_long_drain_asks_systemd_for_time(service: Service) -> None:
     with service.peer() as peer:
         peer.associate()
         with subprocess.Popen(service.machine.command("systemctl", "stop", UNIT)) as stop:
-            wait_until(lambda: service.show("ActiveState") == "deactivating")
+            wait_until(lambda: service.show("ActiveState"), equals="deactivating")
             over = time.monotonic() + 10  # seconds: three times as long as the unit allows
             while time.monotonic() < over:
                 assert peer.store(instance()).status == 0

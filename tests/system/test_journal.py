@@ -78,5 +78,5 @@ def test_status_needs_no_http_and_no_options(service: Service) -> None:
         found = json.loads(service.machine.run("dicomd", "status", "--json").stdout)
         assert found["associations"]["listed"][0]["instances"] == 1
         peer.release()
-    wait_until(lambda: service.status()["associations"]["open"] == 0)
+    wait_until(lambda: service.status()["associations"]["open"], equals=0)
     assert service.get("/")[1].startswith("<!doctype html>")

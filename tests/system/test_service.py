@@ -37,7 +37,7 @@ def results(peer: RawPeer) -> list[int]:
 def wait_for_more(load: Load, count: int = 20) -> None:
     """Wait until `count` more instances have been acknowledged."""
     target = len(load.acknowledged) + count
-    wait_until(lambda: len(load.acknowledged) >= target)
+    wait_until(lambda: len(load.acknowledged), until=lambda count: count >= target)
 
 
 def assert_nothing_lost_nor_refused(load: Load) -> None:
@@ -154,7 +154,7 @@ def test_a_killed_worker_is_replaced(service: Service) -> None:
         victim = min(workers)
         service.machine.run("kill", "-KILL", str(victim))
         wait_until(lambda: victim not in service.workers() and len(service.workers()) == len(workers))
-        wait_until(lambda: set(service.workers().values()) == {"ready"})
+        wait_until(lambda: set(service.workers().values()), equals={"ready"})
         wait_for_more(load)
     assert_nothing_lost_nor_refused(load)
     assert service.show("NRestarts") == "0"

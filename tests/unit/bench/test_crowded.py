@@ -65,7 +65,7 @@ def test_who_is_cut_comes_back_until_let_go() -> None:
         cutter.start()
         try:
             with Crowd([Kind("first", 3, False, 0.0, b"hello")], server.getsockname()[1], 0) as crowd:
-                wait_until(lambda: crowd.report()[0]["first"].cut >= 10)
+                wait_until(lambda: crowd.report()[0]["first"].cut, until=lambda seen: seen >= 10)
                 crowd.let_go()
                 tally = crowd.wait_for(0, 20)["first"]
         finally:

@@ -32,14 +32,19 @@ def test_nothing_is_left_running_and_no_file_after_sigterm(tmp_path: Path) -> No
     )
     started = [bench.pid]
     try:
-        wait_until(lambda: len(processes.tree(bench.pid)) > 2, PATIENCE, what="no receiver was started")
+        wait_until(
+            lambda: len(processes.tree(bench.pid)),
+            PATIENCE,
+            until=lambda count: count > 2,
+            what="no receiver was started",
+        )
         started = processes.tree(bench.pid)
         bench.send_signal(signal.SIGTERM)
         _, said = bench.communicate(timeout=PATIENCE)
         assert bench.returncode == 1
         assert b"interrupted" in said
         assert list(scratch.iterdir()) == []
-        wait_until(lambda: not any(map(exists, started)), PATIENCE, what=f"one of {started} is still running")
+        wait_until(lambda: [pid for pid in started if exists(pid)], PATIENCE, equals=[], what="one is still running")
     finally:
         for pid in filter(exists, started):
             os.kill(pid, signal.SIGKILL)

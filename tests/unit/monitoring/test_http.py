@@ -327,7 +327,7 @@ def test_silent_clients_never_keep_a_probe_out(endpoint: Endpoint) -> None:
     finally:
         for client in clients:
             client.close()
-    wait_until(lambda: not request_threads())
+    wait_until(request_threads, equals=[])
 
 
 def test_silent_clients_never_cut_off_a_slow_scrape(endpoint: Endpoint, daemon: Daemon) -> None:

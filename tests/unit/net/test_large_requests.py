@@ -58,7 +58,7 @@ def test_a_place_goes_to_the_first_who_may_have_it(threads: ThreadPoolExecutor) 
         waiting.append(threads.submit(wait, name, host))
         wait_until(waits(requests, count), what="the thread does not wait")
     requests.leave(places[1])  # "a" is first in the queue, but host A has used all of its places
-    wait_until(lambda: len(order) == 3, what="those that don't depend on A have not been served")
+    wait_until(lambda: len(order), equals=3, what="those that don't depend on A have not been served")
     assert order == ["b1", "b2", "c"]
     requests.leave(places[0])
     for future in waiting:

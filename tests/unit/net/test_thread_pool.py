@@ -43,7 +43,7 @@ def test_an_idle_thread_takes_the_next_work(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(thread_pool, "_STAYS", 0)
     wait_until(idle(team, 1))
     assert done_by(team) is first
-    wait_until(lambda: not threads("again"))
+    wait_until(lambda: threads("again"), equals=[])
 
 
 def test_nobody_waits_for_a_busy_thread() -> None:
@@ -54,7 +54,7 @@ def test_nobody_waits_for_a_busy_thread() -> None:
     assert done_by(team)
     assert len(threads("busy")) >= 5
     may_end.set()
-    wait_until(lambda: not threads("busy"))
+    wait_until(lambda: threads("busy"), equals=[])
     assert not team._idle
 
 
@@ -70,7 +70,7 @@ def test_no_more_than_so_many_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_pool, "_STAYS", 0)
     for _ in range(2):  # once they have done this they end
         team.assign(lambda: None)
-    wait_until(lambda: not threads("many"))
+    wait_until(lambda: threads("many"), equals=[])
 
 
 def test_none_is_lost_between_staying_and_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_none_is_lost_between_staying_and_leaving(monkeypatch: pytest.MonkeyPatc
     team = ConnectionThreads("quick")
     for _ in range(2000):
         done_by(team)
-    wait_until(lambda: not threads("quick"))
+    wait_until(lambda: threads("quick"), equals=[])
 
 
 def test_what_was_done_is_let_go() -> None:

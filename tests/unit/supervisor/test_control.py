@@ -143,7 +143,7 @@ def test_a_client_that_leaves_before_its_answer_harms_nobody(folder: Path) -> No
         waiting.callers[0].answer({"ok": True, "padding": "x" * 1_000_000})
         with connected(folder) as sock:
             sock.sendall(WAIT)
-            wait_until(lambda: len(waiting.callers) == 2)
+            wait_until(lambda: len(waiting.callers), equals=2)
             waiting.callers[1].answer({"ok": True})
             assert sock.recv(100) == b'{"ok":true}\n'
 
@@ -176,7 +176,7 @@ def test_those_who_wait_leave_places_for_others_and_the_oldest_is_told_where_the
         socks = []
         for _ in range(control._MAX_WAITING + 1):
             socks.append(stack.enter_context(connected_and_sent(folder, WAIT)))
-            wait_until(lambda: len(waiting.callers) == len(socks))
+            wait_until(lambda: len(waiting.callers), equals=len(socks))
             assert ask(folder, {}, timeout=10)["ok"]
         assert "more than 32 commands are waiting" in json.loads(socks[0].recv(1000))["error"]
         waiting.callers[0].answer({"ok": True})  # it has already been answered

@@ -128,9 +128,9 @@ def test_a_journal_that_stands_still_costs_entries_and_no_time(journal: Journal)
     lost = metrics.registry.get_sample_value("dicomd_log_records_lost_total")
     assert lost
     journal.go_on()
-    wait_until(lambda: len(journal.entries) >= 3000 - lost)
+    wait_until(lambda: len(journal.entries), until=lambda count: count >= 3000 - lost)
     get_logger().info("y")
-    wait_until(lambda: journal.entries[-1]["MESSAGE"] == "y")
+    wait_until(lambda: journal.entries[-1]["MESSAGE"], equals="y")
     assert journal.entries[-2]["MESSAGE"] == f"log lines lost count={lost:.0f}"
     assert journal.entries[-2]["PRIORITY"] == "4"
 
@@ -143,7 +143,7 @@ def test_a_journal_that_went_away_costs_the_entry_only(journal: Journal) -> None
     assert metrics.registry.get_sample_value("dicomd_log_records_lost_total") == 1
     away.rename(journal.path)
     get_logger().info("y")
-    wait_until(lambda: len(journal.entries) == 2)
+    wait_until(lambda: len(journal.entries), equals=2)
     assert [entry["MESSAGE"] for entry in journal.entries] == ["log lines lost count=1", "y"]
 
 
