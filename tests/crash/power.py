@@ -13,7 +13,6 @@ import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Self
 import pytest
 
 from tests.crash.disk_log import DISK, Position, Write, read_log
+from tests.support.waiting import wait_until
 
 _DEADLINE = 30.0
 _PIECE = 4096
@@ -144,11 +144,12 @@ class PoweredDisk:
             stdin=subprocess.DEVNULL,
         )
         try:
-            deadline = time.monotonic() + _DEADLINE
-            while not (self._fuse / DISK).exists():
-                assert process.poll() is None, "the recording disk ended"
-                assert time.monotonic() < deadline, "the recording disk does not appear"
-                time.sleep(0.02)
+            wait_until(
+                lambda: (self._fuse / DISK).exists() or process.poll() is not None,
+                _DEADLINE,
+                what="the recording disk does not appear",
+            )
+            assert process.poll() is None, "the recording disk ended"
             yield
         finally:
             unmount(self._fuse)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -217,11 +216,9 @@ class Faults:
         self._wait_ready()  # in case the previous one failed before it waited
         with RawPeer(self.daemon.address) as peer:
             peer.associate()
-            deadline = time.monotonic() + PATIENCE
-            while len(serving := self._threads() - self._others) > 1:  # the previous Association's has yet to end
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-            (thread,) = serving
+            (thread,) = wait_until(  # the previous Association's thread has yet to end
+                lambda: self._threads() - self._others, PATIENCE, until=lambda serving: len(serving) <= 1, pause=0.1
+            )
             yield peer, thread
             peer.release()
 

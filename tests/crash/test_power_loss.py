@@ -30,6 +30,7 @@ from tests.crash.senders import Ledger, Senders
 from tests.crash.verdict import Verdict, judge, temporary_files
 from tests.support.daemon import Daemon
 from tests.support.soak import soak_seconds
+from tests.support.waiting import wait_until
 
 SEED = 1494
 SIZES = (600, 600, 3000, 20_000, 150_000)
@@ -94,10 +95,8 @@ def record(
         daemon.start()
         for senders, count in instances.items():
             wanted = ledger.total + count
-            deadline = time.monotonic() + PATIENCE
             with Senders(lambda: daemon.address, seed=seed, count=senders, sizes=SIZES, told=told, ledger=ledger):
-                while ledger.total < wanted and time.monotonic() < deadline:
-                    time.sleep(0.01)
+                wait_until(lambda: ledger.total, PATIENCE, until=lambda total, wanted=wanted: total >= wanted)
         requests = disk.requests(disk.position)
         daemon.stop()
     finally:

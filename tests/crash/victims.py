@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections import Counter
 from pathlib import Path
 
 from tests.crash.verdict import temporary_files
 from tests.support.daemon import STOP_DEADLINE, Daemon
 from tests.support.processes import descriptors
+from tests.support.waiting import wait_until
 
 VICTIMS = {"worker": 5, "all workers": 1, "supervisor": 2, "everything": 3}
 """How often each occurs in a round of kills; each round is shuffled anew."""
@@ -126,9 +126,11 @@ class Victims:
         """Reap dead processes, check that none outlives its supervisor, and keep their complaints."""
         for daemon in self._dead:
             daemon.wait()
-            deadline = time.monotonic() + STOP_DEADLINE
-            while left := members(daemon.pid):
-                assert time.monotonic() < deadline, f"processes {left} outlive their supervisor"
-                time.sleep(0.02)
+            wait_until(
+                lambda supervisor=daemon.pid: members(supervisor),
+                STOP_DEADLINE,
+                equals=[],
+                what="processes outlive their supervisor",
+            )
             self.complaints += daemon.complaints()
         self._dead.clear()

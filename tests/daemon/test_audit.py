@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tests.support.daemon import Daemon
 from tests.support.objects import PATIENT_ID, PATIENT_NAME, instance
 from tests.support.raw_peer import associate_rq, store_message
 from tests.support.syslog_server import SyslogServer
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
@@ -32,11 +32,12 @@ def send(connect: Connect, daemon: Daemon, *, count: int = 1) -> None:
 
 
 def wait_spooled(folder: Path, count: int) -> list[etree._Element]:
-    deadline = time.monotonic() + DEADLINE
-    while len(messages := audit.spooled(folder)) < count:
-        assert time.monotonic() < deadline, f"{len(messages)} messages, not {count}"
-        time.sleep(0.02)
-    return messages
+    return wait_until(
+        lambda: audit.spooled(folder),
+        DEADLINE,
+        until=lambda messages: len(messages) >= count,
+        what=f"fewer than {count} messages are in the spool",
+    )
 
 
 def of_kind(messages: list[etree._Element], kind: str) -> list[etree._Element]:
@@ -164,10 +165,7 @@ def test_what_was_spooled_while_rsyslog_was_away_reaches_it_later(
     wait_spooled(spool, 4)
     with server:
         assert len({message["text"] for message in server.wait_for(4)}) == 4
-        deadline = time.monotonic() + 2 * DEADLINE
-        while list(spool.glob("*.xml")):
-            assert time.monotonic() < deadline, "sent messages stay in the spool"
-            time.sleep(0.05)
+        wait_until(lambda: list(spool.glob("*.xml")), 2 * DEADLINE, equals=[], what="sent messages stay in the spool")
         daemon.stop()
     assert daemon.logged("audit messages lost") == []
 

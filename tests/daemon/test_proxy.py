@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +17,7 @@ from tests.support.daemon import Daemon, free_port
 from tests.support.objects import instance
 from tests.support.proxy import LOCAL, TCP6, header, ipv4, ipv6
 from tests.support.raw_peer import RawPeer, associate_rq
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
@@ -96,10 +97,7 @@ def test_a_balancer_that_looks_whether_anybody_is_there_is_no_alarm(daemon: Daem
     for first in (b"", header(b"", command=LOCAL, family=0)):
         peer = dial(daemon, first)
         peer.sock.close()
-    deadline = time.monotonic() + 20
-    while len(daemon.logged("connection without association")) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: len(daemon.logged("connection without association")), equals=2)
     assert daemon.logged("connection refused") == []
     peer = dial(daemon, header(b"", command=LOCAL, family=0))
     peer.send(associate_rq(calling="CT1"))
@@ -152,16 +150,14 @@ def test_behind_haproxy(daemon: Daemon, tmp_path: Path) -> None:
     with (tmp_path / "haproxy.log").open("wb") as log:
         running = subprocess.Popen([program, "-db", "-f", configuration], stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                peer = RawPeer(("127.0.0.1", port), source="127.0.0.77", calling="HERE")
-                break
-            except ConnectionRefusedError:
-                assert running.poll() is None, (tmp_path / "haproxy.log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-        with peer:
+
+        def connected() -> RawPeer | None:
+            assert running.poll() is None, (tmp_path / "haproxy.log").read_text()
+            with contextlib.suppress(ConnectionRefusedError):
+                return RawPeer(("127.0.0.1", port), source="127.0.0.77", calling="HERE")
+            return None
+
+        with wait_until(connected, what="haproxy does not listen") as peer:
             peer.associate()
             for _ in range(5):
                 assert peer.store(instance(size=300_000)).status == 0

@@ -19,6 +19,7 @@ from tests.daemon.conftest import Connect, StartDaemon
 from tests.support.daemon import Daemon, DaemonFailed
 from tests.support.objects import instance
 from tests.support.raw_peer import RawPeer, associate_rq
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
@@ -122,10 +123,10 @@ def test_a_broken_configuration_may_be_corrected_while_the_sockets_wait(
     daemon.config_path.write_text("broken")
 
     def correct() -> None:
-        deadline = time.monotonic() + 30
-        while not any("dicomd.toml" in line for line in list(daemon.output)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        daemon.config_path.write_text(whole)
+        try:
+            wait_until(lambda: [line for line in list(daemon.output) if "dicomd.toml" in line], 30)
+        finally:  # otherwise the daemon would never start
+            daemon.config_path.write_text(whole)
 
     corrector = threading.Thread(target=correct)
     corrector.start()
@@ -276,19 +277,23 @@ def test_a_supervisor_that_stood_still_takes_nobody_for_stuck(start_daemon: Star
     peer.associate()
     daemon.signal(signal.SIGSTOP)
     try:
-        deadline = time.monotonic() + 15
-        while daemon.get("/-/healthy")[0] == 200:  # becomes unhealthy after 10 s
-            assert time.monotonic() < deadline, "a stopped supervisor is still reported healthy"
+
+        def healthy_while_storing() -> int:
             assert peer.store(instance()).status == 0  # no worker depends on it
-            time.sleep(0.2)
+            return daemon.get("/-/healthy")[0]
+
+        wait_until(  # after 10 s
+            healthy_while_storing,
+            15,
+            until=lambda status: status != 200,
+            what="a stopped supervisor is still reported healthy",
+            pause=0.2,
+        )
     finally:
         daemon.signal(signal.SIGCONT)
     assert peer.store(instance()).status == 0
     peer.release()
-    deadline = time.monotonic() + 10
-    while daemon.get("/-/healthy")[0] != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: daemon.get("/-/healthy")[0], 10, equals=200)
     assert daemon.logged("worker died") == []
 
 

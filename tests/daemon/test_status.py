@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,11 +39,7 @@ def as_json(daemon: Daemon) -> dict[str, Any]:
 
 def wait_status(daemon: Daemon, fulfilled: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     """Wait until the JSON of /status fulfils a condition, and return it."""
-    deadline = time.monotonic() + WAIT
-    while not fulfilled(status := daemon.status()):
-        assert time.monotonic() < deadline, status
-        time.sleep(0.05)
-    return status
+    return wait_until(daemon.status, WAIT, until=fulfilled, pause=0.05)
 
 
 @pytest.fixture

@@ -129,10 +129,7 @@ def test_nothing_answered_is_lost_in_a_crash_and_nothing_unfinished_stays(
     peer.send(p_data(pdv(1, 3, c_store_rq(unfinished))))
     for at in (0, 200_000, 400_000):
         peer.send(p_data(pdv(1, 0, unfinished.data_set[at : at + 200_000])))
-    ends = time.monotonic() + 10
-    while not daemon.unfinished_files():
-        assert time.monotonic() < ends, "the object is not written as it is received"
-        time.sleep(0.01)
+    wait_until(daemon.unfinished_files, 10, what="the object is not written as it is received")
     daemon.kill()
     assert daemon.unfinished_files() != []
     assert [file.data_set for file in daemon.stored()] == [stored.data_set]

@@ -9,22 +9,21 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode
 
 from tests.ops.files import PROMETHEUS, RULES
 from tests.support.daemon import free_port
+from tests.support.waiting import T, wait_until
 
 DEADLINE = 20.0
 """Seconds to wait for the next scrape or evaluation, which happen every second."""
 _SCRAPED = "127.0.0.1:11113"
 
-T = TypeVar("T")
 Sample = dict[str, Any]
 """`metric` contains its labels; `value` the time, and the value as text."""
 
@@ -102,13 +101,20 @@ class Prometheus:
 
     def wait_until(self, condition: Callable[[], T], what: str) -> T:
         """Wait until a condition returns a true value, and return it. Raises AssertionError."""
-        deadline = time.monotonic() + DEADLINE
-        while not (result := condition()):
-            assert time.monotonic() < deadline, f"Prometheus: not {what} within {DEADLINE:g} s\n{self._log.read_text()}"
-            assert self._process is not None
-            assert self._process.poll() is None, f"Prometheus ended\n{self._log.read_text()}"
-            time.sleep(0.1)
-        return result
+        process = self._process
+        assert process is not None
+
+        def look() -> T:
+            assert process.poll() is None, f"Prometheus ended\n{self._log.read_text()}"
+            return condition()
+
+        return wait_until(
+            look,
+            DEADLINE,
+            what=f"Prometheus: not {what}",
+            pause=0.1,
+            failed=lambda message: AssertionError(f"{message}\n{self._log.read_text()}"),
+        )
 
     def _ready(self) -> bool:
         try:

@@ -27,6 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.pages import get
 from tests.support.part10 import StoredFile, read_part10
 from tests.support.processes import descriptors
+from tests.support.waiting import wait_until
 
 START_DEADLINE = 30.0
 """Seconds: enough to import everything on a busy machine with cold caches."""
@@ -105,11 +106,9 @@ class Daemon:
         self._listeners = started["listeners"]
         self.address = _address(next(iter(self._listeners.values())))
         self.http = _address(started["http"])
-        deadline = time.monotonic() + START_DEADLINE
-        while not self.ready():
-            if time.monotonic() > deadline or not self.running:
-                raise self._failed("it did not become ready")
-            time.sleep(0.02)
+        wait_until(lambda: self.ready() or not self.running, START_DEADLINE, pause=0.02, failed=self._failed)
+        if not self.running:
+            raise self._failed("it ended before it was ready")
         # One more thread may still be starting, because readiness is reported first.
         self._idle_sockets, self._idle_threads = len(self._open_sockets()), len(self._threads()) + 1
 
@@ -271,11 +270,8 @@ class Daemon:
 
     def wait_metric(self, name: str, value: float, **labels: str) -> None:
         """Wait until a sample has a value, since some metrics are only updated after the answer has been sent."""
-        deadline = time.monotonic() + WAIT
-        while (found := self.metrics().get((name, frozenset(labels.items())))) != value:
-            if time.monotonic() > deadline:
-                raise self._failed(f"{name}{labels} is {found}, not {value}")
-            time.sleep(0.02)
+        sample, what = (name, frozenset(labels.items())), f"{name}{labels} has another value"
+        wait_until(lambda: self.metrics().get(sample), WAIT, equals=value, what=what, pause=0.02, failed=self._failed)
 
     # -- files ---------------------------------------------------------------------------------------------
 
@@ -313,21 +309,13 @@ class Daemon:
 
     def wait_no_temporary_files(self) -> None:
         """Wait until no temporary files are left: they are removed only after the answer has been sent."""
-        deadline = time.monotonic() + WAIT
-        while left := self.temporary_files():
-            if time.monotonic() > deadline:
-                raise self._failed(f"temporary files were left: {left}")
-            time.sleep(0.01)
+        wait_until(self.temporary_files, WAIT, equals=[], what="temporary files were left", failed=self._failed)
 
     # -- health ----------------------------------------------------------------------------------------------
 
     def check_health(self) -> None:
         """Raise `DaemonFailed` if the idle daemon has leaked resources, or has logged anything unexpected."""
-        deadline = time.monotonic() + WAIT
-        while trouble := self._trouble():
-            if time.monotonic() > deadline:
-                raise self._failed("; ".join(trouble))
-            time.sleep(0.02)
+        wait_until(self._trouble, WAIT, equals=[], what="it is not healthy", pause=0.02, failed=self._failed)
 
     def _trouble(self) -> list[str]:
         if not self.running:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import wait_until
+
 ROOT = Path(__file__).parents[2]
 BOOTS_WITHIN = 120.0
 """Seconds. Booting usually takes ten, or one on an idle machine."""
@@ -116,13 +118,17 @@ class Machine:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + BOOTS_WITHIN
-        while not self._is_up():
-            if self._nspawn.poll() is not None and any(reason in self.console() for reason in _FORBIDDEN):
-                pytest.skip(f"no container can be booted here: {self.console().strip().splitlines()[-1]}")
-            assert self._nspawn.poll() is None, f"the container ended\n{self.console()}"
-            assert time.monotonic() < deadline, f"the container did not boot\n{self.console()}"
-            time.sleep(0.1)
+        nspawn = self._nspawn
+        wait_until(
+            lambda: self._is_up() or nspawn.poll() is not None,
+            BOOTS_WITHIN,
+            what="the container did not boot",
+            pause=0.1,
+            failed=lambda message: AssertionError(f"{message}\n{self.console()}"),
+        )
+        if nspawn.poll() is not None and any(reason in self.console() for reason in _FORBIDDEN):
+            pytest.skip(f"no container can be booted here: {self.console().strip().splitlines()[-1]}")
+        assert nspawn.poll() is None, f"the container ended\n{self.console()}"
 
     def close(self) -> None:
         """Power the machine off; only its tree remains."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +14,7 @@ import pytest
 
 from tests.support.certificates import Certificate
 from tests.support.daemon import free_port
+from tests.support.waiting import wait_until
 
 _DEADLINE = 30.0
 _MODULES = ("/usr/lib/x86_64-linux-gnu/rsyslog", "/usr/lib/aarch64-linux-gnu/rsyslog")
@@ -90,9 +90,14 @@ action(type="omfile" file="{self._file}" template="fields")
 
     def wait_for(self, count: int) -> list[dict[str, Any]]:
         """Wait until at least `count` messages have been received, and return them."""
-        deadline = time.monotonic() + 2 * _DEADLINE
-        while len(found := self.messages()) < count:
+
+        def received() -> list[dict[str, Any]]:
             assert self._process is None or self._process.poll() is None, "rsyslogd has ended"
-            assert time.monotonic() < deadline, f"{len(found)} messages received, not {count}"
-            time.sleep(0.05)
-        return found
+            return self.messages()
+
+        return wait_until(
+            received,
+            2 * _DEADLINE,
+            until=lambda messages: len(messages) >= count,
+            what=f"fewer than {count} messages were received",
+        )

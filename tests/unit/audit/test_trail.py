@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from dicomd.audit.trail import AuditTrail
 from dicomd.audit.transfers import MOST_ENTRIES, AssociationAudit
 from dicomd.telemetry.metrics import Metrics
 from tests.support.audit import event, spooled
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("metric_files")
 
@@ -50,13 +50,6 @@ def ending() -> Iterator[list[AuditTrail]]:
 
 def counted(metrics: Metrics, result: str) -> float:
     return metrics.registry.get_sample_value("dicomd_audit_messages_total", {"result": result}) or 0.0
-
-
-def wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "the condition was not fulfilled in time"
-        time.sleep(0.01)
 
 
 def started() -> ApplicationActivity:
@@ -102,7 +95,7 @@ def test_a_spool_that_cannot_be_written_is_tried_again(
     for _ in range(250):
         audit.record(started())
     (tmp_path / "spool").unlink()
-    wait(lambda: counted(metrics, "spooled") == 250)
+    wait_until(lambda: counted(metrics, "spooled"), DEADLINE, equals=250)
     assert len(spooled(tmp_path / "spool")) == 250
     assert counted(metrics, "lost") == 0
 
@@ -134,17 +127,17 @@ def test_alerts_that_fill_their_part_of_the_spool_leave_the_rest_to_others(
     audit.start()
     for number in range(25):
         audit.record(alert(number))
-    wait(lambda: counted(metrics, "lost") == 15)
+    wait_until(lambda: counted(metrics, "lost"), DEADLINE, equals=15)
     for _ in range(30):
         audit.record(started())
-    wait(lambda: counted(metrics, "spooled") == 40)
+    wait_until(lambda: counted(metrics, "spooled"), DEADLINE, equals=40)
     kinds = [event(root) for root in spooled(tmp_path)]
     assert (kinds.count("110126"), kinds.count("110120")) == (10, 30)
     for path in tmp_path.glob("*-8.xml"):
         path.unlink()
     monkeypatch.setattr(spool, "_FULL_LASTS", 0.0)  # as if that second had passed
     audit.record(alert(100))
-    wait(lambda: counted(metrics, "spooled") == 41)
+    wait_until(lambda: counted(metrics, "spooled"), DEADLINE, equals=41)
     assert counted(metrics, "lost") == 15
 
 
@@ -171,7 +164,7 @@ def test_repetitions_are_one_message(tmp_path: Path, metrics: Metrics, monkeypat
     for _ in range(100):
         audit.record(alert(1))
     audit.start()
-    wait(lambda: counted(metrics, "spooled") == 2)
+    wait_until(lambda: counted(metrics, "spooled"), DEADLINE, equals=2)
     for _ in range(3):
         audit.record(alert(1))
     audit.end(10)  # flushes the alerts that were being merged
@@ -197,8 +190,8 @@ def test_a_full_spool_takes_no_more(tmp_path: Path, metrics: Metrics, monkeypatc
     audit.start()
     for _ in range(3):
         audit.record(started())
-        wait(lambda: counted(metrics, "spooled") == len(list(tmp_path.glob("*.xml"))) > 0)
-    wait(lambda: counted(metrics, "spooled") == 3)
+        wait_until(lambda: counted(metrics, "spooled") == len(list(tmp_path.glob("*.xml"))) > 0, DEADLINE)
+    wait_until(lambda: counted(metrics, "spooled"), DEADLINE, equals=3)
     audit.record(started())
     audit.end(10)
     assert len(spooled(tmp_path)) == 3
@@ -209,7 +202,7 @@ def test_a_server_that_is_not_there_holds_up_nothing_and_the_spool_keeps(tmp_pat
     audit = AuditTrail(metrics, spool=tmp_path, server=SyslogServer("127.0.0.1", 1))
     audit.start()
     audit.record(started())
-    wait(lambda: counted(metrics, "spooled") == 1)
+    wait_until(lambda: counted(metrics, "spooled"), DEADLINE, equals=1)
     audit.end(10)
     assert len(spooled(tmp_path)) == 1
     assert counted(metrics, "sent") == counted(metrics, "lost") == 0
@@ -272,7 +265,7 @@ def test_a_message_that_cannot_be_read_holds_up_no_other(tmp_path: Path, metrics
     forwarding = Forwarding(Spool(tmp_path), connection, metrics, over)  # type: ignore[arg-type]
     thread = threading.Thread(target=forwarding.run)
     thread.start()
-    wait(lambda: len(connection.received) == 2)
+    wait_until(lambda: len(connection.received), DEADLINE, equals=2)
     over.set()
     thread.join()
     assert list(tmp_path.glob("*.xml")) == [oldest]
@@ -287,7 +280,7 @@ def test_a_journal_that_hangs_holds_up_no_message(
     audit = AuditTrail(metrics, spool=tmp_path / "spool", journal=tmp_path / "journal")
     audit.start()
     transfer_one_instance(audit)
-    wait(lambda: counted(metrics, "spooled") == 1)
+    wait_until(lambda: counted(metrics, "spooled"), DEADLINE, equals=1)
     audit.end(1)
     goes_on.set()
 
@@ -328,7 +321,7 @@ def test_what_dead_processes_left_waits_in_the_journal_for_room(
     dead.close()
     audit = AuditTrail(metrics, spool=tmp_path / "spool", journal=folder)
     audit.start()
-    wait(lambda: counted(metrics, "spooled") + counted(metrics, "lost") == 20 * (MOST_ENTRIES - 1))
+    wait_until(lambda: counted(metrics, "spooled") + counted(metrics, "lost"), DEADLINE, equals=20 * (MOST_ENTRIES - 1))
     audit.end(10)
     assert counted(metrics, "lost") == 0
     assert list(folder.iterdir()) == []
