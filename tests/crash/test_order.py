@@ -175,7 +175,7 @@ def test_a_worker_that_breaks_the_promise_is_found_out(tmp_path: Path, liar: str
         successes, wrong = trace(daemon, tmp_path, [study_of(3)])
         daemon.stop()
     finally:
-        if daemon.started and daemon.running:
+        if daemon.running:
             daemon.kill()
     assert successes == 3
     assert len(wrong) >= 1

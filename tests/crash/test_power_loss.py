@@ -100,7 +100,7 @@ def record(
         requests = disk.requests(disk.position)
         daemon.stop()
     finally:
-        if daemon.started and daemon.running:
+        if daemon.running:
             daemon.kill()
     assert ledger.refusals == []
     return Recording(disk, requests, ledger, acknowledged_at)

@@ -1,12 +1,14 @@
 """Daemons for these tests: a shared one per module if the default configuration suffices, otherwise one per test.
 
-Invariant: after its tests every daemon passes `Daemon.check_health` and stops with exit status 0, and none is left
-running whatever happens.
+Invariant: every daemon is entered as a context manager, so after its tests it passes `Daemon.check_health` and stops
+with exit status 0, and none is left running whatever happens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +28,22 @@ TLS_LISTENER = {"name": "tls", "address": "127.0.0.1:0", "tls": True}
 @pytest.fixture
 def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
     """Start a daemon with these tables of its configuration: ``start_daemon(storage={"duplicates": "reject"})``."""
-    daemons: list[Daemon] = []
+    numbers = count()
+    with ExitStack() as daemons:
 
-    def start(**overrides: Any) -> Daemon:
-        folder = tmp_path / f"dicomd-{len(daemons)}"
-        folder.mkdir()
-        daemon = Daemon(folder, overrides)
-        daemons.append(daemon)
-        daemon.start()
-        return daemon
+        def start(**overrides: Any) -> Daemon:
+            folder = tmp_path / f"dicomd-{next(numbers)}"
+            folder.mkdir()
+            return daemons.enter_context(Daemon(folder, overrides))
 
-    yield start
-    _look_over_and_stop(daemons)
+        yield start
 
 
 @pytest.fixture(scope="module")
 def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon shared by the tests of a module; each test finds its own instances by their UIDs."""
-    daemon = Daemon(tmp_path_factory.mktemp("dicomd"))
-    try:
-        daemon.start()
+    with Daemon(tmp_path_factory.mktemp("dicomd")) as daemon:
         yield daemon
-    finally:
-        _look_over_and_stop([daemon])
 
 
 @pytest.fixture
@@ -74,25 +69,6 @@ def connect(receiver: Daemon) -> Iterator[Connect]:
         peer.sock.close()
 
 
-def _look_over_and_stop(daemons: list[Daemon]) -> None:
-    """Check and stop all daemons, even if one fails: none may be left running."""
-    failures = []
-    for daemon in daemons:
-        try:
-            if daemon.running:
-                daemon.check_health()
-                daemon.stop()
-        except AssertionError as failure:
-            failures.append(failure)
-        finally:
-            if daemon.running:
-                daemon.kill()
-        if daemon.port and (complaints := daemon.complaints()):  # otherwise its failed start has been reported already
-            failures.append(AssertionError("dicomd logged:\n" + "\n".join(complaints[:10])))
-    if failures:
-        raise failures[0]
-
-
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     return Pki.make(tmp_path_factory.mktemp("pki"))
@@ -106,9 +82,5 @@ def secure(pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemo
         "tls": pki.tls(client_ca=pki.trusted, client_certificate="optional"),
         "limits": {"request_timeout": "20s"},
     }
-    daemon = Daemon(tmp_path_factory.mktemp("dicomd"), overrides)
-    try:
-        daemon.start()
+    with Daemon(tmp_path_factory.mktemp("dicomd"), overrides) as daemon:
         yield daemon
-    finally:
-        _look_over_and_stop([daemon])

@@ -28,15 +28,8 @@ def logged(folder: Path, tmp_path: Path) -> Iterator[tuple[Daemon, Journal]]:
         tmp_path, {"dicomd": {"ae_titles": ["DICOMD"], "workers": 1}, "log": {"format": "journald", "level": "info"}}
     )
     daemon.launcher = launcher(folder)
-    with Journal(folder, tell(daemon)) as journal:
-        try:
-            daemon.start()
-            yield daemon, journal
-            daemon.check_health()
-            daemon.stop()
-        finally:
-            if daemon.running:
-                daemon.kill()
+    with Journal(folder, tell(daemon)) as journal, daemon:
+        yield daemon, journal
 
 
 def test_the_fields_are_those_of_the_contract(logged: tuple[Daemon, Journal]) -> None:

@@ -149,15 +149,10 @@ def test_each_entry_of_the_journal_is_bounded(start_daemon: StartDaemon, tmp_pat
         tell(daemon)(entry)
 
     with Journal(folder, told) as journal:
-        try:
-            daemon.start()
+        with daemon:
             count = provoke(daemon)
             provoke_admitted(daemon)
             wait_until(lambda: len(daemon.logged("association rejected")), equals=count)
-            daemon.stop()
-        finally:
-            if daemon.running:
-                daemon.kill()
         assert max(sizes) <= MAX_LINE
         for entry in journal.entries:
             for key, value in entry.items():

@@ -20,15 +20,8 @@ SENDABLE = [file for file in sample_files() if file.instance]
 @pytest.fixture(scope="module")
 def flat_receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon whose layout needs no Study or Series Instance UID."""
-    daemon = Daemon(tmp_path_factory.mktemp("flat"), {"storage": {"layout": "{SOPInstanceUID}.dcm"}})
-    try:
-        daemon.start()
+    with Daemon(tmp_path_factory.mktemp("flat"), {"storage": {"layout": "{SOPInstanceUID}.dcm"}}) as daemon:
         yield daemon
-        daemon.check_health()
-        daemon.stop()
-    finally:
-        if daemon.running:
-            daemon.kill()
 
 
 def test_a_file_that_is_not_sent_has_its_reason() -> None:

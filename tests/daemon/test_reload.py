@@ -515,8 +515,7 @@ def test_the_commands_find_the_daemon_by_its_runtime_directory(start_daemon: Sta
     runtime.mkdir()
     daemon = Daemon(tmp_path)
     daemon.environment = {"RUNTIME_DIRECTORY": f"{runtime}:{runtime}/other"}
-    daemon.start()
-    try:
+    with daemon:
         assert command(daemon, "maintenance", "on", runtime=runtime).returncode == 0
         assert not daemon.ready()
         daemon.configure(limits={"associations": 5})
@@ -528,8 +527,6 @@ def test_the_commands_find_the_daemon_by_its_runtime_directory(start_daemon: Sta
         assert done.returncode == 1
         assert "limits.associations" in done.stderr
         assert (runtime / "control").stat().st_mode & 0o777 == 0o660
-    finally:
-        daemon.stop()
     assert [path.name for path in runtime.iterdir()] == ["lock"]
     done = command(daemon, "maintenance", "off", runtime=runtime)
     assert done.returncode == 1

@@ -58,7 +58,7 @@ def handed_over(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
 
     yield make
     for daemon in daemons:
-        if daemon.started and daemon.running:
+        if daemon.running:
             daemon.kill()
 
 
@@ -208,17 +208,15 @@ def test_what_is_not_inherited_is_bound(
 def test_variables_meant_for_another_process_are_not_taken_for_ones_own(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path)
     daemon.environment = {"LISTEN_PID": "1", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "dicom:dicom:metrics"}
-    daemon.start()
-    daemon.check_health()
-    daemon.stop()
+    with daemon:
+        assert daemon.ready()
 
 
 def test_systemd_is_told_of_start_reload_and_stop(manager: tuple[ServiceManager, str], tmp_path: Path) -> None:
     systemd, address = manager
     daemon = Daemon(tmp_path, {"dicomd": {"workers": 1, "drain_timeout": "60s"}})
     daemon.environment = {"NOTIFY_SOCKET": address}
-    daemon.start()
-    try:
+    with daemon:
         assert systemd.wait_for("READY=1")["STATUS"] == "Generation 1: 1 worker, 0 Associations open"
         before = time.monotonic_ns() // 1000
         daemon.signal(signal.SIGHUP)
@@ -238,9 +236,6 @@ def test_systemd_is_told_of_start_reload_and_stop(manager: tuple[ServiceManager,
             systemd.wait_for("EXTEND_TIMEOUT_USEC=15000000")  # repeatedly
             peer.release()
         assert daemon.wait() == 0
-    finally:
-        if daemon.running:
-            daemon.kill()
     assert not any("WATCHDOG" in message for message in systemd.messages)
 
 
@@ -248,8 +243,7 @@ def test_the_watchdog_is_fed_until_the_supervisor_stands_still(tmp_path: Path) -
     systemd = ServiceManager(str(tmp_path / "notify"))
     daemon = Daemon(tmp_path, {"dicomd": {"workers": 1}})
     daemon.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
-    daemon.start()
-    try:
+    with contextlib.closing(systemd.sock), daemon:
         began = time.monotonic()
         for _ in range(4):
             systemd.wait_for("WATCHDOG=1", deadline=1.0)
@@ -264,10 +258,6 @@ def test_the_watchdog_is_fed_until_the_supervisor_stands_still(tmp_path: Path) -
         daemon.signal(signal.SIGCONT)
         systemd.wait_for("WATCHDOG=1", deadline=2.0)
         daemon.stop()
-    finally:
-        systemd.sock.close()
-        if daemon.running:
-            daemon.kill()
     assert daemon.logged("worker died") == []
 
 

@@ -190,8 +190,7 @@ def test_the_group_of_a_setgid_root_goes_to_all_that_is_made_below_it(tmp_path: 
     daemon.root.mkdir()
     os.chown(daemon.root, -1, readers)
     daemon.root.chmod(0o2750)
-    daemon.start()
-    try:
+    with daemon:
         with RawPeer(daemon.address) as peer:
             peer.associate()
             assert peer.store(instance()).status == 0
@@ -205,10 +204,6 @@ def test_the_group_of_a_setgid_root_goes_to_all_that_is_made_below_it(tmp_path: 
             status = path.stat()
             assert status.st_gid == readers, path
             assert bool(status.st_mode & stat.S_ISGID) == path.is_dir(), path
-        daemon.stop()
-    finally:
-        if daemon.running:
-            daemon.kill()
 
 
 @pytest.mark.parametrize(

@@ -66,14 +66,9 @@ def conversations(folder: Path) -> dict[str, Send]:
 def main() -> int:
     """Record everything; return 1 if a sender failed."""
     failed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        daemon = Daemon(Path(folder))
-        daemon.start()
-        try:
-            for name, send in conversations(Path(folder)).items():
-                failed += not _record(name, send, daemon)
-        finally:
-            daemon.stop()
+    with tempfile.TemporaryDirectory() as folder, Daemon(Path(folder)) as daemon:
+        for name, send in conversations(Path(folder)).items():
+            failed += not _record(name, send, daemon)
     return int(failed > 0)
 
 

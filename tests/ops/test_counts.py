@@ -23,15 +23,8 @@ SENDERS, REFUSED = 4, 7
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    daemon = Daemon(tmp_path, {"dicomd": {"workers": 2}, "log": {"level": "info", "instances": False}})
-    try:
-        daemon.start()
+    with Daemon(tmp_path, {"dicomd": {"workers": 2}, "log": {"level": "info", "instances": False}}) as daemon:
         yield daemon
-        daemon.check_health()
-        daemon.stop()
-    finally:
-        if daemon.running:
-            daemon.kill()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +56,11 @@ class Expression:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     program = Path(senders.program("promtool")).with_name("prometheus")  # both are in one package
     # One worker, because a second might still accept an instance after the first has found the store gone.
-    daemon = Daemon(tmp_path_factory.mktemp("dicomd"), {"dicomd": {"ae_titles": ["DICOMD"], "workers": 1}})
-    prometheus: Prometheus | None = None
-    try:
-        daemon.start()
+    settings = {"dicomd": {"ae_titles": ["DICOMD"], "workers": 1}}
+    with Daemon(tmp_path_factory.mktemp("dicomd"), settings) as daemon, ExitStack() as stack:
         prometheus = Prometheus(program, tmp_path_factory.mktemp("prometheus"), "{}:{}".format(*daemon.http))
         prometheus.start()
+        stack.callback(prometheus.stop)
         prometheus.wait_until(
             lambda: prometheus.value("dicomd_instances_stored_total") == 0, "scraped before the first"
         )
@@ -70,13 +70,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         # wait for the figures of an evaluation after all of that
         prometheus.wait_until(lambda: prometheus.query("instance:dicomd_store_failures:ratio_rate5m > 0"), "evaluated")
         yield Scene(daemon, prometheus)
-        daemon.check_health()
-        daemon.stop()
-    finally:
-        if prometheus is not None:
-            prometheus.stop()
-        if daemon.running:
-            daemon.kill()
 
 
 def test_prometheus_has_counted_what_was_sent(scene: Scene) -> None:

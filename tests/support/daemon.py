@@ -19,7 +19,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, Any, Self
 
 import tomlkit
 from prometheus_client.parser import text_string_to_metric_families
@@ -44,6 +45,9 @@ class DaemonFailed(AssertionError):
 
 class Daemon:
     """One daemon with its configuration, store and log in `folder`.
+
+    A context manager that starts it and, at the end, checks its health and stops it; none is left running, whatever
+    happens. A test may also stop, kill and start it itself in between.
 
     `overrides` are merged into a default configuration for tests: one listener and the HTTP endpoint on free ports of
     127.0.0.1, JSON log, no reserve of free space.
@@ -78,6 +82,30 @@ class Daemon:
         self.address = self.http = ("", 0)
         self._listeners: dict[str, str] = {}
         self._idle_sockets = self._idle_threads = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self.running:
+                self.check_health()
+                self.stop()
+        finally:
+            self._end()
+        if kind is None and (complaints := self.complaints()):
+            raise self._failed("complaints in its log:\n" + "\n".join(complaints[:10]))
+
+    def _end(self) -> None:
+        if self.running:
+            self.kill()
 
     # -- lifecycle --------------------------------------------------------------------------------------------------
 
