@@ -12,6 +12,7 @@ import pytest
 from tests.daemon.conftest import Connect
 from tests.support import wire
 from tests.support.daemon import Daemon
+from tests.support.encoding import command_set, p_data, pdu, pdu_header, pdv, ui, us
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, STUDY_ROOT_FIND, VERIFICATION, Instance, instance
 from tests.support.raw_peer import (
     A_ABORT_PDU,
@@ -22,14 +23,8 @@ from tests.support.raw_peer import (
     associate_rq,
     c_echo_rq,
     c_store_rq,
-    command_set,
-    p_data,
-    pdu,
-    pdv,
     request,
     store_message,
-    ui,
-    us,
 )
 from tests.support.waiting import wait_until
 
@@ -68,20 +63,20 @@ def cut(encoded: bytes, length: int) -> bytes:
 
 BEFORE_THE_ASSOCIATION = {
     "an unknown PDU type": pdu(0x42),
-    "an unknown PDU type with a huge length": struct.pack(">BBI", 0x99, 0, 0xFFFFFFFF),
+    "an unknown PDU type with a huge length": pdu_header(0x99, 0xFFFFFFFF),
     "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "a TLS ClientHello": bytes.fromhex("16030100c8010000c40303") + bytes(190),
     "random bytes": b"\xee" + random.Random(1).randbytes(500),
     "P-DATA-TF": p_data(pdv(1, 3, c_echo_rq())),
-    "P-DATA-TF that is too long": struct.pack(">BBI", 4, 0, MAX_PDU + 1),
+    "P-DATA-TF that is too long": pdu_header(4, MAX_PDU + 1),
     "A-ASSOCIATE-AC": pdu(2, associate_rq()[6:]),
     "A-ASSOCIATE-RJ": pdu(3, b"\0\1\1\1"),
     "A-RELEASE-RQ": A_RELEASE_RQ_PDU,
     "A-RELEASE-RP": pdu(6),
     "an A-ASSOCIATE-RQ of no bytes": pdu(1, b""),
     "an A-ASSOCIATE-RQ without all fixed fields": cut(associate_rq(), 67),
-    "an A-ASSOCIATE-RQ over 256 KiB": struct.pack(">BBI", 1, 0, 256 * 1024 + 1),
-    "an A-ASSOCIATE-RQ of 4 GiB": struct.pack(">BBI", 1, 0, 0xFFFFFFFF),
+    "an A-ASSOCIATE-RQ over 256 KiB": pdu_header(1, 256 * 1024 + 1),
+    "an A-ASSOCIATE-RQ of 4 GiB": pdu_header(1, 0xFFFFFFFF),
     "an A-ASSOCIATE-RQ cut inside an item": cut(associate_rq(), 110),
     "an item that is longer than the PDU": malformed_request(struct.pack(">BBH", 0x10, 0, 500) + b"1.2"),
     "an item header that is cut": malformed_request(b"\x10\x00"),
@@ -140,16 +135,16 @@ def command(changes: dict[int, bytes | None]) -> bytes:
 IN_AN_OPEN_ASSOCIATION = {
     "an unknown PDU type": (pdu(0x42), UNRECOGNIZED),
     "PDU type 0": (pdu(0), UNRECOGNIZED),
-    "an unknown PDU type of 4 GiB": (struct.pack(">BBI", 0xFF, 0, 0xFFFFFFFF), UNRECOGNIZED),
+    "an unknown PDU type of 4 GiB": (pdu_header(0xFF, 0xFFFFFFFF), UNRECOGNIZED),
     "a second A-ASSOCIATE-RQ": (associate_rq(), UNEXPECTED),
     "A-ASSOCIATE-AC": (pdu(2, associate_rq()[6:]), UNEXPECTED),
     "A-ASSOCIATE-RJ": (pdu(3, b"\0\1\1\1"), UNEXPECTED),
     "A-RELEASE-RP": (pdu(6), UNEXPECTED),
     "A-RELEASE-RQ of a wrong length": (pdu(5, bytes(8)), INVALID),
     "A-ABORT of a wrong length": (pdu(7, b""), INVALID),
-    "an A-ASSOCIATE-RQ over 256 KiB": (struct.pack(">BBI", 1, 0, 1 << 30), INVALID),
-    "a P-DATA-TF over the advertised length": (struct.pack(">BBI", 4, 0, MAX_PDU + 1), INVALID),
-    "a P-DATA-TF of 4 GiB": (struct.pack(">BBI", 4, 0, 0xFFFFFFFF), INVALID),
+    "an A-ASSOCIATE-RQ over 256 KiB": (pdu_header(1, 1 << 30), INVALID),
+    "a P-DATA-TF over the advertised length": (pdu_header(4, MAX_PDU + 1), INVALID),
+    "a P-DATA-TF of 4 GiB": (pdu_header(4, 0xFFFFFFFF), INVALID),
     "a P-DATA-TF of no bytes": (pdu(4, b""), INVALID),
     "a P-DATA-TF with half a PDV header": (pdu(4, b"\0\0\0"), INVALID),
     "a PDV of no bytes": (pdu(4, struct.pack(">I", 0) + b"\x01\x03"), INVALID),

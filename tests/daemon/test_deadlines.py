@@ -11,19 +11,9 @@ import pytest
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support import wire
 from tests.support.daemon import Daemon
+from tests.support.encoding import p_data, pdu, pdv
 from tests.support.objects import instance
-from tests.support.raw_peer import (
-    A_RELEASE_RQ_PDU,
-    Abort,
-    RawPeer,
-    associate_rq,
-    c_echo_rq,
-    c_store_rq,
-    p_data,
-    pdu,
-    pdv,
-    store_message,
-)
+from tests.support.raw_peer import A_RELEASE_RQ_PDU, Abort, RawPeer, associate_rq, c_echo_rq, c_store_rq, store_message
 
 pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
 import pytest
 
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support import wire
+from tests.support.encoding import item, p_data, pdu, pdu_header, pdv
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, instance
-from tests.support.raw_peer import Abort, RawPeer, associate_rq, p_data, pdu, pdv
+from tests.support.raw_peer import Abort, RawPeer, associate_rq
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
 BEFORE, INVALID = Abort(0, 0), Abort(2, 6)
-
-
-def item(kind: int, value: bytes) -> bytes:
-    return struct.pack(">BBH", kind, 0, len(value)) + value
 
 
 def context(context_id: int, *, syntaxes: int = 1, uid: bytes = EXPLICIT_LITTLE.encode()) -> bytes:
@@ -33,7 +29,7 @@ def request(*items: bytes) -> bytes:
 
 
 REQUESTS = {
-    "associate_rq": struct.pack(">BBI", wire.A_ASSOCIATE_RQ, 0, 256 * 1024 + 1),
+    "associate_rq": pdu_header(wire.A_ASSOCIATE_RQ, 256 * 1024 + 1),
     "items": request(item(0x10, b"1") * 300),
     "presentation_contexts": request(*(context(number % 256) for number in range(129))),
     "transfer_syntaxes": request(context(9, syntaxes=129)),
@@ -43,7 +39,7 @@ REQUESTS = {
 
 
 def too_long(peer: RawPeer) -> None:
-    peer.send(struct.pack(">BBI", wire.P_DATA_TF, 0, 256 * 1024 + 1))
+    peer.send(pdu_header(wire.P_DATA_TF, 256 * 1024 + 1))
     assert peer.read_abort() == INVALID
 
 

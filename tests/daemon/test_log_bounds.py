@@ -24,19 +24,16 @@ from dicomd.telemetry.render import LEVELS, ConsoleRenderer
 from tests.daemon.conftest import StartDaemon
 from tests.support import senders, wire
 from tests.support.daemon import Daemon
+from tests.support.encoding import item, pdu
 from tests.support.journal import Journal, launcher, tell
 from tests.support.objects import CT_IMAGE_STORAGE, instance
 from tests.support.pydicom_files import sample
-from tests.support.raw_peer import APPLICATION_CONTEXT, DEADLINE, RawPeer, pdu
+from tests.support.raw_peer import APPLICATION_CONTEXT, DEADLINE, RawPeer
 from tests.support.waiting import wait_until
 
 STRANGERS_KEPT_OUT = {"peers": [{"name": "ct1", "ae_titles": ["CT1"]}]}
 MAX_REQUEST = 256 * 1024
 REFUSED = (1, 1, 3)
-
-
-def item(item_type: int, value: bytes) -> bytes:
-    return struct.pack(">BxH", item_type, len(value)) + value
 
 
 def request(contexts: list[bytes], *, calling: bytes = b"STRANGER", version_name: bytes = b"V1") -> bytes:

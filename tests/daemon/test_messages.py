@@ -13,6 +13,7 @@ import pytest
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support import wire
 from tests.support.daemon import Daemon
+from tests.support.encoding import p_data, pdv
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, instance
 from tests.support.raw_peer import (
     A_RELEASE_RQ_PDU,
@@ -23,8 +24,6 @@ from tests.support.raw_peer import (
     c_store_rq,
     data_set_pdus,
     fragments,
-    p_data,
-    pdv,
     store_message,
 )
 

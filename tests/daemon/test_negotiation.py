@@ -17,6 +17,7 @@ from pynetdicom.pdu_primitives import (
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support import wire
 from tests.support.daemon import Daemon
+from tests.support.encoding import pdu, pdu_header
 from tests.support.objects import (
     CT_IMAGE_STORAGE,
     EXPLICIT_BIG,
@@ -202,7 +203,7 @@ class TestRejecting:
     def test_no_application_context_at_all(self, connect: Connect) -> None:
         peer = connect()
         fixed_fields = associate_rq()[6:74]
-        peer.send(struct.pack(">BBI", 1, 0, len(fixed_fields)) + fixed_fields)
+        peer.send(pdu(wire.A_ASSOCIATE_RQ, fixed_fields))
         assert peer.read_rejection() == (1, 1, 2)
 
     def test_an_unsupported_protocol_version(self, connect: Connect) -> None:
@@ -328,6 +329,6 @@ class TestSopClasses:
         peer.associate(CT_AND_ECHO)
         assert user_items(peer)[0x51] == [struct.pack(">I", 32 * 1024)]
         assert peer.store(instance(size=100_000), fragment=32 * 1024 - 6).status == 0
-        peer.send(struct.pack(">BBI", 4, 0, 32 * 1024 + 1))
+        peer.send(pdu_header(wire.P_DATA_TF, 32 * 1024 + 1))
         abort = peer.read_abort()
         assert (abort.source, abort.reason) == (2, 6)

@@ -11,6 +11,7 @@ import pytest
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support import senders, wire
 from tests.support.daemon import Daemon, Record
+from tests.support.encoding import p_data, pdu, pdv
 from tests.support.objects import (
     CT_IMAGE_STORAGE,
     EXPLICIT_LITTLE,
@@ -26,7 +27,7 @@ from tests.support.objects import (
     new_uid,
     write_file,
 )
-from tests.support.raw_peer import A_ABORT_PDU, associate_rq, c_store_rq, p_data, pdu, pdv, store_message
+from tests.support.raw_peer import A_ABORT_PDU, associate_rq, c_store_rq, store_message
 from tests.support.relay import Relay
 from tests.support.waiting import wait_until
 

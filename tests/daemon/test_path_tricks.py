@@ -10,7 +10,8 @@ import pytest
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support import wire
 from tests.support.daemon import Daemon
-from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, element, instance, new_uid
+from tests.support.encoding import element
+from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, instance, new_uid
 from tests.support.part10 import read_part10
 from tests.support.raw_peer import RawPeer, associate_rq
 
@@ -64,8 +65,8 @@ def instance_with(values: dict[int, bytes]) -> Instance:
     uid = new_uid()
     usual = {0x00080016: CT_IMAGE_STORAGE, 0x00080018: uid, 0x0020000D: f"{uid}.1"[-64:], 0x0020000E: f"{uid}.2"[-64:]}
     encoded = {tag: text.encode() for tag, text in usual.items()} | {tag: v for tag, v in values.items() if tag >> 16}
-    data_set = b"".join(element(tag >> 16, tag & 0xFFFF, b"UI", padded(value)) for tag, value in encoded.items())
-    return Instance(CT_IMAGE_STORAGE, uid, EXPLICIT_LITTLE, data_set + element(0x7FE0, 0x10, b"OW", b"\1\2\3\4"))
+    data_set = b"".join(element(tag, "UI", padded(value)) for tag, value in encoded.items())
+    return Instance(CT_IMAGE_STORAGE, uid, EXPLICIT_LITTLE, data_set + element(0x7FE00010, "OW", b"\1\2\3\4"))
 
 
 def tree(daemon: Daemon) -> set[Path]:

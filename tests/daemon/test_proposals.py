@@ -12,8 +12,9 @@ import pytest
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support import wire
 from tests.support.daemon import Daemon
+from tests.support.encoding import item, p_data, pdu, pdu_header, pdv
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, VERIFICATION, instance
-from tests.support.raw_peer import RawPeer, associate_rq, c_echo_rq, p_data, pdu, pdv
+from tests.support.raw_peer import RawPeer, associate_rq, c_echo_rq
 
 pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
@@ -21,10 +22,6 @@ OF_A_HOST = 4
 """Large requests of one host that a worker reads at the same time."""
 CONNECTIONS = 60
 KIB_OF_AN_ASSOCIATION = 100
-
-
-def item(kind: int, value: bytes) -> bytes:
-    return struct.pack(">BBH", kind, 0, len(value)) + value
 
 
 def large_request(abstract_syntax: str, number: int = 0) -> bytes:
@@ -129,6 +126,6 @@ def test_of_a_request_out_of_place_nothing_is_held(start_daemon: StartDaemon, co
     daemon = start_daemon()
     peer = connect(daemon)
     peer.associate()
-    peer.send(struct.pack(">BBI", wire.A_ASSOCIATE_RQ, 0, 256 * 1024))
+    peer.send(pdu_header(wire.A_ASSOCIATE_RQ, 256 * 1024))
     abort = peer.read_abort()
     assert (abort.source, abort.reason) == (2, 2)

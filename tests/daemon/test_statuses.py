@@ -15,6 +15,7 @@ import pytest
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support import wire
 from tests.support.daemon import START_DEADLINE, WAIT, Daemon
+from tests.support.encoding import element, p_data, pdv, ui
 from tests.support.objects import (
     CT_IMAGE_STORAGE,
     DEFLATED,
@@ -27,22 +28,11 @@ from tests.support.objects import (
     STUDY_ROOT_FIND,
     Instance,
     data_set,
-    element,
     encode,
     instance,
     new_uid,
 )
-from tests.support.raw_peer import (
-    RawPeer,
-    associate_rq,
-    c_store_rq,
-    data_set_pdus,
-    p_data,
-    pdv,
-    request,
-    store_message,
-    ui,
-)
+from tests.support.raw_peer import RawPeer, associate_rq, c_store_rq, data_set_pdus, request, store_message
 from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
@@ -122,10 +112,10 @@ BROKEN = [
         "A900",
         (0x00080016,),
     ),
-    Broken("an element without a VR", _made(lambda uid: element(8, 0x05, b"\x01\x02", b"ISO_IR 100")), "C000"),
+    Broken("an element without a VR", _made(lambda uid: element(0x00080005, "\x01\x02", b"ISO_IR 100")), "C000"),
     Broken("an end inside the first element", _made(lambda uid: encode(data_set(uid))[:9]), "C000"),
     Broken("an end inside the head", _made(lambda uid: encode(data_set(uid))[:60]), "C000"),
-    Broken("a Command Set element", _made(lambda uid: element(0, 2, b"UI", b"1.2\0") + encode(data_set(uid))), "C000"),
+    Broken("a Command Set element", _made(lambda uid: element(2, "UI", "1.2") + encode(data_set(uid))), "C000"),
     Broken(
         "a sequence delimiter without a sequence",
         _made(lambda uid: b"\xfe\xff\xdd\xe0\0\0\0\0" + encode(data_set(uid))),
@@ -167,9 +157,9 @@ def test_a_data_set_with(receiver: Daemon, peer: RawPeer, broken: Broken) -> Non
 
 def test_a_longer_study_uid_than_64_characters_is_refused(receiver: Daemon, peer: RawPeer) -> None:
     uid = new_uid()
-    long = element(0x20, 0x0D, b"UI", b"1." + b"2" * 64)
-    head = element(8, 0x16, b"UI", ui(CT_IMAGE_STORAGE)) + element(8, 0x18, b"UI", ui(uid))
-    sent = Instance(CT_IMAGE_STORAGE, uid, EXPLICIT_LITTLE, head + long + element(0x20, 0x0E, b"UI", b"1.2\0"))
+    long = element(0x0020000D, "UI", "1." + "2" * 64)
+    head = element(0x00080016, "UI", CT_IMAGE_STORAGE) + element(0x00080018, "UI", uid)
+    sent = Instance(CT_IMAGE_STORAGE, uid, EXPLICIT_LITTLE, head + long + element(0x0020000E, "UI", "1.2"))
     assert_refused(peer.store(sent), "C001", 0x0020000D)
     peer.release()
 
@@ -269,8 +259,8 @@ def test_any_padding_of_a_sop_instance_uid_is_tolerated(receiver: Daemon, peer: 
 
 def test_leading_zeros_in_a_uid_are_tolerated(receiver: Daemon, peer: RawPeer) -> None:
     uid = f"1.02.003.{new_uid()}"[:60]
-    head = element(8, 0x16, b"UI", ui(CT_IMAGE_STORAGE)) + element(8, 0x18, b"UI", ui(uid))
-    folders = element(0x20, 0x0D, b"UI", ui(uid + ".1")) + element(0x20, 0x0E, b"UI", ui(uid + ".2"))
+    head = element(0x00080016, "UI", CT_IMAGE_STORAGE) + element(0x00080018, "UI", uid)
+    folders = element(0x0020000D, "UI", uid + ".1") + element(0x0020000E, "UI", uid + ".2")
     assert status(peer.store(Instance(CT_IMAGE_STORAGE, uid, EXPLICIT_LITTLE, head + folders))) == "0000"
     peer.release()
     assert receiver.stored(uid)[0].path.name == f"{uid}.dcm"

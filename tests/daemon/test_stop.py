@@ -14,8 +14,9 @@ import pytest
 
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support.daemon import WAIT, Daemon
+from tests.support.encoding import p_data, pdv
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, instance
-from tests.support.raw_peer import Abort, RawPeer, associate_rq, c_store_rq, p_data, pdv, store_message
+from tests.support.raw_peer import Abort, RawPeer, associate_rq, c_store_rq, store_message
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own

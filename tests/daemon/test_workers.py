@@ -14,10 +14,11 @@ import pytest
 
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support.daemon import Daemon
+from tests.support.encoding import p_data, pdv
 from tests.support.load import Load
 from tests.support.objects import instance
 from tests.support.processes import descriptors, exists
-from tests.support.raw_peer import associate_rq, c_store_rq, p_data, pdv, store_message
+from tests.support.raw_peer import associate_rq, c_store_rq, store_message
 from tests.support.waiting import wait_until
 from tests.support.workers import one_association_each
 

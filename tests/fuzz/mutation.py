@@ -10,7 +10,7 @@ import random
 import struct
 from collections.abc import Callable, Sequence
 
-from tests.support import wire
+from tests.support import encoding, wire
 
 _BYTES = (0, 1, 2, 3, 4, 7, 0x7F, 0x80, 0xFE, 0xFF)
 _LENGTHS = (0, 1, 2, 3, 67, 68, 0x7FFF, 0xFFFF, 0x40001, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF)
@@ -71,7 +71,7 @@ def _set_length(stream: bytearray, rng: random.Random) -> None:
 def _shuffle_pdus(stream: bytearray, rng: random.Random) -> None:
     """Reorder whole PDUs, or repeat or drop one."""
     try:
-        whole = [struct.pack(">BxI", pdu.type, len(pdu.body)) + pdu.body for pdu in wire.pdus(bytes(stream))]
+        whole = [encoding.pdu(pdu.type, pdu.body) for pdu in wire.pdus(bytes(stream))]
     except wire.WireError:
         return
     at = rng.randrange(len(whole))

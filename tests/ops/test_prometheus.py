@@ -14,8 +14,9 @@ from tests.ops.prometheus import Prometheus
 from tests.ops.promql import grouped_by, selectors, without_variables
 from tests.support import senders
 from tests.support.daemon import Daemon
+from tests.support.encoding import pdu
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, data_set, encode, instance, new_uid
-from tests.support.raw_peer import A_ABORT_PDU, RawPeer, associate_rq, pdu
+from tests.support.raw_peer import A_ABORT_PDU, RawPeer, associate_rq
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(50)]
 
@@ -59,8 +60,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     settings = {"dicomd": {"ae_titles": ["DICOMD"], "workers": 1}}
     with Daemon(tmp_path_factory.mktemp("dicomd"), settings) as daemon, ExitStack() as stack:
         prometheus = Prometheus(program, tmp_path_factory.mktemp("prometheus"), "{}:{}".format(*daemon.http))
-        prometheus.start()
         stack.callback(prometheus.stop)
+        prometheus.start()
         prometheus.wait_until(
             lambda: prometheus.value("dicomd_instances_stored_total") == 0, "scraped before the first"
         )

@@ -1,7 +1,6 @@
 """Parsing any bytes as a Command Set or an A-ASSOCIATE-RQ ends in a result or in the parser's own error."""
 
 import contextlib
-import struct
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,11 +14,13 @@ from dicomd.dimse.commands import (
     parse_command_set,
 )
 from dicomd.upperlayer.negotiation import AssociateRequest, MalformedRequestError, Negotiator, associate_ac
+from tests.support.encoding import command_element
+from tests.support.encoding import item as encoded_item
 
 elements = st.lists(
     st.tuples(st.sampled_from([0, 2, 3, 0x100, 0x110, 0x120, 0x800, 0x900, 0x1000, 0x5010]), st.binary(max_size=70)),
     max_size=10,
-).map(lambda values: b"".join(struct.pack("<HHI", 0, e, len(v)) + v for e, v in values))
+).map(lambda values: b"".join(command_element(e, v) for e, v in values))
 
 
 @given(st.one_of(st.binary(max_size=400), elements))
@@ -32,7 +33,7 @@ def test_a_command_set_parses_or_fails_cleanly(data: bytes) -> None:
 
 c_store_rqs = st.builds(
     lambda uid, message_id, priority, behind: b"".join(
-        struct.pack("<HHI", 0, e, len(v)) + v
+        command_element(e, v)
         for e, v in (
             *((2, b"1.2.840\0"), (0x100, b"\1\0"), (0x110, message_id), (0x700, priority), (0x800, b"\1\0")),
             *((0x1000, uid), *behind),
@@ -71,7 +72,7 @@ item: st.SearchStrategy[bytes] = st.deferred(
             st.lists(item, max_size=4).map(b"".join),
             st.lists(item, max_size=3).map(lambda parts: b"\1\0\0\0" + b"".join(parts)),
         ),
-    ).map(lambda t: struct.pack(">BBH", t[0], 0, len(t[1])) + t[1])
+    ).map(lambda t: encoded_item(*t))
 )
 NEGOTIATOR = Negotiator(
     sop_classes=None,

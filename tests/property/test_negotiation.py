@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from dicomd.upperlayer.negotiation import AssociateRequest, MalformedRequestError, Negotiator, quiet_decoders
 from tests.support import wire
+from tests.support.encoding import item
 from tests.support.reference_negotiation import Reference, UndecodableError, reference
 
 CT, MR, VERIFICATION = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.1.1"
@@ -38,10 +39,6 @@ def _quiet() -> Iterator[None]:
     yield
     pydicom.config.settings.reading_validation_mode = mode
     logger.setLevel(level)
-
-
-def item(kind: int, value: bytes, reserved: int = 0) -> bytes:
-    return struct.pack(">BBH", kind, reserved, len(value)) + value
 
 
 def negotiate(variable_items: bytes) -> Reference:

@@ -1,11 +1,10 @@
 """The PDU reader with any bytes, cut anywhere."""
 
-import struct
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dicomd.upperlayer.reader import P_DATA_STARTED, PDUError, PDUReader
+from tests.support.encoding import p_data, pdu, pdv
 from tests.support.reading import fed, joined
 
 CAPACITY = 4096 + 64
@@ -20,26 +19,19 @@ def events(chunks: list[bytes], *, p_data: bool = True, data_expected: bool = Fa
     return joined(event for event in told if p_data or event != P_DATA_STARTED)
 
 
-def pdv(context_id: int, control: int, data: bytes) -> bytes:
-    return struct.pack(">BxIIBB", 4, len(data) + 6, len(data) + 2, context_id, control) + data
-
-
 # PDVs that the fast path reads, and those that are nearly so: with other flags or contexts, or empty.
 single_pdvs = st.lists(
     st.tuples(
         st.integers(1, 2), st.sampled_from([3, 3, 0, 0, 2, 2, 1, 6, 7]), st.binary(max_size=300)
-    ).map(lambda t: pdv(*t)),
+    ).map(lambda t: p_data(pdv(*t))),
     max_size=6,
 ).map(b"".join)  # fmt: skip
 pdus = st.one_of(
     single_pdvs,
     st.binary(max_size=300),
-    st.tuples(st.integers(0, 9), st.binary(max_size=500)).map(lambda t: struct.pack(">BxI", t[0], len(t[1])) + t[1]),
+    st.tuples(st.integers(0, 9), st.binary(max_size=500)).map(lambda t: pdu(*t)),
     st.lists(st.tuples(st.integers(0, 255), st.integers(0, 3), st.binary(max_size=6000)), min_size=1, max_size=3).map(
-        lambda pdvs: (
-            struct.pack(">BxI", 4, sum(len(d) + 6 for _, _, d in pdvs))
-            + b"".join(struct.pack(">IBB", len(d) + 2, c, f) + d for c, f, d in pdvs)
-        )
+        lambda pdvs: p_data(*(pdv(*each) for each in pdvs))
     ),
 )
 

@@ -6,7 +6,6 @@ Invariant: each is complete and different from all others, so that tests can sha
 from __future__ import annotations
 
 import random
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,10 +92,3 @@ def write_file(path: Path, *, size: int = 512, sop_class_uid: str = CT_IMAGE_STO
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     dcmwrite(path, ds, enforce_file_format=True)
     return Instance(sop_class_uid, sop_instance_uid, EXPLICIT_LITTLE, split_part10(path.read_bytes())[2])
-
-
-def element(group: int, number: int, vr: bytes, value: bytes) -> bytes:
-    """One element in Explicit VR Little Endian, exactly as given: for Data Sets that no library would write."""
-    if vr in (b"OB", b"OW", b"UN", b"SQ"):
-        return struct.pack("<HH2sHI", group, number, vr, 0, len(value)) + value
-    return struct.pack("<HH2sH", group, number, vr, len(value)) + value

@@ -1,7 +1,7 @@
 """A requestor that does exactly what a test says, right or wrong: a socket, and PDUs as bytes.
 
-A-ASSOCIATE-RQ PDUs come from pynetdicom's codecs, so that they are certain to be well-formed; P-DATA and everything
-malformed is built here byte by byte. Every read has a deadline.
+A-ASSOCIATE-RQ PDUs come from pynetdicom's codecs, so that they are certain to be well-formed; everything else is
+encoded byte by byte. Every read has a deadline.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext
 
 from tests.support import wire
+from tests.support.encoding import command_set, p_data, pdv, ui, us
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, VERIFICATION, Instance
 from tests.support.wire import PDU, Message
 
@@ -250,38 +251,6 @@ def associate_rq(
     pdu = A_ASSOCIATE_RQ()
     pdu.from_primitive(request)
     return bytes(pdu.encode())
-
-
-def pdv(context_id: int, header: int, data: bytes) -> bytes:
-    """A PDV; in `header`, bit 1 means command and bit 2 means last (PS3.8 §E.2)."""
-    return struct.pack(">IBB", len(data) + 2, context_id, header) + data
-
-
-def p_data(*pdvs: bytes) -> bytes:
-    """A P-DATA-TF PDU of whole PDVs."""
-    body = b"".join(pdvs)
-    return struct.pack(">BBI", wire.P_DATA_TF, 0, len(body)) + body
-
-
-def pdu(pdu_type: int, body: bytes = b"\0\0\0\0") -> bytes:
-    """Any PDU."""
-    return struct.pack(">BBI", pdu_type, 0, len(body)) + body
-
-
-def command_set(elements: dict[int, bytes]) -> bytes:
-    """A Command Set with its group length: implicit VR little endian (PS3.7 §6.3.1)."""
-    body = b"".join(struct.pack("<HHI", 0, number, len(value)) + value for number, value in sorted(elements.items()))
-    return struct.pack("<HHII", 0, 0, 4, len(body)) + body
-
-
-def ui(text: str) -> bytes:
-    """A value of VR UI, padded."""
-    return text.encode() + b"\0" * (len(text) % 2)
-
-
-def us(number: int) -> bytes:
-    """A value of VR US."""
-    return struct.pack("<H", number)
 
 
 def c_store_rq(instance: Instance, message_id: int = 1, changes: dict[int, bytes | None] | None = None) -> bytes:

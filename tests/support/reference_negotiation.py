@@ -5,7 +5,6 @@ dicomd reads requests itself because pynetdicom's codecs take 20 ms and more for
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,9 @@ from pynetdicom.pdu_primitives import (
     SOPClassExtendedNegotiation,
 )
 from pynetdicom.presentation import PresentationContext, build_context, negotiate_as_acceptor
+
+from tests.support import wire
+from tests.support.encoding import pdu as encoded_pdu
 
 _FIXED = b"\0\1\0\0" + b"DICOMD".ljust(16) * 2 + bytes(32)
 _VERIFICATION = "1.2.840.10008.1.1"
@@ -56,7 +58,7 @@ def reference(
     """Negotiate as an acceptor that supports these. Raises UndecodableError."""
     pdu = A_ASSOCIATE_RQ()
     try:
-        pdu.decode(struct.pack(">BBI", 1, 0, len(_FIXED) + len(variable_items)) + _FIXED + variable_items)
+        pdu.decode(encoded_pdu(wire.A_ASSOCIATE_RQ, _FIXED + variable_items))
         proposal = pdu.to_primitive()
     except Exception as error:  # its decoders can raise anything for malformed bytes
         raise UndecodableError(repr(error)) from error

@@ -19,25 +19,20 @@ from dicomd.dimse.commands import (
 )
 from dicomd.statuses import Status
 from dicomd.uids import uid_from_value
+from tests.support.encoding import command_element, us
 
-
-def element(number: int, value: bytes, group: int = 0) -> bytes:
-    return struct.pack("<HHI", group, number, len(value)) + value
-
-
-US = struct.Struct("<H").pack
 STORE = (
-    element(0x0002, b"1.2.840.10008.5.1.4.1.1.2\0")
-    + element(0x0100, US(1))
-    + element(0x0110, US(7))
-    + element(0x0700, US(0))
-    + element(0x0800, US(1))
-    + element(0x1000, b"1.2.3\0")
+    command_element(0x0002, b"1.2.840.10008.5.1.4.1.1.2\0")
+    + command_element(0x0100, us(1))
+    + command_element(0x0110, us(7))
+    + command_element(0x0700, us(0))
+    + command_element(0x0800, us(1))
+    + command_element(0x1000, b"1.2.3\0")
 )
 
 
 def test_a_request_is_parsed_with_and_without_its_group_length() -> None:
-    for data in (STORE, element(0, struct.pack("<I", len(STORE))) + STORE):
+    for data in (STORE, command_element(0, struct.pack("<I", len(STORE))) + STORE):
         request = parse_command_set(data)
         assert (request.command_field, request.message_id, request.has_data_set) == (CommandField.C_STORE_RQ, 7, True)
         assert request.value(Element.AFFECTED_SOP_INSTANCE_UID) == b"1.2.3\0"
@@ -50,12 +45,12 @@ def test_a_request_is_parsed_with_and_without_its_group_length() -> None:
         b"\0\0",
         STORE[:-1],
         STORE + b"\0\0\2",
-        STORE + element(0x0002, b"1.2", group=8),
-        STORE + element(0x0110, US(8)),
-        STORE.replace(element(0x0110, US(7)), b""),
-        STORE.replace(element(0x0110, US(7)), element(0x0110, b"\7")),
-        STORE.replace(element(0x0100, US(1)), b""),
-        STORE.replace(element(0x0800, US(1)), b""),
+        STORE + command_element(0x0002, b"1.2", group=8),
+        STORE + command_element(0x0110, us(8)),
+        STORE.replace(command_element(0x0110, us(7)), b""),
+        STORE.replace(command_element(0x0110, us(7)), command_element(0x0110, b"\7")),
+        STORE.replace(command_element(0x0100, us(1)), b""),
+        STORE.replace(command_element(0x0800, us(1)), b""),
         struct.pack("<HHI", 0, 2, 0xFFFFFFFF) + b"1.2",
     ],
 )
@@ -67,11 +62,11 @@ def test_what_cannot_be_answered_is_an_error(data: bytes) -> None:
 def test_a_cancel_request_comes_again_with_a_message_id_that_is_none() -> None:
     """A C-CANCEL has no Message ID of its own: (0000,0110) is ignored, and not taken for a request's Message ID."""
     cancel = (
-        element(0x0100, US(0x0FFF))
-        + element(0x0110, b"")
-        + element(0x0120, US(1))
-        + element(0x0800, US(0x0101))
-        + element(0x1000, b"1.2\0")
+        command_element(0x0100, us(0x0FFF))
+        + command_element(0x0110, b"")
+        + command_element(0x0120, us(1))
+        + command_element(0x0800, us(0x0101))
+        + command_element(0x1000, b"1.2\0")
     )
     parser = CommandSetParser()
     assert parser.parse(cancel) == parser.parse(cancel) == parse_command_set(cancel)

@@ -1,7 +1,6 @@
 """Requests and their statuses, with a store in memory that keeps the promises of `store.types`."""
 
 import gc
-import struct
 import weakref
 
 import pytest
@@ -12,6 +11,7 @@ from dicomd.services.storage import StorageService, StoreOperation
 from dicomd.statuses import Status
 from dicomd.store.errors import OutOfResources, OutOfSpace, StoreError
 from dicomd.store.types import InstanceIdentity, Stored, Subject
+from tests.support.encoding import command_set, us
 
 CT, VERIFICATION, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.1", "1.2.840.10008.1.2.1"
 CONTEXT = PresentationContext(CT, EXPLICIT, "SCU", "SCP")
@@ -58,20 +58,11 @@ class MemoryStore:
 def request(
     command: int = 1, *, sop_class: bytes = CT.encode(), instance: bytes = b"1.2.3", data_set: int = 1
 ) -> CommandSet:
-    def element(number: int, value: bytes) -> bytes:
-        value += b"\0" * (len(value) % 2)
-        return struct.pack("<HHI", 0, number, len(value)) + value
-
-    body = (
-        element(0x100, struct.pack("<H", command))
-        + element(0x110, b"\1\0")
-        + element(0x800, struct.pack("<H", data_set))
-    )
-    if sop_class:
-        body = element(2, sop_class) + body
-    if instance:
-        body += element(0x1000, instance)
-    return parse_command_set(body)
+    elements = {0x100: us(command), 0x110: us(1), 0x800: us(data_set)}
+    for number, uid in ((2, sop_class), (0x1000, instance)):
+        if uid:
+            elements[number] = uid + b"\0" * (len(uid) % 2)
+    return parse_command_set(command_set(elements))
 
 
 def services(store: MemoryStore) -> Services:
@@ -216,11 +207,7 @@ def test_other_commands_are_unrecognized_and_cancel_has_no_answer() -> None:
     response = serve(MemoryStore(), request(0x20))
     assert response is not None
     assert response.status is Status.UNRECOGNIZED_OPERATION
-    cancel = parse_command_set(
-        struct.pack("<HHIH", 0, 0x100, 2, 0xFFF)
-        + struct.pack("<HHIH", 0, 0x120, 2, 1)
-        + struct.pack("<HHIH", 0, 0x800, 2, 0x101)
-    )
+    cancel = parse_command_set(command_set({0x100: us(0xFFF), 0x120: us(1), 0x800: us(0x101)}))
     assert serve(MemoryStore(), cancel) is None
 
 

@@ -15,6 +15,7 @@ from dicomd.store.filesystem import FileStore
 from dicomd.store.layout import Layout
 from dicomd.store.settings import StoreSettings
 from dicomd.store.types import InstanceIdentity, Stored
+from tests.support.encoding import element
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 IMPLICIT = "1.2.840.10008.1.2"
@@ -26,7 +27,6 @@ JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 LAYOUT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
 STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.4", "1.2.3.4.5"
 
-LONG_VRS = ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")
 UNDEFINED = 0xFFFFFFFF
 
 SETTINGS = StoreSettings(
@@ -37,21 +37,6 @@ SETTINGS = StoreSettings(
     max_object_size=1 << 30,
     checksums=True,
 )
-
-
-def element(tag: int, vr: str, value: bytes | str, syntax: str = EXPLICIT, length: int | None = None) -> bytes:
-    """An element encoded in `syntax`; `length` overrides the length of the value."""
-    data = value.encode() if isinstance(value, str) else value
-    if isinstance(value, str) and len(data) % 2:
-        data += b"\0" if vr == "UI" else b" "
-    size = len(data) if length is None else length
-    group, number = tag >> 16, tag & 0xFFFF
-    if syntax == IMPLICIT:
-        return struct.pack("<HHI", group, number, size) + data
-    order = ">" if syntax == BIG_ENDIAN else "<"
-    if vr in LONG_VRS:
-        return struct.pack(f"{order}HH2sHI", group, number, vr.encode(), 0, size) + data
-    return struct.pack(f"{order}HH2sH", group, number, vr.encode(), size) + data
 
 
 def item(number: int, length: int, order: str = "<") -> bytes:

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.head import HeadScanner
 from dicomd.store.head_templates import TemplateCache, cache_for
+from tests.support.encoding import element
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 SERIES = 0x0020000E
 
 
-def element(tag: int, vr: bytes, value: bytes) -> bytes:
-    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
-
-
 def head(instance: bytes, *, time: bytes = b"101500", patient: bytes = b"P1", series: bytes = b"1.3") -> bytes:
     return b"".join(
         (
-            element(0x00080016, b"UI", b"1.2.840.10008.5.1.4.1.1.2\0"),
-            element(0x00080018, b"UI", instance),
-            element(0x00080030, b"TM", time),
-            element(0x00100020, b"LO", patient),
-            element(0x0020000D, b"UI", b"1.2\0"),
-            element(SERIES, b"UI", series + b"\0" * (len(series) % 2)),
-            element(0x00280010, b"US", b"\0\2"),
+            element(0x00080016, "UI", b"1.2.840.10008.5.1.4.1.1.2\0"),
+            element(0x00080018, "UI", instance),
+            element(0x00080030, "TM", time),
+            element(0x00100020, "LO", patient),
+            element(0x0020000D, "UI", b"1.2\0"),
+            element(SERIES, "UI", series + b"\0" * (len(series) % 2)),
+            element(0x00280010, "US", b"\0\2"),
         )
     )
 
@@ -93,7 +88,7 @@ def test_heads_of_changing_shape_leave_the_outline_alone() -> None:
 def test_an_element_that_comes_twice_is_never_taken_for_granted() -> None:
     found, twice = (
         TemplateCache(),
-        head(b"1.12").replace(element(0x00080030, b"TM", b"101500"), element(0x00080018, b"UI", b"1.12")),
+        head(b"1.12").replace(element(0x00080030, "TM", b"101500"), element(0x00080018, "UI", b"1.12")),
     )
     for _ in range(3):
         assert scan(twice, found).values[0x00080018] == b"1.12"
@@ -104,7 +99,7 @@ def test_an_element_that_comes_twice_is_never_taken_for_granted() -> None:
 
 def test_outlines_are_bounded() -> None:
     found = TemplateCache()
-    long = element(0x00080005, b"CS", b"") * 300
+    long = element(0x00080005, "CS", b"") * 300
     for _ in range(3):
         scan(long + head(b"1.12"), found)
     assert found.template is None

@@ -5,24 +5,22 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu import A_ASSOCIATE_AC
 from pynetdicom.pdu_primitives import (
-    A_ASSOCIATE,
     AsynchronousOperationsWindowNegotiation,
-    ImplementationClassUIDNotification,
     ImplementationVersionNameNotification,
-    MaximumLengthNotification,
     SCP_SCU_RoleSelectionNegotiation,
     SOPClassCommonExtendedNegotiation,
     SOPClassExtendedNegotiation,
     UserIdentityNegotiation,
 )
-from pynetdicom.presentation import build_context
 
 from dicomd.upperlayer.contexts import ContextJudge
 from dicomd.upperlayer.items import MalformedRequestError
 from dicomd.upperlayer.negotiation import AssociateRequest, Negotiator, associate_ac
 from dicomd.upperlayer.proposals import MAX_ITEMS, MAX_SUB_ITEMS
+from tests.support.encoding import item
+from tests.support.raw_peer import associate_rq
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -43,21 +41,7 @@ def negotiator(
 
 def encoded(contexts: list[tuple[str, list[str]]], *extra: object, called: str = "SCP", max_pdu: int = 16384) -> bytes:
     """The body of an A-ASSOCIATE-RQ."""
-    primitive = A_ASSOCIATE()
-    primitive.application_context_name = "1.2.840.10008.3.1.1.1"
-    primitive.calling_ae_title, primitive.called_ae_title = "SCU", called
-    proposed = []
-    for index, (abstract_syntax, transfer_syntaxes) in enumerate(contexts):
-        context = build_context(abstract_syntax, transfer_syntaxes)
-        context.context_id = 2 * index + 1
-        proposed.append(context)
-    primitive.presentation_context_definition_list = proposed
-    maximum = MaximumLengthNotification()
-    maximum.maximum_length_received = max_pdu
-    class_uid = ImplementationClassUIDNotification()
-    class_uid.implementation_class_uid = "1.2.3"
-    primitive.user_information = [maximum, class_uid, *extra]
-    return A_ASSOCIATE_RQ(primitive).encode()[6:]
+    return associate_rq(contexts, called=called, calling="SCU", max_length=max_pdu, user_information=extra)[6:]
 
 
 def answer(body: bytes, judge: Negotiator) -> A_ASSOCIATE_AC:
@@ -179,7 +163,7 @@ def test_contexts_that_only_look_alike_when_joined_are_not_taken_for_each_other(
     first = b"\1\0\0\0" + b"\x30\0\0\3" + b"1.2" + b"\x40\0\0\3" + b"1.2"
     second = b"\3\0\0\0" + b"\x30\0\0\3" + b"1.2" + b"\x40\0\0\3" + b"1.2"
     two, one = (
-        AssociateRequest.from_body(bytes(68) + b"".join(struct.pack(">BxH", 0x20, len(c)) + c for c in contexts))
+        AssociateRequest.from_body(bytes(68) + b"".join(item(0x20, context) for context in contexts))
         for contexts in ([first, second], [first + second])
     )
     assert [judge.negotiate(request).proposed for request in (two, one)] == [2, 1]
@@ -255,7 +239,7 @@ def test_too_many_items_are_malformed() -> None:
 
 
 def test_sub_items_are_counted_over_all_items_that_hold_them() -> None:
-    items = struct.pack(">BxH", 0x50, 4 * 600) + b"\x77\0\0\0" * 600
+    items = item(0x50, item(0x77, b"") * 600)
     judge = negotiator()
     judge.negotiate(AssociateRequest.from_body(encoded([(CT, [EXPLICIT])]) + items))
     with pytest.raises(MalformedRequestError, match="sub-items") as caught:
@@ -285,12 +269,12 @@ def test_the_largest_proposal_costs_little(sop_class: str, a_context: int) -> No
     uids = [[f"1.2.{number}.{context}" for number in range(128)] for context in range(128)]
     contexts = [
         bytes((2 * number + 1, 0, 0, 0)) + b"".join(
-            struct.pack(">BxH", kind, len(uid)) + uid.encode()
+            item(kind, uid.encode())
             for kind, uid in [(0x30, sop_class), *((0x40, uid) for uid in syntaxes)]
         )
         for number, syntaxes in enumerate(uids)
     ]  # fmt: skip
-    body = bytes(68) + b"".join(struct.pack(">BxH", 0x20, len(context)) + context for context in contexts)
+    body = bytes(68) + b"".join(item(0x20, context) for context in contexts)
     request = AssociateRequest.from_body(body)
     judge = negotiator()
     assert calls(lambda: judge.negotiate(request)) < 128 * a_context + 4000

@@ -12,6 +12,7 @@ from dicomd.net.contexts import named_contexts
 from dicomd.upperlayer import negotiation
 from dicomd.upperlayer.negotiation import AssociateRequest, Negotiator
 from dicomd.upperlayer.proposals import MAX_SHOWN, name_of
+from tests.support.encoding import item
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, MR_IMAGE_STORAGE, STUDY_ROOT_FIND, VERIFICATION
 from tests.support.raw_peer import associate_rq
 
@@ -23,10 +24,6 @@ PROPOSALS = [
     (VERIFICATION, [EXPLICIT_LITTLE]),
     (VERIFICATION, [JPEG]),
 ]
-
-
-def item(kind: int, value: bytes) -> bytes:
-    return struct.pack(">BxH", kind, len(value)) + value
 
 
 def request(proposals: list[tuple[str, list[str]]]) -> AssociateRequest:

@@ -7,22 +7,10 @@ import pytest
 from dicomd.aborts import AbortReason
 from dicomd.upperlayer.pdus import LAST, PDUType
 from dicomd.upperlayer.reader import MAX_ASSOCIATE_RQ, PDU, SMALLEST_SPACE, Fragment, PDUError, PDUReader
+from tests.support.encoding import p_data, pdu, pdv
 from tests.support.reading import fed, joined
 
 CAPACITY = 8192
-
-
-def pdv(context_id: int, flags: int, data: bytes) -> bytes:
-    return struct.pack(">IBB", len(data) + 2, context_id, flags) + data
-
-
-def p_data(*pdvs: bytes) -> bytes:
-    body = b"".join(pdvs)
-    return struct.pack(">BxI", PDUType.P_DATA_TF, len(body)) + body
-
-
-def pdu(kind: int, body: bytes) -> bytes:
-    return struct.pack(">BxI", kind, len(body)) + body
 
 
 Seen = tuple[str, object]
