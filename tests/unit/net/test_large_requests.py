@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from dicomd.net import large_requests
 from dicomd.net.deadlines import TimedOutError
-from dicomd.net.large_requests import LargeRequests, Place
+from dicomd.net.large_requests import PLACES_OF_A_HOST, LargeRequests, Place
 from tests.support.waiting import wait_until
+from tests.unit.net.observed_locks import Waits
 
 SOON, LATER = 0.01, 60.0
 """Seconds: for a wait that should time out, and for one that should not."""
@@ -28,22 +29,31 @@ def until(seconds: float) -> float:
     return time.monotonic() + seconds
 
 
-def waits(requests: LargeRequests, count: int) -> Callable[[], bool]:
-    return lambda: len(requests._waiting) == count
+def assert_all_places_are_free(requests: LargeRequests, hosts: str, of_a_host: int) -> None:
+    """`hosts`: as many hosts, each a letter, as take all places together."""
+    for host in hosts * of_a_host:
+        requests.enter(host, until(SOON))
+    with pytest.raises(TimedOutError):
+        requests.enter("one more", until(SOON))
 
 
 def test_a_host_has_its_places_and_leaves_the_others_theirs() -> None:
     requests = LargeRequests(places=3, of_a_host=2)
-    for host in ("A", "A", "B"):
-        requests.enter(host, until(SOON))
+    places = [requests.enter(host, until(SOON)) for host in ("A", "A", "B")]
     for host in ("A", "B", "C"):
         with pytest.raises(TimedOutError) as caught:
             requests.enter(host, until(SOON))
         assert caught.value.limit == "large_requests"
-    assert requests._waiting == []
+    for place in places:  # they don't go to those who have ceased to wait
+        requests.leave(place)
+    for host in ("C", "C", "A"):
+        requests.enter(host, until(SOON))
 
 
-def test_a_place_goes_to_the_first_who_may_have_it(threads: ThreadPoolExecutor) -> None:
+def test_a_place_goes_to_the_first_who_may_have_it(
+    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = Waits(monkeypatch, large_requests)
     requests = LargeRequests(places=2, of_a_host=1)
     places = [requests.enter(host, until(SOON)) for host in ("A", "B")]
     order: list[str] = []
@@ -54,9 +64,9 @@ def test_a_place_goes_to_the_first_who_may_have_it(threads: ThreadPoolExecutor) 
         order.append(name)
         requests.leave(place)
 
-    for count, (name, host) in enumerate([("a", "A"), ("b1", "B"), ("b2", "B"), ("c", "C")], 1):
+    for name, host in [("a", "A"), ("b1", "B"), ("b2", "B"), ("c", "C")]:
         waiting.append(threads.submit(wait, name, host))
-        wait_until(waits(requests, count), what="the thread does not wait")
+        waits.next()
     requests.leave(places[1])  # "a" is first in the queue, but host A has used all of its places
     wait_until(lambda: len(order), equals=3, what="those that don't depend on A have not been served")
     assert order == ["b1", "b2", "c"]
@@ -64,7 +74,7 @@ def test_a_place_goes_to_the_first_who_may_have_it(threads: ThreadPoolExecutor) 
     for future in waiting:
         future.result(LATER)
     assert order[3:] == ["a"]
-    assert not requests._taken
+    assert_all_places_are_free(requests, "AB", 1)
 
 
 def test_only_one_is_judged_at_a_time(threads: ThreadPoolExecutor) -> None:
@@ -84,7 +94,7 @@ def test_only_one_is_judged_at_a_time(threads: ThreadPoolExecutor) -> None:
     for future in [threads.submit(judge, f"host {number % 5}") for number in range(100)]:
         future.result(LATER)
     assert most == 1
-    assert not requests._taken
+    assert_all_places_are_free(requests, "ABCDEFGH", PLACES_OF_A_HOST)
 
 
 def test_after_an_expensive_one_the_next_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +142,11 @@ def test_a_place_that_comes_as_the_time_ends_is_taken(monkeypatch: pytest.Monkey
         def release(self) -> None:
             pass
 
-    monkeypatch.setattr(large_requests.threading, "Lock", Late)
-    assert isinstance(requests.enter("B", until(SOON)), Place)
-    assert requests._taken == {"B": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(large_requests.threading, "Lock", Late)
+        taken = requests.enter("B", until(SOON))
+    assert isinstance(taken, Place)
+    with pytest.raises(TimedOutError):  # "B" has it
+        requests.enter("A", until(SOON))
+    requests.leave(taken)  # and has it once
+    requests.enter("A", until(SOON))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
 
 import pytest
 
 from dicomd.net import thread_pool
 from dicomd.net.thread_pool import ConnectionThreads
 from tests.support.waiting import wait_until
+from tests.unit.net.observed_locks import Waits
 
 
 def threads(name: str) -> list[threading.Thread]:
@@ -24,10 +24,6 @@ def done_by(team: ConnectionThreads) -> threading.Thread:
     return found.get(timeout=10)
 
 
-def idle(team: ConnectionThreads, count: int) -> Callable[[], bool]:
-    return lambda: len(team._idle) == count
-
-
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_pool, "_STAYS", 0.2)
@@ -35,13 +31,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_idle_thread_takes_the_next_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_pool, "_STAYS", 60)
+    idle = Waits(monkeypatch, thread_pool)
     team = ConnectionThreads("again")
     first = done_by(team)
     for _ in range(20):
-        wait_until(idle(team, 1))
+        idle.next()
         assert done_by(team) is first
+    idle.next()
     monkeypatch.setattr(thread_pool, "_STAYS", 0)
-    wait_until(idle(team, 1))
     assert done_by(team) is first
     wait_until(lambda: threads("again"), equals=[])
 
@@ -55,18 +52,22 @@ def test_nobody_waits_for_a_busy_thread() -> None:
     assert len(threads("busy")) >= 5
     may_end.set()
     wait_until(lambda: threads("busy"), equals=[])
-    assert not team._idle
+    assert done_by(team)  # none of those that have ended is taken for idle
 
 
 def test_no_more_than_so_many_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_pool, "_STAYS", 60)
     monkeypatch.setattr(thread_pool, "_MOST_IDLE", 2)
+    idle = Waits(monkeypatch, thread_pool)
     team = ConnectionThreads("many")
     may_end = threading.Event()
     for _ in range(6):
         team.assign(may_end.wait)
     may_end.set()
-    wait_until(lambda: len(threads("many")) == 2 and idle(team, 2)())
+    idle.next()
+    idle.next()
+    wait_until(lambda: len(threads("many")), equals=2)
+    assert idle.none()
     monkeypatch.setattr(thread_pool, "_STAYS", 0)
     for _ in range(2):  # once they have done this they end
         team.assign(lambda: None)
