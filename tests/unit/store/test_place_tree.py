@@ -1,6 +1,7 @@
 """Folders put in place with an instance inside, wherever the missing part begins and whatever is in the way."""
 
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Callable
@@ -11,7 +12,6 @@ import pytest
 
 from dicomd.store import place_tree as tree_placing
 from dicomd.store.errors import StoreError, StoreUnavailable
-from dicomd.store.publish import Publisher
 from tests.unit.store.instances import (
     INSTANCE,
     LAYOUT,
@@ -29,28 +29,51 @@ from tests.unit.store.instances import (
 DEEP = "a/{StudyInstanceUID}/b/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
 
 
-class OnlyByGraft:
-    """Makes the plain attempts fail, as if others always removed the folder that they make."""
+class OnlyAsATree:
+    """Removes the folders that a publication makes before it links into them, until it puts the whole tree in place.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, before: Callable[[], object] = lambda: None) -> None:
+    So it takes the way that it takes where others remove empty folders all the time. `before` and `after` are called
+    before and after the first tree is put in place.
+    """
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        before: Callable[[], object] = lambda: None,
+        after: Callable[[], object] = lambda: None,
+    ) -> None:
         self.plain = 0
         self.placed: list[bool] = []
-        original_attempt, original_place_tree = Publisher._attempt, tree_placing.place_tree
+        self._placing = False
+        self._made: list[str] = []
+        mkdir, link, original_place_tree = os.mkdir, os.link, tree_placing.place_tree
 
-        def attempt(*arguments: Any) -> Any:
-            if not self.placed:
+        def noted_mkdir(path: str, *arguments: Any, **options: Any) -> None:
+            mkdir(path, *arguments, **options)
+            if not self.placed and not self._placing:
+                self._made.append(str(path_of(options["dir_fd"]) / path) if options.get("dir_fd") else path)
+
+        def link_too_late(source: str, name: str, **options: Any) -> None:
+            if not self.placed and not self._placing:
                 self.plain += 1
-                return None
-            return original_attempt(*arguments)
+                while self._made:
+                    Path(self._made.pop()).rmdir()
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            link(source, name, **options)
 
         def place_tree(*arguments: Any, **options: Any) -> Any:
-            if not self.placed:
+            self._placing = not self.placed
+            if self._placing:
                 before()
             result = original_place_tree(*arguments, **options)
             self.placed.append(result[0] is not None)
+            if self._placing:
+                after()
+            self._placing = False
             return result
 
-        monkeypatch.setattr(Publisher, "_attempt", attempt)
+        monkeypatch.setattr(os, "mkdir", noted_mkdir)
+        monkeypatch.setattr(os, "link", link_too_late)
         monkeypatch.setattr("dicomd.store.publish.place_tree", place_tree)
 
 
@@ -74,7 +97,7 @@ def test_the_missing_part_of_the_path_is_put_in_place(
     elif there == "another":
         (folder.parent / "9.9").mkdir(parents=True)
         (folder.parent / "9.9" / "9.dcm").touch()
-    only = OnlyByGraft(monkeypatch)
+    only = OnlyAsATree(monkeypatch)
     stored = put(store, data_set())
     assert stored.path == tmp_path / relative
     assert (stored.duplicate, only.plain, only.placed) == ("", 2, [True])
@@ -86,7 +109,7 @@ def test_the_missing_part_of_the_path_is_put_in_place(
 
 def test_a_layout_without_folders_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = file_store(tmp_path, layout="{SOPInstanceUID}.dcm")
-    only = OnlyByGraft(monkeypatch)
+    only = OnlyAsATree(monkeypatch)
     assert put(store, data_set()).path == tmp_path / f"{INSTANCE}.dcm"
     assert only.placed == [False]
 
@@ -94,7 +117,7 @@ def test_a_layout_without_folders_needs_none(tmp_path: Path, monkeypatch: pytest
 def test_where_no_folder_is_missing_nothing_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = file_store(tmp_path)
     first = put(store, data_set())
-    only = OnlyByGraft(monkeypatch)
+    only = OnlyAsATree(monkeypatch)
     assert put(store, data_set()).duplicate == "identical"
     assert put(store, data_set(pixels=b"else")).duplicate == "kept-both"
     assert only.placed == [False]
@@ -116,7 +139,7 @@ def test_a_folder_that_is_removed_between_two_levels_is_put_back(
         rename(source, target, **options)
 
     monkeypatch.setattr(os, "rename", rename_late)
-    only = OnlyByGraft(monkeypatch)
+    only = OnlyAsATree(monkeypatch)
     assert put(store, data_set()).path.exists()
     assert tried == [STUDY, f"{STUDY}/{SERIES}", STUDY]
     assert only.placed == [True]
@@ -131,7 +154,7 @@ def test_contents_that_appear_at_each_level_leave_the_place_to_an_ordinary_attem
         (tmp_path / STUDY / SERIES).mkdir(parents=True)
         (tmp_path / STUDY / SERIES / "9.dcm").touch()
 
-    only = OnlyByGraft(monkeypatch, others)
+    only = OnlyAsATree(monkeypatch, others)
     assert put(store, data_set()).path.exists()
     assert only.placed == [False]
     assert nothing_temporary(tmp_path)
@@ -157,7 +180,7 @@ def test_what_was_placed_is_synced_inside_and_up_to_the_root_before_success(
 
     monkeypatch.setattr(os, "fsync", recorded_fsync)
     monkeypatch.setattr(os, "rename", recorded_rename)
-    OnlyByGraft(monkeypatch)
+    OnlyAsATree(monkeypatch)
     put(store, data_set())
     private = ".dicomd/tmp/private"
     assert calls == [
@@ -176,8 +199,8 @@ def test_what_was_placed_is_synced_inside_and_up_to_the_root_before_success(
 def test_a_failure_at_any_step_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, at: int
 ) -> None:
-    store = file_store(tmp_path)
     before = open_descriptors()
+    store = file_store(tmp_path)
     original, calls = getattr(os, call), 0
 
     def failing(*arguments: Any, **options: Any) -> Any:
@@ -188,7 +211,7 @@ def test_a_failure_at_any_step_leaves_nothing(
         return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        only = OnlyByGraft(patch, lambda: patch.setattr(os, call, failing))
+        only = OnlyAsATree(patch, lambda: patch.setattr(os, call, failing))
         try:
             put(store, data_set())
         except StoreError:
@@ -198,7 +221,7 @@ def test_a_failure_at_any_step_leaves_nothing(
             assert calls <= at or only.placed  # it succeeded without that call, or ignored its failure
             assert files(tmp_path) == [f"{STUDY}/{SERIES}/{INSTANCE}.dcm"]
     assert nothing_temporary(tmp_path)
-    store._directories.clear()
+    store.close()
     assert open_descriptors() <= before
 
 
@@ -218,7 +241,7 @@ def test_a_sync_that_fails_inside_speaks_against_the_store_whatever_its_cause(
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", failing)
-    OnlyByGraft(monkeypatch)
+    OnlyAsATree(monkeypatch)
     with pytest.raises(StoreUnavailable) as caught:
         put(store, data_set())
     assert (caught.value.operation, caught.value.errno) == ("fsync", errno.errorcode[number])
@@ -232,15 +255,7 @@ def test_what_was_placed_and_then_moved_away_before_it_is_decided_comes_to_its_p
 ) -> None:
     """The name in the archive stays: by the time that it could be removed, the instance may be acknowledged."""
     store = file_store(tmp_path / "root")
-    OnlyByGraft(monkeypatch)
-    attempt = Publisher._attempt
-
-    def move_and_attempt(*arguments: Any) -> Any:
-        if (tmp_path / "root" / STUDY).exists():
-            (tmp_path / "root" / STUDY).rename(tmp_path / "archive")
-        return attempt(*arguments)
-
-    monkeypatch.setattr(Publisher, "_attempt", move_and_attempt)
+    OnlyAsATree(monkeypatch, after=lambda: (tmp_path / "root" / STUDY).rename(tmp_path / "archive"))
     stored = put(store, data_set())
     (archived,) = (tmp_path / "archive").rglob("*.dcm")
     assert stored.path.samefile(archived)
@@ -252,30 +267,34 @@ def test_what_was_placed_and_is_moved_away_once_it_is_decided_stays_in_the_archi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
     store = file_store(tmp_path / "root", durability=durability)
-    OnlyByGraft(monkeypatch)
-    attempt = Publisher._attempt
+    OnlyAsATree(monkeypatch)
+    flock = fcntl.flock
 
-    def attempt_and_move(*arguments: Any) -> Any:
-        published = attempt(*arguments)
-        if published is not None:
+    def move_and_unlock(fd: int, operation: int) -> None:
+        if operation == fcntl.LOCK_UN:  # the first thing that is done after the decision
             (tmp_path / "root" / STUDY).rename(tmp_path / "archive")
-        return published
+        flock(fd, operation)
 
-    monkeypatch.setattr(Publisher, "_attempt", attempt_and_move)
+    monkeypatch.setattr(fcntl, "flock", move_and_unlock)
     put(store, data_set())
     assert [path.read_bytes()[-4:] for path in (tmp_path / "archive").rglob("*.dcm")] == [data_set()[-4:]]
 
 
 def test_a_failure_after_it_was_placed_takes_the_instance_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = file_store(tmp_path)
+    only, original, failures = OnlyAsATree(monkeypatch), os.open, list[int]()
 
-    def attempt(publisher: Publisher, *_: Any) -> None:
-        if files(tmp_path)[-1].endswith(".dcm"):
-            raise StoreUnavailable("Storage failed", operation="link", errno="EIO")
+    def failing(*arguments: Any, **options: Any) -> int:
+        if only.placed and not failures:  # before the attempt meets the name that it has been given
+            failures.append(errno.EIO)
+            assert files(tmp_path)[-1] == f"{STUDY}/{SERIES}/{INSTANCE}.dcm"
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(Publisher, "_attempt", attempt)
+    monkeypatch.setattr(os, "open", failing)
     with pytest.raises(StoreUnavailable):
         put(store, data_set())
+    assert (only.placed, failures) == ([True], [errno.EIO])
     assert files(tmp_path) == []
     assert folders(tmp_path) == []
 
