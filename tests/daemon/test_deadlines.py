@@ -17,20 +17,20 @@ from tests.support.raw_peer import A_RELEASE_RQ_PDU, Abort, RawPeer, associate_r
 
 pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
-LIMIT = 1.0
+LIMIT = 2.0
 """Each limit in these tests, in seconds."""
-SLACK = 4.0
+SLACK = 10.0
 """Seconds that a busy machine may be late."""
 SERVICE_USER = Abort(0, 0)
 
 
 @contextmanager
 def takes_the_limit() -> Iterator[None]:
-    """Assert that the block takes as long as the limit, and not much longer."""
+    """Assert that the block, in which the limit begins and ends, takes as long as that, and not much longer."""
     began = time.monotonic()
     yield
     seconds = time.monotonic() - began
-    assert LIMIT * 0.9 <= seconds <= LIMIT + SLACK
+    assert LIMIT <= seconds <= LIMIT + SLACK
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def daemon(start_daemon: StartDaemon) -> Daemon:
 
 
 def test_artim_ends_each_wait_outside_of_an_association_with_a_bare_close(daemon: Daemon, connect: Connect) -> None:
-    silent, cut_off = connect(daemon), connect(daemon)
     with takes_the_limit():
+        silent, cut_off = connect(daemon), connect(daemon)
         cut_off.send(associate_rq()[:50])
         silent.read_end()
         cut_off.read_end()
@@ -61,22 +61,22 @@ def test_artim_ends_each_wait_outside_of_an_association_with_a_bare_close(daemon
 
 
 def test_artim_is_not_extended_by_a_trickle(daemon: Daemon, connect: Connect) -> None:
-    peer = connect(daemon)
     began = time.monotonic()
+    peer = connect(daemon)
     try:
         for byte in associate_rq():
             peer.send(bytes([byte]))
             time.sleep(0.1)  # the trickle itself
     except OSError:
         pass
-    assert LIMIT * 0.9 <= time.monotonic() - began <= LIMIT + SLACK
+    assert LIMIT <= time.monotonic() - began <= LIMIT + SLACK
 
 
 def test_an_idle_association_is_aborted(daemon: Daemon, connect: Connect) -> None:
     peer = connect(daemon)
     peer.associate()
-    assert peer.store(instance()).status == 0
     with takes_the_limit():
+        assert peer.store(instance()).status == 0
         assert peer.read_abort() == SERVICE_USER
     assert daemon.wait_logged("association ended")["outcome"] == "timed_out"
     daemon.wait_metric("dicomd_associations_total", 1, listener="dicom", outcome="timed_out")

@@ -35,7 +35,7 @@ def test_an_idle_daemon_stops_at_once(start_daemon: StartDaemon, number: signal.
     began = time.monotonic()
     daemon.signal(number)
     assert daemon.wait() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert daemon.logged("stopping", signal=number.name)
     assert daemon.logged("stopped")
 
@@ -99,7 +99,7 @@ def test_what_is_not_over_at_the_end_of_the_drain_is_aborted(start_daemon: Start
         assert peer.read_abort() == Abort(0, 0)
     silent.sock.close()
     assert daemon.wait() == 0
-    assert 0.9 <= time.monotonic() - began < 8
+    assert 1 <= time.monotonic() - began < 30
     assert daemon.paths() == []
     assert daemon.temporary_files() == []
     assert len(daemon.logged("association ended", outcome="aborted_locally")) == 2
@@ -114,7 +114,7 @@ def test_a_second_signal_cuts_the_drain_short(start_daemon: StartDaemon, connect
     daemon.signal(signal.SIGTERM)
     assert peer.read_abort() == Abort(0, 0)
     assert daemon.wait() == 0
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("durability", ["fsync", "none"])

@@ -89,8 +89,8 @@ def receive(transport: PlainTransport, deadline: Deadline) -> int:
 
 def test_no_trickle_extends_artim(pair: Pair) -> None:
     transport, peer = pair
-    deadline = Deadline(transport, TimeLimits(request=0.2))
     began = time.monotonic()
+    deadline = Deadline(transport, TimeLimits(request=0.2))
     with pytest.raises(TimedOutError, match="within"):
         while True:
             peer.sendall(b"x")
@@ -108,32 +108,32 @@ def test_idle_is_limited(pair: Pair) -> None:
 
 def test_a_pause_ends_before_idle_does(pair: Pair) -> None:
     transport, peer = pair
-    deadline = Deadline(transport, TimeLimits(window=0.2, idle=0.6))
-    deadline.between_messages(pausing=True)
+    deadline = Deadline(transport, TimeLimits(window=0.1, idle=2.0))  # far apart: a busy machine may be late
     began = time.monotonic()
+    deadline.between_messages(pausing=True)
     with pytest.raises(TimeoutError):
         transport.receive_into(buffer(), acknowledge=False)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2.0
     deadline.elapsed()
-    with pytest.raises(TimedOutError, match=r"idle for 0\.6 s"):
+    with pytest.raises(TimedOutError, match=r"idle for 2 s"):
         receive(transport, deadline)
-    assert time.monotonic() - began >= 0.55
+    assert time.monotonic() - began >= 2.0
     peer.sendall(b"x")
     assert receive(transport, deadline) == 1
 
 
 def test_after_a_pause_the_whole_of_idle_counts_again(pair: Pair) -> None:
     transport, _ = pair
-    deadline = Deadline(transport, TimeLimits(window=0.2, idle=0.6))
+    deadline = Deadline(transport, TimeLimits(window=0.2, idle=2.0))
     deadline.between_messages(pausing=True)
     with pytest.raises(TimeoutError):
         transport.receive_into(buffer(), acknowledge=False)
     deadline.elapsed()
-    deadline.between_messages()
     began = time.monotonic()
+    deadline.between_messages()
     with pytest.raises(TimedOutError, match="idle"):
         receive(transport, deadline)
-    assert time.monotonic() - began >= 0.59
+    assert time.monotonic() - began >= 2.0
 
 
 def test_a_pause_is_noticed_without_a_minimum_rate_too(pair: Pair) -> None:
