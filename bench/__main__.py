@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import click
 
-from bench import certificates, cost, crowded, proposals, receivers, report, targets, workloads
+from bench import beside, certificates, cost, crowded, proposals, receivers, report, targets, versions, workloads
 from bench.errors import BenchError
 from bench.scratch import Scratch
 from bench.turns import Step, Terms, measure, probe_tls
@@ -73,32 +73,40 @@ def make_plan(only: str, peers: str) -> list[Step]:
 
 def describe(plan: list[Step]) -> dict[str, dict[str, str]]:
     """Return title and version of each receiver in the plan; the version is empty if it isn't installed."""
-    concerned = [r for r in receivers.BY_NAME.values() if any(r in step.receivers for step in plan)]
+    planned = dict.fromkeys(receiver for step in plan for receiver in step.receivers)
+    known = [receiver for receiver in receivers.BY_NAME.values() if receiver in planned]
+    concerned = dict.fromkeys((*known, *planned))
     return {r.name: {"title": r.title, "version": "" if r.missing() else r.version()} for r in concerned}
 
 
-def run(plan: list[Step], turns: int, scale: float, scratch: Path) -> report.Results:
-    """Carry out the plan. If something fails, the results hold what was measured before and the failure."""
-    results = report.Results(
-        started=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        machine=machine(scratch),
-        receivers=describe(plan),
-        turns=turns,
-        scale=scale,
-    )
+def run(plan: list[Step], turns: int, scale: float, scratch: Path, against: str = "") -> report.Results:
+    """Carry out the plan; with `against`, for dicomd and that other version of it.
+
+    If something fails, the results hold what was measured before and the failure.
+    """
     place = Scratch(scratch)
     try:
-        made, no_tls = None, ""
-        if any(step.workload.tls for step in plan):
-            made = certificates.make(place.path / "certificates")
-            no_tls = probe_tls(place, made)
-        terms = Terms(turns, scale, place, None if no_tls else made, no_tls)
-        measure(plan, terms, results.outcomes, lambda line: click.echo(line, err=True))
-    except (BenchError, KeyboardInterrupt) as error:
-        results.trouble = str(error) or "interrupted"
+        if against:
+            plan = beside.pairs(plan, versions.find(against, place.path))
+        results = report.Results(
+            started=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            machine=machine(scratch),
+            receivers=describe(plan),
+            turns=turns,
+            scale=scale,
+        )
+        try:
+            made, no_tls = None, ""
+            if any(step.workload.tls for step in plan):
+                made = certificates.make(place.path / "certificates")
+                no_tls = probe_tls(place, made)
+            terms = Terms(turns, scale, place, None if no_tls else made, no_tls)
+            measure(plan, terms, results.outcomes, lambda line: click.echo(line, err=True))
+        except (BenchError, KeyboardInterrupt) as error:
+            results.trouble = str(error) or "interrupted"
+        return results
     finally:
         place.remove()
-    return results
 
 
 def save(results: report.Results, output: Path | None) -> Path:
@@ -150,6 +158,12 @@ def show(found: Found, to_json: Callable[[Found], str], page: Callable[[Found], 
     is_flag=True,
     help="Only what the most expensive association requests cost a sender.",
 )
+@click.option(
+    "--against",
+    default="",
+    metavar="VERSION",
+    help="Compare dicomd with another version of itself only: a folder that contains it, or a commit.",
+)
 @click.option("--list", "names", is_flag=True, help="List workloads and receivers.")
 def main(
     only: str,
@@ -165,6 +179,7 @@ def main(
     costs: bool,
     besieged: bool,
     proposed: bool,
+    against: str,
     names: bool,
 ) -> None:
     """Compare dicomd with pynetdicom's and DCMTK's storescp and with Orthanc, and print medians and ratios."""
@@ -172,6 +187,8 @@ def main(
     if names:
         show_names()
         return
+    if against and (costs or besieged or proposed or strict or write_docs or source):
+        raise click.UsageError("--against can be combined with a selection of workloads or with --must-show")
     try:
         if costs or besieged or proposed:
             count = turns or (QUICK_TURNS if quick else 5)
@@ -189,13 +206,14 @@ def main(
         if source:
             results = report.from_json(source.read_text())
         else:
-            plan = targets.plan() if must_show else make_plan(only, peers)
+            plan = (beside.must_show() if against else targets.plan()) if must_show else make_plan(only, peers)
             scale = QUICK_SCALE if quick else 1.0
-            results = run(plan, turns or (QUICK_TURNS if quick else 5), scale, scratch)
+            results = run(plan, turns or (QUICK_TURNS if quick else 5), scale, scratch, against)
             click.echo(f"raw results: {save(results, output)}", err=True)
         verdicts = targets.judge(results.outcomes)
         if any(outcome.measured or outcome.not_run for outcome in results.outcomes.values()):
-            click.echo("\n" + (report.target_page(results) if must_show else report.page(results)))
+            show_page = beside.page if beside.has_pairs(results) else report.target_page if must_show else report.page
+            click.echo("\n" + show_page(results))
         if results.trouble:
             raise click.ClickException(results.trouble)
         if write_docs:

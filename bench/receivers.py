@@ -26,6 +26,7 @@ from bench import blast, processes
 from bench.certificates import Certificates
 from bench.errors import BenchError, BlastError
 from bench.scratch import Scratch
+from bench.versions import Version
 
 READY_WITHIN = 60.0  # seconds from start to the first answered C-ECHO
 STOPPED_WITHIN = 20.0  # seconds from SIGTERM to SIGKILL
@@ -82,27 +83,38 @@ class Receiver:
         """Write the files that it needs, and return the command that starts it."""
         raise NotImplementedError
 
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables that it needs besides those of the benchmark."""
+        return {}
+
     def stored(self, place: Place) -> int:
         """Count the instances that it has stored."""
         return sum(1 for path in place.store.rglob("*") if path.is_file())
 
 
 class Dicomd(Receiver):
-    """dicomd with one of its two durabilities, and by default one worker per core."""
+    """dicomd with one of its two durabilities, and by default one worker per core; by default the installed version."""
 
     limits: tuple[str, ...] = ("[limits]", "associations_per_peer = 256")
     """Lines of its configuration: the limit for one peer is raised, since all Associations come from one address."""
 
-    def __init__(self, durability: str, workers: int = 0) -> None:
-        self.durability, self.workers = durability, workers
+    def __init__(self, durability: str, workers: int = 0, other: Version | None = None) -> None:
+        self.durability, self.workers, self.other = durability, workers, other
         self.name, self.title = f"dicomd-{durability}", f"dicomd {durability}"
         if workers:
             self.name += f"-w{workers}"
             self.title += f", {workers} worker{'' if workers == 1 else 's'}"
+        if other:
+            self.name += f"@{other.label}"
+            self.title += f" @ {other.label}"
 
     def version(self) -> str:
-        """Return the version of the installed distribution."""
-        return importlib.metadata.version("dicomd")
+        """Return the version of the installed distribution, or how the other version is called."""
+        return self.other.label if self.other else importlib.metadata.version("dicomd")
+
+    def environment(self) -> dict[str, str]:
+        """Have Python import the other version, if it is one."""
+        return self.other.environment() if self.other else {}
 
     def command(self, place: Place) -> list[str]:
         """Write a configuration with defaults for everything but `limits`, and return the command."""
@@ -301,7 +313,7 @@ def running(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "LC_ALL": "C.UTF-8"},
+                env={**os.environ, "LC_ALL": "C.UTF-8", **receiver.environment()},
                 start_new_session=True,
             )
         try:
