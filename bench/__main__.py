@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import click
 
-from bench import beside, certificates, cost, crowded, proposals, receivers, report, targets, versions, workloads
+from bench import beside, certificates, cost, crowded, proposals, receivers, report, steps, targets, versions, workloads
 from bench.errors import BenchError
 from bench.scratch import Scratch
 from bench.turns import Step, Terms, measure, probe_tls
@@ -109,6 +109,16 @@ def run(plan: list[Step], turns: int, scale: float, scratch: Path, against: str 
         place.remove()
 
 
+def count_steps(turns: int, scratch: Path, against: str) -> steps.Found:
+    """Count what an instance costs this version and, with `against`, that one. Raises BenchError."""
+    place = Scratch(scratch)
+    try:
+        compared = [versions.THIS, *([versions.find(against, place.path)] if against else [])]
+        return steps.run(compared, turns, place, partial(click.echo, err=True))
+    finally:
+        place.remove()
+
+
 def save(results: report.Results, output: Path | None) -> Path:
     """Write the JSON, by default to a new file in bench/results/."""
     name = results.started.replace(":", "").replace(" UTC", "").replace(" ", "-")
@@ -158,6 +168,7 @@ def show(found: Found, to_json: Callable[[Found], str], page: Callable[[Found], 
     is_flag=True,
     help="Only what the most expensive association requests cost a sender.",
 )
+@click.option("--steps", "stepped", is_flag=True, help="Only the system calls and bytecodes that an instance costs.")
 @click.option(
     "--against",
     default="",
@@ -179,6 +190,7 @@ def main(
     costs: bool,
     besieged: bool,
     proposed: bool,
+    stepped: bool,
     against: str,
     names: bool,
 ) -> None:
@@ -188,8 +200,11 @@ def main(
         show_names()
         return
     if against and (costs or besieged or proposed or strict or write_docs or source):
-        raise click.UsageError("--against can be combined with a selection of workloads or with --must-show")
+        raise click.UsageError("--against can be combined with a selection of workloads, --must-show or --steps")
     try:
+        if stepped:
+            show(count_steps(turns or (1 if quick else 3), scratch, against), steps.to_json, steps.page, output)
+            return
         if costs or besieged or proposed:
             count = turns or (QUICK_TURNS if quick else 5)
             say = partial(click.echo, err=True)
