@@ -43,7 +43,7 @@ WAITS = ("futex", "restart_syscall")
 """System calls that are shown but not added up: whether a thread has to wait for a lock is a matter of time."""
 _SHOWN = 0.05  # per instance
 _IDLE = 0.1
-"""A thread is left out if it did less than this share of what the busiest one did."""
+"""A thread, or those that began in the same function, are left out if they did less than this share of the busiest."""
 _ATTACHED_WITHIN = 10.0  # seconds
 _TRACED = Path(__file__).with_name("traced.py")
 _CALL = re.compile(r"(\d+) +(\w+)\(")
@@ -199,7 +199,7 @@ def bytecodes(version: Version, durability: str, size: int, count: int, scratch:
     with running(Traced(durability, version, counts), scratch) as started:
         worker = _send(started, size, count)
     try:  # the worker has written its file: the supervisor ends only after it
-        return busy(json.loads((counts / f"{worker}.json").read_text()))
+        return busy(json.loads((counts / f"{worker}.json").read_text()).values())
     except (OSError, ValueError) as error:
         raise BenchError(f"the worker of {started.receiver.title} has written no counts: {error}") from error
 

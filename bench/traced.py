@@ -2,7 +2,8 @@
 
     python traced.py FOLDER serve --config FILE
 
-When a child exits, it writes `FOLDER/PID.json`: for each thread that it has started, the bytecodes by function. A main
+When a child exits, it writes `FOLDER/PID.json`: the bytecodes that its threads have executed, by function. Threads that
+began in the same function are added up, because it is chance which of several equal ones serves an Association. A main
 thread is not traced: it accepts connections, but does nothing for an instance. Functions written in C count nothing.
 
 This program imports nothing else of the benchmark, because the dicomd that it finds may be that of another checkout.
@@ -25,7 +26,7 @@ from dicomd.cli.main import main as dicomd
 Tracer = Callable[[FrameType, str, Any], Any]
 
 _threads: list[Counter[CodeType]] = []
-"""The counts of each thread that was started in this process."""
+"""The counts of each thread that was started in this process, with the functions in the order of their first calls."""
 
 
 def new_thread(frame: FrameType, event: str, arg: Any) -> Any:
@@ -51,15 +52,22 @@ def name_of(code: CodeType, folders: Iterable[str]) -> str:
     return f"{file}:{code.co_qualname}"
 
 
+def by_entry(threads: Iterable[Counter[CodeType]]) -> dict[str, Counter[str]]:
+    """Add up the counts of the threads that began in the same function, which is the key."""
+    found: dict[str, Counter[str]] = {}
+    for counts in threads:
+        for entry in counts:
+            if entry.co_filename != threading.__file__:  # every thread begins in there
+                summed = found.setdefault(name_of(entry, sys.path), Counter())
+                for code, count in counts.copy().items():
+                    summed[name_of(code, sys.path)] += count
+                break
+    return found
+
+
 def write_counts(folder: Path) -> None:
     """Write what the threads of this process have executed so far."""
-    found = []
-    for counts in _threads:
-        named: Counter[str] = Counter()
-        for code, count in counts.copy().items():
-            named[name_of(code, sys.path)] += count
-        found.append(named)
-    (folder / f"{os.getpid()}.json").write_text(json.dumps(found))
+    (folder / f"{os.getpid()}.json").write_text(json.dumps(by_entry(_threads)))
 
 
 def main() -> None:

@@ -54,13 +54,14 @@ def test_a_function_is_named_by_its_file_in_the_innermost_folder_of_imports() ->
     assert traced.name_of(loop.__code__, []) == f"{loop.__code__.co_filename}:loop"
 
 
-def test_a_process_writes_its_counts_by_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traced, "_threads", [Counter({loop.__code__: 7}), Counter()])
+def test_a_process_writes_the_sums_of_its_equal_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, serve, watch = threading.Thread.run.__code__, loop.__code__, counted.__code__
+    threads = [Counter({begin: 4, serve: 7, watch: 1}), Counter({begin: 4, watch: 9}), Counter({begin: 4, serve: 3})]
+    monkeypatch.setattr(traced, "_threads", [*threads, Counter()])
     traced.write_counts(tmp_path)
-    [first, second] = json.loads((tmp_path / f"{os.getpid()}.json").read_text())
-    assert list(first.values()) == [7]
-    assert next(iter(first)).endswith("test_steps.py:loop")
-    assert second == {}
+    serving, watching = json.loads((tmp_path / f"{os.getpid()}.json").read_text()).values()
+    assert list(serving.values()) == [8, 10, 1]
+    assert list(watching.values()) == [4, 9]
 
 
 def test_system_calls_are_counted_once_and_by_thread() -> None:
