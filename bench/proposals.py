@@ -1,8 +1,8 @@
-"""What the most expensive A-ASSOCIATE-RQs cost a normal sender of dicomd's: ./scripts/bench --proposals.
+"""Measures what the most expensive A-ASSOCIATE-RQs cost a normal sender: ./scripts/bench --proposals.
 
-Rule: two things are compared in each turn, the sender's rate beside 64 connections that send such requests to dicomd,
-and its rate beside the same connections to a process that only reads and rejects: what they cost the machine by
-themselves is in both.
+In each turn the sender works beside 64 connections that send such requests to dicomd, and beside the same connections
+to a process that only reads and rejects. Both rates include what the connections themselves cost the machine, so they
+differ only by what dicomd's handling of the requests costs.
 """
 
 from __future__ import annotations
