@@ -13,16 +13,16 @@ _SHORT_VRS: Final = "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL
 # What some writers put where they don't know the VR, with a length of 16 bits.
 _UNKNOWN_VR: Final = "??"
 
-Unpack = Callable[[Any, int], tuple[int, ...]]
+_Unpack = Callable[[Any, int], tuple[int, ...]]
 
 
 class ElementEncoding(NamedTuple):
     """How elements are read: functions that unpack what is at an offset, and VRs as the numbers that these return."""
 
     explicit: bool
-    header: Unpack  # explicit: group, element, VR, 16-bit length; implicit: group, element, 32-bit length
-    item: Unpack  # group, element, 32-bit length: items and delimiters have no VR
-    length: Unpack  # 32-bit length
+    header: _Unpack  # explicit: group, element, VR, 16-bit length; implicit: group, element, 32-bit length
+    item: _Unpack  # group, element, 32-bit length: items and delimiters have no VR
+    length: _Unpack  # 32-bit length
     short_vrs: frozenset[int]
     un: int
 

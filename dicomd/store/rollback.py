@@ -16,8 +16,8 @@ Everything in dicomd that removes something from a store, and why it may:
   can be removed, and whoever was about to use one makes it again.
 - ``Publisher``, under the policy "replace", removes what a final name led to, by the rename that gives the name to the
   candidate: this is what the policy asks for.
-- ``place_tree``, ``FileWriter`` and the store's probe remove their own names in ``.dicomd/tmp``, at any time, because
-  an acknowledged instance has a final name, too.
+- ``place_tree``, ``FileWriter``, ``Probe`` and ``Sentinel`` remove their own names in ``.dicomd/tmp``, at any time,
+  because an acknowledged instance has a final name, too.
 - A sweep removes names in ``.dicomd/tmp`` whose owner is dead, for the same reason. The one exception, a name that may
   lead to somebody else's instance, is left alone (``temporary.may_be_an_instance``).
 """
@@ -58,18 +58,18 @@ class Rollback:
             if _is_in_place(directory):
                 in_place.append((directory, name))
             else:
-                unlink_if_ours(name, directory.fd, self._candidate)
+                _unlink_if_ours(name, directory.fd, self._candidate)
         self._names = in_place
 
     def run(self) -> None:
         """Take everything back, as far as possible. Never raises OSError."""
         for directory, name in self._names:
-            unlink_if_ours(name, directory.fd, self._candidate)
+            _unlink_if_ours(name, directory.fd, self._candidate)
         self._names.clear()
         remove_made(self.made)
 
 
-def unlink_if_ours(name: str, directory_fd: int, candidate: Candidate) -> None:
+def _unlink_if_ours(name: str, directory_fd: int, candidate: Candidate) -> None:
     """Remove a name of the candidate's file, but leave a name that leads to any other file. Never raises OSError.
 
     No system call removes a name on condition that it leads to a certain file. Between the check and the removal, the

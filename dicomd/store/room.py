@@ -55,7 +55,8 @@ class PendingWrites(Protocol):
 class _Alone:
     """The pending writes if only one process uses the store."""
 
-    _size = 0
+    def __init__(self) -> None:
+        self._size = 0
 
     def show(self, size: int) -> None:
         self._size = size

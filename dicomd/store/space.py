@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-RECOVERY: Final = 1.1
+_RECOVERY: Final = 1.1
 # An instance needs one inode, the first one of a study three; the reserve is for the most Associations there may be.
 _RESERVE_FILES: Final = 1024
 _RESERVE_FILES_SHARE: Final = 20  # but on a tiny file system at most a twentieth of all
@@ -49,7 +49,7 @@ def shortage(
 
     ``pending_bytes`` and ``pending_files`` may be used already or will be, although ``space`` doesn't show it.
     """
-    factor = RECOVERY if refused else 1.0
+    factor = _RECOVERY if refused else 1.0
     # Without a reserve, the file system is filled to its last byte, and reports by itself that it is full.
     if reserve_free and space.avail_bytes - pending_bytes < reserve_free * factor:
         return "Free space is below the reserve"

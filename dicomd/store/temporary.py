@@ -24,7 +24,7 @@ from typing import Final
 
 from dicomd.store.errors import from_oserror
 
-FILE_MODE: Final = 0o640
+_FILE_MODE: Final = 0o640
 REPLACEMENT: Final = "-r"
 """Suffix of the name that a replacement is renamed from."""
 TREE: Final = "-d"
@@ -55,7 +55,7 @@ class TemporaryFiles:
             self._take_lock()
         path = f"{self._prefix}{next(self._numbers):x}"
         try:
-            return os.open(path, _FLAGS, FILE_MODE), path
+            return os.open(path, _FLAGS, _FILE_MODE), path
         except OSError as error:
             raise from_oserror(error, "open") from error
 
@@ -98,7 +98,7 @@ class TemporaryFiles:
     def _new_owner(self) -> tuple[str, int]:
         for _ in range(_ATTEMPTS):
             owner = secrets.token_hex(6)
-            fd = os.open(f"{self._locks}/{owner}", _FLAGS, FILE_MODE)
+            fd = os.open(f"{self._locks}/{owner}", _FLAGS, _FILE_MODE)
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:  # otherwise a sweep took its owner for dead and removed it
                 return owner, fd

@@ -35,8 +35,8 @@ _UNDEFINED: Final = 0xFFFFFFFF
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _PADDING: Final = b"\0 "
 
-AGAIN: Final = "have it sent again, or restore it from a backup"
-ASIDE: Final = "move it out of the store"
+_AGAIN: Final = "have it sent again, or restore it from a backup"
+_ASIDE: Final = "move it out of the store"
 
 
 class Finding(NamedTuple):
@@ -129,7 +129,7 @@ def _look(entry: os.DirEntry[str], relative: str, layout: Layout) -> Finding:
     status = entry.stat(follow_symlinks=False)
     size = status.st_size
     if not stat.S_ISREG(status.st_mode) or not relative.endswith(SUFFIX):
-        return Finding(relative, size, "not a file of dicomd's", ASIDE)
+        return Finding(relative, size, "not a file of dicomd's", _ASIDE)
     try:
         with os.fdopen(os.open(entry.path, _FLAGS), "rb", buffering=0) as file:
             try:
@@ -143,7 +143,7 @@ def _look(entry: os.DirEntry[str], relative: str, layout: Layout) -> Finding:
 
 
 def _unreadable(relative: str, size: int, error: OSError) -> Finding:
-    return Finding(relative, size, f"can't be read: {error.strerror}", f"check the disk; {AGAIN}")
+    return Finding(relative, size, f"can't be read: {error.strerror}", f"check the disk; {_AGAIN}")
 
 
 def _verify_file(file: BinaryIO, relative: str, layout: Layout) -> bool:
@@ -154,13 +154,13 @@ def _verify_file(file: BinaryIO, relative: str, layout: Layout) -> bool:
     if recorded is not None and actual != recorded:
         raise _ProblemError(
             "it isn't what was received: the checksum differs",
-            f"{AGAIN}; if it was edited on purpose, `setfattr -x {checksum.ATTRIBUTE} FILE` removes the checksum",
+            f"{_AGAIN}; if it was edited on purpose, `setfattr -x {checksum.ATTRIBUTE} FILE` removes the checksum",
         )
     if header is None:
-        raise _ProblemError("not a Part 10 file", AGAIN)
+        raise _ProblemError("not a Part 10 file", _AGAIN)
     _verify_place(file.fileno(), header, relative, layout)
     if recorded is None and not _is_whole(file, header):
-        raise _ProblemError("its Data Set is truncated or damaged", AGAIN)
+        raise _ProblemError("its Data Set is truncated or damaged", _AGAIN)
     return recorded is not None
 
 
@@ -183,17 +183,17 @@ def _verify_place(fd: int, header: Header, relative: str, layout: Layout) -> Non
             else:
                 scanner.finish()
     except DataSetUnreadable as error:
-        raise _ProblemError(f"its Data Set can't be read: {error.message}", AGAIN) from None
+        raise _ProblemError(f"its Data Set can't be read: {error.message}", _AGAIN) from None
     values = {tag: value.rstrip(_PADDING) for tag, value in scanner.values.items()}
     for tag, expected in ((SOP_CLASS_UID, header.sop_class_uid), (SOP_INSTANCE_UID, header.sop_instance_uid)):
         if values.get(tag) and values[tag] != expected.encode("ascii", "replace"):
             raise _ProblemError(
-                "its File Meta Information names another SOP Class or Instance than its Data Set", AGAIN
+                "its File Meta Information names another SOP Class or Instance than its Data Set", _AGAIN
             )
     uids = {tag: uid_from_value(values.get(tag, b"")) for tag in (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)}
     uids[SOP_INSTANCE_UID] = uid_from_value(header.sop_instance_uid.encode("ascii", "replace"))
     if any(uids[tag] is None for tag in layout.elements):
-        raise _ProblemError("a UID that its path needs is missing or invalid", ASIDE)
+        raise _ProblemError("a UID that its path needs is missing or invalid", _ASIDE)
     place = layout.place(uids[STUDY_INSTANCE_UID] or "", uids[SERIES_INSTANCE_UID] or "", uids[SOP_INSTANCE_UID] or "")
     folder, _, name = relative.rpartition("/")
     one_of_several = rf"{re.escape(place.name.removesuffix(SUFFIX))}(_[1-9]\d*)?{re.escape(SUFFIX)}"
