@@ -185,6 +185,7 @@ class HeadScanner:
         encoding = self._encoding
         explicit = encoding.explicit
         header = encoding.header
+        short_vrs = encoding.short_vrs
         headers = self._header_spans
         vr = 0
         while at <= last:
@@ -200,7 +201,7 @@ class HeadScanner:
                     headers.append((at, at + 8))
                 return at
             value = at + 8
-            if explicit and vr not in encoding.short_vrs:
+            if explicit and vr not in short_vrs:
                 if value + 4 > end:
                     return at
                 check_vr(vr)
