@@ -18,9 +18,9 @@ from dicomd.store.state import StoreState
 
 
 class StoreCondition:
-    """The condition of a store that keeps ``reserve_free`` bytes free. Thread-safe. A ``FailureSink``.
+    """The condition of a store that keeps ``reserve_free`` bytes free, and its ``FailureSink``. Thread-safe.
 
-    ``directories`` are forgotten when the store fails, because then nothing counts as durable.
+    The cache of ``directories`` is cleared when the store fails, because then nothing in it counts as durable.
     """
 
     def __init__(self, reserve_free: int, directories: Directories) -> None:

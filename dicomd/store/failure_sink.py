@@ -1,4 +1,7 @@
-"""What the parts of a store report while they store instances, in one direction: to whoever judges the store by it."""
+"""How the parts of a store report failures to the one that judges by them whether the store accepts instances.
+
+They know this protocol and nothing of the judge (``store.condition``), so imports go in one direction.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from dicomd.store.space import Space
 
 
 class FailureSink(Protocol):
-    """Told of failures in the thread that met them. Thread-safe; never raises."""
+    """Receives the failures of a store, in the thread that met them. Thread-safe; no method raises."""
 
     def instance_failed(self, error: StoreError) -> None:
-        """An instance could not be stored. Without a ``path``, the cause may be the store's."""
+        """Report that an instance could not be stored. Without a ``path``, the cause may be the store's own."""
 
     def file_unreadable(self, error: StoreError) -> None:
-        """An existing file, at the ``path`` of the error, can't be read, and therefore counts as different."""
+        """Report that an existing file, at the error's ``path``, can't be read and therefore counts as different."""
 
     def reserve_reached(self, seen: Space, reason: str) -> None:
-        """There was no room left above the reserve when the space was ``seen``."""
+        """Report that the space, as it was ``seen``, leaves no room above the reserve."""

@@ -21,7 +21,7 @@ class Probe:
     """Writes, syncs and links a small file, and removes it."""
 
     def __init__(self, folders: StoreFolders, temporary: TemporaryFiles, room: Room, *, checksums: bool) -> None:
-        """`checksums`: they are wanted, so try whether the file system keeps them."""
+        """With `checksums`, which are wanted then, also find out whether the file system keeps them."""
         self._folders = folders
         self._temporary = temporary
         self._room = room

@@ -64,7 +64,7 @@ class FileWriter:
         *,
         checksums: bool,
     ) -> None:
-        """`checksums`: record one, as the file system keeps them."""
+        """With `checksums`, one is recorded, which the file system must be able to keep."""
         self._identity = identity
         self._settings = settings
         self._publisher = publisher
