@@ -1,4 +1,4 @@
-"""Quantities and addresses as people read them: in `dicomd status`, on the status page, in logs and messages.
+"""Quantities, addresses and other values as people read them: in `dicomd status`, on the status page, in messages.
 
 The configuration's own notation ("256KiB", "1m30s"), which is parsed too, is in `dicomd.config.units`.
 """
@@ -39,3 +39,9 @@ def format_time(timestamp: float) -> str:
 def format_address(host: str, port: int) -> str:
     """Format a host and a port, an IPv6 address in brackets: "10.0.0.9:104", "[::1]:104"."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def shown(value: object) -> str:
+    """Format a value for a message: short, on one line, with control characters escaped."""
+    text = repr(value) if not isinstance(value, str) else f'"{value.encode("unicode_escape").decode("ascii")}"'
+    return text if len(text) <= 80 else text[:76] + " ..."

@@ -11,7 +11,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from dicomd.config.problems import UnacceptableError, shown
+from dicomd.config.problems import UnacceptableError
+from dicomd.formatting import shown
+from dicomd.uids import MAX_UID_LENGTH, VERIFICATION_SOP_CLASS
 
 SOP_CLASS_GROUPS = ("all-storage", "any")
 TRANSFER_SYNTAX_GROUPS = ("all", "uncompressed", "lossless")
@@ -82,7 +84,7 @@ def sop_class_uids(text: str) -> tuple[str, ...] | None:
     if not _is_storage(uid):
         raise UnacceptableError(
             f"{shown(text)} is not a Storage SOP Class",
-            "nothing: Verification is always accepted" if uid == "1.2.840.10008.1.1" else "Storage SOP Classes only",
+            "nothing: Verification is always accepted" if uid == VERIFICATION_SOP_CLASS else "Storage SOP Classes only",
         )
     return (uid,)
 
@@ -138,8 +140,8 @@ def _uid(text: str, kind: str, groups: tuple[str, ...], keywords: dict[str, str]
     if text in keywords:
         return keywords[text]
     if _UID.fullmatch(text):
-        if len(text) > 64:
-            raise UnacceptableError(f"{shown(text)} is too long for a UID", "at most 64 characters")
+        if len(text) > MAX_UID_LENGTH:
+            raise UnacceptableError(f"{shown(text)} is too long for a UID", f"at most {MAX_UID_LENGTH} characters")
         return text
     known = {candidate.lower(): candidate for candidate in (*groups, *keywords)}
     close = difflib.get_close_matches(text.lower()[:100], known, n=1, cutoff=0.75)

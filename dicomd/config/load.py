@@ -17,8 +17,9 @@ from pydantic_core import ErrorDetails
 
 from dicomd.config import keys
 from dicomd.config.kinds import toml
-from dicomd.config.problems import ConfigError, Problem, UnacceptableError, shown
+from dicomd.config.problems import ConfigError, Problem, UnacceptableError
 from dicomd.config.schema import Config
+from dicomd.formatting import shown
 
 MAXIMUM_FILE_SIZE = 1024 * 1024  # bytes; a configuration is a few KiB, and parsing takes memory
 

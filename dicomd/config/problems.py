@@ -40,9 +40,3 @@ class ConfigError(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
-
-
-def shown(value: object) -> str:
-    """Format a value for a message: short, on one line, with control characters escaped."""
-    text = repr(value) if not isinstance(value, str) else f'"{value.encode("unicode_escape").decode("ascii")}"'
-    return text if len(text) <= 80 else text[:76] + " ..."

@@ -6,15 +6,12 @@ Each function returns the value to use, or raises `UnacceptableError` saying wha
 import re
 from pathlib import Path
 
-from dicomd.config.problems import UnacceptableError, shown
-
-LAYOUT_ELEMENTS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-LAYOUT_REQUIRED = "SOPInstanceUID"
+from dicomd import ae_titles, layouts
+from dicomd.config.problems import UnacceptableError
+from dicomd.formatting import shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
-_LAYOUT_PIECE = re.compile(r"\{([^{}]*)\}|[^{}]+|[{}]")
-_LONGEST_COMPONENT = 255 - 24  # NAME_MAX of Linux file systems, with room for the suffix of a second instance
 
 
 def listener_name(value: object) -> str:
@@ -39,24 +36,23 @@ def _name(value: object) -> str:
 
 
 def ae_title(value: object) -> str:
-    r"""Check an AE Title and return it without its padding (PS3.5 §6.2, VR AE).
-
-    It has 1 to 16 characters of the default character repertoire, without backslash and control characters, and
-    doesn't consist of spaces only. Leading and trailing spaces are not significant and are removed.
-    """
+    """Check an AE Title and return it without its padding: see `dicomd.ae_titles`."""
     if not isinstance(value, str):
         raise UnacceptableError(f"{shown(value)} is not an AE Title", 'text such as "CT1"')
-    title = value.strip(" ")
+    title = ae_titles.without_padding(value)
     if not title:
-        raise UnacceptableError(f"{shown(value)} is an empty AE Title", '1 to 16 characters such as "CT1"')
-    if len(title) > 16:
-        raise UnacceptableError(f"{shown(value)} is longer than an AE Title may be", f"16 characters, not {len(title)}")
-    for character in title:
-        if character == "\\" or not " " <= character <= "~":
-            raise UnacceptableError(
-                f"{shown(value)} contains {shown(character)}, which an AE Title must not",
-                "ASCII without backslash and control characters",
-            )
+        raise UnacceptableError(
+            f"{shown(value)} is an empty AE Title", f'1 to {ae_titles.MAX_LENGTH} characters such as "CT1"'
+        )
+    if len(title) > ae_titles.MAX_LENGTH:
+        right = f"{ae_titles.MAX_LENGTH} characters, not {len(title)}"
+        raise UnacceptableError(f"{shown(value)} is longer than an AE Title may be", right)
+    if not ae_titles.is_ae_title(title):
+        forbidden = next(character for character in title if character not in ae_titles.CHARACTERS)
+        raise UnacceptableError(
+            f"{shown(value)} contains {shown(forbidden)}, which an AE Title must not",
+            "ASCII without backslash and control characters",
+        )
     return title
 
 
@@ -92,56 +88,11 @@ def host_name(value: object) -> str:
 
 
 def layout(value: object) -> str:
-    """Check a layout: the relative path of an instance, with placeholders in braces.
-
-    A layout is unambiguous: two instances with different UIDs never share a path, so two UIDs in one component need a
-    character between them that can't be part of a UID. And it stays inside the store: no component starts with a dot,
-    so none is "..".
-    """
+    """Check a layout, the relative path of an instance with placeholders in braces: see `dicomd.layouts`."""
     if not isinstance(value, str):
-        raise UnacceptableError(f"{shown(value)} is not a layout", _example())
-    if not value.endswith(".dcm"):
-        raise UnacceptableError(f"{shown(value)} does not end in .dcm", _example())
-    if value.startswith("/"):
-        raise UnacceptableError(f"{shown(value)} is not a relative path", f"without the leading /: {_example()}")
-    used = [element for component in value.split("/") for element in _component(component, value)]
-    if LAYOUT_REQUIRED not in used:
-        raise UnacceptableError(f"{shown(value)} lacks {{{LAYOUT_REQUIRED}}}", _example())
+        raise UnacceptableError(f"{shown(value)} is not a layout", layouts.EXAMPLE)
+    try:
+        layouts.placeholders(value)
+    except layouts.LayoutError as error:
+        raise UnacceptableError(error.what, error.expected) from error
     return value
-
-
-def _component(component: str, whole: str) -> list[str]:
-    if not component:
-        raise UnacceptableError(f"{shown(whole)} has an empty part", _example())
-    if component.startswith("."):
-        raise UnacceptableError(f"{shown(whole)} has a part that starts with a dot", _example())
-    used: list[str] = []
-    length = 0
-    between: str | None = None  # the text since the last placeholder
-    for piece in _LAYOUT_PIECE.finditer(component):
-        element = piece[1]
-        if element is None:
-            text = piece[0]
-            if text in {"{", "}"} or not text.isprintable() or "\\" in text:
-                raise UnacceptableError(f"{shown(whole)} contains {shown(text)}, which a layout must not", _example())
-            length += len(text.encode())
-            between = None if between is None else between + text
-            continue
-        if element not in LAYOUT_ELEMENTS:
-            known = ", ".join(f"{{{known}}}" for known in LAYOUT_ELEMENTS)
-            raise UnacceptableError(f"{shown('{' + element + '}')} is not a placeholder", f"one of {known}")
-        if between is not None and re.fullmatch(r"[0-9.]*", between):
-            raise UnacceptableError(
-                f"{shown(whole)} has two UIDs that run into each other, so two instances could share a path",
-                'a "/", "_" or "-" between them',
-            )
-        used.append(element)
-        length += 64
-        between = ""
-    if length > _LONGEST_COMPONENT:
-        raise UnacceptableError(f"{shown(whole)} can make a name too long for a file system", "shorter parts")
-    return used
-
-
-def _example() -> str:
-    return '"{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"'

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
 
-from dicomd.config.problems import UnacceptableError, shown
-from dicomd.formatting import format_address
+from dicomd.config.problems import UnacceptableError
+from dicomd.formatting import format_address, shown
 
 KIB = 1024
 MIB = 1024 * KIB

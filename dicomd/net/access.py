@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Final, NamedTuple
 
 from dicomd.addresses import host_of
+from dicomd.ae_titles import is_ae_title
 from dicomd.net.rejection import Rejection
 from dicomd.rejections import RejectReason
 from dicomd.services.operations import EVERYTHING, NOTHING, Rights
@@ -27,7 +28,6 @@ PEERS: Final = "peers"
 NO_PEERS: Final = "no [[peers]]"
 """The rule that lets everybody in."""
 _PER_PEER: Final = "limits.associations_per_peer"
-_AE_TITLE_CHARACTERS = frozenset(map(chr, range(0x20, 0x7F))) - {"\\"}
 
 
 class Source(NamedTuple):
@@ -190,11 +190,6 @@ class _Matcher:
     def has_address(self, ip: _IP | None) -> bool:
         networks = self.rule.networks
         return not networks or (ip is not None and any(ip in network for network in networks))
-
-
-def is_ae_title(text: str) -> bool:
-    """PS3.5 §6.2: 1 to 16 characters of the default repertoire without backslash and control characters."""
-    return bool(text) and _AE_TITLE_CHARACTERS.issuperset(text)
 
 
 def normal_address(host: str) -> str:

@@ -11,6 +11,7 @@ import struct
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from dicomd.ae_titles import legal_ae_title
 from dicomd.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomd.store.types import InstanceIdentity
 
@@ -19,7 +20,6 @@ _GROUP_LENGTH: Final = struct.Struct("<HH2sHI")
 _SHORT: Final = struct.Struct("<HH2sH")
 _LONG: Final = struct.Struct("<HH2sHI")
 _VERSION: Final = _LONG.pack(0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01"
-_MAX_AE_TITLE: Final = 16
 _MAX_READ: Final = 1 << 16  # real File Meta Information has only a few hundred bytes
 
 
@@ -57,16 +57,6 @@ def _around(length: int, sop_class_uid: str, transfer_syntax_uid: str, calling_a
     )
     before += instance[: _SHORT.size]
     return _PREAMBLE + _GROUP_LENGTH.pack(0x0002, 0x0000, b"UL", 4, len(before) + length + len(behind)) + before, behind
-
-
-def legal_ae_title(ae_title: str) -> str:
-    """Make an AE Title valid for VR AE (PS3.5 §6.2): replace forbidden characters by "?", truncate to 16 characters.
-
-    Titles are compared with the configuration as they were received, but an invalid one must not make File Meta
-    unreadable.
-    """
-    legal = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in ae_title[:_MAX_AE_TITLE])
-    return legal.strip(" ")
 
 
 def _element(number: int, vr: bytes, value: bytes) -> bytes:

@@ -20,11 +20,12 @@ from pydicom.dataelem import RawDataElement
 from pydicom.filereader import data_element_generator
 from pydicom.uid import UID
 
+from dicomd.layouts import SUFFIX
 from dicomd.store import checksum, temporary
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.folders import OWN_FOLDER, StoreFolders
 from dicomd.store.head import HeadScanner
-from dicomd.store.layout import SUFFIX, Layout
+from dicomd.store.layout import Layout
 from dicomd.store.part10 import Header, read_header
 from dicomd.store.tags import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
 from dicomd.uids import uid_from_value

@@ -14,6 +14,7 @@ from hashlib import blake2b
 
 import pydicom.config
 
+from dicomd.ae_titles import received_ae_title
 from dicomd.uids import APPLICATION_CONTEXT_NAME, VERIFICATION_SOP_CLASS
 from dicomd.upperlayer.contexts import (
     ACCEPTANCE,
@@ -100,9 +101,8 @@ class AssociateRequest:
             raise MalformedRequestError("A-ASSOCIATE-RQ is cut short")
         return cls(
             protocol_version=int.from_bytes(body[:2], "big"),
-            # Latin-1 preserves whatever was sent, for the log; admission judges whether it is an AE Title.
-            called_ae_title=body[4:20].decode("latin-1").strip(" \0"),
-            calling_ae_title=body[20:36].decode("latin-1").strip(" \0"),
+            called_ae_title=received_ae_title(body[4:20]),
+            calling_ae_title=received_ae_title(body[20:36]),
             variable_items=body[_FIXED:],
             echoed=body[4:_FIXED],
         )

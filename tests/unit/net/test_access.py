@@ -6,6 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from dicomd.ae_titles import is_ae_title
 from dicomd.net.access import (
     NO_PEERS,
     AccessDecision,
@@ -13,7 +14,6 @@ from dicomd.net.access import (
     PeerRule,
     Source,
     in_networks,
-    is_ae_title,
     normal_address,
 )
 from dicomd.services.operations import EVERYTHING, NOTHING, Rights

@@ -9,8 +9,9 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID
 
+from dicomd.ae_titles import legal_ae_title
 from dicomd.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicomd.store.part10 import Header, header, legal_ae_title, read_header
+from dicomd.store.part10 import Header, header, read_header
 from dicomd.store.types import InstanceIdentity
 from tests.unit.store.instances import CT_IMAGE_STORAGE, EXPLICIT, data_set, identity
 
