@@ -6,6 +6,7 @@ from typing import Any
 import click
 import orjson
 
+from dicomd import unready
 from dicomd.cli.control import ask_daemon, daemon_folder
 from dicomd.cli.options import config_option, version_option
 from dicomd.formatting import format_bytes, format_elapsed
@@ -51,7 +52,7 @@ def as_text(found: dict[str, Any]) -> str:
 
 def _head(found: dict[str, Any]) -> list[str]:
     counters, associations = found["counters"], found["associations"]
-    reason = str(found["reason"]).removeprefix("the store is not accepting instances: ")
+    reason = unready.shortened(str(found["reason"]))
     state = "accepting instances" if found["ready"] else f"not accepting instances: {reason}"
     return [
         _fact("dicomd", f"{found['version']}, up {format_elapsed(found['uptime_seconds'])}, {state}"),

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
+from dicomd import unready
 from dicomd.ipc.pending_writes import PendingWrites
 from dicomd.ipc.shared_status import SharedStatus
 
@@ -205,9 +206,9 @@ class SharedState:
     def unready(self) -> str:
         """Return why no Association can be accepted at present, or an empty string if one can."""
         if self.stopping:
-            return "dicomd stops"
+            return unready.STOPPING
         if self.maintenance:
-            return "dicomd is in maintenance"
+            return unready.MAINTENANCE
         return self.store_reason()
 
     def store_reason(self) -> str:

@@ -45,8 +45,6 @@ from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
 
 _ABORT_TIMEOUT = 1.0
 """Seconds that a peer has to receive the A-ABORT when the daemon stops."""
-STOPS = "dicomd stops"
-"""The reason for aborting an Association at the end of a drain."""
 
 
 @dataclass(frozen=True, slots=True)

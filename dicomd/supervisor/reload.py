@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from dicomd import unready
 from dicomd.config.schema import Config
 from dicomd.supervisor.children import STARTS_WITHIN
 from dicomd.supervisor.control import Caller
@@ -113,7 +114,7 @@ class Reloads:
         callers, self._callers, self._asking = self._callers + self._asking, [], []
         self._validation, self._start, self._wanted = None, None, False
         for caller in callers:
-            caller.answer({"ok": False, "error": "dicomd stops"})
+            caller.answer({"ok": False, "error": unready.STOPPING})
 
     # -- step by step ----------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import dicomd
+from dicomd import unready
 from dicomd.config.schema import Config
 from dicomd.ipc.shared_state import SharedState
 from dicomd.ipc.signals import SignalPipe
@@ -302,7 +303,7 @@ class Supervisor:
             case {"command": "status"}:
                 caller.answer({"ok": True, "status": status(self._shared_state, self._began)})
             case {"command": "reload"} if self._stopping:
-                caller.answer({"ok": False, "error": "dicomd stops"})
+                caller.answer({"ok": False, "error": unready.STOPPING})
             case {"command": "reload"}:
                 self._reloads.ask(caller)
             case _:

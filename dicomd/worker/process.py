@@ -20,13 +20,13 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 import dicomd
+from dicomd import unready
 from dicomd.config.schema import Config
 from dicomd.ipc.channel import ChildEnd, ChildEvent, Order
 from dicomd.ipc.metric_files import use_files
 from dicomd.ipc.shared_state import SlotState
 from dicomd.ipc.signals import SignalPipe
 from dicomd.ipc.worker_slot import WorkerSlot
-from dicomd.net.association import STOPS
 from dicomd.net.listener import ListeningSocket
 from dicomd.store.filesystem import FileStore
 from dicomd.telemetry.logs import configure_logging, get_logger, report_suppressed
@@ -90,7 +90,7 @@ class _WorkerLoop:
         self._worker = Worker(spec.config, spec.listeners, spec.store, metrics, worker_slot, spec.tls)
         self._phase = _Phase.SERVING
         self._deadline = math.inf
-        self._why_aborted = STOPS
+        self._why_aborted = unready.STOPPING
         self._orphaned = False
 
     def live(self) -> None:
@@ -135,7 +135,7 @@ class _WorkerLoop:
             self._deadline = time.monotonic() + self._spec.config.dicomd.drain_timeout
             self._worker.stop()
         elif order in (Order.HURRY, Order.MAKE_ROOM) and self._phase is not _Phase.ABORTED:
-            self._why_aborted = _MAKES_ROOM if order is Order.MAKE_ROOM else STOPS
+            self._why_aborted = _MAKES_ROOM if order is Order.MAKE_ROOM else unready.STOPPING
             self._deadline = 0.0
 
     def _is_over(self) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from dicomd import unready
 from dicomd.config.schema import Config
 from dicomd.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomd.ipc.worker_slot import WorkerSlot
@@ -64,7 +65,7 @@ class Worker:
         self._last_stores = LastStores(store.root)
         store.share(worker_slot.pending_writes)
         store.set_callbacks(
-            on_refusal=lambda reason: worker_slot.show_store(_refusal(reason)),
+            on_refusal=lambda reason: worker_slot.show_store(unready.of_store(reason)),
             on_unreadable=UnreadableFiles(metrics).tell,
         )
         supported = config.contexts.resolved()
@@ -110,11 +111,11 @@ class Worker:
     def unready(self) -> str:
         """Return why no Association can be accepted at present, or an empty string if one can."""
         if self._stopping or self._worker_slot.stopping:
-            return "dicomd stops"
+            return unready.STOPPING
         if self._worker_slot.maintenance:
-            return "dicomd is in maintenance: `dicomd maintenance off` ends it"
+            return f"{unready.MAINTENANCE}: `dicomd maintenance off` ends it"
         state = self._store.state
-        return "" if state.accepting else _refusal(state.reason)
+        return "" if state.accepting else unready.of_store(state.reason)
 
     def start(self) -> None:
         """Check the store, remove the temporary files of workers that died, and keep checking."""
@@ -209,7 +210,7 @@ class Worker:
                 self._last_stores.record(self._metrics.last_stores())
 
     def _show(self, state: StoreState) -> None:
-        self._worker_slot.show_store("" if state.accepting else _refusal(state.reason))
+        self._worker_slot.show_store("" if state.accepting else unready.of_store(state.reason))
         accepted, self._accepted = self._accepted, state.accepting  # at the last check, whatever writers found since
         self._metrics.sample_store(
             accepting=state.accepting,
@@ -233,7 +234,3 @@ class Worker:
         elif state.accepting and not accepted:
             message = Message.SPACE_RECOVERED if self._waits_for_space else Message.STORE_RECOVERED
             get_logger().info(message, root=root, avail_bytes=state.avail_bytes)
-
-
-def _refusal(reason: str) -> str:
-    return f"the store is not accepting instances: {reason}"

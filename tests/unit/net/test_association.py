@@ -14,11 +14,12 @@ from typing import Any, Self
 import pytest
 from prometheus_client import CollectorRegistry
 
+from dicomd import unready
 from dicomd.dimse.commands import CommandSet
 from dicomd.ipc.shared_state import SharedState
 from dicomd.net.access import AccessRules
 from dicomd.net.admission import Admission, AdmissionLimits
-from dicomd.net.association import STOPS, AcceptorSettings, Association
+from dicomd.net.association import AcceptorSettings, Association
 from dicomd.net.buffers import BufferPool
 from dicomd.net.deadlines import TimeLimits
 from dicomd.net.report import AssociationReport
@@ -154,7 +155,7 @@ class Stopping(StorageService):
     def begin(self, request: CommandSet, context: PresentationContext) -> StoreOperation:
         self.begun += 1
         if self.begun == 2:
-            self.association.stop(STOPS)
+            self.association.stop(unready.STOPPING)
         return super().begin(request, context)
 
 
