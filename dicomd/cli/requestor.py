@@ -17,6 +17,12 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
 from dicomd.aborts import AbortReason, AbortSource
+from dicomd.context_results import (
+    ABSTRACT_SYNTAX_NOT_SUPPORTED,
+    NO_REASON,
+    TRANSFER_SYNTAXES_NOT_SUPPORTED,
+    USER_REJECTION,
+)
 from dicomd.formatting import format_address
 from dicomd.rejections import RejectReason, RejectResult, RejectSource
 
@@ -52,12 +58,11 @@ _ABORT_REASONS: dict[int, str] = {
     AbortReason.UNEXPECTED_PDU_PARAMETER: "unexpected PDU parameter",
     AbortReason.INVALID_PDU_PARAMETER: "invalid PDU parameter value",
 }
-# PS3.8 Table 9-18
 _CONTEXT_RESULTS = {
-    1: "refused by the user",
-    2: "no reason given",
-    3: "abstract syntax not supported",
-    4: "transfer syntax not supported",
+    USER_REJECTION: "refused by the user",
+    NO_REASON: "no reason given",
+    ABSTRACT_SYNTAX_NOT_SUPPORTED: "abstract syntax not supported",
+    TRANSFER_SYNTAXES_NOT_SUPPORTED: "transfer syntax not supported",
 }
 
 

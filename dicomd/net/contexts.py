@@ -10,6 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
+from dicomd.context_results import (
+    ABSTRACT_SYNTAX_NOT_SUPPORTED,
+    ACCEPTANCE,
+    TRANSFER_SYNTAXES_NOT_SUPPORTED,
+    USER_REJECTION,
+)
 from dicomd.telemetry.fields import MAX_UID, MAX_VALUE, safe_text, size_of
 from dicomd.upperlayer.proposals import name_of
 
@@ -19,13 +25,14 @@ _MAX_TRANSFER_SYNTAXES: Final = 8  # that are named for one Presentation Context
 _UID: Final = re.compile(rf"[0-9.]{{1,{MAX_UID}}}")
 _ROOM_FOR_REST: Final = 256  # bytes for the sentence, and for what `safe_value` keeps free at each depth
 _RESULTS: Final = {
-    0: "would be accepted",
-    1: "user-rejection: the peer may only be SCU here",
-    3: "abstract syntax not supported: a Storage SOP Class can be added to contexts.sop_classes",
-    4: "transfer syntaxes not supported: add one to contexts.transfer_syntaxes",
+    ACCEPTANCE: "would be accepted",
+    USER_REJECTION: "user-rejection: the peer may only be SCU here",
+    ABSTRACT_SYNTAX_NOT_SUPPORTED: (
+        "abstract syntax not supported: a Storage SOP Class can be added to contexts.sop_classes"
+    ),
+    TRANSFER_SYNTAXES_NOT_SUPPORTED: "transfer syntaxes not supported: add one to contexts.transfer_syntaxes",
 }
-_ACCEPTED: Final = 0
-_WITH_TRANSFER_SYNTAXES: Final = (_ACCEPTED, 4)  # they don't matter for the other results
+_WITH_TRANSFER_SYNTAXES: Final = (ACCEPTANCE, TRANSFER_SYNTAXES_NOT_SUPPORTED)  # other results don't depend on them
 
 
 class Judged(Protocol):
@@ -60,9 +67,9 @@ def named_contexts(contexts: Sequence[Judged], *, proposed: int, refused: int | 
     """
     if refused == 0 and proposed > MAX_NAMED:
         return [f"{proposed} contexts, all acceptable"]
-    first = [context for context in contexts if context.result != _ACCEPTED]
+    first = [context for context in contexts if context.result != ACCEPTANCE]
     if proposed <= MAX_NAMED:
-        first += [context for context in contexts if context.result == _ACCEPTED]
+        first += [context for context in contexts if context.result == ACCEPTANCE]
     named: list[Any] = []
     room = MAX_VALUE - _ROOM_FOR_REST
     for context in first[:MAX_NAMED]:
@@ -75,7 +82,7 @@ def named_contexts(contexts: Sequence[Judged], *, proposed: int, refused: int | 
         if refused is None:
             named.append(f"and {left} more")
             return named
-        refused_left = refused - sum(context.result != _ACCEPTED for context in first[: len(named)])
+        refused_left = refused - sum(context.result != ACCEPTANCE for context in first[: len(named)])
         which = "all acceptable" if not refused_left else f"{refused_left} of them refused"
         named.append(f"and {left} more, {'all refused' if refused_left == left else which}")
     return named

@@ -9,18 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from dicomd.context_results import ABSTRACT_SYNTAX_NOT_SUPPORTED, ACCEPTANCE, TRANSFER_SYNTAXES_NOT_SUPPORTED
 from dicomd.uids import VERIFICATION_SOP_CLASS
 from dicomd.upperlayer.items import LONGEST_UID, TRANSFER_SYNTAX, MalformedRequestError, uid_text, walk
 from dicomd.upperlayer.proposals import MAX_TRANSFER_SYNTAXES, context_parts
 
 UNCOMPRESSED: Final = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 """The Transfer Syntaxes accepted for C-ECHO, which has no Data Set to encode."""
-
-# The results of PS3.8 Table 9-18 that dicomd answers with.
-ACCEPTANCE = 0
-USER_REJECTION = 1
-ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
-TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
 
 _PADDED: Final = tuple((before, behind) for before in (b"", b" ") for behind in (b"", b"\0", b" ", b"  ", b" \0"))
 """What requestors put around a UID, although PS3.8 Annex F allows nothing."""

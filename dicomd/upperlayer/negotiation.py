@@ -15,10 +15,9 @@ from hashlib import blake2b
 import pydicom.config
 
 from dicomd.ae_titles import received_ae_title
+from dicomd.context_results import ACCEPTANCE, USER_REJECTION
 from dicomd.uids import APPLICATION_CONTEXT_NAME, VERIFICATION_SOP_CLASS
 from dicomd.upperlayer.contexts import (
-    ACCEPTANCE,
-    USER_REJECTION,
     ContextJudge,
     JudgedContext,
 )
