@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from dicomd.context_results import (
     ABSTRACT_SYNTAX_NOT_SUPPORTED,
@@ -17,7 +17,7 @@ from dicomd.context_results import (
     USER_REJECTION,
 )
 from dicomd.telemetry.fields import MAX_UID, MAX_VALUE, safe_text, size_of
-from dicomd.upperlayer.proposals import name_of
+from dicomd.upperlayer.proposals import ProposedContext, name_of
 
 MAX_NAMED: Final = 16
 """Presentation Contexts that one line names."""
@@ -35,31 +35,7 @@ _RESULTS: Final = {
 _WITH_TRANSFER_SYNTAXES: Final = (ACCEPTANCE, TRANSFER_SYNTAXES_NOT_SUPPORTED)  # other results don't depend on them
 
 
-class Judged(Protocol):
-    """A Presentation Context and its result: 0, 1, 3 or 4 of PS3.8 Table 9-18."""
-
-    @property
-    def context_id(self) -> int:
-        """Its ID."""
-
-    @property
-    def abstract_syntax(self) -> str:
-        """The Abstract Syntax, as sent."""
-
-    @property
-    def transfer_syntaxes(self) -> tuple[str, ...]:
-        """The Transfer Syntaxes, as sent."""
-
-    @property
-    def more(self) -> int:
-        """How many more Transfer Syntaxes were sent after these."""
-
-    @property
-    def result(self) -> int:
-        """The result that it got, or would have got."""
-
-
-def named_contexts(contexts: Sequence[Judged], *, proposed: int, refused: int | None) -> list[Any]:
+def named_contexts(contexts: Sequence[ProposedContext], *, proposed: int, refused: int | None) -> list[Any]:
     """The field `contexts` of a line: those that are named, and a sentence about the rest.
 
     `proposed` and `refused` are how many there are; `refused` is None if they weren't counted because there are more
@@ -88,7 +64,7 @@ def named_contexts(contexts: Sequence[Judged], *, proposed: int, refused: int | 
     return named
 
 
-def _described(context: Judged) -> dict[str, Any]:
+def _described(context: ProposedContext) -> dict[str, Any]:
     described: dict[str, Any] = {
         "context_id": context.context_id,
         "abstract_syntax": safe_text(context.abstract_syntax, MAX_UID),
