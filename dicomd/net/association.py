@@ -15,9 +15,9 @@ from dicomd.aborts import AbortReason, AbortSource
 from dicomd.addresses import host_of
 from dicomd.net.access import AccessDecision, Source
 from dicomd.net.admission import Admission, judge_application_context
-from dicomd.net.buffers import SMALL, BufferPool
+from dicomd.net.buffers import SMALL_BUFFER, BufferPool
 from dicomd.net.deadlines import Deadline, TimedOutError, TimeLimits
-from dicomd.net.large_requests import LARGE, LargeRequests, Place
+from dicomd.net.large_requests import LARGE_REQUEST, LargeRequests, Permit
 from dicomd.net.messages import Messages
 from dicomd.net.proxy import peer_behind
 from dicomd.net.rejection import Rejection
@@ -77,7 +77,7 @@ class Association:
         self._source = Source(address)
         self._machine = AcceptorStateMachine()
         self._deadline = Deadline(transport, settings.limits)
-        self._own_buffer = memoryview(bytearray(SMALL))
+        self._own_buffer = memoryview(bytearray(SMALL_BUFFER))
         self._large_buffer: memoryview | None = None
         self._reader = PDUReader(self._own_buffer, max_pdu=settings.max_pdu)
         self._admitted: AccessDecision | None = None
@@ -85,7 +85,7 @@ class Association:
         """Whether an Association was ever admitted, rather than just a connection opened."""
         self._stopping = ""
         self._peer_max_pdu = 0
-        self._place: Place | None = None  # held while it sends a large request
+        self._permit: Permit | None = None  # held while the peer sends a large request
         self._messages: Messages | None = None  # once the Association is established
 
     def run(self) -> None:
@@ -96,7 +96,7 @@ class Association:
         except Exception as error:  # a defect in dicomd must not end the worker
             self._report.internal_error("net", error)
             self._abort_after_defect()
-        for last in (self._drop_message, self._leave, self._leave_place, self._transport.close, self._report.ended):
+        for last in (self._drop_message, self._leave, self._release_permit, self._transport.close, self._report.ended):
             try:
                 last()
             except Exception as error:  # each of these has to run, even if another fails
@@ -128,12 +128,12 @@ class Association:
                 event = reader.next_event()
                 if event is None:
                     self._receive()
-                    self._take_next_fragments()
+                    self._process_next_fragments()
                 elif isinstance(event, Fragment):
-                    self._take_fragment(event)
-                    self._take_next_fragments()
+                    self._process_fragment(event)
+                    self._process_next_fragments()
                 else:
-                    self._take_pdu(event)
+                    self._process_pdu(event)
         except PDUError as error:
             self._report.outcome(Outcome.ABORTED_LOCALLY, error)
             self._react(self._machine.happened(Event.INVALID_PDU), error.reason)
@@ -157,7 +157,7 @@ class Association:
         deadline = self._deadline
         self._check_stopping()
         in_message = not reader.at_boundary or (self._messages is not None and self._messages.under_way)
-        if reader.must_rewind or (reader.pdv_left > SMALL and self._large_buffer is None):
+        if reader.must_rewind or (reader.pdv_left > SMALL_BUFFER and self._large_buffer is None):
             self._make_room()
         if self._machine.state is State.ESTABLISHED:
             if in_message:
@@ -165,8 +165,8 @@ class Association:
             else:
                 reader.start_over()
                 deadline.between_messages(pausing=self._large_buffer is not None)
-        elif self._place is None and reader.body_length > LARGE:
-            self._place = self._settings.large_requests.enter(host_of(self._source.address), deadline.artim_ends)
+        elif self._permit is None and reader.body_length > LARGE_REQUEST:
+            self._permit = self._settings.large_requests.acquire(host_of(self._source.address), deadline.artim_ends)
         space = reader.space()
         count = 0
         while not count:
@@ -206,13 +206,13 @@ class Association:
 
     # -- PDUs ------------------------------------------------------------------------------------------------------
 
-    def _take_pdu(self, pdu: PDU) -> None:
+    def _process_pdu(self, pdu: PDU) -> None:
         event = RECEIVED[pdu.pdu_type]
         if event is Event.ASSOCIATE_RQ_RECEIVED and self._machine.state is State.AWAITING_ASSOCIATE_RQ:
-            if self._place is None:
-                self._take_request(pdu.body)
+            if self._permit is None:
+                self._answer_request(pdu.body)
             else:
-                self._take_large_request(pdu.body)
+                self._answer_large_request(pdu.body)
             return
         action = self._machine.happened(event)
         if action is Action.AR_2:
@@ -260,19 +260,19 @@ class Association:
 
     # -- opening and release ---------------------------------------------------------------------------------------
 
-    def _take_large_request(self, body: bytes) -> None:
+    def _answer_large_request(self, body: bytes) -> None:
         try:
             with self._settings.large_requests.turn(self._deadline.artim_ends):
-                self._take_request(body)
+                self._answer_request(body)
         finally:
-            self._leave_place()
+            self._release_permit()
 
-    def _leave_place(self) -> None:
-        place, self._place = self._place, None
-        if place is not None:
-            self._settings.large_requests.leave(place)
+    def _release_permit(self) -> None:
+        permit, self._permit = self._permit, None
+        if permit is not None:
+            self._settings.large_requests.release(permit)
 
-    def _take_request(self, body: bytes) -> None:
+    def _answer_request(self, body: bytes) -> None:
         """Judge an A-ASSOCIATE-RQ and answer it. One that can't be read is an invalid PDU rather than a request."""
         report = self._report
         try:
@@ -339,8 +339,8 @@ class Association:
 
     # -- messages --------------------------------------------------------------------------------------------------
 
-    def _take_next_fragments(self) -> None:
-        """Fast path for the common case. Must behave exactly like `_take_fragment`."""
+    def _process_next_fragments(self) -> None:
+        """Fast path for the common case. Must behave exactly like `_process_fragment`."""
         messages = self._messages
         if messages is None:
             return
@@ -348,14 +348,14 @@ class Association:
             fragments = self._reader.next_fragments()
             if not fragments:
                 break
-            messages.take(fragments, self._respond)
+            messages.process(fragments, self._respond)
 
-    def _take_fragment(self, fragment: Fragment) -> None:
+    def _process_fragment(self, fragment: Fragment) -> None:
         if self._messages is None or self._machine.state is not State.ESTABLISHED:
             return
         if fragment.control & COMMAND:
             self._check_stopping()
-        self._messages.take((fragment,), self._respond)
+        self._messages.process((fragment,), self._respond)
 
     def _respond(self, context_id: int, command_set: bytes) -> None:
         self._machine.happened(Event.SEND_DATA)
@@ -369,7 +369,7 @@ class Association:
     def _return_buffer(self) -> None:
         """Return the large buffer, as an idle Association holds only its own small one."""
         buffer = self._large_buffer
-        if buffer is not None and self._reader.unread < SMALL:
+        if buffer is not None and self._reader.unread < SMALL_BUFFER:
             self._reader.rewind(self._own_buffer)
             self._large_buffer = None
             self._settings.buffers.give_back(buffer)

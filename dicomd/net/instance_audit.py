@@ -15,14 +15,14 @@ _ACTIONS: dict[str, Action] = {"identical": "R", "rejected": "R", "replaced": "U
 """What an audit message calls the result of a duplicate; any other instance was created ("C")."""
 
 
-def before_answer(audit: AssociationAudit, operation: Operation) -> None:
+def audit_stored(audit: AssociationAudit, operation: Operation) -> None:
     """Audit what a request has stored, just before its response is sent."""
     if isinstance(operation, StoreOperation) and operation.stored is not None:
         action = _ACTIONS.get(operation.stored.duplicate, "C")
         audit.instance(*operation.subject, operation.identity.sop_class_uid, action, stored=True)
 
 
-def not_stored(audit: AssociationAudit, operation: StoreOperation, duplicate: str) -> None:
+def audit_not_stored(audit: AssociationAudit, operation: StoreOperation, duplicate: str) -> None:
     """Audit an instance that was refused or received only in part."""
     action = _ACTIONS.get(duplicate, "C")
     audit.instance(*operation.subject, operation.identity.sop_class_uid, action, stored=False)

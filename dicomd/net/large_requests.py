@@ -18,18 +18,19 @@ from typing import Final
 
 from dicomd.net.deadlines import TimedOutError
 
-LARGE: Final = 16 * 1024
+LARGE_REQUEST: Final = 16 * 1024
 """Bytes: 128 Presentation Contexts with three Transfer Syntaxes each fit into it."""
-PLACES: Final = 32
-PLACES_OF_A_HOST: Final = 4
-"""How many of the `PLACES` of a worker one host may hold."""
-_REST: Final = 7
+PERMITS: Final = 32
+"""How many large requests a worker reads at once."""
+PERMITS_PER_HOST: Final = 4
+"""How many of them may be of one host."""
+_PAUSE: Final = 7
 """The pause after a request, as a multiple of its processor time: at most an eighth of a worker's time is theirs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One of the places, and the processor time of the thread when it took the place, in seconds."""
+class Permit:
+    """The permission for `host` to send one, and the processor time of the thread when it got it, in seconds."""
 
     host: str
     began: float
@@ -38,31 +39,32 @@ class Place:
 class LargeRequests:
     """Counts the large requests of one worker. Thread-safe."""
 
-    def __init__(self, places: int = PLACES, of_a_host: int = PLACES_OF_A_HOST) -> None:
-        self._places, self._of_a_host = places, of_a_host
+    def __init__(self, permits: int = PERMITS, per_host: int = PERMITS_PER_HOST) -> None:
+        self._permits = permits
+        self._per_host = per_host
         self._changing = threading.Lock()
         self._taken: Counter[str] = Counter()
         self._waiting: list[_Waiter] = []
         self._judging = threading.Lock()
         self._next = 0.0  # when the next one may be judged, on the monotonic clock
 
-    def enter(self, host: str, until: float) -> Place:
-        """Take a place before the rest of a request is read. Waits for one in turn, up to `until` (monotonic).
+    def acquire(self, host: str, until: float) -> Permit:
+        """Get a permit before the rest of a request is read. Waits for one in turn, up to `until` (monotonic).
 
         Raises `TimedOutError` if none becomes free in time.
         """
         waiter = _Waiter(host)
         with self._changing:
-            if self._taken.total() < self._places and self._taken[host] < self._of_a_host:
+            if self._taken.total() < self._permits and self._taken[host] < self._per_host:
                 self._taken[host] += 1
-                return Place(host, time.thread_time())
+                return Permit(host, time.thread_time())
             self._waiting.append(waiter)
-        if not waiter.called.acquire(timeout=_left(until)):
+        if not waiter.granted.acquire(timeout=_left(until)):
             with self._changing:
                 if waiter in self._waiting:
                     self._waiting.remove(waiter)
                     raise _too_many()
-        return Place(host, time.thread_time())  # the thread that left its place has counted this one in
+        return Permit(host, time.thread_time())  # already counted by the thread that released it
 
     @contextmanager
     def turn(self, until: float) -> Iterator[None]:
@@ -70,36 +72,37 @@ class LargeRequests:
         if not self._judging.acquire(timeout=_left(until)):
             raise _too_many()
         try:
-            rest = self._next - time.monotonic()
-            if rest > _left(until):
+            pause = self._next - time.monotonic()
+            if pause > _left(until):
                 raise _too_many()
-            if rest > 0:
-                time.sleep(rest)
+            if pause > 0:
+                time.sleep(pause)
             yield
         finally:
             self._judging.release()
 
-    def leave(self, place: Place) -> None:
-        """Give a place back. Must be called in the thread that took it."""
-        took = time.thread_time() - place.began
+    def release(self, permit: Permit) -> None:
+        """Return a permit, in the thread that got it. The first host in the queue that may have it gets it."""
+        used = time.thread_time() - permit.began
         with self._changing:
-            self._next = max(self._next, time.monotonic()) + _REST * took
-            self._taken[place.host] -= 1
-            if not self._taken[place.host]:
-                del self._taken[place.host]
-            called = next((each for each in self._waiting if self._taken[each.host] < self._of_a_host), None)
-            if called is not None:
-                self._waiting.remove(called)
-                self._taken[called.host] += 1
-                called.called.release()
+            self._next = max(self._next, time.monotonic()) + _PAUSE * used
+            self._taken[permit.host] -= 1
+            if not self._taken[permit.host]:
+                del self._taken[permit.host]
+            first = next((each for each in self._waiting if self._taken[each.host] < self._per_host), None)
+            if first is not None:
+                self._waiting.remove(first)
+                self._taken[first.host] += 1
+                first.granted.release()
 
 
 class _Waiter:
-    __slots__ = ("called", "host")
+    __slots__ = ("granted", "host")
 
     def __init__(self, host: str) -> None:
-        self.host, self.called = host, threading.Lock()
-        self.called.acquire()
+        self.host = host
+        self.granted = threading.Lock()  # held until a permit is granted
+        self.granted.acquire()
 
 
 def _left(until: float) -> float:

@@ -59,10 +59,10 @@ class SiblingWorkers(Protocol):
 
     @property
     def wakeups(self) -> int:
-        """A descriptor that is readable while a call is pending."""
+        """A descriptor that is readable while a wake-up is pending."""
 
     def take_wakeup(self) -> bool:
-        """Take a call; False if another process was quicker."""
+        """Take a wake-up; False if another process was quicker."""
 
 
 def bind(name: str, address: str, port: int) -> ListeningSocket:
@@ -131,27 +131,29 @@ class ConnectionAcceptor:
                 ready = {fd for fd, _ in self._poller.poll(left)}
                 if wakeup in ready or self._last_ended in ready:
                     return
-                for fd in self._ours(ready, by_fd.keys(), wakeup):
+                for fd in self._ready_for_this_process(ready, by_fd.keys(), wakeup):
                     self._accept(by_fd[fd], wakeup)
         finally:
             for fd in watched:
                 with contextlib.suppress(FileNotFoundError):  # registering it had failed
                     self._poller.unregister(fd)
 
-    def _ours(self, ready: AbstractSet[int], listening: AbstractSet[int], wakeup: int) -> AbstractSet[int]:
-        """Return the listening sockets to accept on: those that are `ready`, or all of them after a call."""
+    def _ready_for_this_process(
+        self, ready: AbstractSet[int], listening: AbstractSet[int], wakeup: int
+    ) -> AbstractSet[int]:
+        """Return the listening sockets to accept on: those that are `ready`, or all of them after a wake-up."""
         siblings = self._siblings
         if siblings is None:
             return ready
         if siblings.wakeups in ready and siblings.take_wakeup():
-            return listening  # only the caller knows which of them has a connection
+            return listening  # only the process that sent it knows which of them has a connection
         ready = ready & listening
         if ready and siblings.should_yield():
             siblings.wake_sibling()
-            self._wait_for_colleague(ready, wakeup)
+            self._wait_for_sibling(ready, wakeup)
         return ready
 
-    def _wait_for_colleague(self, ready: AbstractSet[int], wakeup: int) -> None:
+    def _wait_for_sibling(self, ready: AbstractSet[int], wakeup: int) -> None:
         """Wait until another process has accepted what is `ready`, or has had the time to do so."""
         waiting = select.poll()
         for fd in ready:
@@ -172,7 +174,7 @@ class ConnectionAcceptor:
             self._closed = True
             for association in self._live:
                 association.skip_close_wait()
-            self._tell_if_idle()
+            self._signal_if_idle()
 
     def abort(self, why: str) -> int:
         """Abort all open Associations; return how many connections there were. `why` is for their log lines."""
@@ -266,9 +268,9 @@ class ConnectionAcceptor:
             with self._changing:
                 if association is not None:
                     self._live.discard(association)
-                self._tell_if_idle()
+                self._signal_if_idle()
 
-    def _tell_if_idle(self) -> None:
+    def _signal_if_idle(self) -> None:
         if self._closed and not self._live:
             os.eventfd_write(self._last_ended, 1)
 

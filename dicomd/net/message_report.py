@@ -15,7 +15,7 @@ from typing import Any, Literal
 from dicomd.audit.transfers import AssociationAudit
 from dicomd.dimse.commands import CommandField, Response
 from dicomd.net.access import AccessDecision
-from dicomd.net.audited import before_answer, not_stored
+from dicomd.net.instance_audit import audit_not_stored, audit_stored
 from dicomd.net.status_sink import AssociationStatus, Refused, StatusSink
 from dicomd.services.operations import EVERYTHING, Operation
 from dicomd.services.storage import StoreOperation
@@ -38,7 +38,7 @@ class MessageReport:
         access: AccessDecision,
         *,
         log: Logger,
-        status: AssociationStatus,
+        association: AssociationStatus,
         status_sink: StatusSink,
         requestor: Mapping[str, str],
         audit: AssociationAudit | None,
@@ -54,7 +54,7 @@ class MessageReport:
         self._unrestricted = access.audited is not None or access.configured_rights == EVERYTHING
         self._exceeded_rights: set[str] = set()
         self._log = log
-        self._status = status
+        self._association = association
         self._status_sink = status_sink
         self._requestor = requestor
         self._audit = audit
@@ -74,7 +74,7 @@ class MessageReport:
     def before_answer(self, operation: Operation) -> None:
         """Audit what a request has stored, before its response is sent."""
         if self._audit is not None:
-            before_answer(self._audit, operation)
+            audit_stored(self._audit, operation)
 
     def answered(self, operation: Operation, command_field: int, response: Response, *, sent: bool) -> None:
         """Report a request that was served; `sent` is whether its response could be sent."""
@@ -96,7 +96,7 @@ class MessageReport:
             self._metrics.store_received_bytes.inc(operation.size)
             self._count_failure(operation)
             if self._audit is not None:
-                not_stored(self._audit, operation, "rejected")
+                audit_not_stored(self._audit, operation, "rejected")
             self._log.warning(
                 "instance incomplete",
                 dicom_sop_class_uid=operation.identity.sop_class_uid,
@@ -132,7 +132,7 @@ class MessageReport:
         self.received_bytes += size
         if sent:
             self._metrics.store_finished(self._peer, status, received=size, duration=seconds, sync=sync or None)
-            self._status.answered(stored=succeeded, size=size)
+            self._association.answered(stored=succeeded, size=size)
         if not succeeded:
             if status == Status.OBJECT_TOO_LARGE:
                 self._metrics.count_limit("max_object_size")
@@ -142,7 +142,7 @@ class MessageReport:
         if duplicate:
             self._metrics.store_duplicates.labels(duplicate).inc()
         if stored is None and self._audit is not None:
-            not_stored(self._audit, operation, duplicate)
+            audit_not_stored(self._audit, operation, duplicate)
         if succeeded:
             self.stored += 1
             if not self._instances and sent:

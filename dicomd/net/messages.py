@@ -52,14 +52,14 @@ class Messages:
         """Whether a Data Set has begun and is not complete."""
         return self._operation is not None
 
-    def take(self, fragments: Iterable[tuple[int, int, memoryview]], respond: Respond) -> None:
+    def process(self, fragments: Iterable[tuple[int, int, memoryview]], respond: Respond) -> None:
         """Process the next fragments, and answer each message that one of them completes.
 
         Their fields are those of a `Fragment`. Their views are kept until `flush`.
         """
         for context_id, control, data in fragments:
             if control & COMMAND:
-                self._take_command(context_id, data, respond, is_last=control & LAST != 0)
+                self._process_command(context_id, data, respond, is_last=control & LAST != 0)
                 continue
             operation = self._operation
             request = self._request
@@ -96,7 +96,7 @@ class Messages:
             operation.discard()
             self._report.interrupted(operation)
 
-    def _take_command(self, context_id: int, data: memoryview, respond: Respond, *, is_last: bool) -> None:
+    def _process_command(self, context_id: int, data: memoryview, respond: Respond, *, is_last: bool) -> None:
         if self._operation is not None:
             raise PDUError(AbortReason.INVALID_PDU_PARAMETER, "a Command Set fragment inside a Data Set")
         context = self._contexts.get(context_id)

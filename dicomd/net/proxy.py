@@ -47,7 +47,7 @@ def announced(head: bytes) -> int:
     return int.from_bytes(head[14:16], "big")
 
 
-def source(head: bytes, addresses: bytes) -> str | None:
+def peer_address(head: bytes, addresses: bytes) -> str | None:
     """Return the address behind the balancer, or None if the balancer itself is the peer (LOCAL).
 
     `head` is what `announced` has accepted, `addresses` the beginning of what follows. Raises `ProxyHeaderError`, also
@@ -93,7 +93,7 @@ def peer_behind(
 
 
 def receive_header(transport: PlainTransport, within: float) -> str | None:
-    """Read a header from a new connection, before any TLS, and return what `source` returns.
+    """Read a header from a new connection, before any TLS, and return what `peer_address` returns.
 
     Raises `ProxyHeaderError`, `ConnectionLostError`, and `TimedOutError` if it isn't complete after `within` seconds.
     """
@@ -104,7 +104,7 @@ def receive_header(transport: PlainTransport, within: float) -> str | None:
     left = length - len(addresses)
     while left:
         left -= len(_receive(transport, min(left, 4096), ends, within))
-    return source(head, addresses)
+    return peer_address(head, addresses)
 
 
 def _receive(transport: PlainTransport, count: int, ends: float, within: float) -> bytes:

@@ -62,7 +62,7 @@ class AssociationReport:
         self._access: AccessDecision | None = None
         self._refusal_logged = False
         self._negotiated: Negotiated | None = None  # if it was accepted, as are the next two
-        self._status: AssociationStatus | None = None
+        self._shown: AssociationStatus | None = None
         self._messages: MessageReport | None = None
         self._outcome: Outcome | None = None
         self._error = ""
@@ -143,7 +143,7 @@ class AssociationReport:
         self._negotiated = negotiated
         self._series.association_opened()
         shown = ("dicom_peer", "dicom_peer_address", "dicom_calling_aet", "dicom_called_aet", "dicom_association_id")
-        self._status = self._status_sink.open(
+        self._shown = self._status_sink.open(
             {key.removeprefix("dicom_"): self._bound[key] for key in shown} | {"listener": self._bound["listener"]}
         )
         self._messages = MessageReport(
@@ -151,7 +151,7 @@ class AssociationReport:
             self._peer,
             access,
             log=self._log,
-            status=self._status,
+            association=self._shown,
             status_sink=self._status_sink,
             requestor=self._requestor(),
             audit=self._audit,
@@ -210,8 +210,8 @@ class AssociationReport:
 
     def ended(self) -> None:
         """Count the Association and write its line, after the connection was closed."""
-        if self._status is not None:
-            self._status.close()
+        if self._shown is not None:
+            self._shown.close()
         if self._audit is not None:
             self._audit.ended()
         outcome = self._outcome or Outcome.CONNECTION_LOST

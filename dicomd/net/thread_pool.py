@@ -25,35 +25,35 @@ class ConnectionThreads:
     def assign(self, work: Callable[[], None]) -> None:
         """Have another thread do `work`, which must not raise, at once. Raises RuntimeError if no thread can start."""
         with self._changing:
-            member = self._idle.pop() if self._idle else None
-        if member is not None:
-            member.work = work
-            member.called.release()
+            thread = self._idle.pop() if self._idle else None
+        if thread is not None:
+            thread.work = work
+            thread.assigned.release()
             return
-        member = _Thread(work)
-        threading.Thread(target=self._serve, args=(member,), name=self._name, daemon=True).start()
+        thread = _Thread(work)
+        threading.Thread(target=self._serve, args=(thread,), name=self._name, daemon=True).start()
 
-    def _serve(self, member: _Thread) -> None:
-        while (work := member.work) is not None:
-            member.work = None
+    def _serve(self, thread: _Thread) -> None:
+        while (work := thread.work) is not None:
+            thread.work = None
             work()
             del work  # free everything that it refers to
             with self._changing:
                 if len(self._idle) >= _MOST_IDLE:
                     return
-                self._idle.append(member)
-            if not member.called.acquire(timeout=_STAYS):
+                self._idle.append(thread)
+            if not thread.assigned.acquire(timeout=_STAYS):
                 with self._changing:
-                    if member in self._idle:
-                        self._idle.remove(member)
+                    if thread in self._idle:
+                        self._idle.remove(thread)
                         return
-                member.called.acquire()  # work was assigned just when the wait ended
+                thread.assigned.acquire()  # work was assigned just when the wait ended
 
 
 class _Thread:
-    __slots__ = ("called", "work")
+    __slots__ = ("assigned", "work")
 
     def __init__(self, work: Callable[[], None]) -> None:
         self.work: Callable[[], None] | None = work
-        self.called = threading.Lock()
-        self.called.acquire()
+        self.assigned = threading.Lock()
+        self.assigned.acquire()

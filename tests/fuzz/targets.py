@@ -23,7 +23,7 @@ from dicomd.config import ConfigError, parse_config, to_toml
 from dicomd.dimse.commands import SUCCESS, CommandSetError, encode_response, parse_command_set
 from dicomd.monitoring.accept import accepts_gzip, choices, prefers_openmetrics
 from dicomd.monitoring.hosts import is_shown
-from dicomd.net.proxy import HEAD, SIGNATURE, ProxyHeaderError, announced, source
+from dicomd.net.proxy import HEAD, SIGNATURE, ProxyHeaderError, announced, peer_address
 from dicomd.services.operations import PresentationContext, Services, Verification
 from dicomd.services.storage import StorageService
 from dicomd.statuses import Status
@@ -188,7 +188,7 @@ def proxy_header(data: bytes) -> None:
     head = data[:HEAD]
     try:
         length = announced(head)
-        address = source(head, data[HEAD : HEAD + length])
+        address = peer_address(head, data[HEAD : HEAD + length])
     except ProxyHeaderError:
         return
     assert head.startswith(SIGNATURE)

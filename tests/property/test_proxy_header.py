@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicomd.net.deadlines import TimedOutError
-from dicomd.net.proxy import HEAD, SIGNATURE, ProxyHeaderError, announced, receive_header, source
+from dicomd.net.proxy import HEAD, SIGNATURE, ProxyHeaderError, announced, peer_address, receive_header
 from dicomd.net.transport import ConnectionLostError, PlainTransport
 from tests.support.proxy import LOCAL, PROXY, TCP4, TCP6, header, ipv4, ipv6
 
@@ -32,7 +32,7 @@ def received(data: bytes, *, pieces: int = 1 << 20, within: float = 20.0) -> tup
 
 def parsed(data: bytes) -> str | None:
     length = announced(data[:HEAD])
-    return source(data[:HEAD], data[HEAD : HEAD + length])
+    return peer_address(data[:HEAD], data[HEAD : HEAD + length])
 
 
 @given(st.ip_addresses(v=4), st.binary(max_size=300), st.integers(1, 400))
