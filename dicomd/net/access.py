@@ -125,8 +125,8 @@ class AccessRules:
         for peer in self._peers:
             if peer.matches(calling, ip, names):
                 return self._known(peer.rule)
-        objection = AuditedRefusal(PEERS, PEERS, _calling(self._advice(calling, source, ip, names)))
-        return self._objected(replace(unknown, rule=PEERS, configured_rights=NOTHING), objection)
+        refusal = AuditedRefusal(PEERS, PEERS, _calling(self._advice(calling, source, ip, names)))
+        return self._refused(replace(unknown, rule=PEERS, configured_rights=NOTHING), refusal)
 
     def _known(self, rule: PeerRule) -> AccessDecision:
         name = f"peers.{rule.name}"  # no address has this form, so no stranger is counted as this peer
@@ -142,14 +142,13 @@ class AccessRules:
         if rule.rights != NOTHING:
             return verdict
         advice = f"{name}.allow is empty: add what the peer may do"
-        return self._objected(verdict, AuditedRefusal(f"{name}.allow", "peers.allow", _calling(advice)))
+        return self._refused(verdict, AuditedRefusal(f"{name}.allow", "peers.allow", _calling(advice)))
 
-    def _objected(self, verdict: AccessDecision, objection: AuditedRefusal) -> AccessDecision:
+    def _refused(self, verdict: AccessDecision, refusal: AuditedRefusal) -> AccessDecision:
+        """Return the verdict with this refusal, which in audit mode is only noted."""
         if self._audit:
-            return replace(verdict, audited=objection)
-        return replace(
-            verdict, rule=objection.rule, rights=NOTHING, refusal=objection.rejection, refused_by=objection.key
-        )
+            return replace(verdict, audited=refusal)
+        return replace(verdict, rule=refusal.rule, rights=NOTHING, refusal=refusal.rejection, refused_by=refusal.key)
 
     def _advice(self, calling: str, source: Source, ip: _IP | None, names: frozenset[bytes]) -> str:
         """Say why the closest entry doesn't match, and how to let this requestor in."""

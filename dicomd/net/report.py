@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from dicomd.audit.transfers import AssociationAudit
 from dicomd.net.access import AccessDecision
-from dicomd.net.contexts import named_contexts
 from dicomd.net.deadlines import TimedOutError
+from dicomd.net.described_contexts import named_contexts
 from dicomd.net.message_report import MessageReport
 from dicomd.net.rejection import Rejection
 from dicomd.net.status_sink import AssociationStatus, Refused, StatusSink

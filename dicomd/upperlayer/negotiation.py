@@ -228,23 +228,23 @@ class Negotiator:
     def _compute(self, proposed: list[bytes], roles: dict[str, tuple[bool, bool]]) -> _Agreement:
         known: dict[bytes, tuple[str, str]] = {}
         judged: dict[int, tuple[JudgedContext, bytes]] = {}
-        for context in proposed:
-            verdict = self._judge.judge(context, known)
-            if verdict.result == ACCEPTANCE and not roles.get(verdict.abstract_syntax, (True, False))[0]:
-                verdict = verdict._replace(result=USER_REJECTION)  # the requestor may only be SCU, not SCP
-            if verdict.context_id in judged:
+        for sent in proposed:
+            context = self._judge.judge(sent, known)
+            if context.result == ACCEPTANCE and not roles.get(context.abstract_syntax, (True, False))[0]:
+                context = context._replace(result=USER_REJECTION)  # the requestor may only be SCU, not SCP
+            if context.context_id in judged:
                 raise MalformedRequestError("two Presentation Contexts have the same ID")
-            judged[verdict.context_id] = verdict, context
+            judged[context.context_id] = context, sent
         ordered = [judged[context_id] for context_id in sorted(judged)]
-        refused = [(context, verdict.result) for verdict, context in ordered if verdict.result != ACCEPTANCE]
+        refused = [(sent, context.result) for context, sent in ordered if context.result != ACCEPTANCE]
         return _Agreement(
             contexts={
-                verdict.context_id: AcceptedContext(verdict.abstract_syntax, verdict.transfer_syntax)
-                for verdict, _ in ordered
-                if verdict.result == ACCEPTANCE
+                context.context_id: AcceptedContext(context.abstract_syntax, context.transfer_syntax)
+                for context, _ in ordered
+                if context.result == ACCEPTANCE
             },
             kept=tuple(refused_context(*one) for one in refused[:MAX_SHOWN]),
-            items=b"".join(_result_item(verdict) for verdict, _ in ordered),
+            items=b"".join(_result_item(context) for context, _ in ordered),
         )
 
     def _replies(self, offered: UserInformation, agreement: _Agreement) -> bytes:
@@ -258,10 +258,10 @@ class Negotiator:
         return b"".join(replies)
 
 
-def _result_item(verdict: JudgedContext) -> bytes:
+def _result_item(context: JudgedContext) -> bytes:
     """Encode a Presentation Context item of the answer (PS3.8 Table 9-18)."""
-    transfer_syntax = encoded(TRANSFER_SYNTAX, verdict.transfer_syntax.encode())
-    return encoded(PRESENTATION_CONTEXT_RESULT, bytes((verdict.context_id, 0, verdict.result, 0)) + transfer_syntax)
+    transfer_syntax = encoded(TRANSFER_SYNTAX, context.transfer_syntax.encode())
+    return encoded(PRESENTATION_CONTEXT_RESULT, bytes((context.context_id, 0, context.result, 0)) + transfer_syntax)
 
 
 def _role_reply(sop_class_uid: str) -> bytes:

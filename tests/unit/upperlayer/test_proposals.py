@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomd.net.contexts import named_contexts
+from dicomd.net.described_contexts import named_contexts
 from dicomd.upperlayer import negotiation
 from dicomd.upperlayer.negotiation import AssociateRequest, Negotiator
 from dicomd.upperlayer.proposals import MAX_SHOWN, name_of

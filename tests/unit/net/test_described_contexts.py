@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomd.net.contexts import MAX_NAMED, named_contexts
+from dicomd.net.described_contexts import MAX_NAMED, named_contexts
 from dicomd.telemetry.fields import MAX_VALUE, safe_value
 from dicomd.upperlayer.proposals import ProposedContext
 
