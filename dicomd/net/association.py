@@ -120,8 +120,7 @@ class Association:
         machine = self._machine
         try:
             if self._transport.proxy_header_pending:
-                rules, report = self._settings.admission.rules, self._report
-                self._source = Source(peer_behind(self._transport, self._source, self._settings.limits, rules, report))
+                self._read_proxy_header()
             if isinstance(self._transport, TlsTransport) and not self._transport.secured:
                 handshake(self._transport, self._deadline, self._own_buffer, self._report)
             while machine.state is not State.IDLE:
@@ -147,6 +146,11 @@ class Association:
             woken = isinstance(error, WokenError)  # before the Association is open, there is nothing to abort
             self._report.outcome(Outcome.ABORTED_LOCALLY if woken else Outcome.CONNECTION_LOST, error)
             self._connection_ended()
+
+    def _read_proxy_header(self) -> None:
+        settings = self._settings
+        address = peer_behind(self._transport, self._source, settings.limits, settings.admission.rules, self._report)
+        self._source = Source(address)
 
     def _connection_ended(self) -> None:
         if self._machine.state is not State.IDLE:

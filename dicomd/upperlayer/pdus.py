@@ -1,6 +1,6 @@
 """The PDU types of PS3.8 §9.3, and the encoders of the few simple PDUs that an acceptor sends.
 
-The A-ASSOCIATE PDUs are less simple and are left to pynetdicom's codecs, in `negotiation`.
+The A-ASSOCIATE-AC is less simple, and made by `negotiation`.
 """
 
 from __future__ import annotations
