@@ -15,6 +15,7 @@ from tests.support.daemon import Daemon
 from tests.support.encoding import item, p_data, pdu, pdu_header, pdv
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, VERIFICATION, instance
 from tests.support.raw_peer import RawPeer, associate_rq, c_echo_rq
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow  # the whole module: each test starts daemons of its own
 
@@ -83,11 +84,31 @@ def test_a_host_has_four_large_requests_read_at_once_and_others_are_served(
     assert late.read_pdu().type == wire.A_ASSOCIATE_AC
 
 
+def unread(peer: RawPeer) -> int:
+    """Bytes that this peer has sent and the daemon hasn't read yet, wherever the kernel holds them (proc_net(5))."""
+    port, daemon_port = peer.sock.getsockname()[1], peer.sock.getpeername()[1]
+    found = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        ports = int(local.split(":")[1], 16), int(remote.split(":")[1], 16)
+        sending, receiving = (int(queue, 16) for queue in queues.split(":"))
+        if ports == (port, daemon_port):
+            found += sending
+        elif ports == (daemon_port, port):
+            found += receiving
+    return found
+
+
 def test_who_waits_in_vain_is_closed_and_counted(start_daemon: StartDaemon, peers: ExitStack) -> None:
-    daemon = start_daemon(dicomd={"workers": 1}, limits={"request_timeout": "2s"})
-    request = large_request(CT_IMAGE_STORAGE)
-    for _ in range(OF_A_HOST + 1):
-        peers.enter_context(RawPeer(daemon.address)).send(request[: len(request) // 2])
+    """Who waits has connected first, so that its time is over before the others return what it waits for."""
+    daemon = start_daemon(dicomd={"workers": 1}, limits={"request_timeout": "4s"})
+    half = large_request(CT_IMAGE_STORAGE)[:100_000]
+    waiting = peers.enter_context(RawPeer(daemon.address))
+    holding = [peers.enter_context(RawPeer(daemon.address)) for _ in range(OF_A_HOST)]
+    for peer in holding:
+        peer.send(half)
+    wait_until(lambda: not any(map(unread, holding)), what="not all of them are being read")
+    waiting.send(half)
     daemon.wait_metric("dicomd_limit_hits_total", OF_A_HOST, limit="request_timeout")
     daemon.wait_metric("dicomd_limit_hits_total", 1, limit="large_requests")
 
