@@ -25,8 +25,6 @@ from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics, PeerSeries
 from dicomd.telemetry.render import PRESANITIZED
 
-_RESPONSES = {int(CommandField.C_STORE_RQ): "C-STORE-RSP", int(CommandField.C_ECHO_RQ): "C-ECHO-RSP"}
-
 
 class MessageReport:
     """The report of the messages of one Association, used only by its thread."""
@@ -83,10 +81,11 @@ class MessageReport:
                 self._check_right("store")
             self._store_answered(operation, response, sent=sent)
             return
-        if command_field == CommandField.C_ECHO_RQ:
+        is_echo = command_field == CommandField.C_ECHO_RQ
+        if is_echo:
             self._check_right("echo")
         if sent:
-            self._metrics.count_response(_RESPONSES.get(command_field, "other"), response.status)
+            self._metrics.count_response("C-ECHO-RSP" if is_echo else "other", response.status)
 
     def interrupted(self, operation: Operation) -> None:
         """Report that the Association ended in the middle of a message."""

@@ -216,13 +216,12 @@ class AssociationReport:
             self._audit.ended()
         outcome = self._outcome or Outcome.CONNECTION_LOST
         seconds = time.monotonic() - self._began
-        if not self._requested and not self._refusal_logged:
-            # A probe, a port scanner, or a peer with another protocol: there was no Association to be counted.
-            self._log.info(
-                "connection without association", outcome=outcome, error=self._error, **self._tls, **self._bound
-            )
-            return
         if not self._requested:
+            if not self._refusal_logged:
+                # A probe, a port scanner, or a peer with another protocol: there was no Association to be counted.
+                self._log.info(
+                    "connection without association", outcome=outcome, error=self._error, **self._tls, **self._bound
+                )
             return
         if self._access is None:  # it ended before the requestor was known
             self._log = bound_logger(self._bound)
@@ -230,8 +229,11 @@ class AssociationReport:
         self._status_sink.count(associations=1, rejected=outcome is Outcome.REJECTED)
         if outcome is not Outcome.RELEASED:
             self._peer.failed(outcome)
-        if self._refusal_logged:
-            return
+        if not self._refusal_logged:
+            log = self._log.info if outcome is Outcome.RELEASED else self._log.warning
+            log(Message.ASSOCIATION_ENDED, **self._summary(outcome, seconds))
+
+    def _summary(self, outcome: Outcome, seconds: float) -> dict[str, Any]:
         messages = self._messages
         fields: dict[str, Any] = {
             "outcome": outcome,
@@ -249,9 +251,7 @@ class AssociationReport:
             if self._negotiated.kept and self._negotiated.contexts:
                 refused = self._negotiated.proposed - len(self._negotiated.contexts)
                 fields["contexts"] = named_contexts(self._negotiated.refused, proposed=refused, refused=refused)
-        fields |= self._tls | self._abort
-        log = self._log.info if outcome is Outcome.RELEASED else self._log.warning
-        log(Message.ASSOCIATION_ENDED, **fields)
+        return fields | self._tls | self._abort
 
     def internal_error(self, module: str, error: BaseException) -> None:
         """Report an unexpected exception."""
