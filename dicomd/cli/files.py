@@ -46,7 +46,7 @@ def find(paths: Iterable[Path]) -> Iterator[Part10File | Skipped]:
         if path.is_dir():
             yield from _below(path)
         else:
-            yield look(path)
+            yield classify(path)
 
 
 def _below(folder: Path) -> Iterator[Part10File | Skipped]:
@@ -58,11 +58,11 @@ def _below(folder: Path) -> Iterator[Part10File | Skipped]:
     for found, folders, names in os.walk(folder, onerror=note):
         folders.sort()
         for name in sorted(names):
-            yield look(Path(found, name))
+            yield classify(Path(found, name))
     yield from unreadable
 
 
-def look(path: Path) -> Part10File | Skipped:
+def classify(path: Path) -> Part10File | Skipped:
     """Classify one file. Never raises."""
     try:
         if not path.is_file():

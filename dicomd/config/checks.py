@@ -12,10 +12,10 @@ from pathlib import Path
 
 from dicomd.config import peers
 from dicomd.config.certificates import holds_certificate
-from dicomd.config.load import outcome, read
+from dicomd.config.load import read_text, validate
 from dicomd.config.problems import ConfigError, Problem
 from dicomd.config.schema import Config
-from dicomd.config.tls import Findings, Looking, look, tell_nobody, unreadable
+from dicomd.config.tls import Findings, Looking, check_tls_files, ignore_path, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Examination:
     warnings: tuple[Problem, ...]
 
 
-def examine(path: str | os.PathLike[str], *, starting: bool = False, looking: Looking = tell_nobody) -> Examination:
+def examine(path: str | os.PathLike[str], *, starting: bool = False, looking: Looking = ignore_path) -> Examination:
     """Return all findings about a file, those of its text and those of the machine. Doesn't raise for a bad file.
 
     Doesn't return while a file system hangs, so `looking` is called with each path before it is looked at.
@@ -37,7 +37,7 @@ def examine(path: str | os.PathLike[str], *, starting: bool = False, looking: Lo
     file = os.fspath(path)
     looking("", Path(path))
     try:
-        found = outcome(read(path), file)
+        found = validate(read_text(path), file)
     except ConfigError as error:
         return Examination(None, error.problems, ())
     tls = _tls(found.config, file, looking)
@@ -50,14 +50,14 @@ def examine(path: str | os.PathLike[str], *, starting: bool = False, looking: Lo
 
 def check(config: Config, file: str = "configuration") -> list[Problem]:
     """Return what prevents the use of this configuration on this machine, checked as the current user."""
-    tls = _tls(config, file, tell_nobody)
-    return [*_folders(config, file, tell_nobody), *tls.errors, *tls.lapsed]
+    tls = _tls(config, file, ignore_path)
+    return [*_folders(config, file, ignore_path), *tls.errors, *tls.lapsed]
 
 
 def _tls(config: Config, file: str, looking: Looking) -> Findings:
     """Check the files of [tls], unless there is no TLS listener and so nothing reads them."""
     speaks_tls = any(listener.tls for listener in config.listen)
-    return look(file, config.tls, time.time(), looking) if speaks_tls else Findings()
+    return check_tls_files(file, config.tls, time.time(), looking) if speaks_tls else Findings()
 
 
 def _folders(config: Config, file: str, looking: Looking) -> Iterator[Problem]:

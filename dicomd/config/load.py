@@ -40,15 +40,15 @@ def load_config(path: str | os.PathLike[str]) -> Config:
 
     What depends on the machine (folders, certificates) is checked by `checks.check`.
     """
-    return _unbroken(outcome(read(path), os.fspath(path)))
+    return _unbroken(validate(read_text(path), os.fspath(path)))
 
 
 def parse_config(text: str, file: str = "configuration") -> Config:
     """Load the configuration from the text; `file` is its name in problems. Raises ConfigError."""
-    return _unbroken(outcome(text, file))
+    return _unbroken(validate(text, file))
 
 
-def read(path: str | os.PathLike[str]) -> str:
+def read_text(path: str | os.PathLike[str]) -> str:
     """Read the text of a configuration file. Raises ConfigError if it can't be read, is too long or isn't UTF-8."""
     file = os.fspath(path)
     try:
@@ -69,7 +69,7 @@ def read(path: str | os.PathLike[str]) -> str:
         raise ConfigError([Problem(file, place, "is not UTF-8", "save the file as UTF-8")]) from error
 
 
-def outcome(text: str, file: str) -> LoadResult:
+def validate(text: str, file: str) -> LoadResult:
     """Load the text and collect everything that is wrong with it. Raises ConfigError only if it isn't TOML."""
     raw = _toml(text, file)
     try:

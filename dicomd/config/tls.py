@@ -30,11 +30,11 @@ _TOO_WEAK = frozenset(("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK")
 
 
 Looking = Callable[[str, Path], None]
-"""Told of each file and folder before it is looked at: its key ("" for the configuration itself) and its path."""
+"""Called before a file or folder is accessed, with its key ("" for the configuration itself) and its path."""
 
 
-def tell_nobody(_key: str, _path: Path) -> None:
-    """For whoever waits as long as it takes."""
+def ignore_path(_key: str, _path: Path) -> None:
+    """Do nothing, for a caller that may wait as long as a file system does."""
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Findings:
     warnings: list[Problem] = field(default_factory=list)
 
 
-def look(file: str, tls: Tls, now: float, looking: Looking = tell_nobody) -> Findings:
+def check_tls_files(file: str, tls: Tls, now: float, looking: Looking = ignore_path) -> Findings:
     """Check all files as of the time `now`, in seconds since the epoch; `file` is the configuration's name in problems.
 
     `looking` is called with the key and path of each file before it is read. Doesn't raise for bad files.

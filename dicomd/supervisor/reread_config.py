@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dicomd.config import Config, examine, unreloadable_changes
 from dicomd.config.keys import tables
-from dicomd.config.tls import Looking, tell_nobody
+from dicomd.config.tls import Looking, ignore_path
 from dicomd.supervisor.tls_setup import TlsFiles, UnusableTlsError, read_files
 
 MAX_ERRORS = 20
@@ -32,7 +32,7 @@ class Reading:
     pending: tuple[str, ...] = ()
 
 
-def read(path: Path, running: Config, looking: Looking = tell_nobody) -> Reading:
+def reread(path: Path, running: Config, looking: Looking = ignore_path) -> Reading:
     """Read the file for a daemon that runs with the configuration `running`.
 
     Hangs if a file system does; `looking` is called with each path before it is accessed.

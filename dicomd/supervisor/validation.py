@@ -106,7 +106,7 @@ def _validate(path: Path, running: Config, out: int) -> None:
         _write(out, f"{key}\t{_line(looked_at)}\n".encode())
 
     with contextlib.suppress(BrokenPipeError):  # the supervisor has ended
-        reading = reread_config.read(path, running, looking)
+        reading = reread_config.reread(path, running, looking)
         _write(out, _END_OF_PATHS + pickle.dumps(reading))
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dicomd.config import examine
 from dicomd.config.certificates import revocation_due, server_certificate
 from dicomd.config.schema import Tls
-from dicomd.config.tls import Findings, look
+from dicomd.config.tls import Findings, check_tls_files
 from tests.support.certificates import DAY, Authority, Certificate, self_signed
 
 Look = Callable[..., Findings]
@@ -35,7 +35,7 @@ def look_at(tmp_path: Path) -> Look:
         for name, content in files.items():
             paths[name] = tmp_path / name
             paths[name].write_bytes(content)
-        return look("c.toml", Tls(certificate=served, key=key, **paths), time.time())
+        return check_tls_files("c.toml", Tls(certificate=served, key=key, **paths), time.time())
 
     return look_at
 
@@ -85,7 +85,7 @@ def test_a_certificate_for_clients_is_an_error(look_at: Look) -> None:
 def test_a_key_of_another_certificate_is_an_error(tmp_path: Path) -> None:
     served, _ = ISSUING.issue("a").write(tmp_path, "a")
     _, key = ISSUING.issue("b").write(tmp_path, "b")
-    found = look("c.toml", Tls(certificate=served, key=key), time.time())
+    found = check_tls_files("c.toml", Tls(certificate=served, key=key), time.time())
     assert keys(found.errors) == ["tls.key"]
     assert "doesn't match" in found.errors[0].what
 
@@ -93,8 +93,8 @@ def test_a_key_of_another_certificate_is_an_error(tmp_path: Path) -> None:
 def test_an_authority_that_has_expired_is_a_warning(tmp_path: Path) -> None:
     served, key = ISSUING.issue("a", ends=400 * DAY).write(tmp_path, "served")
     tls = Tls(certificate=served, key=key, client_ca=ROOT.write(tmp_path / "root.pem"))
-    assert look("c.toml", tls, time.time()) == Findings()
-    found = look("c.toml", tls, time.time() + 11 * 86400)
+    assert check_tls_files("c.toml", tls, time.time()) == Findings()
+    found = check_tls_files("c.toml", tls, time.time() + 11 * 86400)
     assert keys(found.warnings) == ["tls.client_ca"]
     assert "CN=Test Root expired" in found.warnings[0].what
 

@@ -49,13 +49,13 @@ def test_a_file_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
     root = f'[storage]\nroot = "{tmp_path}"\n'
     running = parse_config(root)
     file.write_text(f"{root}[limits]\nassociations = 5\n[http]\naddress = '127.0.0.1:5'\n")
-    reading = reread_config.read(file, running)
+    reading = reread_config.reread(file, running)
     assert reading.config is not None
     assert reading.config.limits.associations == 5
     assert reading.config.http == running.http
     assert reading.pending == ("http.address",)
     file.write_text(f"{root}[limits]\nassociations = 5\nconnections = 0\nnonsense = 1\n")
-    reading = reread_config.read(file, running)
+    reading = reread_config.reread(file, running)
     assert reading.config is None
     assert len(reading.errors) == 2
-    assert reread_config.read(tmp_path / "missing", running).config is None
+    assert reread_config.reread(tmp_path / "missing", running).config is None
