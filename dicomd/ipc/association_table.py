@@ -90,7 +90,8 @@ class AssociationTable:
 
     def open_associations(self, slot: int) -> list[dict[str, Any]]:
         """Describe each Association in the slot, the oldest first, with `age_seconds` in place of its start time."""
-        now, found = time.monotonic(), []
+        now = time.monotonic()
+        found = []
         worker = self._workers[slot]
         for row in worker.rows[: worker.rows_used]:
             known = row.known.read()

@@ -63,7 +63,8 @@ class Refusals:
                 at = digests.index(digest)
                 before = self._records[at].read() or {}
             else:
-                at, before = self._place_for(known), {}
+                at = self._place_for(known)
+                before = {}
             self._digests[at] = digest
             self._records[at].write(
                 known | {"first": before.get("first", now), "last": now, "count": before.get("count", 0) + 1}
@@ -78,7 +79,8 @@ class Refusals:
         """Return a free place, or else that of the oldest entry that this one may replace."""
         entries = [record.read() or {} for record in self._records]
         hosts = [_host(entry) for entry in entries]
-        host, is_stranger = _host(known), _is_stranger(known)
+        host = _host(known)
+        is_stranger = _is_stranger(known)
         strangers = [at for at, entry in enumerate(entries) if _is_stranger(entry)]
         candidates: Iterable[int] = range(KEPT)
         if all(entries):

@@ -167,10 +167,6 @@ class SharedState:
     def _used(self) -> Iterator[SlotFields]:
         return (self._slots[slot] for slot in self.slots())
 
-    def state(self, slot: int) -> SlotState:
-        """Return what the process in the slot is doing."""
-        return SlotState(self._slots[slot].state)
-
     def total_associations(self) -> int:
         """Return the number of Associations open in all workers."""
         return sum(fields.associations for fields in self._used())
@@ -256,8 +252,9 @@ class SharedState:
 
     def first_to_report_start(self) -> bool:
         """Return True at the first call only. Call under `locked`: it sets the only field of the head workers write."""
-        reported, self._head.start_reported = self._head.start_reported, 1
-        return not reported
+        first = not self._head.start_reported
+        self._head.start_reported = 1
+        return first
 
     def all_ended(self) -> bool:
         """Whether every living worker has shown that it has ended; call under `locked`."""

@@ -19,7 +19,9 @@ class WorkerSlot:
     """
 
     def __init__(self, shared_state: SharedState, slot: int, generation: int) -> None:
-        self._shared_state, self.slot, self.generation = shared_state, slot, generation
+        self._shared_state = shared_state
+        self.slot = slot
+        self.generation = generation
         self._fields = shared_state.fields(slot)
         self._counting = threading.Lock()
         self.status = WorkerStatus(shared_state.status.associations.rows_of(slot), shared_state.status.refusals)
@@ -50,7 +52,8 @@ class WorkerSlot:
         limit was exceeded because several workers incremented at once, repeat the check while holding the lock, so that
         exactly as many Associations are admitted as the limit allows.
         """
-        digest, shared_state = _digest(peer), self._shared_state
+        digest = _digest(peer)
+        shared_state = self._shared_state
         near = (
             shared_state.total_associations() >= associations or shared_state.associations_of_peer(digest) >= per_peer
         )

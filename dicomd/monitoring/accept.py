@@ -38,11 +38,13 @@ def choices(header: str) -> Iterator[Choice]:
 
 def prefers_openmetrics(accept: str) -> bool:
     """Whether a scrape prefers OpenMetrics 1.0.0 to Prometheus' text format. Of equal weights, the first wins."""
-    openmetrics, rank = False, 0.0
+    openmetrics = False
+    rank = 0.0
     for choice in choices(accept):
         wanted = choice.name == _OPENMETRICS and choice.parameters.get("version", "") in _OPENMETRICS_VERSIONS
         if choice.weight > rank and (wanted or choice.name in _PLAIN_TEXT):
-            openmetrics, rank = wanted, choice.weight
+            openmetrics = wanted
+            rank = choice.weight
     return openmetrics
 
 

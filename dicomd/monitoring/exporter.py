@@ -50,7 +50,8 @@ class Exporter:
             signal.signal(ignored, signal.SIG_IGN)
         use_files(self.metric_folder, OWNER)
         metrics = Metrics(CollectorRegistry(), version=dicomd.__version__)
-        budget, constants = self.shared_state.status.log_budget, {"dicomd_worker": OWNER}
+        budget = self.shared_state.status.log_budget
+        constants = {"dicomd_worker": OWNER}
         configure_logging(self.log.format, self.log.level, metrics=metrics, constants=constants, budget=budget)
         route_uncaught()
         # Here, as no other process needs a template engine. And now rather than at the first request, as an upgrade

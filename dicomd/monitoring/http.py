@@ -213,7 +213,8 @@ class _Head:
     """Reads at most `MAX_HEAD` bytes of a connection; `http.server` answers a longer head with 431."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self._left = stream, MAX_HEAD
+        self._stream = stream
+        self._left = MAX_HEAD
         self.close = stream.close
 
     def readline(self, size: int) -> bytes:

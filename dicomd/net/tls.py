@@ -187,7 +187,8 @@ class TlsTransport(PlainTransport):
         """Fill `buffer` from what has arrived, record by record."""
         if self._broken:
             raise ConnectionLostError(self._broken)
-        read, room = self._read, buffer
+        read = self._read
+        room = buffer
         self._dry = ended = False
         broken = ""
         try:
@@ -220,7 +221,8 @@ class TlsTransport(PlainTransport):
         """Send all of `data`. Raises `ConnectionLostError`, also if the peer doesn't read."""
         if self._tls is None or not self.secured:
             raise ConnectionLostError(_NOT_SECURED)
-        rest, deadline = memoryview(data), time.monotonic() + self._send_timeout
+        rest = memoryview(data)
+        deadline = time.monotonic() + self._send_timeout
         while rest:
             try:
                 rest = rest[self._tls.send(rest) :]

@@ -80,7 +80,8 @@ class ControlSocket:
     """Listens in `folder`. The supervisor's loop polls `sources` and calls `tend`. Raises OSError."""
 
     def __init__(self, folder: Path, handler: Handler) -> None:
-        self._folder, self._handler = folder, handler
+        self._folder = folder
+        self._handler = handler
         self._callers: list[Caller] = []  # the oldest first
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         (folder / NAME).unlink(missing_ok=True)
@@ -179,7 +180,8 @@ class ControlSocket:
             caller.answer({"ok": False, "error": "the request is not a JSON object"})
 
     def _drop(self, caller: Caller) -> None:
-        caller.gone, caller.waits = True, False
+        caller.gone = True
+        caller.waits = False
         caller.sock.close()
         self._callers.remove(caller)
 

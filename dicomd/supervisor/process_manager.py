@@ -58,7 +58,8 @@ class ChildSlot:
         """Have another child started after a pause, in place of the one that has exited."""
         repeated = self.pause > 0 and now - born < _LONG_LIFE
         self.pause = min(self.pause * 2, _LONGEST_PAUSE) if repeated else _FIRST_PAUSE
-        self.child, self.due = None, now + self.pause
+        self.child = None
+        self.due = now + self.pause
 
 
 @dataclass(slots=True, eq=False)
@@ -115,9 +116,13 @@ class ProcessManager:
         server: Exporter,
     ) -> None:
         self.generations: list[Generation] = []
-        self._shared_state, self._children, self._sockets = shared_state, children, sockets
-        self._metrics, self._metric_folder = metrics, metric_folder
-        self._exporter, self._server = ChildSlot(None), server
+        self._shared_state = shared_state
+        self._children = children
+        self._sockets = sockets
+        self._metrics = metrics
+        self._metric_folder = metric_folder
+        self._exporter = ChildSlot(None)
+        self._server = server
         self._exporter_leaves_by = self._workers_leave_by = self._given_up_at = math.inf
 
     # -- what the supervisor decides -------------------------------------------------------------------------------
@@ -264,7 +269,8 @@ class ProcessManager:
             else:
                 slot = self._free_slot()
                 self._shared_state.occupy(slot, generation.number)
-                spec, worker_slot = generation.spec, WorkerSlot(self._shared_state, slot, generation.number)
+                spec = generation.spec
+                worker_slot = WorkerSlot(self._shared_state, slot, generation.number)
 
                 def run(supervisor: ChildEnd) -> None:
                     run_worker(spec, worker_slot, supervisor)
@@ -317,7 +323,8 @@ class ProcessManager:
 
     def _enforce_deadlines(self, now: float) -> None:
         if now >= self._workers_leave_by:
-            self._workers_leave_by, self._given_up_at = math.inf, now + _REAP_TIMEOUT
+            self._workers_leave_by = math.inf
+            self._given_up_at = now + _REAP_TIMEOUT
             for child in self.workers():
                 child.kill()
         for generation in self.generations:

@@ -8,7 +8,6 @@ configuration stays in force.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +33,9 @@ HELD_BY_THE_KERNEL = "they were killed, but the kernel holds them, as it does wh
 
 class Host(Protocol):
     """What a reload needs from the supervisor."""
+
+    def validate(self) -> Validation:
+        """Begin to validate the file. Raises OSError if no process can be started for that."""
 
     def begin(self, config: Config, tls: ListenersTls | None) -> Generation:
         """Start the workers of a new configuration."""
@@ -74,10 +76,11 @@ class _Start:
 
 
 class Reloads:
-    """All reloads. The supervisor's loop calls `tend` at each turn. `validate` starts the validation of the file."""
+    """All reloads. The supervisor's loop calls `tend` at each turn."""
 
-    def __init__(self, host: Host, processes: ProcessManager, validate: Callable[[], Validation]) -> None:
-        self._host, self._processes, self._validate = host, processes, validate
+    def __init__(self, host: Host, processes: ProcessManager) -> None:
+        self._host = host
+        self._processes = processes
         self._wanted = False
         self._asking: list[Caller] = []
         """Callers whose reload has not begun."""
@@ -111,8 +114,12 @@ class Reloads:
         """Give up, because the daemon is stopping, and answer the callers that wait."""
         if self._validation is not None:
             self._validation.abandon()
-        callers, self._callers, self._asking = self._callers + self._asking, [], []
-        self._validation, self._start, self._wanted = None, None, False
+        callers = self._callers + self._asking
+        self._callers = []
+        self._asking = []
+        self._validation = None
+        self._start = None
+        self._wanted = False
         for caller in callers:
             caller.answer({"ok": False, "error": unready.STOPPING})
 
@@ -124,14 +131,16 @@ class Reloads:
         self._take_callers()
         self._host.reloading()
         try:
-            self._validation = self._validate()
+            self._validation = self._host.validate()
         except OSError as error:
             self._reject((f"no process could be started to validate the configuration: {error.strerror}",))
 
     def _take_callers(self) -> None:
         """Make all callers that have asked so far callers of this reload."""
-        self._wanted, self._wait = False, None
-        self._callers, self._asking = self._asking, []
+        self._wanted = False
+        self._wait = None
+        self._callers = self._asking
+        self._asking = []
 
     def _has_place(self, now: float) -> bool:
         if self._processes.hanging >= _MAX_HANGING:

@@ -60,7 +60,8 @@ def keep_unreloadable(running: Config, new: Config) -> Config:
         fixed = [key.name for key in table.keys if not key.reload]
         if not fixed:
             continue
-        before, after = getattr(running, table.name), getattr(new, table.name)
+        before = getattr(running, table.name)
+        after = getattr(new, table.name)
         if table.repeated:  # an added or removed entry has no counterpart, so the whole table is kept
             kept[table.name] = before
         else:

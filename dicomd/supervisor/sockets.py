@@ -65,13 +65,15 @@ def take_inherited(environ: MutableMapping[str, str] = os.environ) -> dict[str, 
 
     The variables that announce them are removed from `environ`, because they only concern this process.
     """
-    pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    pid = environ.pop("LISTEN_PID", "")
+    count = environ.pop("LISTEN_FDS", "")
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
     inherited: dict[str, list[socket.socket]] = {}
     if pid != str(os.getpid()) or not count.isdigit():
         return inherited
     for index in range(int(count)):
-        fd, name = _FIRST_INHERITED + index, names[index] if index < len(names) and names[index] else "unknown"
+        fd = _FIRST_INHERITED + index
+        name = names[index] if index < len(names) and names[index] else "unknown"
         os.set_inheritable(fd, False)
         try:
             sock = socket.socket(fileno=fd)

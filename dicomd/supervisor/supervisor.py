@@ -66,11 +66,14 @@ class Supervisor:
     """Runs the daemon; see `run`. Raises OSError if the control socket can't be created."""
 
     def __init__(self, resources: Resources) -> None:
-        self._given, self._config = resources, resources.config
+        self._given = resources
+        self._config = resources.config
         self._began = self._last_turn = time.monotonic()
-        self._shared_state, self._children = SharedState(), Children()
+        self._shared_state = SharedState()
+        self._children = Children()
         self._control = ControlSocket(resources.runtime.path, self._answer)
-        signals, runtime = resources.signals, resources.runtime
+        signals = resources.signals
+        runtime = resources.runtime
         self._children.private += [signals.close, self._control.close, runtime.close]
         exporter = Exporter(
             resources.sockets.http, self._shared_state, runtime.metrics, resources.config.log, began=self._began
@@ -80,7 +83,7 @@ class Supervisor:
         )
         self._number = 0
         self._starting: Generation | None = None
-        self._reloads = Reloads(self, self._processes, self._validate)
+        self._reloads = Reloads(self, self._processes)
         self._pending: tuple[str, ...] = ()
         self._expiry = ExpiryWatch(resources.metrics)
         self._stopping = False
@@ -91,7 +94,7 @@ class Supervisor:
     def run(self) -> None:
         """Run until a signal orders a stop and the last Association has ended. Raises `StartError`."""
         self._shared_state.beat()
-        self._starting = self._begin(self._config, self._given.store, self._given.tls)
+        self._starting = self._start_generation(self._config, self._given.store, self._given.tls)
         self._processes.tend(time.monotonic())
         while self._processes.everybody() or not self._stopping:
             self._wait()
@@ -157,7 +160,7 @@ class Supervisor:
 
     # -- start and stop --------------------------------------------------------------------------------------------
 
-    def _begin(self, config: Config, store: FileStore, tls: ListenersTls | None) -> Generation:
+    def _start_generation(self, config: Config, store: FileStore, tls: ListenersTls | None) -> Generation:
         self._number += 1
         context = tls.context if tls is not None else None
         spec = WorkerSpec(config, self._given.sockets.listeners, store, self._given.runtime.metrics, context)
@@ -216,7 +219,8 @@ class Supervisor:
 
     # -- reload ----------------------------------------------------------------------------------------------------
 
-    def _validate(self) -> Validation:
+    def validate(self) -> Validation:
+        """Begin to validate the file. Raises OSError if no process can be started for that."""
         given = self._given
         return Validation(self._children, given.sockets, given.config_path, self._config)
 
@@ -232,7 +236,7 @@ class Supervisor:
     def begin(self, config: Config, tls: ListenersTls | None) -> Generation:
         """Start the workers of a new configuration."""
         store = self._given.store.successor(store_settings(config))
-        generation = self._begin(config, store, tls)
+        generation = self._start_generation(config, store, tls)
         self._processes.tend(time.monotonic())
         return generation
 
@@ -266,7 +270,8 @@ class Supervisor:
         self._given.notifier.ready(f"Configuration rejected, {self._status()[0].lower()}{self._status()[1:]}")
 
     def _in_force(self, config: Config, tls: ListenersTls | None, pending: tuple[str, ...]) -> None:
-        metrics, self._pending = self._given.metrics, pending
+        metrics = self._given.metrics
+        self._pending = pending
         metrics.associations_limit.set(config.limits.associations)
         metrics.access_open.set(not config.peers)
         if not config.peers:
@@ -276,7 +281,8 @@ class Supervisor:
         self._publish(successful=True)
 
     def _publish(self, *, successful: bool, errors: tuple[str, ...] = ()) -> None:
-        config, sockets = self._config, self._given.sockets
+        config = self._config
+        sockets = self._given.sockets
         self._shared_state.status.publish(
             {
                 "listeners": sockets.listener_addresses(),

@@ -151,7 +151,8 @@ class ExpiryWatch:
 
     def in_force(self, tls: ListenersTls | None) -> None:
         """Watch the files of a configuration that has come into force, whose own warnings have just been logged."""
-        self._tls, self._due = tls, time.monotonic() + _DAY
+        self._tls = tls
+        self._due = time.monotonic() + _DAY
         if tls is not None:
             for listener in tls.listeners:
                 self._metrics.tls_certificate_not_after.labels(listener).set(tls.not_after)

@@ -32,7 +32,8 @@ class Validation:
     """A validation that is under way. The supervisor's loop polls `fileno` and calls `tend`. Raises OSError."""
 
     def __init__(self, children: Children, sockets: Sockets, path: Path, running: Config) -> None:
-        self._children, self._path = children, path
+        self._children = children
+        self._path = path
         self._read, write = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._read, False)
         self._received = bytearray()

@@ -41,7 +41,8 @@ class MemoryTrimmer:
     """Watches the number of connections, and calls `let_go` and then `trim` after a burst, to return its memory."""
 
     def __init__(self, let_go: Callable[[], None], trim: Callable[[], None] = _trim) -> None:
-        self._let_go, self._trim = let_go, trim
+        self._let_go = let_go
+        self._trim = trim
         self._height = 0
 
     def look(self, connections: int) -> None:

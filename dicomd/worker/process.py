@@ -85,7 +85,9 @@ class _Phase(Enum):
 
 class _WorkerLoop:
     def __init__(self, spec: WorkerSpec, worker_slot: WorkerSlot, supervisor: ChildEnd, metrics: Metrics) -> None:
-        self._spec, self._worker_slot, self._supervisor = spec, worker_slot, supervisor
+        self._spec = spec
+        self._worker_slot = worker_slot
+        self._supervisor = supervisor
         self._signals = SignalPipe([signal.SIGTERM])
         self._worker = Worker(spec.config, spec.listeners, spec.store, metrics, worker_slot, spec.tls)
         self._phase = _Phase.SERVING

@@ -56,7 +56,10 @@ class Worker:
         worker_slot: WorkerSlot,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._config, self._store, self._metrics, self._worker_slot = config, store, metrics, worker_slot
+        self._config = config
+        self._store = store
+        self._metrics = metrics
+        self._worker_slot = worker_slot
         self._stopping = False
         self._accepted = False
         self._waits_for_space = False

@@ -91,7 +91,7 @@ def test_a_dead_worker_s_counts_go_with_it(shared_state: SharedState) -> None:
     shared_state.vacate(0)
     assert living.connect(1)
     assert enter(living, associations=1) is None
-    assert shared_state.state(0) is SlotState.FREE
+    assert shared_state.fields(0).state == SlotState.FREE
 
 
 def test_a_slot_has_an_end(shared_state: SharedState) -> None:
