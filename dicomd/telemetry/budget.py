@@ -14,9 +14,9 @@ configured peers, so that no crowd of strangers can take theirs.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -50,15 +50,8 @@ _WAYS_OF_STRANGERS: Final = 6
 ACCOUNTS: Final = _SETS * _WAYS
 """The number of hosts that can have an account of their own at the same time."""
 
-# An account in words of 8 bytes: when it was last changed, the length of its last line, what was asked for in each of
-# the last seconds, the number of lines left out of each event, the name's length, and the name.
-_NEWEST, _LAST_LINE, _SECONDS = 0, 1, 2
 _SLOTS: Final = WINDOW + 1  # a window begins and ends in the middle of a second
-_COUNTS: Final = _SECONDS + _SLOTS
-_NAME_LENGTH: Final = _COUNTS + len(EVENTS)
-_NAME: Final = _NAME_LENGTH + 1
 _MAX_NAME: Final = 64
-_ACCOUNT: Final = _NAME + _MAX_NAME // 8
 
 Locked = Callable[[], AbstractContextManager[Any]]
 
@@ -71,20 +64,87 @@ class LeftOut(NamedTuple):
     events: dict[str, int]
 
 
+class _Account(ctypes.Structure):
+    """What one host has asked to log in each of the last seconds, and what was left out of that."""
+
+    _fields_ = (
+        ("newest", ctypes.c_uint64),  # the second in which it was last changed
+        ("last_line", ctypes.c_uint64),  # bytes of its last line, used as the estimate for the next one
+        ("seconds", ctypes.c_uint64 * _SLOTS),  # bytes asked for in a second, at its number modulo _SLOTS
+        ("counts", ctypes.c_uint64 * len(EVENTS)),  # lines left out of each event
+        ("name_length", ctypes.c_uint64),
+        ("name", ctypes.c_ubyte * _MAX_NAME),
+    )
+
+    def open(self, host: str, second: int) -> None:
+        """Clear the account and give it to this host."""
+        name = host.encode(errors="replace")[:_MAX_NAME]
+        ctypes.memset(ctypes.byref(self), 0, ctypes.sizeof(self))
+        self.newest = second
+        self.name_length = len(name)
+        self.name[: len(name)] = name
+
+    def asked_for(self, second: int) -> int:
+        """Bytes asked for within the window that ends now."""
+        gone = second - self.newest
+        if gone >= _SLOTS:
+            return 0
+        seconds: list[int] = self.seconds[:]
+        return sum(seconds) - sum(seconds[(second - ago) % _SLOTS] for ago in range(gone))
+
+    def has_room(self, second: int, size: int, bound: int) -> bool:
+        """Whether another line of `size` bytes stays within the limit."""
+        return self.asked_for(second) + size <= bound * (1 - _RESERVED)
+
+    def add(self, second: int, size: int) -> None:
+        """Count `size` bytes as asked for."""
+        for ago in range(min(second - self.newest, _SLOTS)):
+            self.seconds[(second - ago) % _SLOTS] = 0
+        self.newest = max(second, self.newest)
+        self.seconds[second % _SLOTS] += size
+
+    def is_idle(self, second: int) -> bool:
+        """Whether nothing that the host did is within the window or unreported."""
+        return not self.asked_for(second) and not any(self.counts)
+
+    def leave_out(self, event: str) -> None:
+        """Count a line that isn't written."""
+        self.counts[EVENTS.index(event if event in EVENTS else "other")] += 1
+
+    def take_left_out(self) -> LeftOut:
+        """Return the lines left out since the last call, and reset their counts."""
+        counts: list[int] = self.counts[:]
+        if not any(counts):
+            return LeftOut("", 1, {})
+        self.counts[:] = [0] * len(counts)
+        name = bytes(self.name[: self.name_length]).decode(errors="replace")
+        events = {event: count for event, count in zip(EVENTS, counts, strict=True) if count}
+        return LeftOut(name, 1 if name else 0, events)
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = (
+        ("unreported", ctypes.c_uint64),  # whether any lines were left out since the last report
+        ("reported", ctypes.c_uint64),  # the second of the last report
+        ("digests", ctypes.c_uint64 * ACCOUNTS),  # of the hosts' names
+        ("hosts", _Account * ACCOUNTS),
+        ("others", _Account),  # of all hosts that find no free account
+        ("peers", _Account * _PEERS),
+    )
+
+
 class LineBudget:
     """The accounts, in memory that every fork inherits. `locked` excludes other processes and threads."""
 
-    def __init__(self, locked: Locked | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._locked = locked or _lock_of_one_process()
+    def __init__(self, locked: Locked, clock: Callable[[], float] = time.monotonic) -> None:
+        self._locked = locked
         self._clock = clock
         self._key = os.urandom(16)  # else a stranger could choose addresses that share a sender's account
-        memory = memoryview(mmap.mmap(-1, 8 * (2 + ACCOUNTS + (1 + _PEERS + ACCOUNTS) * _ACCOUNT)))
-        # Whether any lines are left out and unreported, and the second of the last report.
-        self._head, rest = memory[:16].cast("Q"), memory[16:]
-        self._digests, accounts = rest[: 8 * ACCOUNTS].cast("Q"), rest[8 * ACCOUNTS :]
-        size = 8 * _ACCOUNT
-        self._accounts = [_Account(accounts[at * size : (at + 1) * size]) for at in range(ACCOUNTS + 1 + _PEERS)]
-        self._others, self._peers = self._accounts[ACCOUNTS], self._accounts[ACCOUNTS + 1 :]
+        self._memory = _Memory.from_buffer(mmap.mmap(-1, ctypes.sizeof(_Memory)))
+        self._digests = self._memory.digests
+        self._hosts: list[_Account] = list(self._memory.hosts)
+        self._others: _Account = self._memory.others
+        self._peers: list[_Account] = list(self._memory.peers)
 
     def is_spent(self, host: str, peer: str, event: str) -> bool:
         """Whether another line would exceed the budget. For use before the line is made; doesn't wait for the lock.
@@ -125,13 +185,14 @@ class LineBudget:
     def take_left_out(self, *, at_once: bool = False) -> list[LeftOut]:
         """Return what was left out since the last report of any process: once a second, or `at_once`."""
         second = int(self._clock())
-        if not self._head[0] or (not at_once and second == self._head[1]):
+        if not self._memory.unreported or (not at_once and second == self._memory.reported):
             return []
         with self._locked():
-            if not at_once and second == self._head[1]:
+            if not at_once and second == self._memory.reported:
                 return []
-            self._head[0], self._head[1] = 0, second
-            found = [account.take_left_out() for account in self._accounts]
+            self._memory.unreported = 0
+            self._memory.reported = second
+            found = [account.take_left_out() for account in (*self._hosts, self._others, *self._peers)]
         told = sorted((each for each in found if each.events), key=lambda each: -sum(each.events.values()))
         named, rest = told[:NAMED], told[NAMED:]
         if rest:
@@ -140,7 +201,7 @@ class LineBudget:
         return named
 
     def _leave_out(self, account: _Account, second: int, event: str) -> None:
-        self._head[0] = 1
+        self._memory.unreported = 1
         account.leave_out(event)
         if event != _REPEATED and not account.has_room(second, account.last_line, HOST_BYTES):
             account.add(second, account.last_line)
@@ -155,13 +216,14 @@ class LineBudget:
 
     def _found(self, digest: int) -> _Account | None:
         start = digest % _SETS * _WAYS
-        digests = self._digests[start : start + _WAYS].tolist()
-        return self._accounts[start + digests.index(digest)] if digest in digests else None
+        digests: list[int] = self._digests[start : start + _WAYS]
+        return self._hosts[start + digests.index(digest)] if digest in digests else None
 
     def _idle(self, digest: int, second: int, peer: str) -> int | None:
         """The number of an account that a new host with this digest may have, or None if all are in use."""
-        start, ways = digest % _SETS * _WAYS, _WAYS_OF_STRANGERS if peer == UNKNOWN_PEER else _WAYS
-        return next((at for at in range(start, start + ways) if self._accounts[at].is_idle(second)), None)
+        start = digest % _SETS * _WAYS
+        ways = _WAYS_OF_STRANGERS if peer == UNKNOWN_PEER else _WAYS
+        return next((at for at in range(start, start + ways) if self._hosts[at].is_idle(second)), None)
 
     def _account(self, host: str, second: int, peer: str) -> _Account:
         """The host's account, a new one, or the shared one if none is free. The caller holds the lock."""
@@ -170,80 +232,10 @@ class LineBudget:
             return found
         if (at := self._idle(digest, second, peer)) is None:
             return self._others
-        self._accounts[at].open(host, second)
+        self._hosts[at].open(host, second)
         self._digests[at] = digest
-        return self._accounts[at]
-
-
-class _Account:
-    """What one host has asked to log in each of the last seconds, and what was left out of that."""
-
-    __slots__ = ("_name", "_words")
-
-    def __init__(self, memory: memoryview) -> None:
-        self._words = memory.cast("Q")
-        self._name = memory[8 * _NAME :]
-
-    @property
-    def last_line(self) -> int:
-        """The length of its last line in bytes, used as the estimate for the next one."""
-        return self._words[_LAST_LINE]
-
-    @last_line.setter
-    def last_line(self, size: int) -> None:
-        self._words[_LAST_LINE] = size
-
-    def open(self, host: str, second: int) -> None:
-        """Clear the account and give it to this host."""
-        name = host.encode(errors="replace")[:_MAX_NAME]
-        for word in range(_ACCOUNT):
-            self._words[word] = 0
-        self._words[_NEWEST], self._words[_NAME_LENGTH] = second, len(name)
-        self._name[: len(name)] = name
-
-    def asked_for(self, second: int) -> int:
-        """Bytes asked for within the window that ends now."""
-        gone = second - self._words[_NEWEST]
-        if gone >= _SLOTS:
-            return 0
-        slots: list[int] = self._words[_SECONDS:_COUNTS].tolist()
-        return sum(slots) - sum(slots[(second - ago) % _SLOTS] for ago in range(gone))
-
-    def has_room(self, second: int, size: int, bound: int) -> bool:
-        """Whether another line of `size` bytes stays within the limit."""
-        return self.asked_for(second) + size <= bound * (1 - _RESERVED)
-
-    def add(self, second: int, size: int) -> None:
-        """Count `size` bytes as asked for."""
-        for ago in range(min(second - self._words[_NEWEST], _SLOTS)):
-            self._words[_SECONDS + (second - ago) % _SLOTS] = 0
-        self._words[_NEWEST] = max(second, self._words[_NEWEST])
-        self._words[_SECONDS + second % _SLOTS] += size
-
-    def is_idle(self, second: int) -> bool:
-        """Whether nothing that the host did is within the window or unreported."""
-        return not self.asked_for(second) and not any(self._words[_COUNTS:_NAME_LENGTH].tolist())
-
-    def leave_out(self, event: str) -> None:
-        """Count a line that isn't written."""
-        self._words[_COUNTS + EVENTS.index(event if event in EVENTS else "other")] += 1
-
-    def take_left_out(self) -> LeftOut:
-        """Return the lines left out since the last call, and reset their counts."""
-        counts = self._words[_COUNTS:_NAME_LENGTH].tolist()
-        if not any(counts):
-            return LeftOut("", 1, {})
-        for word in range(_COUNTS, _NAME_LENGTH):
-            self._words[word] = 0
-        name = bytes(self._name[: self._words[_NAME_LENGTH]]).decode(errors="replace")
-        events = {event: count for event, count in zip(EVENTS, counts, strict=True) if count}
-        return LeftOut(name, 1 if name else 0, events)
+        return self._hosts[at]
 
 
 def _bound(size: int, event: str) -> int:
     return size // 2 if event == _REPEATED else size
-
-
-def _lock_of_one_process() -> Locked:
-    lock = threading.Lock()
-    return lambda: lock

@@ -49,9 +49,14 @@ def clock() -> Clock:
     return Clock()
 
 
+def new_budget(clock: Clock) -> LineBudget:
+    lock = threading.Lock()
+    return LineBudget(lambda: lock, clock)
+
+
 @pytest.fixture
 def budget(clock: Clock) -> LineBudget:
-    made = LineBudget(clock=clock)
+    made = new_budget(clock)
     made._key = bytes(16)  # the same hosts share an account in each run
     return made
 
@@ -119,7 +124,7 @@ def test_instances_that_come_once_more_leave_room_for_what_fails(budget: LineBud
 @settings(max_examples=30)
 def test_no_ten_seconds_have_more_than_that(data: st.DataObject) -> None:
     clock = Clock()
-    budget = LineBudget(clock=clock)
+    budget = new_budget(clock)
     lines: deque[tuple[float, str, int]] = deque()
     for _ in range(data.draw(st.integers(1, 60))):
         clock.now += data.draw(st.floats(0, 4))
@@ -190,7 +195,7 @@ def test_a_crowd_of_strangers_takes_no_peer_its_account(budget: LineBudget) -> N
 
 def test_processes_share_it(clock: Clock) -> None:
     """Several processes at once, each with a lock of its own: the daemon's shared lock prevents the races lost here."""
-    budget = LineBudget(clock=clock)
+    budget = new_budget(clock)
     for _ in range(4):
         child = os.fork()
         if not child:
