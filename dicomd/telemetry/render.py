@@ -68,7 +68,7 @@ class Lines:
         event = event_dict.pop("event", "")
         line: Line = {"timestamp": datetime.now(UTC), "level": level}
         if type(event) is Message:
-            line["event"] = event._value_  # the property `value` would be a call
+            line["event"] = str(event)
             line["message_id"] = event.message_id
         else:
             line["event"] = safe_text(str(event))
