@@ -29,8 +29,11 @@ TWO = {"workers": 2, "drain_timeout": "10s"}
 
 def test_connections_are_shared_out_evenly(start_daemon: StartDaemon, connect: Connect) -> None:
     daemon = start_daemon(dicomd=TWO)
-    splits = []
-    for _ in range(3):  # one may be uneven: a worker that gets no CPU for some milliseconds loses its turn
+    splits: list[list[int]] = []
+    # A round may be uneven: a worker that gets no CPU for some milliseconds loses its turn, as happens often on a busy
+    # machine. But if workers took no turns, one of them would get all connections in every round.
+    while sum(split in ([4, 4], [3, 5]) for split in splits) < 2:
+        assert len(splits) < 12, splits
         peers = [connect(daemon) for _ in range(8)]
         for peer in peers:
             peer.associate()
@@ -39,9 +42,8 @@ def test_connections_are_shared_out_evenly(start_daemon: StartDaemon, connect: C
             assert peer.store(instance()).status == 0
             peer.release()
         wait_until(daemon.connections, equals=0)
-    assert sum(split in ([4, 4], [3, 5]) for split in splits) >= 2, splits
-    assert len(daemon.stored()) == 24
-    assert daemon.metric("dicomd_instances_stored_total") == 24
+    assert len(daemon.stored()) == 8 * len(splits)
+    assert daemon.metric("dicomd_instances_stored_total") == 8 * len(splits)
     assert daemon.metric("dicomd_workers", state="ready") == 2
 
 
