@@ -20,6 +20,10 @@ from dicomd.ipc.shared_state import SharedState
 MAX_ASSOCIATIONS: Final = 1000
 """The most open Associations that are listed; all of them are counted."""
 _DAY: Final = 86400.0
+_HISTORY: Final = 300
+"""Samples of the counters, one per second, from which rates are computed."""
+_STEP: Final = 5
+"""Samples for one point of the curve."""
 
 Status = dict[str, Any]
 
@@ -75,10 +79,8 @@ def from_metrics(folder: Path) -> Status:
 class Pace:
     """The rates of the last five minutes, from counters that are sampled once a second."""
 
-    SECONDS: Final = 300
-
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, dict[str, int]]] = deque(maxlen=self.SECONDS + 1)
+        self._seen: deque[tuple[float, dict[str, int]]] = deque(maxlen=_HISTORY + 1)
 
     def look(self, shared_state: SharedState) -> None:
         """Take a sample of the counters."""
@@ -92,9 +94,9 @@ class Pace:
         (began, first), (ended, last) = seen[0], seen[-1]
         return {name: round((last[name] - first[name]) / (ended - began), 3) for name in last}
 
-    def history(self, name: str, step: int = 5) -> list[float]:
-        """Return one counter's rate per second, averaged over steps of `step` samples, the oldest first."""
-        seen = list(self._seen)[::-1][::step][::-1]
+    def history(self, name: str) -> list[float]:
+        """Return one counter's rate per second, averaged over every `_STEP` samples, the oldest first."""
+        seen = list(self._seen)[::-1][::_STEP][::-1]
         return [
             (last[name] - first[name]) / (ended - began)
             for (began, first), (ended, last) in pairwise(seen)

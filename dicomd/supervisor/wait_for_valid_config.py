@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 from dicomd.supervisor.notify import Notifier
 
-PATIENCE = 10.0
+_CORRECTION_TIMEOUT = 10.0
 """Seconds. That allows three starts in the shipped unit's StartLimitIntervalSec=30s, which leaves two of its five for
 an administrator's own."""
 _PAUSE = 0.5  # seconds between two readings of the configuration
@@ -23,17 +23,15 @@ _PAUSE = 0.5  # seconds between two readings of the configuration
 Found = TypeVar("Found")
 
 
-def has_inherited_sockets(environ: Mapping[str, str] = os.environ) -> bool:
+def has_inherited_sockets() -> bool:
     """Whether the service manager has passed sockets to this process."""
-    return environ.get("LISTEN_PID") == str(os.getpid()) and environ.get("LISTEN_FDS", "0") != "0"
+    return os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS", "0") != "0"
 
 
-def await_correction(
-    look: Callable[[], Found | None], *, patience: float = PATIENCE, environ: Mapping[str, str] = os.environ
-) -> Found | None:
-    """Call `look` repeatedly until it finds something or `patience` seconds have passed; return what it found."""
-    Notifier(dict(environ)).status("The configuration is broken, see the log: waiting for its correction")
-    deadline = time.monotonic() + patience
+def await_correction(look: Callable[[], Found | None]) -> Found | None:
+    """Call `look` until it finds something, for `_CORRECTION_TIMEOUT` seconds at most; return what it found."""
+    Notifier(dict(os.environ)).status("The configuration is broken, see the log: waiting for its correction")
+    deadline = time.monotonic() + _CORRECTION_TIMEOUT
     while (left := deadline - time.monotonic()) > 0:
         time.sleep(min(_PAUSE, left))
         if (found := look()) is not None:
