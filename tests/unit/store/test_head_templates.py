@@ -7,6 +7,7 @@ import pytest
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.head import HeadScanner
 from dicomd.store.head_templates import TemplateCache, cache_for
+from tests.support.cost import calls
 from tests.support.encoding import element
 
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -44,15 +45,18 @@ def known() -> TemplateCache:
     return found
 
 
-def test_a_head_built_like_the_last_two_is_read_without_a_scan(
-    known: TemplateCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(HeadScanner, "_advance")
+def test_a_head_built_like_the_last_two_is_read_without_a_scan(known: TemplateCache) -> None:
     scanner = scan(head(b"1.12", time=b"235959", patient=b"P2", series=b"1.4"), known)
     assert scanner.complete
     assert scanner.values[0x00080018] == b"1.12"
     assert scanner.values[SERIES] == b"1.4\0"
     assert scanner.patient_id == b"P2"
+    longer, known_longer = element(0x00080005, "CS", b"") * 100, TemplateCache()
+    for instance in (b"1.10", b"1.11"):
+        scan(longer + head(instance), known_longer)
+    cost = calls(lambda: scan(head(b"1.12"), known))
+    assert calls(lambda: scan(longer + head(b"1.12"), known_longer)) == cost  # a scan makes calls for each element
+    assert calls(lambda: scan(longer + head(b"1.12"), TemplateCache())) > cost + 100
 
 
 @pytest.mark.parametrize(

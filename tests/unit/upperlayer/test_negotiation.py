@@ -1,8 +1,6 @@
 """Negotiation: requests are encoded and answers decoded by pynetdicom."""
 
 import struct
-import sys
-from collections.abc import Callable
 
 import pytest
 from pynetdicom.pdu import A_ASSOCIATE_AC
@@ -19,6 +17,7 @@ from dicomd.upperlayer.contexts import ContextJudge
 from dicomd.upperlayer.items import MalformedRequestError
 from dicomd.upperlayer.negotiation import AssociateRequest, Negotiator, associate_ac
 from dicomd.upperlayer.proposals import MAX_ITEMS, MAX_SUB_ITEMS
+from tests.support.cost import calls
 from tests.support.encoding import item
 from tests.support.raw_peer import associate_rq
 
@@ -245,22 +244,6 @@ def test_sub_items_are_counted_over_all_items_that_hold_them() -> None:
     with pytest.raises(MalformedRequestError, match="sub-items") as caught:
         judge.negotiate(AssociateRequest.from_body(encoded([(CT, [EXPLICIT])]) + items * 2))
     assert caught.value.limit == "user_information"
-
-
-def calls(work: Callable[[], object]) -> int:
-    """The number of function calls, including built-ins: a cost that doesn't depend on the load of the machine."""
-    found = 0
-
-    def count(_frame: object, event: str, _arg: object) -> None:
-        nonlocal found
-        found += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return found
 
 
 @pytest.mark.parametrize(("sop_class", "a_context"), [(CT, 2 * 128), (MR, 60)], ids=["supported", "not supported"])
