@@ -9,22 +9,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from dicomd.store import filesystem, probe, space
 from dicomd.store.errors import OutOfSpace, StoreError, StoreUnavailable
-from dicomd.store.probe import Probe
 from tests.support.waiting import wait_until
 from tests.unit.store.instances import data_set, file_store, files, identity, put
 
 NOBODY = 65534
 PATIENCE = 60.0
-
-
-def let_a_minute_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    later = time.monotonic() + 60
-    monkeypatch.setattr(time, "monotonic", lambda: later)
 
 
 @contextmanager
@@ -109,6 +104,12 @@ def test_a_quota_that_is_used_up_refuses_until_there_is_room_in_it_again(
         store.close()
 
 
+def let_time_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let so much time pass that the next check tries a small write."""
+    later = time.monotonic() + 3600
+    monkeypatch.setattr(filesystem, "time", SimpleNamespace(monotonic=lambda: later))
+
+
 def test_a_quota_is_tried_for_a_good_deal_more_than_a_small_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +132,7 @@ def test_a_quota_is_tried_for_a_good_deal_more_than_a_small_file(
     assert list((tmp_path / ".dicomd" / "tmp").iterdir()) == []
     store.check()
     assert store.state.accepting
-    let_a_minute_pass(monkeypatch)
+    let_time_pass(monkeypatch)
     store.check()  # only a small file fits from now on
     assert asked == [64 << 20] * 2
 
@@ -142,10 +143,10 @@ def test_space_is_shown_also_while_nothing_is_taken(tmp_path: Path, monkeypatch:
     seen = space.Space(avail_bytes=7, size_bytes=9, files_avail=3, files=0)
     monkeypatch.setattr(space, "look", lambda _path: seen)
 
-    def failing(_probe: Probe, **_options: bool) -> None:
-        raise StoreUnavailable("Storage has an I/O error", operation="probe", errno="EIO")
+    def failing(_fd: int, _data: bytes) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(Probe, "run", failing)
+    monkeypatch.setattr(os, "write", failing)
     store.check()
     state = store.state
     assert (state.accepting, state.avail_bytes, state.size_bytes, state.files_avail) == (False, 7, 9, 3)
@@ -188,14 +189,15 @@ def test_a_look_that_gets_no_answer_makes_the_store_unavailable_until_it_gets_on
 
 def test_a_small_write_is_tried_now_and_then_while_all_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = file_store(tmp_path)
-    probes: list[float] = []
-    monkeypatch.setattr(Probe, "run", lambda _probe, **_options: probes.append(0))
+    written: list[int] = []
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: (written.append(len(data)), write(fd, data))[1])
     for _ in range(3):
         store.check()
-    assert len(probes) == 1
-    let_a_minute_pass(monkeypatch)
+    assert written == [4096]
+    let_time_pass(monkeypatch)
     store.check()
-    assert len(probes) == 2
+    assert written == [4096] * 2
 
 
 @pytest.fixture

@@ -3,14 +3,12 @@
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 import xxhash
 
-from dicomd.store import verification
 from dicomd.store.filesystem import FileStore
 from dicomd.store.layout import Layout
 from dicomd.store.part10 import header
@@ -212,15 +210,18 @@ def test_what_goes_while_it_is_counted_is_not_counted(tmp_path: Path, monkeypatc
     store = file_store(tmp_path)
     stays = put(store, data_set("1.1"), identity("1.1")).path
     goes = put(store, data_set("1.2"), identity("1.2")).path
-    entries = verification._entries
+    scandir = os.scandir
 
-    def and_gone(root: Path, relative: str) -> Iterator[Any]:
-        for entry, path in list(entries(root, relative)):
-            goes.unlink(missing_ok=True)
-            yield entry, path
+    def and_gone(path: Path) -> AbstractContextManager[list[os.DirEntry[str]]]:
+        with scandir(path) as found:
+            entries = list(found)
+        if goes.name in [entry.name for entry in entries]:
+            goes.unlink()
+        return nullcontext(entries)
 
-    monkeypatch.setattr(verification, "_entries", and_gone)
+    monkeypatch.setattr(os, "scandir", and_gone)
     assert survey(tmp_path) == stays.stat().st_size
+    assert not goes.exists()
 
 
 def test_what_goes_meanwhile_is_no_problem(tmp_path: Path) -> None:
