@@ -21,7 +21,8 @@ from dicomd.telemetry.logs import get_logger
 HTTP_NAME = "metrics"
 """The FileDescriptorName= of the HTTP endpoint's socket."""
 _FIRST_INHERITED = 3  # SD_LISTEN_FDS_START
-_UNITS = {"dicom": "dicomd.socket", "dicom-tls": "dicomd-tls.socket", HTTP_NAME: "dicomd-metrics.socket"}
+UNITS = {"dicom": "dicomd.socket", "dicom-tls": "dicomd-tls.socket", HTTP_NAME: "dicomd-metrics.socket"}
+"""The shipped units that pass sockets with these FileDescriptorNames."""
 # Errors in a service that must not open sockets itself (RestrictAddressFamilies=, SystemCallFilter=, IPAddressDeny=).
 _FORBIDDEN = frozenset((errno.EAFNOSUPPORT, errno.EPERM, errno.ESOCKTNOSUPPORT))
 
@@ -136,7 +137,7 @@ def _bind(key: str, name: str, host: str, port: int) -> socket.socket:
 
 def _advice(error: OSError, name: str, port: int) -> str:
     reason = os.strerror(error.errno) if error.errno else str(error)
-    unit = _UNITS.get(name, f"a socket unit with FileDescriptorName={name}")
+    unit = UNITS.get(name, f"a socket unit with FileDescriptorName={name}")
     if error.errno == errno.EADDRINUSE:
         return f"{reason} (another program listens there: `ss -ltnp sport = :{port}` names it; or choose another port)"
     if error.errno == errno.EACCES:

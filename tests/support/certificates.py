@@ -69,14 +69,14 @@ class Authority:
     """A certification authority: a root, or one below another."""
 
     def __init__(self, name: str = "Test Root", issuer: Authority | None = None) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.key = ec.generate_private_key(ec.SECP256R1())
         self._issuer = issuer
-        self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = _builder(self._subject, issuer._subject if issuer else self._subject, self._key, -DAY, 10 * DAY)
+        self.subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = _builder(self.subject, issuer.subject if issuer else self.subject, self.key, -DAY, 10 * DAY)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         builder = builder.add_extension(_usage(authority=True), critical=True)
-        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), False)
-        signer = issuer._key if issuer else self._key
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), False)
+        signer = issuer.key if issuer else self.key
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
         builder = builder.add_extension(identifier, critical=False)  # Python 3.13 requires it (RFC 5280 §4.2.1.1)
         self.x509 = builder.sign(signer, hashes.SHA256())
@@ -108,11 +108,11 @@ class Authority:
         """A certificate for DNS names, IP addresses and URIs; dates are relative to now; `usage` restricts its use."""
         key = new_key(kind)
         attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
-        builder = _builder(x509.Name(attributes), self._subject, key, begins, ends)
+        builder = _builder(x509.Name(attributes), self.subject, key, begins, ends)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_usage(authority=False), critical=True)
         builder = builder.add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
         )
         if names:
             alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
@@ -123,7 +123,7 @@ class Authority:
         while authority._issuer is not None:
             chain.append(authority.x509)
             authority = authority._issuer
-        return Certificate(builder.sign(self._key, hashes.SHA256()), key, tuple(chain))
+        return Certificate(builder.sign(self.key, hashes.SHA256()), key, tuple(chain))
 
     def issue_for_clients_only(self, common_name: str) -> Certificate:
         """A certificate that is not valid for a server."""
@@ -132,13 +132,13 @@ class Authority:
     def revocation_list(self, *revoked: Certificate, ends: dt.timedelta = 5 * DAY) -> bytes:
         """A revocation list (PEM) that is due for renewal at `ends` from now."""
         now = dt.datetime.now(dt.UTC)
-        builder = x509.CertificateRevocationListBuilder().issuer_name(self._subject)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.subject)
         builder = builder.last_update(now - 2 * DAY).next_update(now + ends)
         for certificate in revoked:
             serial = certificate.x509.serial_number
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - DAY).build()
             builder = builder.add_revoked_certificate(entry)
-        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def self_signed(common_name: str = "localhost", kind: str = "ec") -> Certificate:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +21,8 @@ from dicomd.supervisor.control import Caller, ControlSocket, NoDaemonError, ask
 from tests.support.waiting import wait_until
 
 WAIT = b'{"command": "wait"}\n'
+MOST = 32
+"""Connections that may be sending or receiving, and commands that may be waiting for an answer."""
 
 
 @pytest.fixture
@@ -75,10 +79,20 @@ class Waiting:
             caller.answer({"ok": True})
 
 
+@contextmanager
+def address(folder: Path) -> Iterator[str]:
+    """A path to the socket in `folder` that fits into an address."""
+    fd = os.open(folder, os.O_PATH)
+    try:
+        yield f"/proc/self/fd/{fd}/control"
+    finally:
+        os.close(fd)
+
+
 def connected(folder: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(10)
-    with control._short_path(folder) as path:
+    with address(folder) as path:
         sock.connect(path)
     return sock
 
@@ -174,11 +188,11 @@ def test_those_who_wait_leave_places_for_others_and_the_oldest_is_told_where_the
     waiting = Waiting()
     with serving(folder, waiting), ExitStack() as stack:
         socks = []
-        for _ in range(control._MAX_WAITING + 1):
+        for _ in range(MOST + 1):
             socks.append(stack.enter_context(connected_and_sent(folder, WAIT)))
             wait_until(lambda: len(waiting.callers), equals=len(socks))
             assert ask(folder, {}, timeout=10)["ok"]
-        assert "more than 32 commands are waiting" in json.loads(socks[0].recv(1000))["error"]
+        assert f"more than {MOST} commands are waiting" in json.loads(socks[0].recv(1000))["error"]
         waiting.callers[0].answer({"ok": True})  # it has already been answered
         assert socks[0].recv(10) == b""
         waiting.callers[1].answer({"ok": True})
@@ -192,7 +206,7 @@ def test_a_thousand_connections_that_never_come_to_the_point_keep_nobody_out(fol
             for _ in range(100):
                 stack.enter_context(connected_and_sent(folder, sent))
             assert ask(folder, {}, timeout=4.0)["ok"]  # less than the time limit of the stalled callers
-        assert len(server.sources()) <= 1 + control._MAX_TALKING + 64
+        assert len(server.sources()) <= 1 + MOST + 64
 
 
 def test_connections_that_never_read_their_answer_keep_nobody_out(folder: Path) -> None:
@@ -205,14 +219,23 @@ def test_connections_that_never_read_their_answer_keep_nobody_out(folder: Path) 
         assert ask(folder, {}, timeout=4.0)["ok"]
 
 
-def test_the_user_who_has_most_connections_makes_room() -> None:
-    def caller(user: int) -> Caller:
-        return Caller(socket.socket(socket.AF_UNIX), user, 0.0)
+def test_the_user_who_has_most_connections_makes_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    users = [0, 7, 1, 7, *([7, 0] * 14), 7]  # one connection more than there may be
+    connecting = iter(users)
 
-    callers = [caller(user) for user in (0, 7, 1, 7, 0, 7)]
-    assert control._dispensable(callers) is callers[1]
-    for each in callers:
-        each.sock.close()
+    def credentials(_sock: socket.socket, *_option: int) -> bytes:
+        return struct.pack("3i", 1, next(connecting), 1)
+
+    monkeypatch.setattr(socket.socket, "getsockopt", credentials)
+    with serving(folder, echo) as server, ExitStack() as stack:
+        socks = [stack.enter_context(connected(folder)) for _ in users]
+        oldest = socks.pop(users.index(7))
+        assert oldest.recv(1) == b""
+        assert len(server.sources()) == 1 + MOST
+        for sock in socks:
+            sock.setblocking(False)
+            with pytest.raises(BlockingIOError):  # it is still open
+                sock.recv(1)
 
 
 def test_nobody_there_is_a_sentence(folder: Path) -> None:
@@ -223,7 +246,7 @@ def test_nobody_there_is_a_sentence(folder: Path) -> None:
 
 
 def test_a_socket_whose_backlog_is_full_is_waited_for(folder: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server, control._short_path(folder) as path, ExitStack() as stack:
+    with socket.socket(socket.AF_UNIX) as server, address(folder) as path, ExitStack() as stack:
         server.bind(path)
         server.listen(0)
         first = stack.enter_context(connected(folder))

@@ -56,9 +56,9 @@ def test_systemd_has_nothing_to_say_of_the_units(analyze: str, tmp_path: Path) -
 def test_the_units_and_the_default_configuration_fit() -> None:
     (listener,) = Config().listen
     service = (UNITS / "dicomd.service").read_text()
-    for name, unit in sockets._UNITS.items():
+    for name, unit in sockets.UNITS.items():
         assert f"FileDescriptorName={name}\n" in (UNITS / unit).read_text()
-    assert listener.name in sockets._UNITS
+    assert listener.name in sockets.UNITS
     assert f"ListenStream={listener.address.port}\n" in (UNITS / "dicomd.socket").read_text()
     assert f"ListenStream={Config().http.address}\n" in (UNITS / "dicomd-metrics.socket").read_text()
     assert f"RuntimeDirectory={runtime_dir.DEFAULT.name}\n" in service

@@ -15,6 +15,7 @@ import pytest
 
 from dicomd.telemetry import writer as writer_module
 from dicomd.telemetry.writer import PATIENCE, DescriptorWriter
+from tests.support.processes import descriptors
 
 
 def line(**fields: Any) -> bytes:
@@ -139,9 +140,11 @@ def test_closing_stderr_does_not_close_the_log(pipe: Pipe) -> None:
 
 
 def test_a_closed_writer_writes_nowhere(pipe: Pipe) -> None:
-    fd = pipe.writer._fd
+    before = descriptors(os.getpid())
     pipe.writer.close()
-    taken = os.dup2(pipe.reader, fd)  # as a stored file might get this number
+    after = descriptors(os.getpid())
+    (closed,) = (fd for fd, target in before.items() if target.startswith("pipe:") and after.get(fd) != target)
+    taken = os.dup2(pipe.reader, closed)  # as a stored file might get this number
     pipe.writer.msg(line(a=1))
     os.close(taken)
     assert pipe.lost == 1

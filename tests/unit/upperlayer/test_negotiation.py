@@ -1,6 +1,7 @@
 """Negotiation: requests are encoded and answers decoded by pynetdicom."""
 
 import struct
+from typing import Any
 
 import pytest
 from pynetdicom.pdu import A_ASSOCIATE_AC
@@ -138,8 +139,16 @@ def test_storage_extended_negotiation_is_answered_for_accepted_contexts_only() -
     assert {i.uid: i.app_info for i in pdu.user_information.ext_neg} == {CT: b"\2\0\3\0\0\0"}
 
 
-def test_only_what_the_answer_depends_on_is_cached() -> None:
+def test_only_what_the_answer_depends_on_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     """Varying names, user identities and offers don't cause the contexts to be judged again."""
+    judged: list[bytes] = []
+    original = ContextJudge.judge
+
+    def counted(self: ContextJudge, context: bytes, *more: Any) -> Any:
+        judged.append(context)
+        return original(self, context, *more)
+
+    monkeypatch.setattr(ContextJudge, "judge", counted)
     judge = negotiator()
     for number in range(5):
         version = ImplementationVersionNameNotification()
@@ -153,7 +162,7 @@ def test_only_what_the_answer_depends_on_is_cached() -> None:
             negotiated = judge.negotiate(AssociateRequest.from_body(body))
             assert negotiated.implementation_version_name == (f"V{number}" if version in extra else "")
             assert bool(answer(body, judge).user_information.ext_neg) == (offer in extra)
-    assert len(judge._cache) == 1
+    assert len(judged) == 1
 
 
 def test_contexts_that_only_look_alike_when_joined_are_not_taken_for_each_other() -> None:
