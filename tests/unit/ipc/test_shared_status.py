@@ -72,14 +72,14 @@ def test_a_value_that_is_too_long_changes_nothing(record: Record) -> None:
 
 def test_a_writer_that_died_in_the_middle_leaves_nothing_until_the_next(record: Record) -> None:
     record.write("before")
-    record._version |= 1  # as during a write
+    record._version |= 1  # as during a write  # noqa: SLF001 - as a writer leaves it that dies
     assert record.read() is None
     record.write("after")
     assert record.read() == "after"
 
 
 def test_the_end_of_the_versions_is_an_end_like_any_other(record: Record) -> None:
-    record._version = 2**32 - 2
+    record._version = 2**32 - 2  # noqa: SLF001 - as a writer leaves it that dies
     for value in ("last", "first", "second"):
         record.write(value)
         assert record.read() == value
@@ -89,10 +89,10 @@ def test_the_end_of_the_versions_is_an_end_like_any_other(record: Record) -> Non
 def test_writes_that_are_seen_in_another_order_are_no_value(record: Record, seen_late: str) -> None:
     """As on aarch64, where a reader may see the version of the new value beside a part of the old one."""
     record.write("old")
-    old = getattr(record, seen_late) if seen_late != "_data" else bytes(record._data)
+    old = getattr(record, seen_late) if seen_late != "_data" else bytes(record._data)  # noqa: SLF001 - as a reader may see it
     record.write("newest")
     if seen_late == "_data":
-        record._data[:] = old
+        record._data[:] = old  # noqa: SLF001 - as a reader may see it
     else:
         setattr(record, seen_late, old)
     assert record.read() is None

@@ -289,7 +289,8 @@ def test_nothing_is_said_of_requests(endpoint: Endpoint, capfd: pytest.CaptureFi
 
 
 def test_a_silent_client_is_dropped(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_module._Handler, "timeout", 0.2)
+    handler = http_module._Handler  # noqa: SLF001 - socketserver reads the time limit from the class
+    monkeypatch.setattr(handler, "timeout", 0.2)
     with silent(endpoint) as client:
         assert client.recv(1) == b""
 

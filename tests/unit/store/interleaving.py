@@ -54,7 +54,7 @@ class Publication:
         data = memoryview(data_set(pixels=pixels))
         self._writer = self._store.open(identity())
         self._writer.write([data], len(data))
-        self.fd = self._writer._fd  # -1 once it is closed
+        self.fd = self._writer._fd  # noqa: SLF001 - what the kernel closes when a process is killed; -1 once it is closed
         self._go, self._held = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -73,7 +73,7 @@ class Publication:
         self.killed = True
         while not self.over:
             self.advance()
-        for fd in (self.fd, self._store._temporary._lock_fd):
+        for fd in (self.fd, self._store._temporary._lock_fd):  # noqa: SLF001 - closed by the kernel, too
             if fd >= 0:
                 os.close(fd)
 

@@ -122,7 +122,9 @@ def test_a_lack_of_inodes_is_out_of_space(mount: Mount, monkeypatch: pytest.Monk
     root = mount("size=4m,nr_inodes=200")
     store = file_store(root, checksums=False)  # tmpfs counts an extended attribute as an inode
     monkeypatch.setattr(
-        store._room, "claim", lambda size, _end: (0, size)
+        store._room,
+        "claim",
+        lambda size, _end: (0, size),  # noqa: SLF001 - room as others would leave it
     )  # as if others had used them since the last check
     ballast = root / "ballast"
     ballast.mkdir()
@@ -569,7 +571,7 @@ def test_a_writer_that_fails_during_a_check_is_heard(tmp_path: Path, monkeypatch
     statvfs = os.statvfs
 
     def fail_meanwhile(path: str) -> os.statvfs_result:
-        store._condition.instance_failed(StoreUnavailable("Storage has an I/O error", operation="write", errno="EIO"))
+        store._condition.instance_failed(StoreUnavailable("Storage has an I/O error", operation="write", errno="EIO"))  # noqa: SLF001 - as a writer reports it
         return statvfs(path)
 
     with monkeypatch.context() as patch:

@@ -115,7 +115,7 @@ def test_a_quota_is_tried_for_a_good_deal_more_than_a_small_file(
 ) -> None:
     """The same as above without a file system that supports quotas."""
     store = file_store(tmp_path)
-    store._condition.instance_failed(
+    store._condition.instance_failed(  # noqa: SLF001 - as a writer reports it
         OutOfSpace("Disk quota of the store is used up", operation="write", errno="EDQUOT")
     )
     assert (store.state.accepting, store.state.space_low) == (False, True)
@@ -139,7 +139,7 @@ def test_a_quota_is_tried_for_a_good_deal_more_than_a_small_file(
 
 def test_space_is_shown_also_while_nothing_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = file_store(tmp_path)
-    store._condition.instance_failed(StoreUnavailable("Storage has an I/O error", operation="write", errno="EIO"))
+    store._condition.instance_failed(StoreUnavailable("Storage has an I/O error", operation="write", errno="EIO"))  # noqa: SLF001 - as a writer reports it
     seen = space.Space(avail_bytes=7, size_bytes=9, files_avail=3, files=0)
     monkeypatch.setattr(space, "look", lambda _path: seen)
 

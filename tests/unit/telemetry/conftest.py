@@ -20,9 +20,9 @@ def _log_put_back() -> Iterator[None]:
     root = logging.getLogger()
     level = root.level
     yield
-    if logs._writer is not None:
-        logs._writer.close()
-        logs._writer = None
+    writer, logs._writer = logs._writer, None  # noqa: SLF001 - a process never takes its log back; only tests do
+    if writer is not None:
+        writer.close()
     structlog.reset_defaults()
     for handler in list(root.handlers):
         if isinstance(handler, StructlogHandler):
