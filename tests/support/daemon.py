@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 import tomlkit
@@ -27,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.pages import get
 from tests.support.part10 import StoredFile, read_part10
-from tests.support.processes import descriptors
+from tests.support.processes import open_files, open_sockets, threads
 from tests.support.waiting import wait_until
 
 START_DEADLINE = 30.0
@@ -91,9 +90,7 @@ class Daemon:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None and self.running:
                 self.check_health()
@@ -138,7 +135,8 @@ class Daemon:
         if not self.running:
             raise self._failed("it ended before it was ready")
         # One more thread may still be starting, because readiness is reported first.
-        self._idle_sockets, self._idle_threads = len(self._open_sockets()), len(self._threads()) + 1
+        pids = self.pids()
+        self._idle_sockets, self._idle_threads = open_sockets(pids), threads(pids) + 1
 
     def configure(self, **overrides: Any) -> None:
         """Write the configuration with these tables changed, to take effect at the next reload or start."""
@@ -349,12 +347,12 @@ class Daemon:
         if not self.running:
             return ["it is not running"]
         trouble = []
-        sockets, threads = self._open_sockets(), self._threads()
-        if len(sockets) > self._idle_sockets:
-            trouble.append(f"{len(sockets)} open sockets, {self._idle_sockets} at the start")
-        if len(threads) > self._idle_threads:
-            trouble.append(f"{len(threads)} threads, at most {self._idle_threads} belong there")
-        if files := [f for f in self._open_files() if f.endswith(".dcm") or "/.dicomd/tmp/" in f]:
+        pids = self.pids()
+        if (sockets := open_sockets(pids)) > self._idle_sockets:
+            trouble.append(f"{sockets} open sockets, {self._idle_sockets} at the start")
+        if (running := threads(pids)) > self._idle_threads:
+            trouble.append(f"{running} threads, at most {self._idle_threads} belong there")
+        if files := [f for f in open_files(pids) if f.endswith(".dcm") or "/.dicomd/tmp/" in f]:
             trouble.append(f"instances still open: {files}")
         if left := self.temporary_files():
             trouble.append(f"temporary files: {left}")
@@ -366,22 +364,6 @@ class Daemon:
         return found + [
             str(r) for r in self.records if r["event"] in ("internal error", "not JSON") or "unknown_keys" in r
         ]
-
-    def _descriptors(self) -> list[str]:
-        return [target for pid in self.pids() for target in descriptors(pid).values()]
-
-    def _open_sockets(self) -> list[str]:
-        return [target for target in self._descriptors() if target.startswith("socket:")]
-
-    def _open_files(self) -> list[str]:
-        return [target for target in self._descriptors() if target.startswith("/")]
-
-    def _threads(self) -> list[Path]:
-        threads = []
-        for pid in self.pids():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
-                threads += list(Path(f"/proc/{pid}/task").iterdir())
-        return threads
 
     def _read(self, stream: IO[bytes]) -> None:
         with stream:
