@@ -14,6 +14,7 @@ from dicomd.config.keys import tables
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support import wire
 from tests.support.daemon import Daemon, free_port
+from tests.support.failed_start import failed_start
 from tests.support.load import Load
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, MR_IMAGE_STORAGE, instance
 from tests.support.processes import descriptors
@@ -537,11 +538,6 @@ def test_one_runtime_directory_has_one_daemon(start_daemon: StartDaemon, tmp_pat
     runtime = str(tmp_path / "run")
     start_daemon(dicomd={"runtime_dir": runtime})
     second = Daemon(tmp_path, {"dicomd": {"runtime_dir": runtime}})
-    done = subprocess.run(
-        [sys.executable, "-m", "dicomd", "serve", "--config", second.config_path],
-        capture_output=True,
-        timeout=30,
-        check=False,
-    )
+    done = failed_start(second.config_path)
     assert done.returncode == 1
-    assert b"another dicomd runs with" in done.stderr
+    assert "another dicomd runs with" in done.stderr

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ import pytest
 
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support.daemon import Daemon, DaemonFailed
+from tests.support.failed_start import failed_start
 from tests.support.objects import instance
 from tests.support.raw_peer import RawPeer, associate_rq
 from tests.support.waiting import wait_until
@@ -290,17 +290,11 @@ def test_a_listener_that_may_not_be_bound_names_the_unit_to_enable(tmp_path: Pat
     """As under RestrictAddressFamilies=AF_UNIX."""
     daemon = Daemon(tmp_path, {"listen": [{"name": "dicom-tls", "address": "127.0.0.1:0"}]})
     forbidden = (
-        "import errno, socket, sys\n"
+        "import errno, socket\n"
         "def forbid(*_, **__): raise OSError(errno.EAFNOSUPPORT, 'no')\n"
-        "socket.create_server = forbid\n"
-        "from dicomd.cli.main import main; main()"
+        "socket.create_server = forbid"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", forbidden, "serve", "--config", daemon.config_path],
-        capture_output=True,
-        timeout=30,
-        check=False,
-    )
+    done = failed_start(daemon.config_path, sabotage=forbidden)
     assert done.returncode == 1
-    assert b"listen.dicom-tls: can't listen on 127.0.0.1:0" in done.stderr
-    assert b"enable dicomd-tls.socket" in done.stderr
+    assert "listen.dicom-tls: can't listen on 127.0.0.1:0" in done.stderr
+    assert "enable dicomd-tls.socket" in done.stderr

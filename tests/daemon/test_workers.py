@@ -6,8 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from tests.daemon.conftest import Connect, StartDaemon
 from tests.support.daemon import Daemon
 from tests.support.encoding import p_data, pdv
+from tests.support.failed_start import failed_start
 from tests.support.load import Load
 from tests.support.objects import instance
 from tests.support.processes import descriptors, exists
@@ -212,19 +211,10 @@ def test_sigterm_drains_all_workers(start_daemon: StartDaemon, connect: Connect)
 def test_workers_that_never_start_end_the_daemon_with_a_sentence(start_daemon: StartDaemon, tmp_path: Path) -> None:
     """For example if a library crashes in each worker."""
     daemon = Daemon(tmp_path, {"dicomd": TWO})
-    sabotaged = (
-        "import os, sys; from dicomd.supervisor import process_manager as m; m.run_worker = lambda *_: os._exit(3); "
-        "from dicomd.cli.main import main; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", sabotaged, "serve", "--config", daemon.config_path],
-        capture_output=True,
-        timeout=30,
-        check=False,
-    )
+    sabotage = "import os; from dicomd.supervisor import process_manager as m; m.run_worker = lambda *_: os._exit(3)"
+    done = failed_start(daemon.config_path, sabotage=sabotage)
     assert done.returncode == 1
-    assert b"workers die before they are ready: exit status 3" in done.stderr
-    assert b"Traceback" not in done.stderr
+    assert "workers die before they are ready: exit status 3" in done.stderr
 
 
 def test_no_descriptor_of_the_supervisor_reaches_a_child(start_daemon: StartDaemon) -> None:
