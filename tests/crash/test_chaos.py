@@ -23,6 +23,7 @@ from tests.crash.verdict import find, temporary_files
 from tests.crash.victims import VICTIMS, VICTIMS_A_ROUND, Victims
 from tests.support.overwrites import lost
 from tests.support.soak import soak_seconds
+from tests.support.waiting import wait_until
 
 SEED = 4941
 POLICIES = ("keep-both", "replace", "reject")
@@ -228,10 +229,12 @@ Publisher.publish = dropping
 )
 def test_a_store_that_breaks_the_promise_is_found_out(tmp_path: Path, broken: str, duplicates: str) -> None:
     chaos = Chaos(tmp_path, duplicates, sabotage=_BROKEN[broken])
-    ends = time.monotonic() + 120
+
+    def found_out() -> object:
+        chaos.run(4, kills=False)
+        return chaos.outcome.lost
+
     try:
-        while not chaos.outcome.lost:
-            assert time.monotonic() < ends, "the broken store was not detected"
-            chaos.run(4, kills=False)
+        wait_until(found_out, 120, what="the broken store was not detected")
     finally:
         chaos.victims.abandon()
