@@ -211,6 +211,7 @@ def test_stalled_handshakes_hold_nobody_up_and_end_at_their_deadline(start_daemo
     wait_until(lambda: len(daemon.logged("TLS handshake failed", error="nothing complete within 3 s")) == 100)
 
 
+@pytest.mark.slow
 def test_time_that_is_up_is_answered_over_tls(start_daemon: StartDaemon, pki: Pki) -> None:
     limits = {"association_idle": "1s", "request_timeout": "5s"}
     daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(), limits=limits)
@@ -220,6 +221,7 @@ def test_time_that_is_up_is_answered_over_tls(start_daemon: StartDaemon, pki: Pk
     assert daemon.wait_logged("association ended", outcome="timed_out")["error"] == "idle for 1 s"
 
 
+@pytest.mark.slow
 def test_a_stop_aborts_over_tls(start_daemon: StartDaemon, pki: Pki) -> None:
     daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(), dicomd={"drain_timeout": "1s"})
     with RawPeer(daemon.address, tls=requestor_context(pki.trusted)) as peer:
@@ -228,6 +230,7 @@ def test_a_stop_aborts_over_tls(start_daemon: StartDaemon, pki: Pki) -> None:
         assert peer.read_abort() == Abort(0, 0)
 
 
+@pytest.mark.slow
 def test_a_stop_before_there_is_an_association_is_told_as_such(start_daemon: StartDaemon, pki: Pki) -> None:
     """Neither a failure nor a peer's departure: dicomd itself ends these connections."""
     listen = [
@@ -250,6 +253,7 @@ def test_a_stop_before_there_is_an_association_is_told_as_such(start_daemon: Sta
     assert not daemon.logged("TLS handshake failed")
 
 
+@pytest.mark.slow
 def test_certificates_are_rotated_by_a_reload_without_a_dropped_association(
     start_daemon: StartDaemon, pki: Pki, tmp_path: Path
 ) -> None:
@@ -272,6 +276,7 @@ def test_certificates_are_rotated_by_a_reload_without_a_dropped_association(
         peer.release()
 
 
+@pytest.mark.slow
 def test_who_may_come_in_is_changed_by_a_reload_without_a_dropped_association(
     start_daemon: StartDaemon, pki: Pki, tmp_path: Path
 ) -> None:
@@ -296,6 +301,7 @@ def test_who_may_come_in_is_changed_by_a_reload_without_a_dropped_association(
         peer.release()
 
 
+@pytest.mark.slow
 def test_files_that_cannot_serve_leave_the_old_in_force(start_daemon: StartDaemon, pki: Pki, tmp_path: Path) -> None:
     served = pki.root.issue("old", ["dicomd.test"]).write(tmp_path, "served")
     daemon = start_daemon(listen=[TLS_LISTENER], tls=pki.tls(certificate=served[0], key=served[1]))
@@ -315,6 +321,7 @@ def common_name(peer: RawPeer) -> str:
     return dict(part[0] for part in certificate["subject"])["commonName"]
 
 
+@pytest.mark.slow
 def test_an_expired_certificate_is_served_after_a_start_and_refused_by_a_reload(
     start_daemon: StartDaemon, pki: Pki, tmp_path: Path
 ) -> None:

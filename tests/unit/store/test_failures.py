@@ -508,10 +508,13 @@ def test_a_removed_directory_can_still_be_opened_through_its_descriptor(tmp_path
     os.close(fd)
 
 
+SLOW = pytest.mark.slow  # with all cases together
 WATCHED = ("open", "writev", "fdatasync", "mkdir", "link", "rename", "fsync", "stat", "fstat", "pread")
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EPERM])
+@pytest.mark.parametrize(
+    "number", [errno.EIO, *(pytest.param(number, marks=SLOW) for number in (errno.ENOSPC, errno.EMFILE, errno.EPERM))]
+)
 @pytest.mark.parametrize("case", ["new", "new-in-pieces", "identical", "kept-both", "replaced"])
 def test_whichever_call_fails_the_store_holds_complete_instances_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, number: int

@@ -17,7 +17,7 @@ import pytest
 from tests.unit.store.interleaving import DISTURBANCES, Publication, World, stepped
 
 POLICIES = ("keep-both", "replace", "reject")
-STARTS = ("new", "identical", "different", "pruned")
+STARTS = ("new", "identical", "different", pytest.param("pruned", marks=pytest.mark.slow))
 """The start of a publication: no file, the same instance, another with its UID, or a pruner who comes twice."""
 
 
@@ -79,6 +79,7 @@ def test_one_action_between_any_two_calls(worlds: Worlds, duplicates: str, start
                 break
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theirs", [b"ours", b"else"])
 @pytest.mark.parametrize("duplicates", POLICIES)
 def test_two_publications_of_one_uid_with_the_file_moved_in_between(

@@ -107,7 +107,7 @@ def test_the_same_events_however_the_bytes_are_cut(step: int, capacity: int) -> 
     assert_the_short_way_leads_to_the_same(STREAM, step, capacity=capacity)
 
 
-@pytest.mark.parametrize("step", [1, 4, 10**6])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 4, 10**6])
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
