@@ -32,8 +32,11 @@ from tests.support.waiting import wait_until
 START_DEADLINE = 30.0
 """Seconds: enough to import everything on a busy machine with cold caches."""
 STOP_DEADLINE = 20.0
-WAIT = 10.0
+WAIT = 20.0
 """Seconds that a test waits for something that should happen immediately."""
+_PIPE = 1 << 19
+"""Bytes of its log that wait for this process. The daemon loses lines rather than wait for a reader for long, and these
+readers share one interpreter lock with the senders of the test."""
 
 Record = dict[str, Any]
 
@@ -116,6 +119,7 @@ class Daemon:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pipesize=_PIPE,
             cwd=self.config_path.parent,
             start_new_session=True,
         )
