@@ -121,11 +121,8 @@ def test_a_filled_up_file_system_takes_instances_again_once_it_is_emptied(mount:
 def test_a_lack_of_inodes_is_out_of_space(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     root = mount("size=4m,nr_inodes=200")
     store = file_store(root, checksums=False)  # tmpfs counts an extended attribute as an inode
-    monkeypatch.setattr(
-        store._room,
-        "claim",
-        lambda size, _end: (0, size),  # noqa: SLF001 - room as others would leave it
-    )  # as if others had used them since the last check
+    room = store._room  # noqa: SLF001 - as if others had used the inodes since the last check
+    monkeypatch.setattr(room, "claim", lambda size, _end: (0, size))
     ballast = root / "ballast"
     ballast.mkdir()
     made = 0
