@@ -10,6 +10,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from dicomd.layouts import LayoutError
 from dicomd.store.errors import (
     DataSetMismatch,
     DataSetUnreadable,
@@ -264,8 +265,8 @@ def test_a_store_below_its_reserve_refuses_with_out_of_space(tmp_path: Path) -> 
     assert not store.state.accepting
 
 
-def test_a_bad_layout_is_a_value_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="layout"):
+def test_a_bad_layout_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError):
         file_store(tmp_path, layout="../{SOPInstanceUID}.dcm")
 
 
