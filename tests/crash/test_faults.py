@@ -29,6 +29,8 @@ CAUSES = {"ENOSPC": "A700", "EDQUOT": "A700", "EIO": "A701", "EROFS": "A701", "E
 OUR_OWN = ("ENOMEM", "EMFILE")
 """Arguments that don't identify the file concerned."""
 SYNCS = ("fsync", "fdatasync")
+OF_THE_STORE = (*SYNCS, "statfs")
+"""Calls that concern the whole store, whatever their path. The free space is asked for once in a while only."""
 NOT_FAILING = ("close", "getpid")
 """Not made to fail: strace would skip the call, and the descriptor would stay open."""
 AFTERWARDS = ("unlink",)
@@ -139,7 +141,7 @@ class Faults:
                 what = re.sub(r"[0-9a-f.]{12,}", "…", path)
                 harmless = call.name in AFTERWARDS or "LOCK_UN" in call.arguments
                 fault = Fault(call.name, numbers[call.name], what, harmless)
-                if not path.startswith(".dicomd/") and call.name not in SYNCS:
+                if not path.startswith(".dicomd/") and call.name not in OF_THE_STORE:
                     step = examined.get(path, "")
                     existing = path.endswith(".dcm") and step != "over" and call.name not in ("linkat", "renameat")
                     fault = replace(
