@@ -209,11 +209,15 @@ class Crashes:
         flush = self._last_flush(point.at)
         _apply(self._flushed, [request for request in self._requests[self._upto : flush] if request is not None])
         self._upto = flush
+        # A mount namespace made meanwhile, by anything on this machine, holds a copy of the previous mount: its file
+        # system then goes on writing to its image, and XFS would take this one for the same.
+        self._left.unlink(missing_ok=True)
         copy(self._flushed, self._left)
         _apply(self._left, point.survivors)
+        options = "noatime,nouuid" if self._name == XFS.name else "noatime"
         with (
             attached(self._left) as device,
-            mounted("-t", self._name, "-o", "noatime", device, on=self._at) as path,
+            mounted("-t", self._name, "-o", options, device, on=self._at) as path,
         ):
             yield path
 
