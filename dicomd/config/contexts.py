@@ -145,8 +145,8 @@ def _uid(text: str, kind: str, groups: tuple[str, ...], keywords: dict[str, str]
         return text
     known = {candidate.lower(): candidate for candidate in (*groups, *keywords)}
     close = difflib.get_close_matches(text.lower()[:100], known, n=1, cutoff=0.75)
-    right = f'did you mean "{known[close[0]]}"?' if close else f"one of {', '.join(groups)}, a keyword or a UID"
-    raise UnacceptableError(f"{shown(text)} is not a known {kind}", right)
+    expected = f'did you mean "{known[close[0]]}"?' if close else f"one of {', '.join(groups)}, a keyword or a UID"
+    raise UnacceptableError(f"{shown(text)} is not a known {kind}", expected)
 
 
 def _must_be(uid: str, text: str, kind: str) -> None:

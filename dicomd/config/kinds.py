@@ -1,7 +1,7 @@
 """The types of configuration keys: how each is read, how it is written back, and what people call it.
 
-pydantic reads a value with the validator in the annotation of its type. The `Kind` in the same annotation names the
-type for people and writes the value back to TOML. A `Key` adds what is particular to one key: its description, and
+pydantic reads a value with the validator in the annotation of its type. The `ValueType` in the same annotation names
+the type for people and writes the value back to TOML. A `Key` adds what is particular to one key: its description, and
 whether a reload applies it.
 """
 

@@ -128,8 +128,8 @@ def _inconsistencies(config: Config, file: str) -> Iterator[tuple[frozenset[str]
     if config.tls.client_ca is None:
         needing = [key for key in ("client_certificate", "crl") if getattr(config.tls, key) not in {None, "none"}]
         if needing:
-            right = f"the authorities that {' and '.join(needing)} need"
-            yield frozenset({"tls"}), Problem(file, "tls.client_ca", "is missing", right)
+            expected = f"the authorities that {' and '.join(needing)} need"
+            yield frozenset({"tls"}), Problem(file, "tls.client_ca", "is missing", expected)
 
 
 def _repeated_names(config: Config, file: str, table: str) -> Iterator[tuple[frozenset[str], Problem]]:
@@ -149,8 +149,8 @@ def _overlap(first: Any, second: Any) -> bool:
 
 def _problem(detail: ErrorDetails, file: str, raw: dict[str, Any]) -> Problem:
     path, plain = _paths(detail["loc"])
-    what, right = _wording(detail, plain, raw)
-    return Problem(file, path, what, right)
+    what, expected = _wording(detail, plain, raw)
+    return Problem(file, path, what, expected)
 
 
 def _paths(loc: tuple[int | str, ...]) -> tuple[str, str]:
@@ -176,7 +176,7 @@ def _wording(detail: ErrorDetails, plain: str, raw: dict[str, Any]) -> tuple[str
     if kind == "extra_forbidden":
         return ("unknown table" if isinstance(value, dict) else "unknown key"), _suggestion(plain)
     if isinstance(error := context.get("error"), UnacceptableError):
-        return error.what, error.right
+        return error.what, error.expected
     if table is not None:
         if kind == "too_short":
             return "is empty", f"at least one {table.header}, or leave it out for the default"

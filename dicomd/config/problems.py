@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 
 class UnacceptableError(ValueError):
-    """A value is not acceptable. `what` says what is wrong, `right` what would be accepted ("" if nothing would)."""
+    """A value is not acceptable. `what` says what is wrong, `expected` what would be accepted ("" if nothing would)."""
 
-    def __init__(self, what: str, right: str = "") -> None:
-        super().__init__(f"{what} ({right})" if right else what)
+    def __init__(self, what: str, expected: str = "") -> None:
+        super().__init__(f"{what} ({expected})" if expected else what)
         self.what = what
-        self.right = right
+        self.expected = expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,11 @@ class Problem:
     file: str
     key: str
     what: str
-    right: str = ""
+    expected: str = ""
 
     def __str__(self) -> str:
         place = f"{self.file}: {self.key}" if self.key else self.file
-        return f"{place}: {self.what} ({self.right})" if self.right else f"{place}: {self.what}"
+        return f"{place}: {self.what} ({self.expected})" if self.expected else f"{place}: {self.what}"
 
 
 class ConfigError(Exception):

@@ -29,9 +29,9 @@ def peer_name(value: object) -> str:
 
 
 def _name(value: object) -> str:
-    right = 'letters, digits, "_", "." and "-", at most 64, such as "ct1"'
+    expected = 'letters, digits, "_", "." and "-", at most 64, such as "ct1"'
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise UnacceptableError(f"{shown(value)} is not a name", right)
+        raise UnacceptableError(f"{shown(value)} is not a name", expected)
     return value
 
 
@@ -45,8 +45,8 @@ def ae_title(value: object) -> str:
             f"{shown(value)} is an empty AE Title", f'1 to {ae_titles.MAX_LENGTH} characters such as "CT1"'
         )
     if len(title) > ae_titles.MAX_LENGTH:
-        right = f"{ae_titles.MAX_LENGTH} characters, not {len(title)}"
-        raise UnacceptableError(f"{shown(value)} is longer than an AE Title may be", right)
+        expected = f"{ae_titles.MAX_LENGTH} characters, not {len(title)}"
+        raise UnacceptableError(f"{shown(value)} is longer than an AE Title may be", expected)
     if not ae_titles.is_ae_title(title):
         forbidden = next(character for character in title if character not in ae_titles.CHARACTERS)
         raise UnacceptableError(
@@ -81,9 +81,9 @@ def certificate_name(value: object) -> str:
 
 def host_name(value: object) -> str:
     """The name of a host as a browser sends it: in lower case, without a port and without a final dot."""
-    right = 'a name without scheme and port such as "dicomd.example.org"; of an international one its "xn--" form'
+    expected = 'a name without scheme and port such as "dicomd.example.org"; of an international one its "xn--" form'
     if not isinstance(value, str) or len(value) > 253 or not _HOST_NAME.fullmatch(value):
-        raise UnacceptableError(f"{shown(value)} is not the name of a host", right)
+        raise UnacceptableError(f"{shown(value)} is not the name of a host", expected)
     return value.lower().removesuffix(".")
 
 

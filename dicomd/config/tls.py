@@ -88,8 +88,8 @@ def _server(file: str, tls: Tls, now: float, found: Findings) -> None:
             )
         certificate = server_certificate(tls.certificate, tls.key)
     except EncryptedKeyError:
-        wrong, right = f"{tls.key} has a passphrase", "a key without one, since a daemon can't ask for it"
-        found.errors.append(Problem(file, "tls.key", wrong, right))
+        wrong, expected = f"{tls.key} has a passphrase", "a key without one, since a daemon can't ask for it"
+        found.errors.append(Problem(file, "tls.key", wrong, expected))
     except WrongPurposeError as error:
         wrong = f"{tls.certificate} is not valid as a server certificate: {error}"
         found.errors.append(Problem(file, "tls.certificate", wrong, "one that is meant for TLS servers"))
@@ -152,11 +152,11 @@ def _authorities(file: str, path: Path, now: float, found: Findings) -> None:
 
 
 def _revocation(file: str, path: Path, now: float, found: Findings) -> None:
-    key, right = "tls.crl", "a PEM file of certificate revocation lists"
+    key, expected = "tls.crl", "a PEM file of certificate revocation lists"
     try:
         due = revocation_due(path)
     except (ssl.SSLError, OSError, ValueError):
-        found.errors.append(Problem(file, key, f"{path} contains no usable revocation list", right))
+        found.errors.append(Problem(file, key, f"{path} contains no usable revocation list", expected))
         return
     if due is None:
         return

@@ -36,7 +36,7 @@ def parse_duration(value: object) -> float:
 
     Raises UnacceptableError for anything else, for negative durations and for those above 365 days.
     """
-    right = 'a duration such as "60s", "1m30s" or "250ms"'
+    expected = 'a duration such as "60s", "1m30s" or "250ms"'
     if isinstance(value, str):
         text = value.strip()
         matches = list(_DURATION.finditer(text)) if len(text) <= _LONGEST else []
@@ -44,15 +44,15 @@ def parse_duration(value: object) -> float:
         if text == "0":
             return 0.0
         if not matches or ends[-1] != len(text) or any(m.start() != end for m, end in zip(matches, ends, strict=False)):
-            raise UnacceptableError(f"{shown(value)} is not a duration", right)
+            raise UnacceptableError(f"{shown(value)} is not a duration", expected)
         sizes = [_DURATION_UNITS[match[2]] for match in matches]
         if any(first <= second for first, second in pairwise(sizes)):
-            raise UnacceptableError(f"{shown(value)} has its units out of order", right)
+            raise UnacceptableError(f"{shown(value)} has its units out of order", expected)
         seconds = float(sum(Decimal(match[1]) * unit for match, unit in zip(matches, sizes, strict=True)))
     elif isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value) + 0.0 if abs(value) <= MAXIMUM_SIZE else -1.0  # + 0.0: no negative zero
     else:
-        raise UnacceptableError(f"{shown(value)} is not a duration", right)
+        raise UnacceptableError(f"{shown(value)} is not a duration", expected)
     if not 0 <= seconds <= MAXIMUM_DURATION:
         raise UnacceptableError(f"{shown(value)} is out of range", "0s to 365d")
     return seconds
@@ -70,20 +70,20 @@ def format_duration(seconds: float) -> str:
 
 def parse_size(value: object) -> int:
     """Parse `"256KiB"`, `"1.5GiB"`, `"500MB"` or a number of bytes into bytes. Raises UnacceptableError."""
-    right = 'a size such as "256KiB", "8GiB" or a number of bytes'
+    expected = 'a size such as "256KiB", "8GiB" or a number of bytes'
     if isinstance(value, str):
         match = _SIZE.fullmatch(value.strip()) if len(value) <= _LONGEST else None
         unit = _size_unit(match[2]) if match else None
         if match is None or unit is None:
-            raise UnacceptableError(f"{shown(value)} is not a size", right)
+            raise UnacceptableError(f"{shown(value)} is not a size", expected)
         exact = Decimal(match[1]) * unit
         if exact != exact.to_integral_value():
-            raise UnacceptableError(f"{shown(value)} is not a whole number of bytes", right)
+            raise UnacceptableError(f"{shown(value)} is not a whole number of bytes", expected)
         size = int(exact)
     elif isinstance(value, int) and not isinstance(value, bool):
         size = value
     else:
-        raise UnacceptableError(f"{shown(value)} is not a size", right)
+        raise UnacceptableError(f"{shown(value)} is not a size", expected)
     if not 0 <= size <= MAXIMUM_SIZE:
         raise UnacceptableError("the size is out of range", "at most 4194304TiB")
     return size
@@ -107,20 +107,20 @@ def format_size(size: int) -> str:
 
 def parse_rate(value: object) -> float:
     """Parse `"1KiB/s"` or a number into bytes per second. Raises UnacceptableError."""
-    right = 'a rate such as "1KiB/s", or 0 for none'
+    expected = 'a rate such as "1KiB/s", or 0 for none'
     if isinstance(value, str):
         text = value.strip()
         if text == "0":
             return 0.0
         if not text.endswith("/s"):
-            raise UnacceptableError(f"{shown(value)} is not a rate", right)
+            raise UnacceptableError(f"{shown(value)} is not a rate", expected)
         try:
             return float(parse_size(text.removesuffix("/s").rstrip()))
         except UnacceptableError as error:
-            raise UnacceptableError(f"{shown(value)} is not a rate", right) from error
+            raise UnacceptableError(f"{shown(value)} is not a rate", expected) from error
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAXIMUM_SIZE:
         return float(value) + 0.0  # no negative zero
-    raise UnacceptableError(f"{shown(value)} is not a rate", right)
+    raise UnacceptableError(f"{shown(value)} is not a rate", expected)
 
 
 def format_rate(rate: float) -> str | float:
@@ -155,12 +155,12 @@ class HostPort:
         return format_address(self.host, self.port)
 
 
-def _split(value: object, right: str) -> tuple[str, int, bool]:
+def _split(value: object, expected: str) -> tuple[str, int, bool]:
     if not isinstance(value, str):
-        raise UnacceptableError(f"{shown(value)} is not an address with a port", right)
+        raise UnacceptableError(f"{shown(value)} is not an address with a port", expected)
     match = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^\[\]:]*)):([0-9]{1,5})", value)
     if match is None or int(match[3]) > 65535:
-        raise UnacceptableError(f"{shown(value)} is not an address with a port", right)
+        raise UnacceptableError(f"{shown(value)} is not an address with a port", expected)
     return (match[2] if match[1] is None else match[1]), int(match[3]), match[1] is not None
 
 
@@ -168,8 +168,8 @@ def parse_address(value: object) -> Address:
     """Parse an IP address and port to listen on: `"127.0.0.1:11112"`, `"[::]:0"`. Raises UnacceptableError."""
     if isinstance(value, Address):
         return value
-    right = 'an address such as "0.0.0.0:11112" or "[::]:11112"'
-    host, port, bracketed = _split(value, right)
+    expected = 'an address such as "0.0.0.0:11112" or "[::]:11112"'
+    host, port, bracketed = _split(value, expected)
     if host in {"", "*"}:
         raise UnacceptableError(f"{shown(value)} names no address", f'"0.0.0.0:{port}" or "[::]:{port}" for all')
     if host == "localhost":
@@ -177,9 +177,9 @@ def parse_address(value: object) -> Address:
     try:
         address = ipaddress.ip_address(host)
     except ValueError as error:
-        raise UnacceptableError(f"{shown(host)} is not an IP address", right) from error
+        raise UnacceptableError(f"{shown(host)} is not an IP address", expected) from error
     if bracketed != (address.version == 6):
-        raise UnacceptableError(f"{shown(value)} is not an address with a port", right)
+        raise UnacceptableError(f"{shown(value)} is not an address with a port", expected)
     return Address(str(address), port)
 
 
@@ -190,17 +190,17 @@ def parse_host_port(value: object) -> HostPort:
     """Parse a host to connect to: `"syslog.example.org:6514"`, `"10.0.0.9:6514"`, `"[2001:db8::1]:6514"`."""
     if isinstance(value, HostPort):
         return value
-    right = 'a host such as "syslog.example.org:6514"'
-    host, port, bracketed = _split(value, right)
+    expected = 'a host such as "syslog.example.org:6514"'
+    host, port, bracketed = _split(value, expected)
     if port == 0:
-        raise UnacceptableError("port 0 can't be connected to", right)
+        raise UnacceptableError("port 0 can't be connected to", expected)
     if bracketed:
         try:
             return HostPort(str(ipaddress.IPv6Address(host)), port)
         except ValueError as error:
-            raise UnacceptableError(f"{shown(host)} is not an IPv6 address", right) from error
+            raise UnacceptableError(f"{shown(host)} is not an IPv6 address", expected) from error
     if len(host) > 253 or not _HOST_NAME.fullmatch(host):
-        raise UnacceptableError(f"{shown(host)} is not a host name", right)
+        raise UnacceptableError(f"{shown(host)} is not a host name", expected)
     return HostPort(host, port)
 
 
@@ -219,13 +219,13 @@ def parse_network(value: object) -> Network:
     """
     if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
         return value
-    right = 'a network such as "10.1.2.0/24" or an address such as "10.1.2.3"'
+    expected = 'a network such as "10.1.2.0/24" or an address such as "10.1.2.3"'
     if not isinstance(value, str):
-        raise UnacceptableError(f"{shown(value)} is not a network", right)
+        raise UnacceptableError(f"{shown(value)} is not a network", expected)
     try:
         network = ipaddress.ip_network(value, strict=False)
     except ValueError as error:
-        raise UnacceptableError(f"{shown(value)} is not a network", right) from error
+        raise UnacceptableError(f"{shown(value)} is not a network", expected) from error
     try:
         ipaddress.ip_network(value)
     except ValueError as error:

@@ -25,7 +25,7 @@ from tests.support.raw_peer import RawPeer, associate_rq, store_message
 
 PAUSE = 0.05
 """Seconds until a daemon that isn't running, or accepts nothing, is tried again."""
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 """Seconds that a daemon may be silent. A dead one's connections end at once, so exceeding this is a failure."""
 _ROOM = 60  # characters of a Study Instance UID, so that a Series Instance UID fits with one more component
 _SIZES = (600, 600, 3000, 20_000, 20_000, 150_000, 600_000)
@@ -146,7 +146,7 @@ class Senders:
         try:
             with RawPeer(self._address()) as peer:
                 peer.send(associate_rq())
-                if peer.read_pdu(_PATIENCE).type != wire.A_ASSOCIATE_AC:
+                if peer.read_pdu(_TIMEOUT).type != wire.A_ASSOCIATE_AC:
                     self._over.wait(PAUSE)
                     return unanswered
                 for _ in numbers:
@@ -154,10 +154,10 @@ class Senders:
                         unanswered = self._new(study, chance)
                     else:
                         self.ledger.resent += 1
-                    peer.sock.settimeout(_PATIENCE)
+                    peer.sock.settimeout(_TIMEOUT)
                     sending = self._begin(unanswered)
                     peer.send(store_message(unanswered))
-                    status = peer.read_message(_PATIENCE).status
+                    status = peer.read_message(_TIMEOUT).status
                     sending.ended, sending.acknowledged = time.monotonic(), status == 0
                     self._take(unanswered, status)
                     unanswered = None

@@ -26,7 +26,7 @@ from tests.support.processes import descriptors
 from tests.support.raw_peer import RawPeer, associate_rq
 from tests.support.waiting import wait_until
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 MIB = 1 << 20
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -57,20 +57,20 @@ def assert_takes_none(daemon: Daemon) -> None:
 
     Each worker checks the store for itself, so one may still accept an Association after another has rejected one.
     """
-    wait_until(lambda: not daemon.ready(), PATIENCE, what="the daemon stays ready")
+    wait_until(lambda: not daemon.ready(), TIMEOUT, what="the daemon stays ready")
 
     def rejects() -> bool:
         with RawPeer(daemon.address) as late:
             late.send(associate_rq())
-            pdu = late.read_pdu(PATIENCE)
+            pdu = late.read_pdu(TIMEOUT)
             return pdu.type == wire.A_ASSOCIATE_RJ and tuple(pdu.body[1:4]) == (2, 3, 1)
 
-    wait_until(rejects, PATIENCE, what="the daemon still accepts Associations")
+    wait_until(rejects, TIMEOUT, what="the daemon still accepts Associations")
 
 
 def assert_takes_one(daemon: Daemon) -> None:
     """Becomes ready again by itself, and stores an instance."""
-    wait_until(daemon.ready, PATIENCE, what="the daemon does not become ready again")
+    wait_until(daemon.ready, TIMEOUT, what="the daemon does not become ready again")
     with RawPeer(daemon.address) as peer:
         peer.associate()
         sent = instance()
@@ -90,7 +90,7 @@ def test_a_disk_is_filled_but_for_the_reserve(start_daemon: StartDaemon, disk: P
     """The instances themselves fill it, and deleting stored ones makes space again."""
     daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(disk / "store"), "reserve_free": "4MiB"})
     with Senders(lambda: daemon.address, seed=1, count=2, lasting=1, sizes=(3000, 900_000)) as senders:
-        wait_until(lambda: senders.ledger.refusals, PATIENCE, what="no instance is refused")
+        wait_until(lambda: senders.ledger.refusals, TIMEOUT, what="no instance is refused")
         assert set(senders.ledger.refusals) == {"A700"}
     assert shutil.disk_usage(disk).free >= 4 * MIB
     assert_takes_none(daemon)
@@ -106,7 +106,7 @@ def test_a_disk_is_filled_to_its_last_byte(start_daemon: StartDaemon, disk: Path
     with Senders(lambda: daemon.address, seed=2, lasting=1, sizes=(3000, 100_000, 900_000)) as senders:
         wait_until(
             lambda: len(senders.ledger.refusals),
-            PATIENCE,
+            TIMEOUT,
             until=lambda count: count > 50,
             what="no instance is refused",
         )
@@ -127,10 +127,10 @@ def test_a_store_made_read_only_while_running(start_daemon: StartDaemon, disk: P
         Senders(lambda: daemon.address, seed=3, count=4, lasting=1, sizes=(3000,)) as senders,
     ):
         command("mount", "-o", "remount,bind,ro", read_only)  # possible here, where no file is open for writing
-        wait_until(lambda: senders.ledger.total, PATIENCE, until=lambda count: count > 40, what="nothing is stored")
+        wait_until(lambda: senders.ledger.total, TIMEOUT, until=lambda count: count > 40, what="nothing is stored")
         with mounted("--bind", read_only, on=disk):
             assert_takes_none(daemon)
-            wait_until(lambda: senders.ledger.refusals, PATIENCE, what="no instance is refused")
+            wait_until(lambda: senders.ledger.refusals, TIMEOUT, what="no instance is refused")
             assert set(senders.ledger.refusals) == {"A701"}
             senders.stop()
     assert_nothing_lost(daemon, senders.ledger)
@@ -152,10 +152,10 @@ def test_a_file_system_that_finds_itself_damaged_turns_read_only(start_daemon: S
             pytest.skip(f"{trigger} is not in this kernel")
         daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(folder / "store")})
         with Senders(lambda: daemon.address, seed=4, count=4, lasting=1, sizes=(3000, 100_000)) as senders:
-            wait_until(lambda: senders.ledger.total, PATIENCE, until=lambda count: count > 40, what="nothing is stored")
+            wait_until(lambda: senders.ledger.total, TIMEOUT, until=lambda count: count > 40, what="nothing is stored")
             trigger.write_text("1")
             assert_takes_none(daemon)
-            wait_until(lambda: senders.ledger.refusals, PATIENCE, what="no instance is refused")
+            wait_until(lambda: senders.ledger.refusals, TIMEOUT, what="no instance is refused")
             senders.stop()
         assert set(senders.ledger.refusals) == {"A701"}
         assert_nothing_lost(daemon, senders.ledger)
@@ -178,10 +178,10 @@ def test_a_mount_goes_away_under_load_and_comes_back(start_daemon: StartDaemon, 
     with mounted("--bind", disk, on=point):
         daemon = start_daemon(dicomd={"workers": 2}, storage={"root": str(point)})
         with Senders(lambda: daemon.address, seed=5, count=4, lasting=1, sizes=(3000,)) as senders:
-            wait_until(lambda: senders.ledger.total, PATIENCE, until=lambda count: count > 40, what="nothing is stored")
+            wait_until(lambda: senders.ledger.total, TIMEOUT, until=lambda count: count > 40, what="nothing is stored")
             command("umount", "--lazy", point)
             assert_takes_none(daemon)
-            wait_until(lambda: senders.ledger.refusals, PATIENCE, what="no instance is refused")
+            wait_until(lambda: senders.ledger.refusals, TIMEOUT, what="no instance is refused")
             senders.stop()
         assert set(senders.ledger.refusals) == {"A701"}
         assert list(point.iterdir()) == []

@@ -35,7 +35,7 @@ NOT_FAILING = ("close", "getpid")
 """Not made to fail: strace would skip the call, and the descriptor would stay open."""
 AFTERWARDS = ("unlink",)
 """Calls made after the answer has been sent."""
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
@@ -219,7 +219,7 @@ class Faults:
         with RawPeer(self.daemon.address) as peer:
             peer.associate()
             (thread,) = wait_until(  # the previous Association's thread has yet to end
-                lambda: self._threads() - self._others, PATIENCE, until=lambda serving: len(serving) <= 1, pause=0.1
+                lambda: self._threads() - self._others, TIMEOUT, until=lambda serving: len(serving) <= 1, pause=0.1
             )
             yield peer, thread
             peer.release()
@@ -236,7 +236,7 @@ class Faults:
             assert status == 0, f"{status:04X} for an object before or after"
 
     def _wait_ready(self) -> None:
-        wait_until(self.daemon.ready, PATIENCE, what="the daemon does not become ready again")
+        wait_until(self.daemon.ready, TIMEOUT, what="the daemon does not become ready again")
 
 
 def _same(one: Instance, other: Instance) -> bool:

@@ -36,7 +36,7 @@ SEED = 1494
 SIZES = (600, 600, 3000, 20_000, 150_000)
 CI_POINTS = 60
 """Crash points for each file system."""
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 SOAK_SHARE = 0.15
 """Share of the soak tests' time for each file system."""
@@ -96,7 +96,7 @@ def record(
         for senders, count in instances.items():
             wanted = ledger.total + count
             with Senders(lambda: daemon.address, seed=seed, count=senders, sizes=SIZES, told=told, ledger=ledger):
-                wait_until(lambda: ledger.total, PATIENCE, until=lambda total, wanted=wanted: total >= wanted)
+                wait_until(lambda: ledger.total, TIMEOUT, until=lambda total, wanted=wanted: total >= wanted)
         requests = disk.requests(disk.position)
         daemon.stop()
     finally:

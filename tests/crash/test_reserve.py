@@ -23,7 +23,7 @@ from tests.support.objects import instance
 from tests.support.raw_peer import RawPeer
 from tests.support.waiting import wait_until
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 KIB, MIB = 1 << 10, 1 << 20
 RESERVE = 32 * MIB
 
@@ -76,7 +76,7 @@ def free_bytes(point: Path) -> int:
 
 def assert_takes_one(daemon: Daemon) -> None:
     """Becomes ready again by itself, and stores an instance."""
-    wait_until(daemon.ready, PATIENCE, what="the daemon does not become ready again")
+    wait_until(daemon.ready, TIMEOUT, what="the daemon does not become ready again")
     with RawPeer(daemon.address) as peer:
         peer.associate()
         assert peer.store(instance()).status == 0

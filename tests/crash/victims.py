@@ -75,7 +75,7 @@ class Victims:
         """Stop the last daemon in the ordinary way, and check that none has left anything behind."""
         self.daemon.stop()
         self._dead.append(self.daemon)
-        self._bury()
+        self._on_exit()
 
     def abandon(self) -> None:
         """Kill all processes, whatever state they are in."""
@@ -120,9 +120,9 @@ class Victims:
                     os.kill(pid, signal.SIGKILL)
         if self.daemon not in self._dead:
             self._dead.append(self.daemon)
-        self._bury()
+        self._on_exit()
 
-    def _bury(self) -> None:
+    def _on_exit(self) -> None:
         """Reap dead processes, check that none outlives its supervisor, and keep their complaints."""
         for daemon in self._dead:
             daemon.wait()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from tests.fuzz.mutation import mutated
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds within which a busy daemon must end a connection whose peer has closed its side."""
 
 
@@ -53,7 +53,7 @@ class Barrage:
         """One in eight is reset, one in eight closed without reading the answer; the others read to the end."""
         data = mutated(self._streams, seed)
         try:
-            with socket.create_connection(self._address, timeout=PATIENCE) as sock:
+            with socket.create_connection(self._address, timeout=TIMEOUT) as sock:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 cut = seed * 7919 % (len(data) + 1)
                 for piece in (data[:cut], data[cut:]):

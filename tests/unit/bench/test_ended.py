@@ -15,7 +15,7 @@ from tests.support.processes import exists
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
-PATIENCE = 50.0
+TIMEOUT = 50.0
 
 
 @pytest.mark.timeout(200)
@@ -34,17 +34,17 @@ def test_nothing_is_left_running_and_no_file_after_sigterm(tmp_path: Path) -> No
     try:
         wait_until(
             lambda: len(processes.tree(bench.pid)),
-            PATIENCE,
+            TIMEOUT,
             until=lambda count: count > 2,
             what="no receiver was started",
         )
         started = processes.tree(bench.pid)
         bench.send_signal(signal.SIGTERM)
-        _, said = bench.communicate(timeout=PATIENCE)
+        _, said = bench.communicate(timeout=TIMEOUT)
         assert bench.returncode == 1
         assert b"interrupted" in said
         assert list(scratch.iterdir()) == []
-        wait_until(lambda: [pid for pid in started if exists(pid)], PATIENCE, equals=[], what="one is still running")
+        wait_until(lambda: [pid for pid in started if exists(pid)], TIMEOUT, equals=[], what="one is still running")
     finally:
         for pid in filter(exists, started):
             os.kill(pid, signal.SIGKILL)

@@ -63,7 +63,7 @@ def test_retired_non_patient_and_new_storage_sop_classes_have_keywords(text: str
 
 
 @pytest.mark.parametrize(
-    ("text", "right"),
+    ("text", "expected"),
     [
         ("CTImageStorag", '"CTImageStorage"'),
         ("ctimagestorage", '"CTImageStorage"'),
@@ -76,14 +76,14 @@ def test_retired_non_patient_and_new_storage_sop_classes_have_keywords(text: str
         (7, "as text"),
     ],
 )
-def test_what_is_no_storage_sop_class_is_refused(text: object, right: str) -> None:
+def test_what_is_no_storage_sop_class_is_refused(text: object, expected: str) -> None:
     with pytest.raises(UnacceptableError) as caught:
         sop_class(text)
-    assert right in caught.value.right
+    assert expected in caught.value.expected
 
 
 @pytest.mark.parametrize(
-    ("text", "right"),
+    ("text", "expected"),
     [
         ("JPEG2000Lossles", '"JPEG2000Lossless"'),
         (CTImageStorage, "a Transfer Syntax"),
@@ -91,7 +91,7 @@ def test_what_is_no_storage_sop_class_is_refused(text: object, right: str) -> No
         (None, "text"),
     ],
 )
-def test_what_is_no_transfer_syntax_is_refused(text: object, right: str) -> None:
+def test_what_is_no_transfer_syntax_is_refused(text: object, expected: str) -> None:
     with pytest.raises(UnacceptableError) as caught:
         transfer_syntax(text)
-    assert right in caught.value.right
+    assert expected in caught.value.expected

@@ -80,7 +80,7 @@ def problems_of(text: str) -> dict[str, str]:
     """Every problem in the text: key → message."""
     with pytest.raises(ConfigError) as caught:
         parse_config(text, "f.toml")
-    return {problem.key: f"{problem.what} ({problem.right})" for problem in caught.value.problems}
+    return {problem.key: f"{problem.what} ({problem.expected})" for problem in caught.value.problems}
 
 
 def test_the_whole_published_schema_is_accepted() -> None:

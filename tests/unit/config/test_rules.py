@@ -66,7 +66,7 @@ def test_layout_that_could_escape_or_collide_is_refused(layout: object, what: st
     with pytest.raises(UnacceptableError) as caught:
         rules.layout(layout)
     assert what in caught.value.what
-    assert caught.value.right
+    assert caught.value.expected
 
 
 def test_relative_path_starts_at_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_address_is_read(text: str, address: Address) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "right"),
+    ("text", "expected"),
     [
         ("localhost:11112", '"127.0.0.1:11112"'),
         (":11112", '"0.0.0.0:11112"'),
@@ -128,10 +128,10 @@ def test_address_is_read(text: str, address: Address) -> None:
         (11112, "0.0.0.0:11112"),
     ],
 )
-def test_what_is_no_address_is_refused_with_a_better_one(text: object, right: str) -> None:
+def test_what_is_no_address_is_refused_with_a_better_one(text: object, expected: str) -> None:
     with pytest.raises(UnacceptableError) as caught:
         units.parse_address(text)
-    assert right in caught.value.right
+    assert expected in caught.value.expected
 
 
 def test_remote_host_may_be_a_name() -> None:
@@ -145,7 +145,7 @@ def test_remote_host_may_be_a_name() -> None:
 def test_network_with_host_bits_is_refused_with_the_network_that_was_meant() -> None:
     with pytest.raises(UnacceptableError) as caught:
         units.parse_network("10.1.2.3/24")
-    assert '"10.1.2.0/24"' in caught.value.right
+    assert '"10.1.2.0/24"' in caught.value.expected
 
 
 def test_network_of_mapped_addresses_becomes_ipv4() -> None:

@@ -19,7 +19,7 @@ from tests.support.waiting import wait_until
 from tests.unit.store.instances import data_set, file_store, files, identity, put
 
 NOBODY = 65534
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 @contextmanager
@@ -171,7 +171,7 @@ def test_a_look_that_gets_no_answer_makes_the_store_unavailable_until_it_gets_on
     checking.start()
     try:
         store.notice_hanging()
-        wait_until(lambda: (store.notice_hanging(), not store.state.accepting)[1], PATIENCE)
+        wait_until(lambda: (store.notice_hanging(), not store.state.accepting)[1], TIMEOUT)
         assert store.state.reason == "Storage does not answer"
         assert told == ["Storage does not answer"]
         with pytest.raises(StoreUnavailable):
@@ -236,7 +236,7 @@ def test_a_disk_that_hangs_without_an_error_is_noticed_and_comes_back(
     try:
         for thread in threads:
             thread.start()
-        wait_until(lambda: (store.notice_hanging(), not store.state.accepting)[1], PATIENCE)
+        wait_until(lambda: (store.notice_hanging(), not store.state.accepting)[1], TIMEOUT)
         assert outcomes == []
         with pytest.raises(StoreUnavailable, match="answer"):
             store.open(identity())
@@ -245,6 +245,6 @@ def test_a_disk_that_hangs_without_an_error_is_noticed_and_comes_back(
         for thread in threads:
             thread.join()
     assert outcomes == [""]  # late but correct
-    wait_until(lambda: (store.check(), store.state.accepting)[1], PATIENCE)
+    wait_until(lambda: (store.check(), store.state.accepting)[1], TIMEOUT)
     put(store, data_set("1.2"), identity("1.2"))
     store.close()
