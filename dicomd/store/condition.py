@@ -1,7 +1,7 @@
-"""The condition of a store: whether it accepts instances, as the failures of writers and the checks of it show.
+"""Decides whether a store accepts instances, from the failures that writers report and from what checks find.
 
 Invariant: a store that has failed, or lost its mount or its space, refuses with the reason until a check that began
-after the last failure has found it well.
+after the last failure has succeeded.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from dicomd.store.state import StoreState
 
 
 class StoreCondition:
-    """The condition of a store that keeps ``reserve_free`` bytes free, and its ``FailureSink``. Thread-safe.
+    """Whether a store that keeps ``reserve_free`` bytes free accepts instances. Thread-safe.
 
-    The cache of ``directories`` is cleared when the store fails, because then nothing in it counts as durable.
+    It is the store's ``FailureSink``. When the store fails, it clears the cache of ``directories``, because nothing in
+    it counts as durable any more.
     """
 
     def __init__(self, reserve_free: int, directories: Directories) -> None:

@@ -127,9 +127,10 @@ def open_directory(path: str) -> int:
 
 
 def close_quietly(fd: int) -> None:
-    """Close a descriptor through which nothing was written that isn't synced or discarded: no error can lose anything.
+    """Close a descriptor and ignore errors; Linux closes it even then.
 
-    Even on an error, it is closed.
+    Only for a descriptor through which nothing was written, or whose file is synced or discarded: on any other, an
+    error may mean that data was lost.
     """
     try:
         os.close(fd)

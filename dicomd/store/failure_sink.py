@@ -1,6 +1,7 @@
-"""How the parts of a store report failures to the one that judges by them whether the store accepts instances.
+"""The interface through which the parts of a store report failures.
 
-They know this protocol and nothing of the judge (``store.condition``), so imports go in one direction.
+``store.condition`` implements it, and decides whether the store still accepts instances. The parts know only this
+interface, so imports go in one direction.
 """
 
 from __future__ import annotations
