@@ -28,7 +28,7 @@ MEASURED: Final = ("avail_bytes", "size_bytes", "files_avail")
 
 
 class _Known(SeqlockRecord):
-    """What is known of an Association: five short texts and a time."""
+    """What is known of an Association: six short texts and a time."""
 
     _fields_ = (("_data", ctypes.c_ubyte * 604),)
 

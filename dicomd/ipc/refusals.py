@@ -29,7 +29,7 @@ _TEXT: Final = 256  # characters of one value
 
 
 class _Record(SeqlockRecord):
-    """One refusal: seven texts of at most `_TEXT` characters with up to four bytes each."""
+    """One refusal: its kind, three numbers, and seven texts of at most `_TEXT` characters of up to four bytes each."""
 
     _fields_ = (("_data", ctypes.c_ubyte * 8180),)
 
