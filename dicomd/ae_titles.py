@@ -1,7 +1,7 @@
 """What an AE Title is (PS3.5 §6.2, VR AE).
 
 It has 1 to 16 characters of the default character repertoire, which is ASCII, without backslash and control characters.
-Leading and trailing spaces are padding, so a title has other characters, too.
+Leading and trailing spaces are padding, so a title never consists of spaces only.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class RejectReason(Enum):
 
     @property
     def result(self) -> RejectResult:
-        """What dicomd sends with it: a request at fault stays so, while congestion and limits pass."""
+        """The result that dicomd sends with this reason: only congestion and limits may be over at the next attempt."""
         passes = self.source is RejectSource.PROVIDER_PRESENTATION
         return RejectResult.TRANSIENT if passes else RejectResult.PERMANENT
 

@@ -23,14 +23,17 @@ LARGE_REQUEST: Final = 16 * 1024
 PERMITS: Final = 32
 """How many large requests a worker reads at once."""
 PERMITS_PER_HOST: Final = 4
-"""How many of them may be of one host."""
+"""How many of them may come from one host."""
 _PAUSE: Final = 7
 """The pause after a request, as a multiple of its processor time: at most an eighth of a worker's time is theirs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The permission for `host` to send one, and the processor time of the thread when it got it, in seconds."""
+    """Permission for `host` to send one large request.
+
+    `began` is the processor time, in seconds, that the thread had used when it was granted.
+    """
 
     host: str
     began: float
