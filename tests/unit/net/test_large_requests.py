@@ -29,7 +29,7 @@ def until(seconds: float) -> float:
     return time.monotonic() + seconds
 
 
-def assert_all_places_are_free(requests: LargeRequests, hosts: str, per_host: int) -> None:
+def assert_all_permits_are_free(requests: LargeRequests, hosts: str, per_host: int) -> None:
     """`hosts`: as many hosts, each a letter, as take all permits together."""
     for host in hosts * per_host:
         requests.acquire(host, until(SOON))
@@ -37,7 +37,7 @@ def assert_all_places_are_free(requests: LargeRequests, hosts: str, per_host: in
         requests.acquire("one more", until(SOON))
 
 
-def test_a_host_has_its_places_and_leaves_the_others_theirs() -> None:
+def test_a_host_has_its_permits_and_leaves_the_others_theirs() -> None:
     requests = LargeRequests(permits=3, per_host=2)
     permits = [requests.acquire(host, until(SOON)) for host in ("A", "A", "B")]
     for host in ("A", "B", "C"):
@@ -50,7 +50,7 @@ def test_a_host_has_its_places_and_leaves_the_others_theirs() -> None:
         requests.acquire(host, until(SOON))
 
 
-def test_a_place_goes_to_the_first_who_may_have_it(
+def test_a_permit_goes_to_the_first_who_may_have_it(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = Waits(monkeypatch, large_requests)
@@ -74,7 +74,7 @@ def test_a_place_goes_to_the_first_who_may_have_it(
     for future in waiting:
         future.result(LATER)
     assert order[3:] == ["a"]
-    assert_all_places_are_free(requests, "AB", 1)
+    assert_all_permits_are_free(requests, "AB", 1)
 
 
 def test_only_one_is_judged_at_a_time(threads: ThreadPoolExecutor) -> None:
@@ -94,7 +94,7 @@ def test_only_one_is_judged_at_a_time(threads: ThreadPoolExecutor) -> None:
     for future in [threads.submit(judge, f"host {number % 5}") for number in range(100)]:
         future.result(LATER)
     assert most == 1
-    assert_all_places_are_free(requests, "ABCDEFGH", PERMITS_PER_HOST)
+    assert_all_permits_are_free(requests, "ABCDEFGH", PERMITS_PER_HOST)
 
 
 def test_after_an_expensive_one_the_next_waits(monkeypatch: pytest.MonkeyPatch) -> None:
