@@ -30,7 +30,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds
 _LONG_LIFE = 30.0  # seconds after which a death doesn't count as repeated
 _DEATHS_AT_START = 3  # for each worker of the first generation, after which the start has failed if none was ever ready
 _KILL_GRACE = 5.0  # seconds after the last deadline for its exit before a child is killed
-_REAP_TIMEOUT = 5.0  # seconds for a killed child to exit; after that, the kernel must be holding it
+REAP_TIMEOUT = 5.0
+"""Seconds for a killed child to exit; after that, the kernel must be holding it."""
 
 
 class Phase(Enum):
@@ -324,7 +325,7 @@ class ProcessManager:
     def _enforce_deadlines(self, now: float) -> None:
         if now >= self._workers_leave_by:
             self._workers_leave_by = math.inf
-            self._given_up_at = now + _REAP_TIMEOUT
+            self._given_up_at = now + REAP_TIMEOUT
             for child in self.workers():
                 child.kill()
         for generation in self.generations:

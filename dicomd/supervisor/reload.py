@@ -15,7 +15,7 @@ from dicomd import unready
 from dicomd.config.schema import Config
 from dicomd.supervisor.children import STARTS_WITHIN
 from dicomd.supervisor.control import Caller
-from dicomd.supervisor.process_manager import Generation, ProcessManager
+from dicomd.supervisor.process_manager import REAP_TIMEOUT, Generation, ProcessManager
 from dicomd.supervisor.reread_config import MAX_ERRORS, Reading
 from dicomd.supervisor.tls_setup import ListenersTls, UnusableTlsError, prepare
 from dicomd.supervisor.validation import Validation
@@ -27,7 +27,6 @@ _MAX_HANGING = 8
 """With so many generations that were killed during their start but are held by the kernel, no more are started."""
 _HAND_OVER_TIMEOUT = 2.0
 """Seconds for old workers to stop accepting connections. One that doesn't is stuck, and new ones don't wait for it."""
-_REAP_TIMEOUT = 5.0  # seconds for a killed process to exit
 HELD_BY_THE_KERNEL = "they were killed, but the kernel holds them, as it does while a disk or a file server hangs"
 
 
@@ -162,7 +161,7 @@ class Reloads:
                 "generation ends first",
             )
         if wait.gone_by is None and now >= wait.ends:
-            wait.gone_by = self._processes.make_room(wait.oldest) + _REAP_TIMEOUT
+            wait.gone_by = self._processes.make_room(wait.oldest) + REAP_TIMEOUT
             get_logger().warning(
                 "old generation is ended",
                 detail=f"a reload has waited {self._host.drain_timeout:g} s (dicomd.drain_timeout) for generation "
