@@ -10,21 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final
 
 from jinja2 import Environment, StrictUndefined
 
 from dicomd.formatting import format_bytes, format_elapsed
+from dicomd.monitoring.status import JsonObject
 
 REFRESH: Final = 5  # seconds
 _WIDTH, _HEIGHT = 240, 36  # of a curve, in units of its own
-Status = dict[str, Any]
 
 
-def render(status: Status, history: Sequence[float], host: str) -> str:
+def render(status: JsonObject, history: Sequence[float], host: str) -> str:
     """The page, from what /status says; `history` is instances per second, the oldest first."""
     last_reload = {"successful": True, "time": "", "errors": ()} | (status["configuration"].get("last_reload") or {})
-    nobody_measured: Status = {"peers": (), "certificates": ()}
+    nobody_measured: JsonObject = {"peers": (), "certificates": ()}
     return _TEMPLATE.render(
         nobody_measured | status,
         host=host,
@@ -36,7 +36,7 @@ def render(status: Status, history: Sequence[float], host: str) -> str:
     )
 
 
-def _space(store: Status) -> Status:
+def _space(store: JsonObject) -> JsonObject:
     """What is known of the file system, all zero before it has been measured."""
     size, left, reserve = (store.get(key) or 0 for key in ("size_bytes", "avail_bytes", "reserve_bytes"))
     used = 100 * (1 - left / size) if size else 0.0
@@ -50,7 +50,7 @@ def _space(store: Status) -> Status:
     }
 
 
-def _curve(values: Sequence[float]) -> Status | None:
+def _curve(values: Sequence[float]) -> JsonObject | None:
     """A line of the last minutes, as high as its highest point; None where there is nothing to see."""
     if len(values) < 2 or not (top := max(values)):
         return None

@@ -25,13 +25,13 @@ _HISTORY: Final = 300
 _STEP: Final = 5
 """Samples for one point of the curve."""
 
-Status = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
-def status(shared_state: SharedState, began: float) -> Status:
+def status(shared_state: SharedState, began: float) -> JsonObject:
     """Return the daemon's present status; `began` is when it started, on the monotonic clock."""
     reason = shared_state.unready()
-    supervisor: Status = dict(shared_state.status.supervisor() or {})
+    supervisor: JsonObject = dict(shared_state.status.supervisor() or {})
     workers = shared_state.describe()
     return {
         "version": dicomd.__version__,
@@ -51,7 +51,7 @@ def status(shared_state: SharedState, began: float) -> Status:
     }
 
 
-def from_metrics(folder: Path) -> Status:
+def from_metrics(folder: Path) -> JsonObject:
     """Return what only the metric files contain: each peer's figures, and when certificates expire. Raises OSError."""
     peers: dict[str, dict[str, Any]] = {}
     certificates = []
@@ -108,13 +108,13 @@ def _new_peer() -> dict[str, Any]:
     return {"instances": 0, "failures": 0, "last_store": None}
 
 
-def _configuration(supervisor: Status) -> Status:
-    found: Status = supervisor.get("configuration", {})
+def _configuration(supervisor: JsonObject) -> JsonObject:
+    found: JsonObject = supervisor.get("configuration", {})
     last = found.get("last_reload")
     return found | {"last_reload": last | {"time": format_time(last["time"])}} if last else found
 
 
-def _associations(shared_state: SharedState, supervisor: Status) -> Status:
+def _associations(shared_state: SharedState, supervisor: JsonObject) -> JsonObject:
     rows = [
         {"worker": str(slot)} | row
         for slot in shared_state.slots()
@@ -130,7 +130,7 @@ def _associations(shared_state: SharedState, supervisor: Status) -> Status:
     }
 
 
-def _store(shared_state: SharedState, supervisor: Status) -> Status:
+def _store(shared_state: SharedState, supervisor: JsonObject) -> JsonObject:
     reason = shared_state.store_reason()
     first = shared_state.first_ready()
     measured = shared_state.status.associations.measured(first) if first >= 0 else {}
