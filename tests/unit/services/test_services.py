@@ -86,6 +86,12 @@ def test_success_follows_a_commit_and_nothing_else() -> None:
     assert store.writer.calls == ["write", "write", "commit", "release"]
 
 
+def test_no_failure_of_the_store_goes_by_the_status_of_another() -> None:
+    kinds = StoreError.__subclasses__()
+    assert [kind.__name__ for kind in kinds if "status" not in vars(kind)] == []
+    assert len({kind.status for kind in kinds}) == len(kinds)
+
+
 @pytest.mark.parametrize("step", ["open", "write", "commit"])
 @pytest.mark.parametrize("kind", [StoreError, *StoreError.__subclasses__()])
 def test_every_failure_of_the_store_has_its_status(kind: type[StoreError], step: str) -> None:
