@@ -160,7 +160,8 @@ class Association:
         reader = self._reader
         deadline = self._deadline
         self._check_stopping()
-        in_message = not reader.at_boundary or (self._messages is not None and self._messages.under_way)
+        messages = self._messages
+        in_message = (messages is not None and messages.under_way) or not reader.at_boundary
         if reader.must_rewind or (reader.pdv_left > SMALL_BUFFER and self._large_buffer is None):
             self._make_room()
         if self._machine.state is State.ESTABLISHED:
