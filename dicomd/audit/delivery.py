@@ -20,7 +20,7 @@ BATCH = 100
 """Messages that are delivered together."""
 _LOOK = 1.0  # seconds between two looks into a spool that other processes write to as well
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between two attempts
-_NEWS = 60.0  # seconds, at least, between two log lines about losses
+_REPORT_INTERVAL = 60.0  # seconds, at least, between two log lines about losses
 
 Deliver = Callable[[list[Rendered]], None]
 """Delivers messages, and removes each from the list once it is delivered. Raises OSError."""
@@ -126,16 +126,16 @@ class Losses:
         self._metrics = metrics
         self._lock = threading.Lock()
         self._untold = 0
-        self._told_at = -_NEWS
+        self._reported_at = -_REPORT_INTERVAL
 
     def count(self, number: int, why: str) -> None:
         """Count `number` lost messages. May be called from any thread."""
         self._metrics.audit_messages.labels("lost").inc(number)
         with self._lock:
             self._untold += number
-            if time.monotonic() - self._told_at < _NEWS:
+            if time.monotonic() - self._reported_at < _REPORT_INTERVAL:
                 return
-            untold, self._untold, self._told_at = self._untold, 0, time.monotonic()
+            untold, self._untold, self._reported_at = self._untold, 0, time.monotonic()
         get_logger().error("audit messages lost", lost=untold, error=why)
 
     def tell(self) -> None:

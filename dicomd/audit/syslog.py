@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dicomd.audit.messages import SUCCESS, Rendered
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Seconds allowed for the connection, the handshake, each write, and the acknowledgement of a batch."""
 _FACILITY = 10  # security and authorization (PS3.15 A.6)
 _NOTICE, _WARNING = 5, 4
@@ -81,7 +81,7 @@ class SyslogConnection:
         self.close()
         server = self._server
         context = server.context()
-        plain = socket.create_connection((server.host, server.port), timeout=PATIENCE)
+        plain = socket.create_connection((server.host, server.port), timeout=TIMEOUT)
         try:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._sock = context.wrap_socket(plain, server_hostname=server.host)
@@ -115,12 +115,12 @@ def _ended(sock: ssl.SSLSocket) -> bool:
         return True
     finally:
         with contextlib.suppress(OSError):
-            sock.settimeout(PATIENCE)
+            sock.settimeout(TIMEOUT)
 
 
 def _await_acknowledgement(sock: ssl.SSLSocket) -> None:
     """Wait until the other machine has received all bytes. Raises OSError if it doesn't, or has gone."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0]:
         if time.monotonic() > deadline:
             raise TimeoutError("the syslog server does not acknowledge what is sent")

@@ -36,7 +36,7 @@ MOST_WAITING = 10_000
 """Events in the queues: usually about 10 MB, and up to ten times that if each has as many studies as it can.
 
 Security alerts, which anybody can cause, have one part in `waiting.ALERTS_PART` of it, and can't fill the rest."""
-_NEWS = 60.0  # seconds, at least, between two log lines about a failing journal
+_REPORT_INTERVAL = 60.0  # seconds, at least, between two log lines about a failing journal
 _LAST_LOOK = 0.5  # seconds, at least, for the journal at the end: what it still holds is reported again
 RECOVER_EVERY = 5.0
 """Seconds between two looks for what dead processes have left in the journal."""
@@ -62,7 +62,7 @@ class AuditTrail:
         self._losses = Losses(metrics)
         self.journal = None if journal is None else Journal(journal, self._journal_failed)
         self._journal_thread: threading.Thread | None = None
-        self._journal_told_at = -math.inf
+        self._journal_reported_at = -math.inf
         self._threads: list[threading.Thread] = []
         connection = None
         if server is not None:
@@ -216,8 +216,8 @@ class AuditTrail:
 
     def _journal_failed(self, error: OSError) -> None:
         """Log an error, but not each time: if one Association can't write the journal, the others can't either."""
-        if time.monotonic() - self._journal_told_at >= _NEWS:
-            self._journal_told_at = time.monotonic()
+        if time.monotonic() - self._journal_reported_at >= _REPORT_INTERVAL:
+            self._journal_reported_at = time.monotonic()
             get_logger().error(
                 "audit journal failed: if this process is killed, instances not yet reported are lost",
                 error=error.strerror or str(error),

@@ -89,7 +89,7 @@ class Supervisor:
         self._stopping = False
         self._failure = ""
         self._aborted = 0
-        self._told_at = 0.0
+        self._shown_at = 0.0
 
     def run(self) -> None:
         """Run until a signal orders a stop and the last Association has ended. Raises `StartError`."""
@@ -214,7 +214,7 @@ class Supervisor:
     def _go_on_stopping(self, now: float) -> None:
         if not self._processes.workers():
             self._processes.stop_exporter()
-        if now - self._told_at >= _STATUS_EVERY:
+        if now - self._shown_at >= _STATUS_EVERY:
             self._given.notifier.extend(_EXTENSION)
 
     # -- reload ----------------------------------------------------------------------------------------------------
@@ -324,12 +324,12 @@ class Supervisor:
                 else "new Associations are accepted again"
             )
             get_logger().warning("maintenance begins" if wanted else "maintenance ends", detail=detail)
-            self._told_at = 0.0
+            self._shown_at = 0.0
         return {"ok": True, "maintenance": wanted, "associations": self._shared_state.total_associations()}
 
     def _tell(self, now: float) -> None:
-        if now - self._told_at >= _STATUS_EVERY and self._starting is None:
-            self._told_at = now
+        if now - self._shown_at >= _STATUS_EVERY and self._starting is None:
+            self._shown_at = now
             self._given.notifier.status(self._status())
 
     def _status(self) -> str:

@@ -1,8 +1,8 @@
 """Sends log lines as entries to systemd's journal, in its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
-Invariant: a journal that doesn't read delays a process by at most `PATIENCE` seconds, once; then entries are lost, but
-reception goes on. That rules out systemd-python: its ``sendv`` waits forever for a full journal and meanwhile holds the
-interpreter's lock, so that a single line would stop every Association of the process. An entry is one datagram:
+Invariant: a journal that doesn't read delays a process by at most `ROOM_TIMEOUT` seconds, once; then entries are lost,
+but reception goes on. That rules out systemd-python: its ``sendv`` waits forever for a full journal and meanwhile holds
+the interpreter's lock, so that a single line would stop every Association of the process. An entry is one datagram:
 `telemetry.render` makes none longer than 16 KiB, so the protocol's alternative, a sealed file, isn't needed.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from dicomd.telemetry.writer import PATIENCE
+from dicomd.telemetry.writer import ROOM_TIMEOUT
 
 SOCKET: Final = Path("/run/systemd/journal/socket")
 _BUFFER: Final = 8 * 1024 * 1024  # bytes, for a burst; the kernel may grant less
@@ -75,7 +75,7 @@ class JournalWriter:
                 self._socket.sendto(entry, self._address)
             except BlockingIOError:
                 now = time.monotonic()
-                gives_up = gives_up or now + PATIENCE
+                gives_up = gives_up or now + ROOM_TIMEOUT
                 if self._full or now >= gives_up:
                     self._full = True
                     raise

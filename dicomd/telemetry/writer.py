@@ -3,8 +3,8 @@
 Invariant: logging never stops reception. Each line is written whole and at once; nothing is buffered, so a fork copies
 nothing and a crash loses nothing, and no method here raises. If the reader of the log has gone away (EPIPE), the disk
 is full or any other error occurs, the line is lost. A reader that has merely stopped delays the process by at most
-`PATIENCE` seconds, once; then lines are lost until there is room again. Lost lines are counted, and the next line that
-gets through says how many there were.
+`ROOM_TIMEOUT` seconds, once; then lines are lost until there is room again. Lost lines are counted, and the next line
+that gets through says how many there were.
 """
 
 import os
@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final, Protocol
 
-PATIENCE: Final = 0.1  # seconds to wait for room: long enough for a slow reader, too short for a sender to notice
+ROOM_TIMEOUT: Final = 0.1  # seconds to wait for room: long enough for a slow reader, too short for a sender to notice
 
 _after_fork: weakref.WeakSet["DescriptorWriter"] = weakref.WeakSet()
 
@@ -88,8 +88,8 @@ class DescriptorWriter:
             return 0
 
     def _await_room(self) -> None:
-        """Wait for room. Raises BlockingIOError after `PATIENCE`, or at once if the last wait failed."""
-        if not self._has_room(0 if self._full else PATIENCE):
+        """Wait for room. Raises BlockingIOError after `ROOM_TIMEOUT`, or at once if the last wait failed."""
+        if not self._has_room(0 if self._full else ROOM_TIMEOUT):
             self._full = True
             raise BlockingIOError
 

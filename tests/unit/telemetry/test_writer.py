@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dicomd.telemetry import writer as writer_module
-from dicomd.telemetry.writer import TIMEOUT, DescriptorWriter
+from dicomd.telemetry.writer import ROOM_TIMEOUT, DescriptorWriter
 from tests.support.processes import descriptors
 
 
@@ -88,8 +88,8 @@ def test_a_reader_that_has_gone_costs_lines_and_nothing_else(pipe: Pipe) -> None
 
 def test_a_reader_that_has_stopped_costs_its_patience_once_and_then_only_lines(pipe: Pipe) -> None:
     started = time.monotonic()
-    within(10 * TIMEOUT + 5, lambda: [pipe.writer.msg(line(n=n, text="x" * 100)) for n in range(500)])
-    assert time.monotonic() - started < 10 * TIMEOUT + 5
+    within(10 * ROOM_TIMEOUT + 5, lambda: [pipe.writer.msg(line(n=n, text="x" * 100)) for n in range(500)])
+    assert time.monotonic() - started < 10 * ROOM_TIMEOUT + 5
     assert pipe.lost > 400
     kept = pipe.read().splitlines()
     assert [json.loads(text)["n"] for text in kept] == list(range(500 - pipe.lost))
