@@ -86,10 +86,11 @@ def test_a_stranger_who_tries_again_and_again_is_few_messages_and_a_count(
 
 def serving(daemon: Daemon) -> list[int]:
     """Ready workers; one that is starting has no pid yet."""
-    wait_until(
-        lambda: list(daemon.worker_pids().values()), until=lambda states: "ready" in states, what="no worker is ready"
-    )
-    return [pid for pid, state in daemon.worker_pids().items() if state == "ready" and pid]
+
+    def ready() -> list[int]:
+        return [pid for pid, state in daemon.worker_pids().items() if state == "ready" and pid]
+
+    return wait_until(ready, what="no worker is ready")
 
 
 def open_association(daemon: Daemon, connect: Connect) -> RawPeer:
