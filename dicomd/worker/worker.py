@@ -213,7 +213,9 @@ class Worker:
                 self._last_stores.record(self._metrics.last_stores())
 
     def _show(self, state: StoreState) -> None:
-        self._worker_slot.show_store("" if state.accepting else unready.of_store(state.reason))
+        self._show_readiness(state)
+        if (newest := self._store.state).accepting != state.accepting:  # a writer has failed, and shown it, meanwhile
+            self._show_readiness(newest)
         accepted, self._accepted = self._accepted, state.accepting  # at the last check, whatever writers found since
         self._metrics.sample_store(
             accepting=state.accepting,
@@ -237,3 +239,6 @@ class Worker:
         elif state.accepting and not accepted:
             message = Message.SPACE_RECOVERED if self._waits_for_space else Message.STORE_RECOVERED
             get_logger().info(message, root=root, avail_bytes=state.avail_bytes)
+
+    def _show_readiness(self, state: StoreState) -> None:
+        self._worker_slot.show_store("" if state.accepting else unready.of_store(state.reason))
