@@ -1,7 +1,6 @@
 """Finds the files to send among the given files and folders, and what each of them contains.
 
-Only the File Meta Information is read (PS3.10 §7.1). A file that isn't a Part 10 file is reported with the reason; it
-never raises.
+Only the beginning of each file is read. A file that can't be sent is reported with the reason; nothing raises.
 """
 
 import os
@@ -10,25 +9,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
+from dicomd.cli.file_head import FileHead, NotDicomError, read_file_head
 
 _DICOMDIR = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage: a table of contents, never sent
 
 
 @dataclass(frozen=True, slots=True)
-class Part10File:
-    """A file that can be sent. `size` is that of the whole file in bytes."""
+class InstanceFile:
+    """A file that can be sent. `size` is that of the whole file in bytes; `head` is what its beginning says."""
 
     path: Path
     size: int
-    sop_class_uid: str
-    transfer_syntax_uid: str
+    head: FileHead
 
     @property
     def context(self) -> tuple[str, str]:
         """The (Abstract Syntax, Transfer Syntax) pair that a Presentation Context must offer."""
-        return self.sop_class_uid, self.transfer_syntax_uid
+        return self.head.sop_class_uid, self.head.transfer_syntax_uid
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +37,7 @@ class Skipped:
     broken: bool = False
 
 
-def find(paths: Iterable[Path]) -> Iterator[Part10File | Skipped]:
+def find(paths: Iterable[Path]) -> Iterator[InstanceFile | Skipped]:
     """Yield every given file, and every file below the given folders, by name. Links to folders aren't followed."""
     for path in paths:
         if path.is_dir():
@@ -49,7 +46,7 @@ def find(paths: Iterable[Path]) -> Iterator[Part10File | Skipped]:
             yield classify(path)
 
 
-def _below(folder: Path) -> Iterator[Part10File | Skipped]:
+def _below(folder: Path) -> Iterator[InstanceFile | Skipped]:
     unreadable: list[Skipped] = []
 
     def note(error: OSError) -> None:
@@ -62,7 +59,7 @@ def _below(folder: Path) -> Iterator[Part10File | Skipped]:
     yield from unreadable
 
 
-def classify(path: Path) -> Part10File | Skipped:
+def classify(path: Path) -> InstanceFile | Skipped:
     """Classify one file. Never raises."""
     try:
         if not path.is_file():
@@ -70,20 +67,19 @@ def classify(path: Path) -> Part10File | Skipped:
         size = path.stat().st_size
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom warns of unusual values, which are sent unchanged
-            meta = read_file_meta_info(path)
-        sop_class, instance, syntax = (
-            str(meta.get(keyword) or "")
-            for keyword in ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")
-        )
-    except InvalidDicomError:
+            with path.open("rb") as file:
+                head = read_file_head(file)
+    except NotDicomError:
         return Skipped(path, "not a DICOM file")
     except OSError as error:
         return Skipped(path, error.strerror or str(error), broken=True)
     except Exception as error:  # pydicom may raise anything for bytes that merely begin like DICOM
         return Skipped(path, f"not a readable DICOM file: {error}", broken=True)
-    if not (sop_class and instance and syntax):
-        why = "its File Meta Information lacks a SOP Class, SOP Instance or Transfer Syntax UID"
+    if not head.transfer_syntax_uid:
+        why = "it has no Transfer Syntax UID, and its Data Set doesn't show which encoding it has"
         return Skipped(path, why, broken=True)
-    if sop_class == _DICOMDIR:
+    if head.sop_class_uid == _DICOMDIR:
         return Skipped(path, "a DICOMDIR")
-    return Part10File(path, size, sop_class, syntax)
+    if not (head.sop_class_uid and head.sop_instance_uid):
+        return Skipped(path, "neither its Data Set nor its File Meta has a SOP Class and SOP Instance UID", broken=True)
+    return InstanceFile(path, size, head)

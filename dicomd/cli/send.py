@@ -29,14 +29,15 @@ def send(
     """Send DICOM files to a peer (C-STORE).
 
     If FILE is a folder, everything below it is sent. Files that aren't DICOM are skipped with a message. Data Sets are
-    sent byte for byte as they are in the files. Exit status: 0 if all were stored, else 1.
+    sent byte for byte as they are in the files, under the UIDs in them. A file without preamble or File Meta Information
+    is sent if its first bytes show how it is encoded. Exit status: 0 if all were stored, else 1.
     """
-    from dicomd.cli.files import Part10File, Skipped, find
+    from dicomd.cli.files import InstanceFile, Skipped, find
     from dicomd.cli.requestor import RemoteAE
     from dicomd.cli.storing import SendResult, store_all
 
     secured = (tls.context(), tls.name or host) if tls else None  # first, so that a bad option fails early
-    files: list[Part10File] = []
+    files: list[InstanceFile] = []
     failed = 0
     for found in find(paths):
         if isinstance(found, Skipped):

@@ -12,7 +12,7 @@ from click.testing import Result
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.presentation import AllStoragePresentationContexts
 
@@ -68,11 +68,44 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_data_set_arrives_as_it_is_in_the_file(dicomd: Call, start_peer: Start, name: str) -> None:
     path = sample(name)
-    meta = dcmread(path, stop_before_pixels=True, force=True).file_meta
-    peer = start_peer([(meta.MediaStorageSOPClassUID, [meta.TransferSyntaxUID])])
+    data_set = dcmread(path, stop_before_pixels=True)
+    meta = data_set.file_meta
+    sop_class = data_set.get("SOPClassUID", meta.MediaStorageSOPClassUID)  # UN_sequence.dcm has them in its meta only
+    instance = data_set.get("SOPInstanceUID", meta.MediaStorageSOPInstanceUID)
+    peer = start_peer([(sop_class, [meta.TransferSyntaxUID])])
     result = dicomd("send", "127.0.0.1", peer.port, path)
     assert result.exit_code == 0, result.output
-    assert peer.received == [(meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID, data_set_of(path))]
+    assert peer.received == [(instance, meta.TransferSyntaxUID, data_set_of(path))]
+
+
+@pytest.mark.parametrize("missing", ["preamble", "File Meta"])
+@pytest.mark.parametrize("name", ["CT_small.dcm", "rtplan.dcm", "ExplVR_BigEnd.dcm"])
+def test_a_file_is_sent_without_what_part_10_puts_before_the_data_set(
+    dicomd: Call, start_peer: Start, tmp_path: Path, name: str, missing: str
+) -> None:
+    original = sample(name)
+    data_set = dcmread(original, stop_before_pixels=True)
+    syntax = data_set.file_meta.TransferSyntaxUID
+    path = tmp_path / name
+    path.write_bytes(original.read_bytes()[132:] if missing == "preamble" else data_set_of(original))
+    peer = start_peer([(data_set.SOPClassUID, [syntax])])
+    result = dicomd("send", "127.0.0.1", peer.port, path)
+    assert result.exit_code == 0, result.output
+    assert peer.received == [(data_set.SOPInstanceUID, syntax, data_set_of(original))]
+
+
+def test_the_command_names_the_data_set_s_uids_where_file_meta_names_others(
+    dicomd: Call, start_peer: Start, tmp_path: Path
+) -> None:
+    path = write_instance(tmp_path / "edited.dcm", CTImageStorage)
+    edited = dcmread(path)
+    edited.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    edited.save_as(path, enforce_file_format=False)
+    assert dcmread(path).file_meta.MediaStorageSOPInstanceUID == "1.2.3"
+    peer = start_peer([(CTImageStorage, [ExplicitVRLittleEndian])])
+    result = dicomd("send", "127.0.0.1", peer.port, path)
+    assert result.exit_code == 0, result.output
+    assert peer.received == [(edited.SOPInstanceUID, ExplicitVRLittleEndian, data_set_of(path))]
 
 
 def test_folder_is_sent_over_one_association_and_the_rest_is_noted(
@@ -182,12 +215,16 @@ def test_terminal_gets_a_progress_bar(start_peer: Start, folder: Path) -> None:
     [
         ("missing.dcm", "failed: {}: no such file"),
         ("no_meta.dcm", "skipped: {}: not a DICOM file"),
-        ("meta_missing_tsyntax.dcm", "failed: {}: its File Meta Information lacks"),
+        ("meta_missing_tsyntax.dcm", "failed: {}: it has no Transfer Syntax UID"),
+        ("JPEG2000.dcm", "failed: {}: it has no Transfer Syntax UID, and its Data Set doesn't show"),
     ],
 )
 def test_without_anything_to_send_nobody_is_called(dicomd: Call, tmp_path: Path, name: str, why: str) -> None:
+    """The JPEG 2000 file is without its File Meta Information, so that nothing says how its pixels are encoded."""
     path = tmp_path / name
-    if name != "missing.dcm":
+    if name == "JPEG2000.dcm":
+        path.write_bytes(data_set_of(sample(name)))
+    elif name != "missing.dcm":
         shutil.copy(sample(name), path)
     result = dicomd("send", "127.0.0.1", 1, path)
     assert result.exit_code == 1
