@@ -29,8 +29,8 @@ def send(
     """Send DICOM files to a peer (C-STORE).
 
     If FILE is a folder, everything below it is sent. Files that aren't DICOM are skipped with a message. Data Sets are
-    sent byte for byte as they are in the files, under the UIDs in them. A file without preamble or File Meta Information
-    is sent if its first bytes show how it is encoded. Exit status: 0 if all were stored, else 1.
+    sent byte for byte as they are in the files, under the UIDs in them. A file without preamble or File Meta
+    Information is sent if its first bytes show its encoding. Exit status: 0 if all were stored, else 1.
     """
     from dicomd.cli.files import InstanceFile, Skipped, find
     from dicomd.cli.requestor import RemoteAE

@@ -54,23 +54,27 @@ _STORAGE_IN_NAME_ONLY = frozenset(
 class SupportedContexts:
     """What is accepted. `sop_classes` None means every Abstract Syntax; `transfer_syntaxes` are in order of preference.
 
-    Verification is not listed, as it is always accepted.
+    With `any_storage`, classes that PS3.6 doesn't list are accepted, too, if the requestor says that they are of the
+    Storage Service Class (PS3.7 §D.3.3.6). Verification is not listed, as it is always accepted.
     """
 
     sop_classes: tuple[str, ...] | None
     transfer_syntaxes: tuple[str, ...]
+    any_storage: bool
 
 
 def resolve(sop_classes: Iterable[str], transfer_syntaxes: Iterable[str]) -> SupportedContexts:
     """Resolve the names in `[contexts]` to UIDs without duplicates, in order. Raises UnacceptableError."""
     classes: list[str] = []
-    everything = False
+    everything = any_storage = False
     for text in sop_classes:
+        any_storage = any_storage or text == "all-storage"
         found = sop_class_uids(text)
         everything = everything or found is None
         classes.extend(found or ())
     syntaxes = [uid for text in transfer_syntaxes for uid in transfer_syntax_uids(text)]
-    return SupportedContexts(None if everything else tuple(dict.fromkeys(classes)), tuple(dict.fromkeys(syntaxes)))
+    accepted = None if everything else tuple(dict.fromkeys(classes))
+    return SupportedContexts(accepted, tuple(dict.fromkeys(syntaxes)), any_storage)
 
 
 def sop_class_uids(text: str) -> tuple[str, ...] | None:

@@ -157,7 +157,8 @@ class Contexts(Table):
         SopClasses,
         MinLen(1),
         Key(
-            'SOP Classes: the group "all-storage", keywords (CTImageStorage) or UIDs, including private ones; ["any"] '
+            'SOP Classes: the group "all-storage" (those of the standard, and others that a peer says are storage), '
+            'keywords (CTImageStorage) or UIDs, including private ones; ["any"] '
             "accepts every Abstract Syntax."
         ),
     ] = ("all-storage",)

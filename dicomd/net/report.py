@@ -251,6 +251,8 @@ class AssociationReport:
             if self._negotiated.kept and self._negotiated.contexts:
                 refused = self._negotiated.proposed - len(self._negotiated.contexts)
                 fields["contexts"] = named_contexts(self._negotiated.refused, proposed=refused, refused=refused)
+            if self._negotiated.skipped:
+                fields["skipped"] = list(self._negotiated.skipped)
         return fields | self._tls | self._abort
 
     def internal_error(self, module: str, error: BaseException) -> None:

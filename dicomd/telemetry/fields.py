@@ -35,8 +35,8 @@ _CONTRACT: Final = frozenset({
 FIELDS: Final = _CONTRACT | frozenset({
     # of an Association
     "listener", "outcome", "result", "source", "reason", "direction", "instances", "failures", "contexts",
-    "contexts_accepted", "contexts_proposed", "advice", "implementation_version_name", "associations", "limit",
-    "destination", "lost",
+    "contexts_accepted", "contexts_proposed", "skipped", "advice", "implementation_version_name", "associations",
+    "limit", "destination", "lost",
     # of TLS and of who may do what
     "tls_version", "tls_cipher", "certificate_names", "rule", "balancer",
     # of the store

@@ -1,20 +1,24 @@
 """Decides which proposed Presentation Contexts are accepted, and with which Transfer Syntax (PS3.8 §9.3.3.2).
 
+A Presentation Context that can't be read is refused like one that isn't supported, so that it doesn't cost the others.
+
 To keep large proposals cheap, only what decides is read. The Transfer Syntaxes of an Abstract Syntax that isn't
 supported decide nothing, and a list that was read before in the same request isn't read again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from dicomd.context_results import ABSTRACT_SYNTAX_NOT_SUPPORTED, ACCEPTANCE, TRANSFER_SYNTAXES_NOT_SUPPORTED
 from dicomd.uids import VERIFICATION_SOP_CLASS
-from dicomd.upperlayer.items import LONGEST_UID, TRANSFER_SYNTAX, MalformedRequestError, uid_text, walk
-from dicomd.upperlayer.proposals import MAX_TRANSFER_SYNTAXES, context_parts
+from dicomd.upperlayer.items import ABSTRACT_SYNTAX, PADDING, TRANSFER_SYNTAX, MalformedRequestError, uid_text, walk
+from dicomd.upperlayer.proposals import MAX_TRANSFER_SYNTAXES, context_id, context_parts, name_of
 
-UNCOMPRESSED: Final = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
+UNCOMPRESSED: Final = (IMPLICIT_VR_LITTLE_ENDIAN, "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 """The Transfer Syntaxes accepted for C-ECHO, which has no Data Set to encode."""
 
 _PADDED: Final = tuple((before, behind) for before in (b"", b" ") for behind in (b"", b"\0", b" ", b"  ", b" \0"))
@@ -22,12 +26,16 @@ _PADDED: Final = tuple((before, behind) for before in (b"", b" ") for behind in 
 
 
 class JudgedContext(NamedTuple):
-    """The result for a Presentation Context; a refused one is answered with its first Transfer Syntax."""
+    """The result for a Presentation Context; a refused one is answered with its first Transfer Syntax.
+
+    `problem` says what is wrong with one that can't be read, else it is "".
+    """
 
     context_id: int
     abstract_syntax: str
     transfer_syntax: str
     result: int
+    problem: str = ""
 
 
 class _TransferSyntaxes:
@@ -52,69 +60,103 @@ class _TransferSyntaxes:
             for _ in range(MAX_TRANSFER_SYNTAXES):
                 if at >= end:
                     break
-                if sub_items[at] != TRANSFER_SYNTAX:
-                    raise MalformedRequestError(f"item {sub_items[at]:02X}H among Transfer Syntaxes")
+                item_type = sub_items[at]
                 start = at + 4
                 at = start + (sub_items[at + 2] << 8 | sub_items[at + 3])
-                if at - start >= LONGEST_UID:
-                    uid_text(sub_items[start:at])
+                if item_type != TRANSFER_SYNTAX:
+                    if item_type == ABSTRACT_SYNTAX:
+                        raise MalformedRequestError("has two abstract syntaxes instead of one")
+                    continue  # nobody knows it (PS3.8 §9.3.1)
                 rank = rank_of(sub_items[start:at], best)
+                if rank == best and at <= end and sub_items[at - 1] in PADDING:  # not found: more padding than is usual
+                    rank = rank_of(sub_items[start:at].strip(PADDING), best)
                 if rank < best:  # noqa: PLR1730 - min() takes twice as long, and this is the innermost loop
                     best = rank
         except IndexError:
-            raise MalformedRequestError("an item is cut short") from None
+            raise MalformedRequestError("a sub-item ends within its header of 4 bytes") from None
         if at < end:
             message = f"more than {MAX_TRANSFER_SYNTAXES} Transfer Syntaxes in a Presentation Context"
             raise MalformedRequestError(message, "transfer_syntaxes")
         if at > end:
-            raise MalformedRequestError("a Transfer Syntax is longer than its Presentation Context")
-        if not sub_items.isascii():
-            for _, value in walk(sub_items):
-                uid_text(value)
-        return self._uids[best] if best < len(self._uids) else "", first_transfer_syntax(sub_items)
+            raise MalformedRequestError(f"its last sub-item announces {at - end} bytes more than follow")
+        if best < len(self._uids):
+            return self._uids[best], ""
+        return "", first_transfer_syntax(sub_items)
 
 
 def first_transfer_syntax(sub_items: bytes) -> str:
     """Return the first one that a Presentation Context names. Raises `MalformedRequestError`, also if there is none."""
     for item_type, value in walk(sub_items):
-        if item_type == TRANSFER_SYNTAX and (uid := uid_text(value)):
-            return uid
-    raise MalformedRequestError("a Presentation Context without Transfer Syntax")
+        if item_type == TRANSFER_SYNTAX:
+            with suppress(MalformedRequestError):
+                if uid := uid_text(value):
+                    return uid
+    raise MalformedRequestError("has no valid Transfer Syntax")
+
+
+def _abstract_syntax(value: bytes) -> str:
+    uid = uid_text(value)
+    if not uid:
+        raise MalformedRequestError("has no abstract syntax")
+    return uid
 
 
 class ContextJudge:
     """Judges Presentation Contexts by what this receiver supports. Immutable, so thread-safe.
 
-    If `sop_classes` is None, every abstract syntax is accepted; `transfer_syntaxes` are in order of preference.
+    If `sop_classes` is None, every abstract syntax is accepted; with `any_storage`, those that PS3.6 doesn't know and
+    that the requestor says are of the Storage Service Class. `transfer_syntaxes` are in order of preference.
     """
 
-    def __init__(self, sop_classes: Iterable[str] | None, transfer_syntaxes: Iterable[str]) -> None:
+    def __init__(
+        self, sop_classes: Iterable[str] | None, transfer_syntaxes: Iterable[str], *, any_storage: bool = False
+    ) -> None:
         self._sop_classes = None if sop_classes is None else {uid: uid for uid in sop_classes}
+        self._any_storage = any_storage
         self._stored = _TransferSyntaxes(transfer_syntaxes)
         self._verification = _TransferSyntaxes(UNCOMPRESSED)
 
-    def judge(self, context: bytes, known: dict[bytes, tuple[str, str]]) -> JudgedContext:
+    def judge(
+        self, context: bytes, known: dict[bytes, tuple[str, str]], storage_classes: Collection[str] = ()
+    ) -> JudgedContext:
         """Judge one, as `read_proposal` cuts it out. `known` is a cache that starts empty with each request.
 
-        Raises `MalformedRequestError`.
+        `storage_classes` are those that the requestor says are of the Storage Service Class. Raises
+        `MalformedRequestError` for a context that can't be answered, or exceeds a limit.
         """
-        context_id, sent, sub_items = context_parts(context)
-        abstract_syntax = uid_text(sent)
+        number = context_id(context)
+        abstract_syntax, result = "", ABSTRACT_SYNTAX_NOT_SUPPORTED
+        try:
+            sent, sub_items = context_parts(context)
+            abstract_syntax = _abstract_syntax(sent)
+            if not self._is_supported(abstract_syntax, storage_classes):
+                return JudgedContext(number, abstract_syntax, first_transfer_syntax(sub_items), result)
+            result = TRANSFER_SYNTAXES_NOT_SUPPORTED
+            chosen, first = self._choose(abstract_syntax, sub_items, known)
+        except MalformedRequestError as error:
+            if error.limit == "transfer_syntaxes":
+                raise
+            return JudgedContext(number, abstract_syntax, IMPLICIT_VR_LITTLE_ENDIAN, result, str(error))
+        if self._sop_classes is not None:  # one string object is shared by all Associations
+            abstract_syntax = self._sop_classes.get(abstract_syntax, abstract_syntax)
+        if chosen:
+            return JudgedContext(number, abstract_syntax, chosen, ACCEPTANCE)
+        return JudgedContext(number, abstract_syntax, first, TRANSFER_SYNTAXES_NOT_SUPPORTED)
+
+    def _is_supported(self, abstract_syntax: str, storage_classes: Collection[str]) -> bool:
+        if (
+            self._sop_classes is None
+            or abstract_syntax in self._sop_classes
+            or abstract_syntax == VERIFICATION_SOP_CLASS
+        ):
+            return True
+        return self._any_storage and abstract_syntax in storage_classes and not name_of(abstract_syntax)
+
+    def _choose(self, abstract_syntax: str, sub_items: bytes, known: dict[bytes, tuple[str, str]]) -> tuple[str, str]:
         if abstract_syntax == VERIFICATION_SOP_CLASS:
             # C-ECHO has no Data Set, so the order of preference for stored instances doesn't apply.
-            chosen, first = self._verification.choose(sub_items)
-        elif not abstract_syntax:
-            raise MalformedRequestError("a Presentation Context without abstract syntax")
-        elif self._sop_classes is not None and abstract_syntax not in self._sop_classes:
-            first = first_transfer_syntax(sub_items)
-            return JudgedContext(context_id, abstract_syntax, first, ABSTRACT_SYNTAX_NOT_SUPPORTED)
-        else:
-            found = known.get(sub_items)
-            if found is None:
-                found = known[sub_items] = self._stored.choose(sub_items)
-            chosen, first = found
-            if self._sop_classes is not None:
-                abstract_syntax = self._sop_classes[abstract_syntax]  # one string object shared by all Associations
-        if chosen:
-            return JudgedContext(context_id, abstract_syntax, chosen, ACCEPTANCE)
-        return JudgedContext(context_id, abstract_syntax, first, TRANSFER_SYNTAXES_NOT_SUPPORTED)
+            return self._verification.choose(sub_items)
+        found = known.get(sub_items)
+        if found is None:
+            found = known[sub_items] = self._stored.choose(sub_items)
+        return found

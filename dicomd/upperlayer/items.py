@@ -18,9 +18,7 @@ ABSTRACT_SYNTAX = 0x30
 TRANSFER_SYNTAX = 0x40
 USER_INFORMATION = 0x50
 
-LONGEST_UID = MAX_UID_LENGTH + 1
-"""Bytes of a UID and one of padding, which an item must not have (PS3.8 Annex F) but some requestors send."""
-
+PADDING = b"\0 "
 _HEADER = struct.Struct(">BxH")
 
 
@@ -39,7 +37,7 @@ class UIDLengthError(MalformedRequestError):
     """A UID that has too many bytes."""
 
     def __init__(self, length: int) -> None:
-        super().__init__(f"a UID of {length} bytes, {MAX_UID_LENGTH} at most", "uid_length")
+        super().__init__(f"has a UID of {length} characters, and {MAX_UID_LENGTH} is the limit", "uid_length")
 
 
 def walk(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -47,12 +45,12 @@ def walk(data: bytes) -> Iterator[tuple[int, bytes]]:
     at, end = 0, len(data)
     while at < end:
         if at + 4 > end:
-            raise MalformedRequestError("an item is cut short")
+            raise MalformedRequestError(f"an item ends after {end - at} bytes, within its header of 4")
         item_type, length = _HEADER.unpack_from(data, at)
         start = at + 4
         at = start + length
         if at > end:
-            raise MalformedRequestError(f"item {item_type:02X}H is longer than what contains it")
+            raise MalformedRequestError(f"item {item_type:02X}H announces {length} bytes, and {end - start} follow")
         yield item_type, data[start:at]
 
 
@@ -64,15 +62,14 @@ def encoded(item_type: int, value: bytes) -> bytes:
 def uid_text(value: bytes) -> str:
     """Return the UID in an item, without its padding.
 
-    Its characters aren't checked, since it is only compared with known UIDs, or shown. Raises
+    Padding doesn't count as length: PS3.8 Annex F allows none, but some requestors fill a field of fixed size with it.
+    The UID's characters aren't checked, since it is only compared with known UIDs, or shown. Raises
     `MalformedRequestError` if it is longer than a UID may be, or not text.
     """
-    if len(value) > LONGEST_UID:
-        raise UIDLengthError(len(value))
+    uid = value.strip(PADDING)
+    if len(uid) > MAX_UID_LENGTH:
+        raise UIDLengthError(len(uid))
     try:
-        text = value.removesuffix(b"\0").decode("ascii").strip()
+        return uid.decode("ascii")
     except UnicodeDecodeError:
-        raise MalformedRequestError("a UID that is not text") from None
-    if len(text) > MAX_UID_LENGTH:
-        raise UIDLengthError(len(text))
-    return text
+        raise MalformedRequestError("has a UID that is not text") from None

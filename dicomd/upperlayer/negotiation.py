@@ -33,6 +33,7 @@ from dicomd.upperlayer.lru import BoundedCache
 from dicomd.upperlayer.pdus import PDUType
 from dicomd.upperlayer.proposals import (
     MAX_SHOWN,
+    ContextIDError,
     ProposedContext,
     RefusedContext,
     UserInformation,
@@ -73,6 +74,8 @@ class Negotiated:
     max_pdu: int
     implementation_class_uid: str
     implementation_version_name: str
+    skipped: tuple[str, ...]
+    """Up to `MAX_SHOWN` items that can't be read, each with what is wrong with it."""
     answer: bytes
     """The variable items of the A-ASSOCIATE-AC."""
 
@@ -141,14 +144,16 @@ class _Agreement:
 
     contexts: dict[int, AcceptedContext]
     kept: tuple[RefusedContext, ...]
+    skipped: tuple[str, ...]
     items: bytes
 
 
 class Negotiator:
     """Judges proposed Presentation Contexts and User Information against what this receiver supports.
 
-    If `sop_classes` is None, every abstract syntax is accepted; `transfer_syntaxes` are in order of preference;
-    `max_pdu` is the length in bytes to advertise. Thread-safe.
+    If `sop_classes` is None, every abstract syntax is accepted; with `any_storage`, those that PS3.6 doesn't know and
+    that the requestor says are of the Storage Service Class (PS3.7 §D.3.3.6). `transfer_syntaxes` are in order of
+    preference; `max_pdu` is the length in bytes to advertise. Thread-safe.
     """
 
     def __init__(
@@ -159,8 +164,9 @@ class Negotiator:
         max_pdu: int,
         implementation_class_uid: str,
         implementation_version_name: str,
+        any_storage: bool = False,
     ) -> None:
-        self._judge = ContextJudge(sop_classes, transfer_syntaxes)
+        self._judge = ContextJudge(sop_classes, transfer_syntaxes, any_storage=any_storage)
         self._user_information = (
             encoded(0x51, max_pdu.to_bytes(4, "big"))
             + encoded(0x52, implementation_class_uid.encode())
@@ -174,8 +180,8 @@ class Negotiator:
         The results for its contexts are cached, so this is only for requestors that have been let in: others could
         evict their entries.
         """
-        name, proposed, user_information = read_proposal(request.variable_items)
-        agreement = self._agree(proposed, user_information.roles)
+        name, proposed, user_information, skipped = read_proposal(request.variable_items)
+        agreement = self._agree(proposed, user_information)
         answer = self._user_information + self._replies(user_information, agreement)
         return Negotiated(
             application_context_name=name,
@@ -185,13 +191,14 @@ class Negotiator:
             max_pdu=user_information.max_pdu,
             implementation_class_uid=user_information.implementation_class_uid,
             implementation_version_name=user_information.implementation_version_name,
+            skipped=(agreement.skipped + skipped)[:MAX_SHOWN],
             answer=_APPLICATION_CONTEXT_ITEM + agreement.items + encoded(USER_INFORMATION, answer),
         )
 
     def judge_unanswered(self, request: AssociateRequest) -> Unanswered:
         """Return what the contexts of a rejected request would have got, disregarding roles."""
         try:
-            proposed = read_proposal(request.variable_items).contexts
+            _, proposed, user_information, _ = read_proposal(request.variable_items)
         except MalformedRequestError:
             return Unanswered(0, 0, ())  # it wasn't decoded for the answer either
         known: dict[bytes, tuple[str, str]] = {}
@@ -200,11 +207,14 @@ class Negotiator:
         malformed = 0
         for context in proposed:
             try:
-                result = self._judge.judge(context, known).result
+                judged = self._judge.judge(context, known, user_information.storage_classes)
             except MalformedRequestError:
                 malformed += 1
                 continue
-            (refused if result else accepted).append((context, result))
+            if judged.problem:
+                malformed += 1
+                continue
+            (refused if judged.result else accepted).append((context, judged.result))
             if len(refused) == MAX_SHOWN:
                 break
         shown = (refused + accepted)[:MAX_SHOWN]
@@ -212,31 +222,47 @@ class Negotiator:
         contexts = tuple(shown_context(refused_context(*context)) for context in shown)
         return Unanswered(len(proposed), counted, contexts)
 
-    def _agree(self, proposed: list[bytes], roles: dict[str, tuple[bool, bool]]) -> _Agreement:
-        if roles:  # they are rarely proposed, and the result depends on them, too
-            return self._compute(proposed, roles)
+    def _agree(self, proposed: list[bytes], user_information: UserInformation) -> _Agreement:
+        if user_information.roles or user_information.storage_classes:  # rare, and the result depends on them, too
+            return self._compute(proposed, user_information)
         lengths = struct.pack(f">{len(proposed)}H", *map(len, proposed))
         key = blake2b(lengths + b"".join(proposed), digest_size=32).digest()
         known = self._cache.get(key)
         if known is None:
-            known = self._compute(proposed, roles)
-            size = len(known.items) + sum(len(each.beginning) for each in known.kept)
-            size += _OF_A_CONTEXT * (1 + len(known.contexts) + len(known.kept))
+            known = self._compute(proposed, user_information)
+            size = len(known.items) + sum(len(each.beginning) for each in known.kept) + sum(map(len, known.skipped))
+            size += _OF_A_CONTEXT * (1 + len(known.contexts) + len(known.kept) + len(known.skipped))
             self._cache.put(key, known, size=size)
         return known
 
-    def _compute(self, proposed: list[bytes], roles: dict[str, tuple[bool, bool]]) -> _Agreement:
+    def _compute(self, proposed: list[bytes], user_information: UserInformation) -> _Agreement:
         known: dict[bytes, tuple[str, str]] = {}
         judged: dict[int, tuple[JudgedContext, bytes]] = {}
+        skipped: list[str] = []
         for sent in proposed:
-            context = self._judge.judge(sent, known)
-            if context.result == ACCEPTANCE and not roles.get(context.abstract_syntax, (True, False))[0]:
+            try:
+                context = self._judge.judge(sent, known, user_information.storage_classes)
+            except ContextIDError as error:
+                skipped.append(str(error))
+                continue
+            number = context.context_id
+            if number in judged:
+                skipped.append(f"Presentation Context {number} is proposed again; only the first one counts")
+                continue
+            if context.problem:
+                skipped.append(f"Presentation Context {number} {context.problem}")
+            elif (
+                context.result == ACCEPTANCE
+                and not user_information.roles.get(context.abstract_syntax, (True, False))[0]
+            ):
                 context = context._replace(result=USER_REJECTION)  # the requestor may only be SCU, not SCP
-            if context.context_id in judged:
-                raise MalformedRequestError("two Presentation Contexts have the same ID")
-            judged[context.context_id] = context, sent
-        ordered = [judged[context_id] for context_id in sorted(judged)]
-        refused = [(sent, context.result) for context, sent in ordered if context.result != ACCEPTANCE]
+            judged[number] = context, sent
+        if skipped and not judged:
+            raise MalformedRequestError(f"no Presentation Context can be answered: {skipped[0]}")
+        ordered = [judged[number] for number in sorted(judged)]
+        refused = [
+            (sent, context.result) for context, sent in ordered if context.result != ACCEPTANCE and not context.problem
+        ]
         return _Agreement(
             contexts={
                 context.context_id: AcceptedContext(context.abstract_syntax, context.transfer_syntax)
@@ -244,6 +270,7 @@ class Negotiator:
                 if context.result == ACCEPTANCE
             },
             kept=tuple(refused_context(*one) for one in refused[:MAX_SHOWN]),
+            skipped=tuple(skipped[:MAX_SHOWN]),
             items=b"".join(_result_item(context) for context, _ in ordered),
         )
 

@@ -1,7 +1,9 @@
 """Reads a proposal, the variable items of an A-ASSOCIATE-RQ (PS3.8 §9.3.2, PS3.7 Annex D), in one pass.
 
-Invariant: the number of items is bounded before they are read. An unknown item is skipped (PS3.8 §9.3.1). Presentation
-Contexts are only cut out here, since most of their bytes need never be read.
+Invariant: the number of items is bounded before they are read. An unknown item is skipped (PS3.8 §9.3.1), and so is a
+sub-item of the User Information that can't be read: without it the Association is as good, and a scanner can't be
+changed. What was skipped is named, for the log. Presentation Contexts are only cut out here, since most of their bytes
+need never be read.
 """
 
 from __future__ import annotations
@@ -41,7 +43,17 @@ _ASYNCHRONOUS_OPERATIONS = 0x53
 _ROLE_SELECTION = 0x54
 _IMPLEMENTATION_VERSION_NAME = 0x55
 _EXTENDED_NEGOTIATION = 0x56
-
+_COMMON_EXTENDED_NEGOTIATION = 0x57
+_SUB_ITEMS: Final = {
+    _MAXIMUM_LENGTH: "Maximum Length",
+    _IMPLEMENTATION_CLASS_UID: "Implementation Class UID",
+    _ASYNCHRONOUS_OPERATIONS: "Asynchronous Operations Window",
+    _ROLE_SELECTION: "SCP/SCU Role Selection",
+    _IMPLEMENTATION_VERSION_NAME: "Implementation Version Name",
+    _EXTENDED_NEGOTIATION: "SOP Class Extended Negotiation",
+    _COMMON_EXTENDED_NEGOTIATION: "SOP Class Common Extended Negotiation",
+}
+_STORAGE_SERVICE_CLASS = "1.2.840.10008.4.2"
 _LONGEST_VERSION_NAME = 16  # characters (PS3.7 §D.3.3.2.3)
 _LONGEST_SHOWN = 80  # bytes of a UID: enough to show that it is too long
 _CONTEXT_FIXED = 4  # bytes of a Presentation Context before its sub-items: the ID and three reserved ones
@@ -51,7 +63,8 @@ class UserInformation(NamedTuple):
     """The part of the User Information that an acceptor answers or keeps (PS3.7 §D.3.3).
 
     `max_pdu` is the peer's limit in bytes, 0 for none; `roles` are those proposed for SOP Classes, as (SCU, SCP);
-    `extended` are the SOP Classes with an extended negotiation.
+    `extended` are the SOP Classes with an extended negotiation, and `storage_classes` those whose common extended
+    negotiation names the Storage Service Class (PS3.7 §D.3.3.6).
     """
 
     max_pdu: int
@@ -60,14 +73,23 @@ class UserInformation(NamedTuple):
     asynchronous_operations: bool
     roles: dict[str, tuple[bool, bool]]
     extended: tuple[str, ...]
+    storage_classes: frozenset[str]
 
 
 class Proposal(NamedTuple):
-    """The items of a request; `contexts` are the unread values of its Presentation Context items, ID first."""
+    """The items of a request; `contexts` are the unread values of its Presentation Context items, ID first.
+
+    `skipped` describes up to `MAX_SHOWN` sub-items that can't be read.
+    """
 
     application_context_name: str
     contexts: list[bytes]
     user_information: UserInformation
+    skipped: tuple[str, ...]
+
+
+class ContextIDError(MalformedRequestError):
+    """A Presentation Context without a valid ID, which can't even be refused."""
 
 
 class RefusedContext(NamedTuple):
@@ -111,30 +133,41 @@ def read_proposal(variable_items: bytes) -> Proposal:
             name = text if name is None else name
         elif item_type == USER_INFORMATION:
             user_information.append(value)
-    return Proposal(name or "", contexts, _read_user_information(user_information))
+    skipped: list[str] = []
+    found = _read_user_information(user_information, skipped)
+    return Proposal(name or "", contexts, found, tuple(skipped[:MAX_SHOWN]))
 
 
-def context_parts(context: bytes) -> tuple[int, bytes, bytes]:
-    """Return the ID, the abstract syntax as sent, and the Transfer Syntax sub-items of a Presentation Context.
+def context_id(context: bytes) -> int:
+    """Return the ID of a Presentation Context. Raises `ContextIDError`."""
+    if not context:
+        raise ContextIDError("a Presentation Context is empty")
+    if not context[0] & 1:
+        raise ContextIDError(f"Presentation Context ID {context[0]} is not an odd number from 1 to 255")
+    return context[0]
+
+
+def context_parts(context: bytes) -> tuple[bytes, bytes]:
+    """Return the abstract syntax as sent, and the sub-items behind it, which should be Transfer Syntaxes.
 
     Raises `MalformedRequestError`, but not for errors in the Transfer Syntaxes.
     """
     if len(context) < _CONTEXT_FIXED:
-        raise MalformedRequestError("a Presentation Context is cut short")
-    if not context[0] & 1:
-        raise MalformedRequestError(f"Presentation Context ID {context[0]} is not odd")
+        raise MalformedRequestError(f"has {len(context)} bytes, and {_CONTEXT_FIXED} come before its syntaxes")
     start = _CONTEXT_FIXED + 4
     if len(context) < start or context[_CONTEXT_FIXED] != ABSTRACT_SYNTAX:
         return _context_out_of_order(context)
     end = start + (context[start - 2] << 8 | context[start - 1])
     if end > len(context):
-        raise MalformedRequestError("an abstract syntax is longer than its Presentation Context")
-    return context[0], context[start:end], context[end:]
+        raise MalformedRequestError(
+            f"its abstract syntax announces {end - start} bytes, and {len(context) - start} follow"
+        )
+    return context[start:end], context[end:]
 
 
 def refused_context(context: bytes, result: int) -> RefusedContext:
     """Return what is kept of a refused Presentation Context. Raises what `context_parts` raises."""
-    _, abstract_syntax, sub_items = context_parts(context)
+    abstract_syntax, sub_items = context_parts(context)
     kept = count = at = 0
     while at + 4 <= len(sub_items):
         at += 4 + (sub_items[at + 2] << 8 | sub_items[at + 3])
@@ -147,7 +180,7 @@ def refused_context(context: bytes, result: int) -> RefusedContext:
 
 def shown_context(refused: RefusedContext) -> ProposedContext:
     """Decode what was kept, as far as it can be read."""
-    context_id, abstract_syntax, sub_items = context_parts(refused.beginning)
+    abstract_syntax, sub_items = context_parts(refused.beginning)
     names = []
     try:
         for item_type, value in walk(sub_items):
@@ -156,7 +189,7 @@ def shown_context(refused: RefusedContext) -> ProposedContext:
     except MalformedRequestError:
         pass  # the context was refused without reading these
     shown = tuple(names[:MAX_SHOWN])
-    return ProposedContext(context_id, _shown(abstract_syntax), shown, refused.more, refused.result)
+    return ProposedContext(refused.beginning[0], _shown(abstract_syntax), shown, refused.more, refused.result)
 
 
 def name_of(uid: str) -> str:
@@ -169,73 +202,110 @@ def _shown(value: bytes) -> str:
     return value[:_LONGEST_SHOWN].decode("ascii", "backslashreplace").strip(" \0")
 
 
-def _context_out_of_order(context: bytes) -> tuple[int, bytes, bytes]:
+def _context_out_of_order(context: bytes) -> tuple[bytes, bytes]:
     """The parts of a Presentation Context that doesn't begin with its abstract syntax."""
-    abstract_syntax = b""
-    transfer_syntaxes = []
+    abstract_syntaxes = []
+    others = []
     for item_type, value in walk(context[_CONTEXT_FIXED:]):
         if item_type == ABSTRACT_SYNTAX:
-            abstract_syntax = value
+            abstract_syntaxes.append(value)
         else:
-            transfer_syntaxes.append(encoded(item_type, value))
-    return context[0], abstract_syntax, b"".join(transfer_syntaxes)
+            others.append(encoded(item_type, value))
+    if len(abstract_syntaxes) > 1:
+        raise MalformedRequestError(f"has {len(abstract_syntaxes)} abstract syntaxes instead of one")
+    return b"".join(abstract_syntaxes), b"".join(others)
 
 
-def _read_user_information(items: Sequence[bytes]) -> UserInformation:
-    """There should be one such item. Of several, the last counts, but the limit on sub-items applies to all."""
-    found = UserInformation(0, "", "", False, {}, ())
-    count = 0
-    for value in items:
-        found, count = _read_sub_items(value, count)
-    return found
+class _SubItems:
+    """Collects the sub-items of the User Information."""
 
+    def __init__(self) -> None:
+        self.max_pdu = 0
+        self.class_uid = ""
+        self.version_name = ""
+        self.asynchronous = False
+        self.roles: dict[str, tuple[bool, bool]] = {}
+        self.extended: dict[str, None] = {}
+        self.storage_classes: set[str] = set()
 
-def _read_sub_items(data: bytes, count: int) -> tuple[UserInformation, int]:
-    """Read one item's, after `count` in others. User Identity is skipped as unknown (PS3.7 §D.3.3.7.1)."""
-    max_pdu = 0
-    class_uid = ""
-    version_name = ""
-    asynchronous = False
-    roles: dict[str, tuple[bool, bool]] = {}
-    extended: list[str] = []
-    for item_type, value in walk(data):
-        count += 1
-        if count > MAX_SUB_ITEMS:
-            raise MalformedRequestError(f"more than {MAX_SUB_ITEMS} User Information sub-items", "user_information")
+    def read(self, item_type: int, value: bytes) -> None:
+        """Read one. Unknown ones are skipped, and User Identity is one of these (PS3.7 §D.3.3.7.1).
+
+        Raises `MalformedRequestError`.
+        """
         if item_type == _MAXIMUM_LENGTH:
-            if len(value) != 4:
-                raise MalformedRequestError("a Maximum Length that does not have 4 bytes")
-            max_pdu = int.from_bytes(value, "big")
+            self.max_pdu = int.from_bytes(_of_length(value, 4), "big")
         elif item_type == _IMPLEMENTATION_CLASS_UID:
-            class_uid = uid_text(value)
+            self.class_uid = uid_text(value)
         elif item_type == _IMPLEMENTATION_VERSION_NAME:
-            version_name = _version_name(value)
+            self.version_name = _version_name(value)
         elif item_type == _ASYNCHRONOUS_OPERATIONS:
-            if len(value) < 4:
-                raise MalformedRequestError("an Asynchronous Operations Window of less than 4 bytes")
-            asynchronous = True
+            _of_length(value, 4)
+            self.asynchronous = True
         elif item_type == _ROLE_SELECTION:
             uid, rest = _uid_and_rest(value)
             if len(rest) < 2 or not {rest[0], rest[1]} <= {0, 1}:
-                raise MalformedRequestError("a role selection with a value other than 0 and 1")
-            roles[uid] = (rest[0] == 1, rest[1] == 1)
+                raise MalformedRequestError(f"the roles of {uid} are {rest[:2].hex(' ') or 'missing'}, not 0 or 1 each")
+            self.roles[uid] = (rest[0] == 1, rest[1] == 1)
         elif item_type == _EXTENDED_NEGOTIATION:
-            extended.append(_uid_and_rest(value)[0])
-    found = UserInformation(max_pdu, class_uid, version_name, asynchronous, roles, tuple(dict.fromkeys(extended)))
-    return found, count
+            self.extended[_uid_and_rest(value)[0]] = None
+        elif item_type == _COMMON_EXTENDED_NEGOTIATION:
+            sop_class_uid, rest = _uid_and_rest(value)
+            if _uid_and_rest(rest)[0] == _STORAGE_SERVICE_CLASS:
+                self.storage_classes.add(sop_class_uid)
+
+    def found(self) -> UserInformation:
+        """What all sub-items read so far say."""
+        return UserInformation(
+            self.max_pdu,
+            self.class_uid,
+            self.version_name,
+            self.asynchronous,
+            self.roles,
+            tuple(self.extended),
+            frozenset(self.storage_classes),
+        )
+
+
+def _read_user_information(items: Sequence[bytes], skipped: list[str]) -> UserInformation:
+    """There should be one such item. Of several, the last counts, but the limit on sub-items applies to all."""
+    sub_items = _SubItems()
+    count = 0
+    for data in items:
+        sub_items = _SubItems()
+        for item_type, value in walk(data):
+            count += 1
+            if count > MAX_SUB_ITEMS:
+                raise MalformedRequestError(f"more than {MAX_SUB_ITEMS} User Information sub-items", "user_information")
+            try:
+                sub_items.read(item_type, value)
+            except MalformedRequestError as error:
+                if len(skipped) < MAX_SHOWN:
+                    skipped.append(f"{_SUB_ITEMS[item_type]} ({item_type:02X}H): {error}")
+    return sub_items.found()
+
+
+def _of_length(value: bytes, length: int) -> bytes:
+    if len(value) != length:
+        raise MalformedRequestError(f"has {len(value)} bytes instead of {length}")
+    return value
 
 
 def _uid_and_rest(value: bytes) -> tuple[str, bytes]:
     """Return a UID that follows its length in two bytes, and what comes after it."""
     if len(value) < 2:
-        raise MalformedRequestError("a sub-item without a UID")
+        raise MalformedRequestError("has no UID")
     end = 2 + int.from_bytes(value[:2], "big")
     if end > len(value):
-        raise MalformedRequestError("a UID is longer than its sub-item")
+        raise MalformedRequestError(f"its UID announces {end - 2} bytes, and {len(value) - 2} follow")
     return uid_text(value[2:end]), value[end:]
 
 
 def _version_name(value: bytes) -> str:
-    """The name, or "" if it is invalid: it only informs, so an umlaut in it, or a novel, is no reason to refuse."""
-    text = value.decode("ascii", "replace")
-    return text if text.isascii() and text.isprintable() and len(text) <= _LONGEST_VERSION_NAME else ""
+    """Return the name, which only informs. Raises `MalformedRequestError`."""
+    text = value.decode("ascii", "replace").rstrip("\0 ")
+    if not (text.isascii() and text.isprintable() and len(text) <= _LONGEST_VERSION_NAME):
+        raise MalformedRequestError(
+            f"has {len(value)} bytes, not up to {_LONGEST_VERSION_NAME} printable ASCII characters"
+        )
+    return text

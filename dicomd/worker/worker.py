@@ -87,6 +87,7 @@ class Worker:
             negotiator=Negotiator(
                 sop_classes=supported.sop_classes,
                 transfer_syntaxes=supported.transfer_syntaxes,
+                any_storage=supported.any_storage,
                 max_pdu=config.limits.max_pdu,
                 implementation_class_uid=IMPLEMENTATION_CLASS_UID,
                 implementation_version_name=IMPLEMENTATION_VERSION_NAME,

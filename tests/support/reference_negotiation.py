@@ -100,7 +100,7 @@ def reference(
         results={int(context.context_id or 0): int(context.result or 0) for context in results},
         max_pdu=length.maximum_length_received if isinstance(length, MaximumLengthNotification) else 0,
         implementation_class_uid=str(getattr(class_uid, "implementation_class_uid", "") or ""),
-        implementation_version_name=str(getattr(version_name, "implementation_version_name", "") or ""),
+        implementation_version_name=str(getattr(version_name, "implementation_version_name", "") or "").rstrip("\0 "),
         answer=_encoded(sorted(results, key=lambda context: int(context.context_id or 0)), reply),
     )
 

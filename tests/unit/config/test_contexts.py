@@ -46,6 +46,7 @@ def test_keywords_and_uids_keep_their_order_and_appear_once() -> None:
             "1.2.840.10008.1.2.2",
             "1.2.840.10008.1.2.1.99",
         ),
+        any_storage=False,
     )
 
 

@@ -17,10 +17,11 @@ from pynetdicom.pdu_primitives import (
 from dicomd.upperlayer.contexts import ContextJudge
 from dicomd.upperlayer.items import MalformedRequestError
 from dicomd.upperlayer.negotiation import AssociateRequest, Negotiator, associate_ac
-from dicomd.upperlayer.proposals import MAX_ITEMS, MAX_SUB_ITEMS
+from dicomd.upperlayer.proposals import MAX_ITEMS, MAX_SHOWN, MAX_SUB_ITEMS
 from tests.support.cost import calls
 from tests.support.encoding import item
 from tests.support.raw_peer import associate_rq
+from tests.support.wire import accepted_contexts
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -28,10 +29,14 @@ IMPLICIT, EXPLICIT, JPEG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.
 
 
 def negotiator(
-    sop_classes: tuple[str, ...] | None = (CT,), transfer_syntaxes: tuple[str, ...] = (EXPLICIT, IMPLICIT)
+    sop_classes: tuple[str, ...] | None = (CT,),
+    transfer_syntaxes: tuple[str, ...] = (EXPLICIT, IMPLICIT),
+    *,
+    any_storage: bool = False,
 ) -> Negotiator:
     return Negotiator(
         sop_classes=sop_classes,
+        any_storage=any_storage,
         transfer_syntaxes=transfer_syntaxes,
         max_pdu=262144,
         implementation_class_uid="2.25.1",
@@ -215,10 +220,9 @@ def test_unknown_items_are_passed_over() -> None:
     [
         b"\x10",
         b"\x10\0\xff\xff" + b"1.2",
-        b"\x20\0\0\x04\1\0\0\0",
-        b"\x20\0\0\x02\1\0",
+        b"\x20\0\0\x04\2\0\0\0",  # no context can be answered
+        b"\x20\0\0\0",
         b"\x50\0\0\x04\x51\0\0\xff",
-        b"\x20\0\0\x0a\1\0\0\0\x30\0\0\x02\xff\xff",
     ],
 )
 def test_malformed_items_are_malformed(items: bytes) -> None:
@@ -227,10 +231,135 @@ def test_malformed_items_are_malformed(items: bytes) -> None:
         negotiator().negotiate(request)
 
 
-def test_two_contexts_with_one_id_are_malformed() -> None:
-    body = encoded([(CT, [EXPLICIT]), (CT, [IMPLICIT])]).replace(b"\x03\0\0\0\x30", b"\x01\0\0\0\x30")
-    with pytest.raises(MalformedRequestError, match="same ID"):
-        negotiator().negotiate(AssociateRequest.from_body(body))
+ABSTRACT_CT, EXPLICIT_ITEM = item(0x30, CT.encode()), item(0x40, EXPLICIT.encode())
+
+
+@pytest.mark.parametrize(
+    ("context", "result", "why"),
+    [
+        (b"", None, "a Presentation Context is empty"),
+        (b"\2\0\0\0" + ABSTRACT_CT + EXPLICIT_ITEM, None, "Presentation Context ID 2 is not an odd number"),
+        (b"\0\0\0\0" + ABSTRACT_CT + EXPLICIT_ITEM, None, "Presentation Context ID 0 is not an odd number"),
+        (b"\1\0\0\0" + ABSTRACT_CT + item(0x40, IMPLICIT.encode()), 0, "Presentation Context 1 is proposed again"),
+        (b"\5\0", 3, "Presentation Context 5 has 2 bytes"),
+        (b"\5\0\0\0", 3, "Presentation Context 5 has no abstract syntax"),
+        (b"\5\0\0\0" + item(0x30, b"") + EXPLICIT_ITEM, 3, "Presentation Context 5 has no abstract syntax"),
+        (b"\5\0\0\0" + item(0x30, b"\xff\xff") + EXPLICIT_ITEM, 3, "a UID that is not text"),
+        (b"\5\0\0\0" + item(0x30, b"1" * 65) + EXPLICIT_ITEM, 3, "a UID of 65 characters"),
+        (b"\5\0\0\0\x30\0\0\x09" + CT.encode()[:5], 3, "its abstract syntax announces 9 bytes, and 5 follow"),
+        (b"\5\0\0\0" + EXPLICIT_ITEM + ABSTRACT_CT + ABSTRACT_CT, 3, "has 2 abstract syntaxes instead of one"),
+        (b"\5\0\0\0" + ABSTRACT_CT + EXPLICIT_ITEM + ABSTRACT_CT, 4, "has two abstract syntaxes instead of one"),
+        (b"\5\0\0\0" + ABSTRACT_CT, 4, "Presentation Context 5 has no valid Transfer Syntax"),
+        (b"\5\0\0\0" + ABSTRACT_CT + item(0x40, b""), 4, "Presentation Context 5 has no valid Transfer Syntax"),
+        (b"\5\0\0\0" + ABSTRACT_CT + item(0x40, b"\xff"), 4, "Presentation Context 5 has no valid Transfer Syntax"),
+        (b"\5\0\0\0" + ABSTRACT_CT + b"\x40\0\0\x09" + b"1.2", 4, "its last sub-item announces 6 bytes more"),
+    ],
+)
+def test_a_context_that_cannot_be_served_does_not_cost_the_good_ones(
+    context: bytes, result: int | None, why: str
+) -> None:
+    """It is answered with 3 or 4, or not at all without a valid ID; the good one is served, and the log says why."""
+    request = AssociateRequest.from_body(encoded([(CT, [EXPLICIT])]) + item(0x20, context))
+    judge = negotiator()
+    negotiated = judge.negotiate(request)
+    assert {number: found.transfer_syntax for number, found in negotiated.contexts.items()} == {1: EXPLICIT}
+    results = {
+        number: found.result for number, found in accepted_contexts(associate_ac(request, negotiated)[6:]).items()
+    }
+    assert results == {1: 0} | ({5: result} if result else {})
+    (skipped,) = negotiated.skipped
+    assert why in skipped
+    assert judge.negotiate(request) == negotiated
+
+
+@pytest.mark.parametrize(
+    ("sub_item", "why"),
+    [
+        (item(0x51, bytes(3)), "Maximum Length (51H): has 3 bytes instead of 4"),
+        (item(0x52, b"1" * 65), "Implementation Class UID (52H): has a UID of 65 characters, and 64 is the limit"),
+        (item(0x52, b"\xe4"), "Implementation Class UID (52H): has a UID that is not text"),
+        (item(0x53, bytes(2)), "Asynchronous Operations Window (53H): has 2 bytes instead of 4"),
+        (item(0x53, bytes(6)), "Asynchronous Operations Window (53H): has 6 bytes instead of 4"),
+        (
+            item(0x54, b"\0\3" + b"1.2" + b"\2\0"),
+            "SCP/SCU Role Selection (54H): the roles of 1.2 are 02 00, not 0 or 1 each",
+        ),
+        (item(0x54, b"\0\3" + b"1.2"), "SCP/SCU Role Selection (54H): the roles of 1.2 are missing, not 0 or 1 each"),
+        (item(0x54, b"\0"), "SCP/SCU Role Selection (54H): has no UID"),
+        (item(0x55, b"ACME-SCANNER-V7.1"), "Implementation Version Name (55H): has 17 bytes, not up to 16"),
+        (
+            item(0x56, b"\0\x09" + b"1.2"),
+            "SOP Class Extended Negotiation (56H): its UID announces 9 bytes, and 3 follow",
+        ),
+        (item(0x57, b"\0\3" + b"1.2"), "SOP Class Common Extended Negotiation (57H): has no UID"),
+    ],
+)
+def test_a_sub_item_that_cannot_be_read_costs_nobody_the_association(sub_item: bytes, why: str) -> None:
+    body = with_sub_items(encoded([(CT, [EXPLICIT])]), sub_item)
+    negotiated = negotiator().negotiate(AssociateRequest.from_body(body))
+    assert negotiated.contexts.keys() == {1}
+    (skipped,) = negotiated.skipped
+    assert skipped.startswith(why)
+
+
+def test_what_is_kept_of_skipped_items_is_bounded() -> None:
+    body = with_sub_items(encoded([(CT, [EXPLICIT])]), item(0x54, b"\0") * 100)
+    body += b"".join(item(0x20, b"\4\0\0\0") for _ in range(100))
+    assert len(negotiator().negotiate(AssociateRequest.from_body(body)).skipped) == MAX_SHOWN
+
+
+@pytest.mark.parametrize("padding", ["\0", " ", "\0" * 44, " \0" * 32])
+def test_padding_does_not_count_as_length(padding: str) -> None:
+    """Some requestors fill a field of fixed size, of 64 or 128 bytes, with NULs or spaces."""
+    context = item(0x30, (CT + padding).encode()) + item(0x40, (EXPLICIT + padding).encode())
+    request = AssociateRequest.from_body(encoded([]) + item(0x20, b"\1\0\0\0" + context))
+    (found,) = negotiator().negotiate(request).contexts.values()
+    assert (found.abstract_syntax, found.transfer_syntax) == (CT, EXPLICIT)
+
+
+def test_an_unknown_item_is_passed_over_inside_a_presentation_context() -> None:
+    unknown = item(0x7F, b"new")
+    for context in (
+        ABSTRACT_CT + EXPLICIT_ITEM + unknown,
+        ABSTRACT_CT + unknown + EXPLICIT_ITEM,
+        unknown + ABSTRACT_CT + EXPLICIT_ITEM,
+    ):
+        request = AssociateRequest.from_body(encoded([]) + item(0x20, b"\1\0\0\0" + context))
+        negotiated = negotiator().negotiate(request)
+        assert negotiated.contexts.keys() == {1}
+        assert negotiated.skipped == ()
+
+
+def common_extended(sop_class: str, service_class: str, *, rest: bytes = b"\0\0") -> bytes:
+    """A SOP Class Common Extended Negotiation sub-item (PS3.7 Table D.3-12)."""
+    return item(0x57, b"".join(struct.pack(">H", len(uid)) + uid.encode() for uid in (sop_class, service_class)) + rest)
+
+
+STORAGE, WORKLIST = "1.2.840.10008.4.2", "1.2.840.10008.5.1.4.31"
+NEW_CLASS = "1.2.840.10008.5.1.4.1.1.9999.1"
+
+
+@pytest.mark.parametrize(
+    ("sub_item", "accepted"),
+    [
+        (common_extended(NEW_CLASS, STORAGE), True),
+        (common_extended(NEW_CLASS, STORAGE, rest=b"\0\5\0\3" + b"1.2" + bytes(7)), True),
+        (common_extended(NEW_CLASS, "1.2.840.10008.4.999"), False),
+        (common_extended("1.2.3", STORAGE), False),
+        (b"", False),
+    ],
+)
+def test_an_unknown_class_of_the_storage_service_class_is_storage(sub_item: bytes, accepted: bool) -> None:
+    body = with_sub_items(encoded([(NEW_CLASS, [EXPLICIT])]), sub_item)
+    request = AssociateRequest.from_body(body)
+    assert bool(negotiator(any_storage=True).negotiate(request).contexts) == accepted
+    assert not negotiator().negotiate(request).contexts
+    assert negotiator(any_storage=True).judge_unanswered(request).contexts[0].result == (0 if accepted else 3)
+
+
+def test_a_class_that_is_known_as_another_is_not_storage_by_its_requestor_s_word() -> None:
+    body = with_sub_items(encoded([(WORKLIST, [EXPLICIT])]), common_extended(WORKLIST, STORAGE))
+    assert not negotiator(any_storage=True).negotiate(AssociateRequest.from_body(body)).contexts
 
 
 def test_too_many_sub_items_are_malformed() -> None:

@@ -72,7 +72,7 @@ def test_what_no_line_shows_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> No
     judged = []
     judge = negotiation.ContextJudge.judge
     monkeypatch.setattr(
-        negotiation.ContextJudge, "judge", lambda self, context, known: judged.append(1) or judge(self, context, known)
+        negotiation.ContextJudge, "judge", lambda self, *arguments: judged.append(1) or judge(self, *arguments)
     )
     found = receiver([]).judge_unanswered(request([(CT_IMAGE_STORAGE, [EXPLICIT_LITTLE])] * 128))
     assert len(judged) == len(found.contexts) == MAX_SHOWN
