@@ -42,7 +42,11 @@ class Status(IntEnum):
     OUT_OF_RESOURCES = 0xA703, "Refused: out of memory or file descriptors."
     OBJECT_TOO_LARGE = 0xA710, "Refused: longer than `storage.max_object_size`."
     DATA_SET_MISMATCH = 0xA900, "SOP Class or Instance UID in the Data Set isn't that of the command."
-    DATA_SET_UNREADABLE = 0xC000, "The head of the Data Set, up to Series Instance UID, is malformed."
+    DATA_SET_UNREADABLE = (
+        0xC000,
+        "The Data Set is empty, has no SOP Class or SOP Instance UID, is malformed up to Series Instance UID, has another "
+        "byte order than its Transfer Syntax, or holds an element of group 0000, 0002, 0004 or 0006 there.",
+    )
     LAYOUT_ELEMENT_INVALID = 0xC001, "A UID that the path needs is missing or invalid."
     DUPLICATE_REJECTED = (
         0xC010,

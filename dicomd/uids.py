@@ -14,7 +14,7 @@ APPLICATION_CONTEXT_NAME: Final = "1.2.840.10008.3.1.1.1"
 
 MAX_UID_LENGTH: Final = 64
 
-_PADDING: Final = b"\0 "
+PADDING: Final = b"\0 "
 _is_uid = re.compile(rb"[0-9]+(?:\.[0-9]+)*").fullmatch
 
 
@@ -23,13 +23,13 @@ def uid_from_value(value: bytes) -> str | None:
 
     Leading zeros in a component violate PS3.5 §9.1, but they are harmless and real devices send them, so they pass.
     """
-    uid = value.rstrip(_PADDING)
+    uid = value.rstrip(PADDING)
     return uid.decode("ascii") if len(uid) <= MAX_UID_LENGTH and _is_uid(uid) else None
 
 
 def recurring_uid_from_value(value: bytes) -> str | None:
     """Do the same as `uid_from_value`, with a cache: for UIDs that recur, such as those of a class, study or series."""
-    return _remembered(value) if len(value) <= MAX_UID_LENGTH + 2 else None
+    return _remembered(value) if len(value) <= MAX_UID_LENGTH + 2 else uid_from_value(value)
 
 
 @lru_cache(maxsize=512)

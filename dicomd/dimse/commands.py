@@ -21,6 +21,7 @@ NO_DATA_SET = 0x0101
 """Command Data Set Type (0000,0800) of a message without a Data Set (PS3.7 §E.1)."""
 
 _ELEMENT = struct.Struct("<HHI")
+_GROUP_LENGTH = _ELEMENT.pack(0, 0, 4)  # the header of Command Group Length (0000,0000), always the first element
 _US = struct.Struct("<H")
 _LONGEST_UID = MAX_UID_LENGTH + 2  # with padding
 _UL = struct.Struct("<I")
@@ -90,13 +91,20 @@ SUCCESS = Response(Status.SUCCESS)
 def parse_command_set(data: bytes | bytearray) -> CommandSet:
     """Parse a whole Command Set.
 
+    What is behind the end that Command Group Length (0000,0000) states, such as padding, is passed over; further
+    elements in ascending order are not, since that length is wrong in some senders.
+
     Raises `CommandSetError` if lengths are inconsistent, if an element occurs twice or belongs to another group, or if
     Command Field, Message ID or Command Data Set Type is missing or not two bytes long: no answer is possible then.
     """
     data = bytes(data)
     elements: dict[int, bytes] = {}
     at, end = 0, len(data)
+    group_end = _group_end(data)
+    number = 0
     while at < end:
+        if at >= group_end and not _goes_on(data, at, number):
+            break
         if at + 8 > end:
             raise CommandSetError("the last element is truncated")
         group, number, length = _ELEMENT.unpack_from(data, at)
@@ -112,6 +120,21 @@ def parse_command_set(data: bytes | bytearray) -> CommandSet:
     answers = command_field & _RESPONSE_FLAG or command_field == CommandField.C_CANCEL_RQ
     message_id = _us(elements, Element.MESSAGE_ID_BEING_RESPONDED_TO if answers else Element.MESSAGE_ID)
     return CommandSet(command_field, message_id, _us(elements, Element.COMMAND_DATA_SET_TYPE) != NO_DATA_SET, elements)
+
+
+def _group_end(data: bytes) -> int:
+    """Return where the group ends according to Command Group Length (PS3.7 §6.3.1), else the length of `data`."""
+    if not data.startswith(_GROUP_LENGTH) or len(data) < 12:
+        return len(data)
+    return 12 + int.from_bytes(data[8:12], "little")
+
+
+def _goes_on(data: bytes, at: int, last: int) -> bool:
+    """Whether another element of the group is at `at`, after the one with the number `last`."""
+    if at + 8 > len(data):
+        return False
+    group, number, length = _ELEMENT.unpack_from(data, at)
+    return not group and number > last and at + 8 + length <= len(data)
 
 
 class CommandSetParser:

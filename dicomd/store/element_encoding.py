@@ -6,12 +6,10 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from dicomd.store.errors import DataSetUnreadable
-
 # PS3.5 §7.1.2: these have a length of 16 bits; every other VR, known or not yet, has two reserved bytes and 32 bits.
 _SHORT_VRS: Final = "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()  # noqa: SIM905
-# What some writers put where they don't know the VR, with a length of 16 bits.
-_UNKNOWN_VR: Final = "??"
+_HIGHEST_IN_HEAD: Final = 0x20
+"""The group of Study and Series Instance UID; instances begin with a lower one."""
 
 _Unpack = Callable[[Any, int], tuple[int, ...]]
 
@@ -37,7 +35,7 @@ def _encoding(order: str, *, explicit: bool) -> ElementEncoding:
         struct.Struct(f"{order}HHHH").unpack_from if explicit else item,
         item,
         struct.Struct(f"{order}I").unpack_from,
-        frozenset(number(vr) for vr in [*_SHORT_VRS, _UNKNOWN_VR]),
+        frozenset(map(number, _SHORT_VRS)),
         number("UN"),
     )
 
@@ -70,7 +68,15 @@ def actual_encoding(announced: ElementEncoding, first: int, second: int) -> Elem
     return EXPLICIT_LITTLE if has_vr else IMPLICIT_LITTLE
 
 
-def check_vr(vr: int) -> None:
-    """Reject what can't be a VR: all present and future ones are two upper-case letters (PS3.5 §6.2)."""
-    if not (0x41 <= vr >> 8 <= 0x5A and 0x41 <= vr & 0xFF <= 0x5A):
-        raise DataSetUnreadable("Element has no Value Representation")
+def is_vr(vr: int) -> bool:
+    """Whether this can be a VR: all present and future ones are two upper-case letters (PS3.5 §6.2).
+
+    Some writers put question marks, NULs or spaces where they don't know the VR. What follows is then a length of
+    16 bits, as DCMTK and pydicom read it.
+    """
+    return 0x41 <= vr >> 8 <= 0x5A and 0x41 <= vr & 0xFF <= 0x5A
+
+
+def is_swapped(group: int) -> bool:
+    """Whether a Data Set that begins with this group has the other byte order than the one it was read in."""
+    return group > _HIGHEST_IN_HEAD and not group & 0xFF and group >> 8 <= _HIGHEST_IN_HEAD

@@ -67,7 +67,7 @@ class DataSetMismatch(StoreError):
 
 
 class DataSetUnreadable(StoreError):
-    """The Data Set is malformed before its Series Instance UID."""
+    """The Data Set is malformed before its Series Instance UID, or doesn't say which instance it is."""
 
     status = Status.DATA_SET_UNREADABLE
 

@@ -2,14 +2,16 @@
 
 Invariant: one pass and constant memory, however the fragments are cut. Unwanted values are skipped without being kept,
 at most 80 bytes of a wanted one are kept, nesting is bounded, and a deflated head is inflated piece by piece up to a
-limit. The scan ends once all four elements are found, at the first top-level element beyond (0020,000E), or with the
-Data Set.
+limit. The scan ends once all four elements are found, at the first top-level element beyond (0020,000E) after SOP Class
+and SOP Instance UID, or with the Data Set: those two are always compared with the command's.
 
-Elements out of order (a violation of PS3.5 §7.1) are accepted until something beyond (0020,000E) has been seen: that
-costs nothing, and their meaning doesn't depend on their order. A wanted element that occurs twice with different values
+Elements out of order (a violation of PS3.5 §7.1) are accepted until then: that costs nothing, and their meaning doesn't
+depend on their order. A wanted element that occurs twice with different values
 makes the Data Set unreadable, because readers would disagree about whose it is. Whether VRs are explicit is detected in
 the first element rather than taken from the Transfer Syntax: some senders announce one encoding and use the other, and
-most readers cope with that.
+most readers cope with that. What the widespread toolkits read over, such as a delimiter with a length, doesn't cost an
+instance. But an element that belongs to a command, to File Meta Information or to a DICOMDIR makes the Data Set
+unreadable: readers would take another transfer syntax from it.
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ from dicomd.store.element_encoding import (
     IMPLICIT_LITTLE,
     ElementEncoding,
     actual_encoding,
-    check_vr,
+    is_swapped,
+    is_vr,
 )
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.head_templates import HeaderSpan, TemplateCache, ValueSpan
-from dicomd.store.tags import PATIENT_ID
+from dicomd.store.tags import PATIENT_ID, SOP_CLASS_UID, SOP_INSTANCE_UID
 
 if TYPE_CHECKING:
     from zlib import _Decompress as Inflater  # typeshed's name for a type that zlib doesn't export
@@ -44,6 +47,12 @@ _ITEM_DELIMITATION: Final = 0xE00D
 _SEQUENCE_DELIMITATION: Final = 0xE0DD
 _LOOKAHEAD: Final = 96  # more than the longest header and the longest value that is kept: 12 + 80
 _INFLATE_STEP: Final = 1 << 16
+_NOT_IN_DATA_SETS: Final = {  # PS3.5 §7.1
+    0x0000: "Data Set holds an element of a Command Set",
+    0x0002: "Data Set holds an element of File Meta Information",
+    0x0004: "Data Set holds an element of a DICOMDIR",
+    0x0006: "Data Set holds an element of group 0006, which is reserved",
+}
 
 
 class HeadScanner:
@@ -179,7 +188,10 @@ class HeadScanner:
             self._encoding_known = True
             announced = self._encoding
             self._encoding = actual_encoding(announced, data[at + 4], data[at + 5])
-            if self._encoding is not announced and self._encoding.header(data, at)[0] > 0x20:
+            first_group = self._encoding.header(data, at)[0]
+            if is_swapped(first_group):
+                raise DataSetUnreadable("Data Set has another byte order than its Transfer Syntax")
+            if self._encoding is not announced and first_group > 0x20:
                 # Neither the announced encoding nor an element of an instance's head: garbage, not another encoding.
                 raise DataSetUnreadable("Data Set does not begin with an element")
         encoding = self._encoding
@@ -196,15 +208,15 @@ class HeadScanner:
             if group >= 0x20 and (group > 0x20 or element > 0x0E):
                 if group == _ITEM_GROUP:
                     raise DataSetUnreadable("Item or delimiter outside of a sequence")
-                self.complete = True
-                if headers is not None:
-                    headers.append((at, at + 8))
-                return at
+                if SOP_CLASS_UID in self.values and SOP_INSTANCE_UID in self.values:
+                    self.complete = True
+                    if headers is not None:
+                        headers.append((at, at + 8))
+                    return at
             value = at + 8
-            if explicit and vr not in short_vrs:
+            if explicit and vr not in short_vrs and is_vr(vr):
                 if value + 4 > end:
                     return at
-                check_vr(vr)
                 length = encoding.length(data, value)[0]
                 value += 4
             if headers is not None:
@@ -224,10 +236,10 @@ class HeadScanner:
                 if headers is not None:
                     self._value_spans.append((PATIENT_ID, value, kept))
                 wanted = False
-            elif group:
-                wanted = False
+            elif group in _NOT_IN_DATA_SETS:
+                raise DataSetUnreadable(_NOT_IN_DATA_SETS[group], element=group << 16 | element)
             else:
-                raise DataSetUnreadable("Data Set holds an element of a Command Set")
+                wanted = False
             if wanted:
                 kept = value + min(length, MAX_VALUE)
                 if kept > end:
@@ -259,8 +271,8 @@ class HeadScanner:
                         nesting.append(encoding)
                     else:
                         at += length
-                elif length == 0 and element == (_SEQUENCE_DELIMITATION if in_sequence else _ITEM_DELIMITATION):
-                    nesting.pop()
+                elif element == (_SEQUENCE_DELIMITATION if in_sequence else _ITEM_DELIMITATION):
+                    nesting.pop()  # whatever its length: PS3.5 §7.5.2 says 0, and no value follows another one either
                 else:
                     raise DataSetUnreadable("Misplaced item or delimiter")
                 continue
@@ -270,10 +282,9 @@ class HeadScanner:
             vr = 0
             if encoding.explicit:
                 _, _, vr, length = encoding.header(data, at)
-                if vr not in encoding.short_vrs:
+                if vr not in encoding.short_vrs and is_vr(vr):
                     if value + 4 > end:
                         return at
-                    check_vr(vr)
                     length = encoding.length(data, value)[0]
                     value += 4
             if self._header_spans is not None:

@@ -28,13 +28,12 @@ from dicomd.store.head import HeadScanner
 from dicomd.store.layout import Layout
 from dicomd.store.part10 import Header, read_header
 from dicomd.store.tags import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
-from dicomd.uids import uid_from_value
+from dicomd.uids import PADDING, uid_from_value
 
 _STEP: Final = 1 << 20
 _DEFER: Final = 1 << 16  # bytes; longer values are skipped
 _UNDEFINED: Final = 0xFFFFFFFF
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_PADDING: Final = b"\0 "
 
 _AGAIN: Final = "have it sent again, or restore it from a backup"
 _ASIDE: Final = "move it out of the store"
@@ -185,7 +184,7 @@ def _verify_place(fd: int, header: Header, relative: str, layout: Layout) -> Non
                 scanner.finish()
     except DataSetUnreadable as error:
         raise _ProblemError(f"its Data Set can't be read: {error.message}", _AGAIN) from None
-    values = {tag: value.rstrip(_PADDING) for tag, value in scanner.values.items()}
+    values = {tag: value.rstrip(PADDING) for tag, value in scanner.values.items()}
     for tag, expected in ((SOP_CLASS_UID, header.sop_class_uid), (SOP_INSTANCE_UID, header.sop_instance_uid)):
         if values.get(tag) and values[tag] != expected.encode("ascii", "replace"):
             raise _ProblemError(

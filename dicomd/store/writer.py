@@ -17,6 +17,7 @@ from dicomd.store.directories import close_quietly
 from dicomd.store.duplicates import Candidate
 from dicomd.store.errors import (
     DataSetMismatch,
+    DataSetUnreadable,
     LayoutElementInvalid,
     ObjectTooLarge,
     StoreError,
@@ -33,7 +34,7 @@ from dicomd.store.settings import StoreSettings
 from dicomd.store.tags import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
 from dicomd.store.temporary import TemporaryFiles, unlink_quietly
 from dicomd.store.types import InstanceIdentity, Stored, Subject
-from dicomd.uids import recurring_uid_from_value, uid_from_value
+from dicomd.uids import PADDING, recurring_uid_from_value, uid_from_value
 
 _IOV_MAX: Final = 1024
 _FOLIO: Final = 32 << 10
@@ -43,7 +44,6 @@ as long; at an arbitrary position, a write used five small ones and was a quarte
 _AT_ONCE: Final = 2 * _FOLIO
 """Bytes written at once, up to an odd multiple of `_FOLIO` in the file, so that each write uses two such folios."""
 _WRITE_BACK: Final = 8 << 20
-_PADDING: Final = b"\0 "
 _STAT_BLOCK: Final = 512  # bytes of a block as stat(2) counts them
 
 
@@ -171,18 +171,26 @@ class FileWriter:
         self._check_identity()
 
     def _check_identity(self) -> None:
-        """Refuse a Data Set whose UIDs differ from the command's (PS3.4 §B.2.3, A9xx).
+        """Refuse a Data Set whose UIDs differ from the command's (PS3.4 §B.2.3, A9xx), or that has none.
 
-        One without these UIDs is stored, since it doesn't contradict the command.
+        Without them nobody can tell whose bytes these are, and each is required in every instance (PS3.3 §C.12.1).
         """
         values = self._scanner.values
-        identity = self._identity
-        found = values.get(SOP_CLASS_UID, b"").rstrip(_PADDING)
-        if found and found != identity.sop_class_uid.encode():
-            raise DataSetMismatch("UID in the Data Set differs from the command's", element=SOP_CLASS_UID)
-        found = values.get(SOP_INSTANCE_UID, b"").rstrip(_PADDING)
-        if found and found != identity.sop_instance_uid.encode():
-            raise DataSetMismatch("UID in the Data Set differs from the command's", element=SOP_INSTANCE_UID)
+        found = values.get(SOP_CLASS_UID, b"").rstrip(PADDING)
+        if found != self._identity.sop_class_uid.encode():
+            self._refuse_identity(SOP_CLASS_UID, found)
+        found = values.get(SOP_INSTANCE_UID, b"").rstrip(PADDING)
+        if found != self._identity.sop_instance_uid.encode():
+            self._refuse_identity(SOP_INSTANCE_UID, found)
+
+    def _refuse_identity(self, tag: int, found: bytes) -> None:
+        """Refuse the Data Set if it has another UID than the command, or none at all, and not while more may come."""
+        if found:
+            raise DataSetMismatch("UID in the Data Set differs from the command's", element=tag)
+        if self._scanner.complete and self._size:
+            raise DataSetUnreadable("Data Set has no SOP Class or SOP Instance UID", element=tag)
+        if self._scanner.complete:
+            raise DataSetUnreadable("Data Set is empty")
 
     def _place(self) -> Place:
         layout = self._settings.layout

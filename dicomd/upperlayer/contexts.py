@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from dicomd.context_results import ABSTRACT_SYNTAX_NOT_SUPPORTED, ACCEPTANCE, TRANSFER_SYNTAXES_NOT_SUPPORTED
-from dicomd.uids import VERIFICATION_SOP_CLASS
-from dicomd.upperlayer.items import ABSTRACT_SYNTAX, PADDING, TRANSFER_SYNTAX, MalformedRequestError, uid_text, walk
+from dicomd.uids import PADDING, VERIFICATION_SOP_CLASS
+from dicomd.upperlayer.items import ABSTRACT_SYNTAX, TRANSFER_SYNTAX, MalformedRequestError, uid_text, walk
 from dicomd.upperlayer.proposals import MAX_TRANSFER_SYNTAXES, context_id, context_parts, name_of
 
 IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"

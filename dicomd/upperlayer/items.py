@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from dicomd.uids import MAX_UID_LENGTH
+from dicomd.uids import MAX_UID_LENGTH, PADDING
 
 # Item types of PS3.8 §9.3.2 and §9.3.3.
 APPLICATION_CONTEXT = 0x10
@@ -18,7 +18,6 @@ ABSTRACT_SYNTAX = 0x30
 TRANSFER_SYNTAX = 0x40
 USER_INFORMATION = 0x50
 
-PADDING = b"\0 "
 _HEADER = struct.Struct(">BxH")
 
 

@@ -59,6 +59,27 @@ def test_what_cannot_be_answered_is_an_error(data: bytes) -> None:
         parse_command_set(data)
 
 
+COUNTED = command_element(0, struct.pack("<I", len(STORE))) + STORE
+
+
+@pytest.mark.parametrize(
+    "behind", [b"\0\0", bytes(8), bytes(40), command_element(0x0010, b"ACME", group=9), command_element(0x0002, b"1.2")]
+)
+def test_what_is_behind_the_stated_end_of_the_group_is_passed_over(behind: bytes) -> None:
+    """As DCMTK does, for one request like for the next that resembles it."""
+    assert parse_command_set(COUNTED + behind) == parse_command_set(COUNTED)
+    parser = CommandSetParser()
+    for number in (7, 8):
+        sent = COUNTED.replace(command_element(0x0110, us(7)), command_element(0x0110, us(number))) + behind
+        assert parser.parse(sent).message_id == number
+
+
+@pytest.mark.parametrize("stated", [0, 4, 34, len(STORE) - 14, len(STORE) + 8])
+def test_a_wrong_group_length_costs_no_element(stated: int) -> None:
+    parsed = parse_command_set(command_element(0, struct.pack("<I", stated)) + STORE)
+    assert parsed.elements == {0: struct.pack("<I", stated)} | parse_command_set(STORE).elements
+
+
 def test_a_cancel_request_comes_again_with_a_message_id_that_is_none() -> None:
     """A C-CANCEL has no Message ID of its own: (0000,0110) is ignored, and not taken for a request's Message ID."""
     cancel = (

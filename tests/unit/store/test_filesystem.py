@@ -197,11 +197,35 @@ def test_a_mismatch_is_told_while_the_object_is_still_coming(tmp_path: Path) -> 
     assert files(tmp_path) == []
 
 
-def test_a_data_set_that_does_not_name_itself_is_stored_by_the_commands_uid(tmp_path: Path) -> None:
-    data = head(None, None) + element(0x00200010, "SH", "1")
-    assert put(file_store(tmp_path), data).path == tmp_path / PLACE
-    empty = element(0x00080016, "UI", "") + element(0x00080018, "UI", "") + head(None, None)
-    assert put(file_store(tmp_path), empty).duplicate == "kept-both"
+@pytest.mark.parametrize(
+    "layout", ["{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm", "{SOPInstanceUID}.dcm"]
+)
+@pytest.mark.parametrize(
+    ("data", "element_at_fault"),
+    [
+        (b"", None),
+        (head(sop_class=None), 0x00080016),
+        (head(instance=None), 0x00080018),
+        (element(0x00080016, "UI", "") + head(sop_class=None), 0x00080016),
+        (head(instance=None) + element(0x00080018, "UI", b"\0\0"), 0x00080018),
+        (element(0x00280010, "US", b"\1\0"), 0x00080016),
+    ],
+)
+def test_a_data_set_that_does_not_name_itself_is_refused(
+    tmp_path: Path, layout: str, data: bytes, element_at_fault: int | None
+) -> None:
+    """Nobody could tell whether it is the instance of the command, even where the path needs nothing of it."""
+    assert refused(tmp_path, data, DataSetUnreadable, layout=layout).element == element_at_fault
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_uids_are_found_behind_elements_that_come_too_early(tmp_path: Path, syntax: str) -> None:
+    early = element(0x00280010, "US", b"\1\0", syntax)
+    store = file_store(tmp_path, layout="{SOPInstanceUID}.dcm")
+    with pytest.raises(DataSetMismatch):
+        put(store, early + head(instance="1.2.9", syntax=syntax), identity(syntax=syntax))
+    assert files(tmp_path) == []
+    assert put(store, early + head(syntax=syntax), identity(syntax=syntax)).path == tmp_path / f"{INSTANCE}.dcm"
 
 
 @pytest.mark.parametrize("uid", [None, "", "..", "../../etc", "1.2/3", "1.2\\1.3", "1." + "2" * 63, "x", "1..2"])
@@ -217,11 +241,11 @@ def test_a_uid_that_the_layout_does_not_need_may_be_anything(tmp_path: Path) -> 
     assert put(store, data_set(study="../x", series=None)).path == tmp_path / f"{INSTANCE}.dcm"
 
 
-@pytest.mark.parametrize("uid", ["../../x", "1/2", "", "é", "."])
+@pytest.mark.parametrize("uid", ["../../x", "1/2", "é", "."])
 def test_the_commands_uid_is_checked_once_more_before_it_becomes_a_path(tmp_path: Path, uid: str) -> None:
     store = file_store(tmp_path)
     with pytest.raises(LayoutElementInvalid):
-        put(store, head(instance=None), identity(uid))
+        put(store, head(instance=uid), identity(uid))
     assert files(tmp_path) == []
 
 
@@ -229,6 +253,22 @@ def test_padded_uids_are_equal_to_the_commands_and_make_clean_paths(tmp_path: Pa
     data = element(0x00080016, "UI", CT_IMAGE_STORAGE.encode() + b" ") + element(0x00080018, "UI", b"1.2.3.4.5\0")
     data += element(0x0020000D, "UI", b"1.2.3 \0\0") + element(0x0020000E, "UI", b"1.2.3.4 ")
     assert put(file_store(tmp_path), data).path == tmp_path / PLACE
+
+
+@pytest.mark.parametrize("size", [64, 68, 128, 1024])
+def test_a_uid_in_a_padded_field_is_that_uid(tmp_path: Path, size: int) -> None:
+    """Some senders copy a whole buffer, padded with NULs."""
+    uids = {0x00080016: CT_IMAGE_STORAGE, 0x00080018: INSTANCE, 0x0020000D: STUDY, 0x0020000E: SERIES}
+    data = b"".join(element(tag, "UI", uid.encode().ljust(size, b"\0")) for tag, uid in uids.items())
+    assert put(file_store(tmp_path), data).path == tmp_path / PLACE
+
+
+@pytest.mark.parametrize(("syntax", "sent"), [(EXPLICIT, BIG_ENDIAN), (BIG_ENDIAN, EXPLICIT), (IMPLICIT, BIG_ENDIAN)])
+@pytest.mark.parametrize("layout", ["{StudyInstanceUID}/{SOPInstanceUID}.dcm", "{SOPInstanceUID}.dcm"])
+def test_another_byte_order_is_called_so(tmp_path: Path, layout: str, syntax: str, sent: str) -> None:
+    with pytest.raises(DataSetUnreadable, match="byte order"):
+        put(file_store(tmp_path, layout=layout), data_set(syntax=sent), identity(syntax=syntax))
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("data", [head()[:30], b"\0" * 100, head(study=None, series=None) + b"\1"])

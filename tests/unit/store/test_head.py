@@ -222,21 +222,44 @@ def test_an_open_sequence_at_the_end_is_unreadable() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        head(study=None, series=None) + struct.pack("<HH2sH", 9, 1, b"\0\0", 0),
-        head(study=None, series=None) + struct.pack("<HH2sHI", 9, 1, b"a ", 0, 0),
-        element(0x00000002, "UI", CT_IMAGE_STORAGE),
         bytes(128) + b"DICM" + head(),
         item(0xE000, 0),
         item(0xE0DD, 0) + head(),
         sequence(EXPLICIT, items=element(0x00080018, "UI", INSTANCE)),
         sequence(EXPLICIT, items=item(0xE00D, 0)),
         sequence(EXPLICIT, items=item(0xE000, UNDEFINED)),
-        sequence(EXPLICIT, items=item(0xE000, UNDEFINED) + item(0xE00D, 4)),
-        sequence(EXPLICIT, items=item(0xE000, UNDEFINED) + struct.pack("<HH2sHI", 9, 1, b"a ", 0, 0)),
+        sequence(EXPLICIT, items=item(0xE000, UNDEFINED) + item(0xE0DD, 0)),
     ],
 )
 def test_what_is_no_data_set_is_unreadable(data: bytes) -> None:
     unreadable(data)
+
+
+@pytest.mark.parametrize("tag", [0x00000002, 0x00020010, 0x00041130, 0x00060010])
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+def test_an_element_of_another_part_of_the_standard_is_unreadable_and_named(syntax: str, tag: int) -> None:
+    """PS3.5 §7.1: readers would take the Transfer Syntax of such a (0002,0010), and it isn't the negotiated one."""
+    misplaced = element(tag, "UI", EXPLICIT, syntax)
+    for before in (b"", element(0x00080005, "CS", "ISO_IR 100", syntax)):
+        with pytest.raises(DataSetUnreadable) as caught:
+            scan(before + misplaced + head(syntax=syntax), syntax)
+        assert caught.value.element == tag
+
+
+@pytest.mark.parametrize("vr", [b"\0\0", b"  ", b"--", b"a ", b"??"])
+def test_what_is_no_vr_has_the_short_form_as_toolkits_read_it(vr: bytes) -> None:
+    odd = struct.pack("<HH2sH", 9, 1, vr, 4) + b"ABCD"
+    assert found(element(0x00080005, "CS", "ISO_IR 100") + odd + head()) == ALL
+    inside = sequence(EXPLICIT, items=item(0xE000, UNDEFINED) + odd + item(0xE00D, 0))
+    assert found(element(0x00080005, "CS", "ISO_IR 100") + inside + head()) == ALL
+
+
+@pytest.mark.parametrize("length", [4, 8, UNDEFINED])
+def test_a_delimiter_with_a_length_ends_what_it_ends(length: int) -> None:
+    """PS3.5 §7.5.2 says 0, and no value follows another length either."""
+    begun = struct.pack("<HH2sHI", 8, 0x1115, b"SQ", 0, UNDEFINED) + item(0xE000, UNDEFINED)
+    assert found(begun + item(0xE00D, length) + item(0xE0DD, 0) + head()) == ALL
+    assert found(begun + item(0xE00D, 0) + item(0xE0DD, length) + head()) == ALL
 
 
 @pytest.mark.parametrize("depth", [MAX_NESTING // 2, MAX_NESTING // 2 + 1])
