@@ -44,8 +44,10 @@ class Status(IntEnum):
     DATA_SET_MISMATCH = 0xA900, "SOP Class or Instance UID in the Data Set isn't that of the command."
     DATA_SET_UNREADABLE = (
         0xC000,
-        "The Data Set is empty, has no SOP Class or SOP Instance UID, is malformed up to Series Instance UID, has another "
-        "byte order than its Transfer Syntax, or holds an element of group 0000, 0002, 0004 or 0006 there.",
+        (
+            "The Data Set is empty, has no SOP Class or SOP Instance UID, is malformed up to Series Instance UID, has "
+            "another byte order than its Transfer Syntax, or holds an element of group 0000, 0002, 0004 or 0006 there."
+        ),
     )
     LAYOUT_ELEMENT_INVALID = 0xC001, "A UID that the path needs is missing or invalid."
     DUPLICATE_REJECTED = (

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dicomd.config.problems import UnacceptableError
+from dicomd.config.registry import SOP_CLASS, TRANSFER_SYNTAX, of_type, registered
 from dicomd.formatting import shown
 from dicomd.uids import MAX_UID_LENGTH, VERIFICATION_SOP_CLASS
 
@@ -28,7 +29,11 @@ _UNCOMPRESSED = (
     "1.2.840.10008.1.2.2",  # Explicit VR Big Endian
     "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
 )
+# PS3.5 §A.4.11: Pixel Data isn't compressed, but encapsulated like compressed Pixel Data, which not every reader of
+# uncompressed instances can read. So it isn't among these.
+_ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
 _REVERSIBLE = (
+    _ENCAPSULATED_UNCOMPRESSED,
     "1.2.840.10008.1.2.4.57",  # JPEG Lossless, Process 14
     "1.2.840.10008.1.2.4.70",  # JPEG Lossless, Process 14, Selection Value 1
     "1.2.840.10008.1.2.4.80",  # JPEG-LS Lossless
@@ -83,8 +88,7 @@ def sop_class_uids(text: str) -> tuple[str, ...] | None:
         return None
     if text == "all-storage":
         return _all_storage()
-    uid = _uid(text, "SOP Class", SOP_CLASS_GROUPS, _keywords("SOP Class"))
-    _must_be(uid, text, "SOP Class")
+    uid = _uid(text, SOP_CLASS, SOP_CLASS_GROUPS)
     if not _is_storage(uid):
         raise UnacceptableError(
             f"{shown(text)} is not a Storage SOP Class",
@@ -96,16 +100,13 @@ def sop_class_uids(text: str) -> tuple[str, ...] | None:
 def transfer_syntax_uids(text: str) -> tuple[str, ...]:
     """Return the Transfer Syntax UIDs that one name stands for, in order of preference. Raises UnacceptableError."""
     if text == "all":
-        from pynetdicom import ALL_TRANSFER_SYNTAXES
-
-        return tuple(dict.fromkeys((*_UNCOMPRESSED, *(str(uid) for uid in ALL_TRANSFER_SYNTAXES))))
+        in_use = (uid for uid, entry in of_type(TRANSFER_SYNTAX).items() if not entry.retired)
+        return tuple(dict.fromkeys((*_UNCOMPRESSED, _ENCAPSULATED_UNCOMPRESSED, *in_use)))
     if text == "uncompressed":
         return _UNCOMPRESSED
     if text == "lossless":
         return _UNCOMPRESSED + _REVERSIBLE
-    uid = _uid(text, "Transfer Syntax", TRANSFER_SYNTAX_GROUPS, _keywords("Transfer Syntax"))
-    _must_be(uid, text, "Transfer Syntax")
-    return (uid,)
+    return (_uid(text, TRANSFER_SYNTAX, TRANSFER_SYNTAX_GROUPS),)
 
 
 def sop_class(value: object) -> str:
@@ -125,12 +126,31 @@ def _checked(value: object, resolver: Callable[[str], tuple[str, ...] | None], k
     return value
 
 
-def _keywords(kind: str) -> dict[str, str]:
-    """Map keywords to UIDs. pynetdicom's names supplement pydicom's dictionary where that has no keyword yet."""
-    from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]  # PS3.6 Annex A, imported there
+def _uid(text: str, kind: str, groups: tuple[str, ...]) -> str:
+    """Return the UID that a keyword or UID stands for. Raises UnacceptableError, also if it is one of another type.
 
-    found = {entry[4]: uid for uid, entry in UID_dictionary.items() if entry[1] == kind and entry[4]}
-    if kind == "SOP Class":
+    An unregistered UID may be private or newer.
+    """
+    keywords = _keywords(kind)
+    if text in keywords:
+        return keywords[text]
+    if _UID.fullmatch(text):
+        if len(text) > MAX_UID_LENGTH:
+            raise UnacceptableError(f"{shown(text)} is too long for a UID", f"at most {MAX_UID_LENGTH} characters")
+        known = registered().get(text)
+        if known is not None and known.type != kind:
+            raise UnacceptableError(f"{shown(text)} is {known.name}, a {known.type}", f"a {kind}")
+        return text
+    names = {candidate.lower(): candidate for candidate in (*groups, *keywords)}
+    close = difflib.get_close_matches(text.lower()[:100], names, n=1, cutoff=0.75)
+    expected = f'did you mean "{names[close[0]]}"?' if close else f"one of {', '.join(groups)}, a keyword or a UID"
+    raise UnacceptableError(f"{shown(text)} is not a known {kind}", expected)
+
+
+def _keywords(kind: str) -> dict[str, str]:
+    """Map keywords to UIDs. Where pynetdicom spells a keyword otherwise than the standard, either is accepted."""
+    found = {entry.keyword: uid for uid, entry in of_type(kind).items() if entry.keyword}
+    if kind == SOP_CLASS:
         from pynetdicom import sop_class as known
         from pynetdicom.sop_class import SOPClass
 
@@ -140,40 +160,11 @@ def _keywords(kind: str) -> dict[str, str]:
     return found
 
 
-def _uid(text: str, kind: str, groups: tuple[str, ...], keywords: dict[str, str]) -> str:
-    if text in keywords:
-        return keywords[text]
-    if _UID.fullmatch(text):
-        if len(text) > MAX_UID_LENGTH:
-            raise UnacceptableError(f"{shown(text)} is too long for a UID", f"at most {MAX_UID_LENGTH} characters")
-        return text
-    known = {candidate.lower(): candidate for candidate in (*groups, *keywords)}
-    close = difflib.get_close_matches(text.lower()[:100], known, n=1, cutoff=0.75)
-    expected = f'did you mean "{known[close[0]]}"?' if close else f"one of {', '.join(groups)}, a keyword or a UID"
-    raise UnacceptableError(f"{shown(text)} is not a known {kind}", expected)
-
-
-def _must_be(uid: str, text: str, kind: str) -> None:
-    """Reject a UID that the standard registers as something else. An unregistered one may be private or newer."""
-    from pydicom.uid import UID
-
-    known = UID(uid)
-    if known.type and known.type != kind:
-        raise UnacceptableError(f"{shown(text)} is {known.name}, a {known.type}", f"a {kind}")
-
-
 def _all_storage() -> tuple[str, ...]:
-    """Return all that pynetdicom serves as storage, then what only PS3.6 lists: retired classes, DICOS, DICONDE."""
-    from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]
-    from pynetdicom.presentation import AllStoragePresentationContexts
-
-    served = (str(context.abstract_syntax) for context in AllStoragePresentationContexts)
-    registered = (
-        uid
-        for uid, (name, kind, *_) in UID_dictionary.items()
-        if kind == "SOP Class" and "Storage" in name and uid not in _STORAGE_IN_NAME_ONLY
+    """Return every Storage SOP Class that PS3.6 registers, including retired ones and those of DICOS and DICONDE."""
+    return tuple(
+        uid for uid, entry in of_type(SOP_CLASS).items() if "Storage" in entry.name and uid not in _STORAGE_IN_NAME_ONLY
     )
-    return tuple(dict.fromkeys((*served, *registered)))
 
 
 def _is_storage(uid: str) -> bool:

@@ -5,18 +5,14 @@
 The text between `<!-- generated: NAME -->` and `<!-- end: NAME -->` is generated; all other text is written by hand.
 """
 
-import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-import pynetdicom.sop_class
-from pydicom.uid import UID, UID_dictionary
-from pynetdicom.sop_class import SOPClass
-
 import dicomd
 from dicomd.config import Config, to_toml
 from dicomd.config.contexts import resolve
+from dicomd.config.registry import Entry, registered
 from dicomd.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomd.statuses import Status
 
@@ -89,17 +85,15 @@ def statuses() -> str:
 
 def sop_classes() -> str:
     """The SOP Classes in "all-storage", sorted by name."""
-    keywords = {uid: entry[4] for uid, entry in UID_dictionary.items()}
-    keywords |= {str(uid): keyword for keyword, uid in vars(pynetdicom.sop_class).items() if isinstance(uid, SOPClass)}
-    found = sorted((_name(uid, keywords), keywords[uid], uid) for uid in resolve(["all-storage"], []).sop_classes or ())
-    rows = [(name, f"`{keyword}`", f"`{uid}`") for name, keyword, uid in found]
+    entries = ((registered()[uid], uid) for uid in resolve(["all-storage"], []).sop_classes or ())
+    rows = [(_name(entry), f"`{entry.keyword}`", f"`{uid}`") for entry, uid in sorted(entries)]
     return f"{len(rows)} SOP Classes:\n\n" + _table(("SOP Class", "keyword", "UID"), rows)
 
 
 def transfer_syntaxes() -> str:
     """The Transfer Syntaxes in "all", in order of preference."""
     found = resolve([], ["all"]).transfer_syntaxes
-    rows = [(str(place), UID(uid).name, f"`{uid}`") for place, uid in enumerate(found, start=1)]
+    rows = [(str(place), _name(registered()[uid]), f"`{uid}`") for place, uid in enumerate(found, start=1)]
     return f"{len(rows)} Transfer Syntaxes:\n\n" + _table(("preference", "Transfer Syntax", "UID"), rows)
 
 
@@ -135,10 +129,8 @@ def with_parts(text: str) -> str:
     return text
 
 
-def _name(uid: str, keywords: dict[str, str]) -> str:
-    """The name from PS3.6, or the words of the keyword if pydicom doesn't know the name yet."""
-    name = UID(uid).name
-    return name if name != uid else re.sub(r"(?<=[a-z])(?=[A-Z])", " ", keywords[uid])
+def _name(entry: Entry) -> str:
+    return f"{entry.name} (Retired)" if entry.retired else entry.name
 
 
 def _as_toml(value: object) -> str:
