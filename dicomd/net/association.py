@@ -25,6 +25,7 @@ from dicomd.net.report import AssociationReport
 from dicomd.net.tls import TlsTransport, handshake
 from dicomd.net.transport import ConnectionLostError, PlainTransport, WokenError
 from dicomd.outcomes import Outcome
+from dicomd.protocols import recognize
 from dicomd.services.operations import PresentationContext, Services
 from dicomd.upperlayer.acceptor import RECEIVED, AcceptorStateMachine, Action, Event, State
 from dicomd.upperlayer.items import MalformedRequestError
@@ -134,6 +135,8 @@ class Association:
                 else:
                     self._process_pdu(event)
         except PDUError as error:
+            if spoken := recognize(error.header):
+                self._report.mismatched(spoken)
             self._report.outcome(Outcome.ABORTED_LOCALLY, error)
             self._react(self._machine.happened(Event.INVALID_PDU), error.reason)
         except TimedOutError as error:

@@ -20,6 +20,7 @@ from dicomd.net.rejection import Rejection
 from dicomd.net.status_sink import AssociationStatus, Refused, StatusSink
 from dicomd.net.transport import Session, WokenError
 from dicomd.outcomes import Outcome
+from dicomd.protocols import Spoken, advice
 from dicomd.rejections import RejectResult
 from dicomd.telemetry.logs import LATER, bound_logger, get_logger
 from dicomd.telemetry.messages import Message
@@ -104,6 +105,18 @@ class AssociationReport:
             if self._audit is not None:
                 self._audit.refused(f"TLS handshake failed: {error}")
             self._refusal_logged = True
+
+    def mismatched(self, spoken: Spoken, *, in_handshake: bool = False) -> None:
+        """Report that the peer speaks another protocol than the listener, instead of a TLS handshake or a request."""
+        if in_handshake:
+            self._series.handshake("failed")
+        self._series.mismatch(spoken)
+        what = advice(spoken, self._bound["listener"])
+        self._log.warning("protocol mismatch", spoken=spoken, advice=what, **self._bound)
+        self._show_refusal(Refused.PROTOCOL, "protocol mismatch", what)
+        if self._audit is not None:
+            self._audit.refused(f"protocol mismatch: {spoken}")
+        self._refusal_logged = True
 
     # -- the Association -------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ class Refused(StrEnum):
 
     CONNECTION = "connection"
     HANDSHAKE = "TLS handshake"
+    PROTOCOL = "protocol"
     ASSOCIATION = "association"
     CONTEXTS = "presentation contexts"
     INSTANCE = "instance"

@@ -27,6 +27,7 @@ from dicomd.net.deadlines import Deadline, TimedOutError
 from dicomd.net.report import AssociationReport
 from dicomd.net.transport import ConnectionLostError, PlainTransport, Session
 from dicomd.private_keys import refuse_passphrase
+from dicomd.protocols import FIRST_BYTES, Spoken, recognize
 
 Profile = Literal["bcp195", "modified-bcp195", "modern"]
 ClientCertificate = Literal["required", "optional", "none"]
@@ -101,7 +102,18 @@ class TlsTransport(PlainTransport):
     Until the handshake begins, the connection can be used without TLS, for a PROXY header.
     """
 
-    __slots__ = ("_broken", "_context", "_dry", "_next_step", "_read", "_tls", "_waiting", "heard", "session")
+    __slots__ = (
+        "_broken",
+        "_context",
+        "_dry",
+        "_next_step",
+        "_read",
+        "_tls",
+        "_waiting",
+        "first_bytes",
+        "heard",
+        "session",
+    )
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, send_timeout: float) -> None:
         """Prepare an accepted socket. Raises OSError if the connection is already gone."""
@@ -115,6 +127,8 @@ class TlsTransport(PlainTransport):
         self._next_step = select.POLLIN  # what the handshake waits for
         self.heard = False
         """Whether the peer has sent anything."""
+        self.first_bytes = b""
+        """Up to six bytes that it sent first."""
         self.session: Session | None = None
         """The outcome of the handshake, once it is done."""
 
@@ -143,8 +157,12 @@ class TlsTransport(PlainTransport):
         try:
             tls = self._tls or self._begin()
             self._await(self._next_step, self._receive_timeout)
-            if self._next_step == select.POLLIN and not socket.socket.recv(tls, 1, socket.MSG_PEEK):
-                raise self._ended()
+            if self._next_step == select.POLLIN:
+                waiting = socket.socket.recv(tls, FIRST_BYTES, socket.MSG_PEEK)
+                if not waiting:
+                    raise self._ended()
+                if not self.heard:
+                    self.first_bytes = waiting
             self.heard = True
             tls.do_handshake()
         except (ssl.SSLWantReadError, BlockingIOError):
@@ -304,7 +322,11 @@ def handshake(transport: TlsTransport, deadline: Deadline, buffer: memoryview, r
             with contextlib.suppress(TimeoutError):  # `before_receive` raises when no time is left
                 transport.shake_hands(buffer)
     except (TimedOutError, ConnectionLostError) as error:
-        report.not_secured(error, heard=transport.heard)
+        spoken = recognize(transport.first_bytes)
+        if spoken in (None, Spoken.TLS):
+            report.not_secured(error, heard=transport.heard)
+        else:
+            report.mismatched(spoken, in_handshake=True)
         raise
     if transport.session is not None:
         report.secured(transport.session)

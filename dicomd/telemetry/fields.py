@@ -38,7 +38,7 @@ FIELDS: Final = _CONTRACT | frozenset({
     "contexts_accepted", "contexts_proposed", "skipped", "advice", "implementation_version_name", "associations",
     "limit", "destination", "lost",
     # of TLS and of who may do what
-    "tls_version", "tls_cipher", "certificate_names", "rule", "balancer",
+    "tls_version", "tls_cipher", "certificate_names", "rule", "balancer", "spoken",
     # of the store
     "operation", "errno", "path", "error", "error_comment", "duplicate", "sync_usec", "root", "durability",
     "avail_bytes", "reserve_bytes", "removed",

@@ -10,6 +10,7 @@ from typing import Final
 
 from dicomd.aborts import AbortReason, AbortSource
 from dicomd.outcomes import Outcome
+from dicomd.protocols import Spoken
 from dicomd.rejections import RejectReason, RejectSource
 from dicomd.statuses import C_ECHO_STATUSES, C_STORE_STATUSES
 
@@ -18,6 +19,7 @@ UNKNOWN_PEER: Final = "unknown"
 
 ASSOCIATION_OUTCOMES: Final[tuple[str, ...]] = tuple(Outcome)
 TLS_RESULTS: Final = ("ok", "failed", "timed_out")
+SPOKEN: Final[tuple[str, ...]] = tuple(Spoken)
 DUPLICATE_RESULTS: Final = ("identical", "kept-both", "replaced", "rejected")
 RECOVERY_ACTIONS: Final = ("removed",)
 WORKER_STATES: Final = ("starting", "ready", "draining")

@@ -155,6 +155,12 @@ class Metrics:
         counter, gauge = self._counter, self._gauge
         self.connections = counter("connections", "TCP connections accepted.", "listener")
         self.tls_handshakes = counter("tls_handshakes", "TLS handshakes by result.", "listener", "result")
+        self.protocol_mismatches = counter(
+            "protocol_mismatches",
+            "Connections of peers that spoke another protocol than the listener, by what they spoke.",
+            "listener",
+            "spoken",
+        )
         self.associations = counter("associations", "Associations ended, by outcome.", "listener", "outcome")
         self.associations_rejected = counter(
             "associations_rejected", "A-ASSOCIATE-RJ sent, by the codes of PS3.8 Table 9-21.", "source", "reason"
@@ -255,6 +261,8 @@ class Metrics:
             self.connections.labels(name)
             for result in labels.TLS_RESULTS:
                 self.tls_handshakes.labels(name, result)
+            for spoken in labels.SPOKEN:
+                self.protocol_mismatches.labels(name, spoken)
         for source, reasons in labels.REJECT_REASONS.items():
             for reason in reasons:
                 self.associations_rejected.labels(*labels.reject_codes(source, reason))
@@ -317,10 +325,15 @@ class ListenerSeries:
         self._seconds = HistogramCells(metrics.association_duration)
         self._connections = cell_of(metrics.connections.labels(name))
         self._handshakes = {result: metrics.tls_handshakes.labels(name, result) for result in labels.TLS_RESULTS}
+        self._mismatches = {spoken: metrics.protocol_mismatches.labels(name, spoken) for spoken in labels.SPOKEN}
 
     def handshake(self, result: str) -> None:
         """Count a finished TLS handshake. Raises KeyError for a result that isn't one of `labels.TLS_RESULTS`."""
         self._handshakes[result].inc()
+
+    def mismatch(self, spoken: str) -> None:
+        """Count a peer that spoke another protocol. Raises KeyError for one that isn't one of `labels.SPOKEN`."""
+        self._mismatches[spoken].inc()
 
     def connected(self) -> None:
         """Count an accepted TCP connection."""

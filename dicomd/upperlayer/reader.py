@@ -64,13 +64,15 @@ class Fragment(NamedTuple):
 class PDUError(Exception):
     """The bytes are not a valid PDU; the answer is an A-ABORT with this `reason` (PS3.8 Table 9-26).
 
-    `limit` is the limit that they exceed, "" if none.
+    `limit` is the limit that they exceed, "" if none; `header` is that of the connection's first PDU, if its type is
+    not defined.
     """
 
-    def __init__(self, reason: AbortReason, message: str, limit: str = "") -> None:
+    def __init__(self, reason: AbortReason, message: str, limit: str = "", *, header: bytes = b"") -> None:
         super().__init__(message)
         self.reason = reason
         self.limit = limit
+        self.header = header
 
 
 # For `next_fragments`, which needs them for each PDU: a global costs less to look up than an attribute.
@@ -297,7 +299,11 @@ class PDUReader:
             valid = _SMALLEST_ASSOCIATE <= length <= MAX_ASSOCIATE_RQ
         else:
             self._skip = length
-            raise PDUError(AbortReason.UNRECOGNIZED_PDU, f"PDU type {pdu_type:02X}H is not defined by PS3.8")
+            raise PDUError(
+                AbortReason.UNRECOGNIZED_PDU,
+                f"PDU type {pdu_type:02X}H is not defined by PS3.8",
+                header=bytes(self._buffer[self._start - PDU_HEADER.size : self._start]) if is_first else b"",
+            )
         if not valid:
             self._skip = length
             raise PDUError(

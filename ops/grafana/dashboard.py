@@ -281,6 +281,13 @@ def _associations() -> list[timeseries.Panel]:
             "ops",
             rate("dicomd_tls_handshakes_total", "listener", "result"),
         ),
+        graph(
+            "Peers with another protocol",
+            "Connections per second of peers that spoke TLS or HTTP to a plain listener, or DICOM without TLS to a TLS "
+            "listener. The log's lines `protocol mismatch` say who, and what to change.",
+            "ops",
+            rate("dicomd_protocol_mismatches_total", "listener", "spoken"),
+        ),
     ]
 
 

@@ -129,10 +129,33 @@ def test_old_versions_and_weak_suites_are_refused(secure: Daemon, pki: Pki) -> N
 
 def test_a_peer_without_tls_is_refused_and_told_apart(secure: Daemon) -> None:
     seen = len(secure.records)
+    failed = handshakes(secure, "failed")
+    mismatches = secure.metric("dicomd_protocol_mismatches_total", listener="tls", spoken="dicom")
     with RawPeer(secure.address) as peer, pytest.raises((OSError, AssertionError)):
         peer.associate()
-    record = secure.wait_for(lambda r: r["event"] == "TLS handshake failed", since=seen)
-    assert "may not speak TLS" in record["error"]
+    record = secure.wait_for(lambda r: r["event"] == "protocol mismatch", since=seen)
+    assert (record["level"], record["listener"], record["spoken"]) == ("warning", "tls", "dicom")
+    assert "switch TLS on at the peer" in record["advice"]
+    secure.wait_metric("dicomd_protocol_mismatches_total", mismatches + 1, listener="tls", spoken="dicom")
+    secure.wait_metric("dicomd_tls_handshakes_total", failed + 1, listener="tls", result="failed")
+
+
+@pytest.mark.parametrize("sent", ["TLS", "HTTP"])
+def test_a_peer_that_speaks_something_else_to_a_plain_listener_is_told_apart(receiver: Daemon, sent: str) -> None:
+    seen = len(receiver.records)
+    spoken, listener = sent.lower(), "dicom"
+    before = receiver.metric("dicomd_protocol_mismatches_total", listener=listener, spoken=spoken)
+    with socket.create_connection(receiver.address, 10) as sock:
+        if sent == "TLS":
+            with pytest.raises(ssl.SSLError):
+                ssl._create_unverified_context().wrap_socket(sock)  # noqa: S323, SLF001 - it never gets a certificate
+        else:
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert sock.recv(100)[:1] == b"\7"  # A-ABORT
+    record = receiver.wait_for(lambda r: r["event"] == "protocol mismatch", since=seen)
+    assert (record["level"], record["listener"], record["spoken"]) == ("warning", listener, spoken)
+    assert ("set tls = true" if sent == "TLS" else "http.address") in record["advice"]
+    receiver.wait_metric("dicomd_protocol_mismatches_total", before + 1, listener=listener, spoken=spoken)
 
 
 def test_a_probe_of_the_port_is_no_handshake(secure: Daemon) -> None:

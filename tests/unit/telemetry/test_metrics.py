@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("metric_files")
 COUNTERS = {
     "dicomd_connections": {"listener"},
     "dicomd_tls_handshakes": {"listener", "result"},
+    "dicomd_protocol_mismatches": {"listener", "spoken"},
     "dicomd_associations": {"listener", "outcome"},
     "dicomd_associations_rejected": {"source", "reason"},
     "dicomd_aborts": {"direction", "source", "reason"},
