@@ -4,6 +4,7 @@ Invariant: checking neither creates nor changes anything. An error is what would
 warning is what an administrator should know.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -102,9 +103,27 @@ def _folder(file: str, key: str, folder: Path) -> Iterator[Problem]:
         yield Problem(file, key, wrong, "a folder that dicomd may write to")
 
 
+def _link_to_nowhere(folder: Path) -> Path | None:
+    """Return the symbolic link in a path that leads nowhere, if there is one.
+
+    It is no error: a running store may have lost its mount, and a start waits for the mount of a store that it knows.
+    """
+    with contextlib.suppress(OSError):  # which is an error of its own
+        return next((place for place in (folder, *folder.parents) if place.is_symlink() and not place.exists()), None)
+    return None
+
+
 def _warnings(config: Config, file: str) -> Iterator[Problem]:
     if config.storage.durability == "none":
         yield Problem(
             file, "storage.durability", "a power failure can lose instances that were answered with success", '"fsync"'
+        )
+    if link := _link_to_nowhere(config.storage.root):
+        target = f"which leads to {os.path.realpath(link)}, where there is nothing"
+        yield Problem(
+            file,
+            "storage.root",
+            f"{link} is a symbolic link {target}",
+            "a link to a folder: mount what it leads to, or make it",
         )
     yield from peers.warnings(config, file)

@@ -20,7 +20,9 @@ Checksum = xxhash.xxh3_128
 
 ATTRIBUTE: Final = "user.dicomd.xxh128"
 SIZE: Final = 16
-_NOT_KEPT: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES})
+NOT_SUPPORTED: Final = frozenset({"EOPNOTSUPP", "ENOSYS"})
+"""Errors of a file system that has no extended attributes for users, which is nothing unusual."""
+_NOT_KEPT: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL})
 
 
 def record(fd: int, checksum: Checksum) -> None:
@@ -38,12 +40,13 @@ def read(fd: int) -> bytes | None:
         raise
 
 
-def are_kept(fd: int) -> bool:
-    """Whether the file system of the (scratch) file open as ``fd`` can keep checksums. Raises OSError."""
+def obstacle(fd: int) -> str:
+    """Return "" if the (scratch) file open as ``fd`` can keep a checksum, else the symbolic error for which it can't.
+
+    Never raises: an instance without a checksum is better than none. A disk that fails also fails what else is tried.
+    """
     try:
         os.setxattr(fd, ATTRIBUTE, bytes(SIZE))
     except OSError as error:
-        if error.errno in _NOT_KEPT:
-            return False
-        raise
-    return True
+        return errno.errorcode.get(error.errno or 0, "EIO")
+    return ""

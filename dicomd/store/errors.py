@@ -13,6 +13,9 @@ from dicomd.statuses import Status
 
 _MAX_MESSAGE: Final = 64  # Error Comment is of VR LO (PS3.7 §9.1.1, PS3.5 §6.2)
 
+UNEXPLAINED: Final = "Storage failed"
+"""The message of a failure of the store of which only the errno is known."""
+
 
 class StoreError(Exception):
     """An instance was not stored, and nothing of it is left. ``status`` is what ``services`` answers to the peer.
@@ -93,7 +96,7 @@ def from_oserror(error: OSError, operation: str, path: str = "") -> StoreError:
     """
     number = error.errno or 0
     name = errno_names.errorcode.get(number, "")
-    unknown = "The instance's place in the store can't be used" if path else "Storage failed"
+    unknown = "The instance's place in the store can't be used" if path else UNEXPLAINED
     kind, message = _KINDS.get(number, (StoreUnavailable, unknown))
     if operation == "fsync":  # whatever the cause, the kernel's copy and the disk may differ now
         kind, message = StoreUnavailable, "Storage could not be synced"

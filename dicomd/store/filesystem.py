@@ -75,7 +75,8 @@ class FileStore:
         ``known`` is the ``name`` of the store that was here at an earlier start, if any: if it isn't here now, nothing
         is made, and instances are accepted once it is back. Returns how many temporary files were removed. Raises
         ``StoreError`` if the store can't work at all: no permission, a read-only file system, one without hard links,
-        or a mount point without its mount. A full file system is no error, since it may be emptied.
+        a mount point without its mount, or a symbolic link that leads nowhere. A full file system is no error, since it
+        may be emptied.
         """
         try:
             if known:
@@ -118,6 +119,11 @@ class FileStore:
     def checksums(self) -> bool:
         """Whether checksums are recorded: they are wanted, and the file system keeps them."""
         return self._probe.checksums
+
+    @property
+    def no_checksums(self) -> str:
+        """The symbolic error for which wanted checksums can't be recorded, "" if there is none."""
+        return self._probe.no_checksums
 
     def successor(self, settings: StoreSettings) -> FileStore:
         """Return this store, already started, with other settings. Accepts instances from its first ``check`` on.

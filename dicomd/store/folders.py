@@ -26,7 +26,8 @@ OWN_FOLDER: Final = ".dicomd"
 _OWN_MODE: Final = 0o700
 _NOT_OURS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS})
 """Errors of syncing a folder that is closed to us, or is on a file system without syncs, such as /sys and squashfs."""
-_NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
+"""How a link fails where there are no hard links: EINVAL on some FUSE and SMB file systems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,11 @@ class StoreFolders:
         return self.own / "store"
 
     def make(self) -> None:
-        """Make the folders that are missing, and all of them durable. Raises OSError."""
-        root = Path(os.path.realpath(self.root))  # a symbolic link may lead to a missing folder
+        """Make the folders that are missing, and all of them durable. Raises OSError.
+
+        It is an error if a symbolic link in the root leads nowhere.
+        """
+        root = _resolved(self.root)
         _make_folder(root)
         _make_folder(self.own, _OWN_MODE)
         for folder in (self.tmp, self.locks):
@@ -82,6 +86,23 @@ def link(path: str, second: str | Path) -> None:
             raise
         name = errno.errorcode[error.errno]
         raise StoreUnavailable("Store needs a file system with hard links", operation="link", errno=name) from error
+
+
+def _resolved(folder: Path) -> Path:
+    """Return the folder, which may be missing, with symbolic links followed. Raises OSError.
+
+    A link that leads nowhere is an error: what it leads to is more probably on a missing mount than yet to be made.
+    """
+    for place in (folder, *folder.parents):
+        try:
+            place.stat()
+        except FileNotFoundError as error:
+            if place.is_symlink():
+                missing = os.path.realpath(place)
+                raise FileNotFoundError(error.errno, error.strerror, str(place), None, missing) from None
+        else:
+            break
+    return Path(os.path.realpath(folder))
 
 
 def _make_folder(folder: Path, mode: int = DIRECTORY_MODE) -> None:

@@ -28,6 +28,8 @@ class Probe:
         self._checksums_wanted = checksums
         self.checksums = checksums
         """Whether checksums are recorded: they are wanted, and the file system keeps them."""
+        self.no_checksums = ""
+        """The symbolic error for which wanted checksums can't be recorded; found out again by each run."""
 
     def run(self, *, quota_used_up: bool = False) -> None:
         """Raise ``StoreError`` if a writer would fail, or if little is left of a quota that was used up."""
@@ -36,7 +38,8 @@ class Probe:
         claimed = 0
         try:
             os.write(fd, bytes(_SIZE))
-            self.checksums = self._checksums_wanted and checksum.are_kept(fd)
+            self.no_checksums = checksum.obstacle(fd) if self._checksums_wanted else ""
+            self.checksums = self._checksums_wanted and not self.no_checksums
             if quota_used_up:
                 claimed, _ = self._room.claim(_QUOTA_SIZE, 0)
                 os.posix_fallocate(fd, 0, _QUOTA_SIZE)

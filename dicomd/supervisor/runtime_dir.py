@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from dicomd.supervisor.errors import StartError
+from dicomd.supervisor.errors import StartError, unusable
 
 DEFAULT = Path("/run/dicomd")
 """The runtime folder of the shipped unit."""
@@ -39,10 +39,7 @@ class RuntimeDir:
             for stale in self.metrics.glob("*.db"):
                 stale.unlink(missing_ok=True)
         except OSError as error:
-            raise StartError(
-                f"dicomd.runtime_dir: {path or tempfile.gettempdir()} can't be used: {error.strerror} "
-                "(a folder that dicomd may write to)"
-            ) from error
+            raise unusable("dicomd.runtime_dir", path or tempfile.gettempdir(), error) from error
 
     def close(self) -> None:
         """Close this process's descriptor of the lock."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from dicomd.config.schema import Config
 from dicomd.formatting import format_address
 from dicomd.net.listener import ListeningSocket, bind
-from dicomd.supervisor.errors import StartError
+from dicomd.supervisor.errors import StartError, described
 from dicomd.telemetry.logs import get_logger
 
 HTTP_NAME = "metrics"
@@ -136,7 +136,7 @@ def _bind(key: str, name: str, host: str, port: int) -> socket.socket:
 
 
 def _advice(error: OSError, name: str, port: int) -> str:
-    reason = os.strerror(error.errno) if error.errno else str(error)
+    reason = described(OSError(error.errno, os.strerror(error.errno))) if error.errno else str(error)
     unit = UNITS.get(name, f"a socket unit with FileDescriptorName={name}")
     if error.errno == errno.EADDRINUSE:
         return f"{reason} (another program listens there: `ss -ltnp sport = :{port}` names it; or choose another port)"
@@ -144,4 +144,6 @@ def _advice(error: OSError, name: str, port: int) -> str:
         return f"{reason} (ports below 1024 need privileges: choose another, or let systemd open it: enable {unit})"
     if error.errno in _FORBIDDEN:
         return f"{reason} (the service is not allowed to open such sockets: enable {unit}, which passes one to it)"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{reason} (no interface has this address: `ip addr` lists those that there are)"
     return reason

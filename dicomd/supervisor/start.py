@@ -22,7 +22,7 @@ from dicomd.store import mounts
 from dicomd.store.errors import StoreError
 from dicomd.store.filesystem import FileStore
 from dicomd.store.last_stores import LastStores
-from dicomd.supervisor.errors import StartError
+from dicomd.supervisor.errors import StartError, unusable
 from dicomd.supervisor.notify import Notifier
 from dicomd.supervisor.runtime_dir import RuntimeDir
 from dicomd.supervisor.sockets import open_sockets, take_inherited
@@ -34,6 +34,7 @@ from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
 from dicomd.telemetry.stdlib import route_uncaught
 from dicomd.upperlayer.negotiation import quiet_decoders
+from dicomd.worker.checksums import warn_of_checksums
 
 __all__ = ["StartError", "serve"]
 
@@ -91,7 +92,7 @@ def _supervisor(resources: Resources) -> Supervisor:
         return Supervisor(resources)
     except OSError as error:
         folder = resources.runtime.path
-        raise StartError(f"dicomd.runtime_dir: no control socket in {folder}: {error.strerror}") from error
+        raise unusable("dicomd.runtime_dir", folder, error) from error
 
 
 def _tls(config: Config) -> ListenersTls | None:
@@ -118,9 +119,7 @@ def _start_store(config: Config, metrics: Metrics) -> FileStore:
         record = _record_of_stores()
         removed = store.start(mounts.recall(record, store.root) if record else b"")
     except (OSError, StoreError) as error:
-        raise StartError(
-            f"storage.root: {storage.root} can't be used: {error} (a folder that {_user()} may write to)"
-        ) from error
+        raise unusable("storage.root", storage.root, error) from error
     store.close()
     if store.state.accepting or store.state.space_low:
         _remember(record, store)
@@ -131,10 +130,7 @@ def _start_store(config: Config, metrics: Metrics) -> FileStore:
             detail=store.state.reason,
             advice=f"Instances are accepted once it is back. To begin a new store here, remove its lines from {record}",
         )
-    if storage.checksums and not store.checksums:
-        get_logger().warning(
-            "no checksums are recorded: the file system doesn't support extended attributes", root=str(store.root)
-        )
+    warn_of_checksums(store)
     if removed:
         metrics.store_recovered_files.labels("removed").inc(removed)
         get_logger().warning("removed temporary files left by a crash", removed=removed)
@@ -158,7 +154,3 @@ def _remember(record: Path | None, store: FileStore) -> None:
             detail=str(record),
             error=error.strerror,
         )
-
-
-def _user() -> str:
-    return f"user id {os.geteuid()}" if os.geteuid() else "root"

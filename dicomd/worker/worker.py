@@ -34,6 +34,7 @@ from dicomd.telemetry.metrics import Metrics
 from dicomd.upperlayer.negotiation import Negotiator
 from dicomd.worker.access_rules import access_rules
 from dicomd.worker.auditing import Auditing
+from dicomd.worker.checksums import ChecksumWatch
 from dicomd.worker.memory_trim import MemoryTrimmer
 from dicomd.worker.unreadable_files import UnreadableFiles
 
@@ -66,6 +67,7 @@ class Worker:
         self._swept = False
         self._over = threading.Event()
         self._last_stores = LastStores(store.root)
+        self._checksums = ChecksumWatch(store)
         store.share(worker_slot.pending_writes)
         store.set_callbacks(
             on_refusal=lambda reason: worker_slot.show_store(unready.of_store(reason)),
@@ -198,6 +200,7 @@ class Worker:
         try:
             self._store.check()
             self._show(self._store.state)
+            self._checksums.look(log=self._worker_slot.speaks_for_all)
             if self._accepted and not self._swept:  # also for a store whose mount was missing at the start
                 self._swept = True
                 self._sweep()

@@ -286,6 +286,24 @@ def test_a_supervisor_that_stood_still_takes_nobody_for_stuck(start_daemon: Star
     assert daemon.logged("worker died") == []
 
 
+@pytest.mark.parametrize(
+    ("table", "key", "named"),
+    [
+        ("storage", "root", "link -> {folder}/not/mounted. Mount its file system, or make the folder"),
+        ("dicomd", "runtime_dir", "File exists (EEXIST): {folder}/link"),
+    ],
+)
+def test_a_folder_that_can_not_be_used_is_explained(tmp_path: Path, table: str, key: str, named: str) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "not" / "mounted")
+    daemon = Daemon(tmp_path, {table: {key: str(link)}})
+    done = failed_start(daemon.config_path)
+    assert done.returncode == 1
+    assert f"{table}.{key}: {link} can't be used: " in done.stderr
+    assert named.format(folder=tmp_path) in done.stderr
+    assert not (tmp_path / "not").exists()
+
+
 def test_a_listener_that_may_not_be_bound_names_the_unit_to_enable(tmp_path: Path) -> None:
     """As under RestrictAddressFamilies=AF_UNIX."""
     daemon = Daemon(tmp_path, {"listen": [{"name": "dicom-tls", "address": "127.0.0.1:0"}]})

@@ -128,3 +128,15 @@ def test_durability_none_is_a_warning(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text(f'[storage]\nroot = "{tmp_path}"\ndurability = "none"')
     assert [warning.key for warning in examine(file).warnings] == ["storage.durability"]
+
+
+def test_a_root_that_links_to_what_is_not_there_is_a_warning(tmp_path: Path) -> None:
+    file, link = tmp_path / "c.toml", tmp_path / "link"
+    link.symlink_to(tmp_path / "missing")
+    file.write_text(f'[storage]\nroot = "{link}/store"')
+    found = examine(file)
+    assert [warning.key for warning in found.warnings] == ["storage.root"]
+    assert f"{link} is a symbolic link" in str(found.warnings[0])
+    assert found.config is not None
+    (tmp_path / "missing").mkdir()
+    assert examine(file).warnings == ()

@@ -473,12 +473,69 @@ def test_release_and_discard_never_raise(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_file_system_without_hard_links_fails_the_start_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in (errno.EPERM, errno.EOPNOTSUPP):
+    for number in (errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL):
         with monkeypatch.context() as patch:
             failing(patch, "link", number, tmp_path, times=10)
             with pytest.raises(StoreUnavailable, match="hard links"):
                 file_store(tmp_path)
         assert files(tmp_path) == []
+
+
+def test_a_file_system_that_loses_its_hard_links_makes_the_store_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = file_store(tmp_path)
+    with monkeypatch.context() as patch:
+        failing(patch, "link", errno.EINVAL, tmp_path, times=10)
+        fails(store, data_set(), StoreUnavailable)
+        store.check()
+        assert store.state.reason == "Store needs a file system with hard links"
+        assert not store.state.accepting
+    store.check()
+    assert put(store, data_set()).path == tmp_path / PLACE
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL, errno.EIO, errno.ENOSPC, errno.E2BIG])
+def test_an_instance_without_checksum_is_better_than_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    with monkeypatch.context() as patch:
+        failing(patch, "setxattr", number, tmp_path, times=1000)
+        store = file_store(tmp_path)
+        assert (store.checksums, store.no_checksums) == (False, errno.errorcode[number])
+        put(store, data_set())
+    store._next_probe = 0.0  # noqa: SLF001 - as if ten seconds had passed
+    store.check()
+    assert store.no_checksums == ""
+    assert_summed(store, put(store, data_set("1.1"), identity("1.1")))
+
+
+def test_checksums_that_can_no_longer_be_recorded_cost_one_instance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = file_store(tmp_path)
+    if not store.checksums:
+        pytest.skip(f"no extended attributes here: {store.no_checksums}")
+    failing(monkeypatch, "setxattr", errno.EINVAL, tmp_path, times=1000)
+    assert fails(store, data_set(), StoreUnavailable).operation == "setxattr"
+    store.check()
+    put(store, data_set())
+
+
+@pytest.mark.parametrize("below", ["", "/below/it"])
+def test_a_symbolic_link_that_leads_nowhere_fails_the_start(tmp_path: Path, below: str) -> None:
+    link, target = tmp_path / "link", tmp_path / "not" / "mounted"
+    link.symlink_to(target)
+    with pytest.raises(StoreUnavailable) as caught:
+        file_store(Path(f"{link}{below}"))
+    cause = caught.value.__cause__
+    assert isinstance(cause, FileNotFoundError)
+    assert (cause.filename, cause.filename2) == (str(link), str(target))
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+    target.mkdir(parents=True)
+    store = file_store(Path(f"{link}{below}"))
+    put(store, data_set())
+    assert files(Path(f"{target}{below}")) == [PLACE]
 
 
 def test_a_lack_of_descriptors_during_a_check_says_nothing_about_the_store(tmp_path: Path) -> None:

@@ -192,10 +192,12 @@ def test_a_start_behind_a_symbolic_link(tmp_path: Path, mounted: bool) -> None:
     point = tmp_path / "data"
     point.mkdir()
     root = tmp_path / "root"
-    root.symlink_to(point / "not" / "there")
+    root.symlink_to(point / "store")
     fstab = tmp_path / "fstab"
     fstab.write_text(f"/dev/sdb1 {point} ext4 defaults 0 2\n")
-    mount = f"mount --bind '{fstab}' /etc/fstab; " + (f"mount -t tmpfs t '{point}'; " if mounted else "")
+    mount = f"mount --bind '{fstab}' /etc/fstab; " + (
+        f"mount -t tmpfs t '{point}'; mkdir '{point}/store'; " if mounted else ""
+    )
     told = in_namespace(["bash", "-ec", f'{mount}exec "$@"', "-", sys.executable, "-c", START, str(root)])
     assert told == ("stored" if mounted else f"Not mounted: {point}"[:64])
     assert list(point.iterdir()) == []
