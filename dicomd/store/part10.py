@@ -20,6 +20,7 @@ _GROUP_LENGTH: Final = struct.Struct("<HH2sHI")
 _SHORT: Final = struct.Struct("<HH2sH")
 _LONG: Final = struct.Struct("<HH2sHI")
 _VERSION: Final = _LONG.pack(0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01"
+_LEAST: Final = len(_PREAMBLE) + _GROUP_LENGTH.size
 _MAX_READ: Final = 1 << 16  # real File Meta Information has only a few hundred bytes
 
 
@@ -69,14 +70,17 @@ def read_header(fd: int) -> Header | None:
     """Return the header of the file open as ``fd``; None if it isn't a Part 10 file. Raises OSError if reading fails.
 
     Reads the files of any writer. The elements of group 0002 are read until another group begins, since (0002,0000) is
-    wrong in some files.
+    wrong in some files; in dicomd's own it is right, and some of theirs have a Data Set that begins with group 0002.
     """
     data = os.pread(fd, _MAX_READ, 0)
     if data[128:132] != b"DICM":
         return None
     at = len(_PREAMBLE)
     values: dict[int, str] = {}
+    end = at + _GROUP_LENGTH.size + _GROUP_LENGTH.unpack_from(data.ljust(_LEAST), at)[4]
     while at + 8 <= len(data):
+        if at == end and values.get(0x0012) == IMPLEMENTATION_CLASS_UID:
+            break
         group, number, vr, length = _SHORT.unpack_from(data, at)
         if group != 0x0002:
             break

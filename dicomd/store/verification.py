@@ -11,14 +11,9 @@ import contextlib
 import os
 import re
 import stat
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
-
-from pydicom.dataelem import RawDataElement
-from pydicom.filereader import data_element_generator
-from pydicom.uid import UID
 
 from dicomd.layouts import SUFFIX
 from dicomd.store import checksum, temporary
@@ -28,11 +23,11 @@ from dicomd.store.head import HeadScanner
 from dicomd.store.layout import Layout
 from dicomd.store.part10 import Header, read_header
 from dicomd.store.tags import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
+from dicomd.store.whole import damage
 from dicomd.uids import PADDING, uid_from_value
 
 _STEP: Final = 1 << 20
-_DEFER: Final = 1 << 16  # bytes; longer values are skipped
-_UNDEFINED: Final = 0xFFFFFFFF
+_HEAD_STEP: Final = 1 << 16
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 _AGAIN: Final = "have it sent again, or restore it from a backup"
@@ -159,8 +154,8 @@ def _verify_file(file: BinaryIO, relative: str, layout: Layout) -> bool:
     if header is None:
         raise _ProblemError("not a Part 10 file", _AGAIN)
     _verify_place(file.fileno(), header, relative, layout)
-    if recorded is None and not _is_whole(file, header):
-        raise _ProblemError("its Data Set is truncated or damaged", _AGAIN)
+    if recorded is None and (problem := damage(file.fileno(), header.data_set_offset, header.transfer_syntax_uid)):
+        raise _ProblemError(problem, _AGAIN)
     return recorded is not None
 
 
@@ -176,7 +171,7 @@ def _verify_place(fd: int, header: Header, relative: str, layout: Layout) -> Non
     at = header.data_set_offset
     try:
         while not scanner.complete:
-            data = os.pread(fd, _DEFER, at)
+            data = os.pread(fd, _HEAD_STEP, at)
             if data:
                 scanner.feed(data)
                 at += len(data)
@@ -202,46 +197,3 @@ def _verify_place(fd: int, header: Header, relative: str, layout: Layout) -> Non
         raise _ProblemError(
             f"it belongs at {where}", "move it there, unless that name is taken; or was storage.layout changed?"
         )
-
-
-def _is_whole(file: BinaryIO, header: Header) -> bool:
-    """Whether the Data Set can be read element by element to the exact end of the file."""
-    size = os.fstat(file.fileno()).st_size
-    file.seek(header.data_set_offset)
-    syntax = UID(header.transfer_syntax_uid)
-    try:
-        if syntax.is_deflated:
-            return _is_whole_stream(file)
-        implicit = syntax.is_implicit_VR
-        little = syntax.is_little_endian
-    except ValueError:  # a private transfer syntax is Explicit VR Little Endian: PS3.5 §A.4
-        implicit = False
-        little = True
-    end = header.data_set_offset
-    try:
-        with os.fdopen(os.dup(file.fileno()), "rb") as buffered:
-            buffered.seek(end)
-            for element in data_element_generator(buffered, implicit, little, defer_size=_DEFER):
-                if isinstance(element, RawDataElement) and element.length != _UNDEFINED:
-                    end = element.value_tell + element.length
-                else:
-                    end = buffered.tell()
-                if end > size:
-                    return False
-    except OSError:
-        raise
-    except Exception:  # pydicom may raise anything for damaged bytes
-        return False
-    return end == size
-
-
-def _is_whole_stream(file: BinaryIO) -> bool:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    while data := file.read(_STEP):
-        try:
-            while data and not inflater.eof:
-                inflater.decompress(data, _STEP)
-                data = inflater.unconsumed_tail
-        except zlib.error:
-            return False
-    return inflater.eof

@@ -13,7 +13,7 @@ from dicomd.ae_titles import legal_ae_title
 from dicomd.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomd.store.part10 import Header, header, read_header
 from dicomd.store.types import InstanceIdentity
-from tests.unit.store.instances import CT_IMAGE_STORAGE, EXPLICIT, data_set, identity
+from tests.unit.store.instances import CT_IMAGE_STORAGE, EXPLICIT, INSTANCE, data_set, element, identity
 
 
 def written(tmp_path: Path, who: InstanceIdentity, data: bytes = b"") -> Path:
@@ -101,6 +101,13 @@ def test_what_is_no_part_10_file_has_no_header(tmp_path: Path, content: bytes) -
     path.write_bytes(content)
     found = read(path)
     assert found is None or found.data_set_offset == len(content)
+
+
+def test_an_element_of_group_0002_in_the_data_set_is_not_taken_for_file_meta(tmp_path: Path) -> None:
+    """Which PS3.5 §7.1 forbids, but earlier versions stored."""
+    meta = header(identity())
+    (tmp_path / "file").write_bytes(meta + element(0x00020010, "UI", "1.2.840.10008.1.2.4.70") + data_set())
+    assert read(tmp_path / "file") == Header(CT_IMAGE_STORAGE, INSTANCE, EXPLICIT, len(meta))
 
 
 def test_endless_file_meta_is_not_followed(tmp_path: Path) -> None:
