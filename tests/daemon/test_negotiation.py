@@ -33,7 +33,9 @@ from tests.support.objects import (
     new_uid,
 )
 from tests.support.raw_peer import CT_AND_ECHO, RawPeer, associate_rq
+from tests.unit.docs.markdown import ROOT, rows, section
 
+STATEMENT = (ROOT / "docs/conformance-statement.md").read_text(encoding="utf-8")
 PRIVATE_CLASS = "1.2.826.0.1.3680043.10.1494.9.1"
 PRIVATE_SYNTAX = "1.2.826.0.1.3680043.10.1494.9.2"
 
@@ -50,6 +52,18 @@ def roles(sop_class_uid: str, *, scu: bool, scp: bool) -> SCP_SCU_RoleSelectionN
 
 
 class TestAccepting:
+    def test_the_classes_and_transfer_syntaxes_of_the_conformance_statement(self, connect: Connect) -> None:
+        classes = [row[2].strip("`") for row in rows(section(STATEMENT, "8.1 SOP Classes of `all-storage`"))]
+        syntaxes = [row[2].strip("`") for row in rows(section(STATEMENT, "8.2 Transfer Syntaxes of `all`"))]
+        proposals = [(uid, [EXPLICIT_LITTLE]) for uid in classes] + [(CT_IMAGE_STORAGE, [uid]) for uid in syntaxes]
+        for first in range(0, len(proposals), 128):
+            peer = connect()
+            proposed = proposals[first : first + 128]
+            peer.associate(proposed)
+            answers = [peer.contexts[2 * place + 1] for place in range(len(proposed))]
+            assert answers == [wire.ContextResult(0, uid) for _, (uid,) in proposed]
+            peer.release()
+
     def test_the_answer_repeats_the_ae_titles_and_tells_who_answers(self, connect: Connect) -> None:
         peer = connect()
         peer.associate(called="ANY TITLE", calling="A CALLER")
@@ -251,6 +265,16 @@ class TestRejecting:
             peer.associate(called=called)
             peer.release()
         daemon.wait_metric("dicomd_associations_rejected_total", 3, source="1", reason="7")
+
+    @pytest.mark.parametrize("called", [b"", b"back\\slash", b"\xe4\x01"])
+    def test_without_configured_titles_every_called_ae_title_is_accepted(self, connect: Connect, called: bytes) -> None:
+        (when,) = (row[1] for row in rows(section(STATEMENT, "Rejections")) if row[0] == "1 / 1 / 7")
+        assert "every one is accepted, even an empty or invalid one" in when
+        peer = connect()
+        request = associate_rq()
+        peer.send(request[:10] + called.ljust(16) + request[26:])
+        assert peer.read_pdu().type == wire.A_ASSOCIATE_AC
+        peer.release()
 
     def test_one_association_more_than_the_limit(self, start_daemon: StartDaemon, connect: Connect) -> None:
         daemon = start_daemon(limits={"associations": 2})

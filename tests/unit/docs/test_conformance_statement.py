@@ -3,11 +3,13 @@
 .venv/bin/python -m tests.unit.docs.generated
 """
 
+import json
 import re
 
 import pytest
 
 from dicomd.aborts import AbortReason
+from dicomd.config.contexts import resolve
 from dicomd.rejections import RejectReason
 from dicomd.statuses import Status
 from dicomd.upperlayer.negotiation import STORAGE_APPLICATION_INFORMATION
@@ -23,6 +25,30 @@ def source_of(*rooms: str) -> str:
 
 def test_generated_parts_are_current() -> None:
     assert with_parts(TEXT) == TEXT, "out of date; regenerate it: python -m tests.unit.docs.generated"
+
+
+def test_what_the_page_says_of_all_storage_is_so() -> None:
+    prose = section(TEXT, "8.1 SOP Classes of `all-storage`").partition("<!-- end: sop-classes -->")[2]
+    group = set(resolve(["all-storage"], []).sop_classes or ())
+    examples = [json.loads(found) for found in re.findall(r"`sop_classes =\s(\[[^`]*\])`", prose)]
+    for example in examples:
+        named = resolve([name for name in example if name != "all-storage"], []).sop_classes or ()
+        if "all-storage" in example:  # then what is named besides must not be in the group already
+            assert set(named).isdisjoint(group)
+        else:
+            assert group.issuperset(named)
+    assert len(examples) == 2
+    for keyword in (
+        "UltrasoundImageStorageRetired",
+        "HangingProtocolStorage",
+        "DICOSCTImageStorage",
+        "EddyCurrentImageStorage",
+    ):
+        assert group.issuperset(resolve([keyword], []).sop_classes or ())
+    assert "current and retired ones, those of Non-Patient Object" in prose
+    edition = re.search(r"PS3\.6 \d{4}[a-e]", (ROOT / "tests/support/ps3.6-uids.csv").read_text(encoding="utf-8"))
+    assert edition is not None
+    assert edition[0] in prose
 
 
 def test_a_part_without_its_place_is_seen() -> None:
