@@ -17,6 +17,7 @@ from dicomd.dimse.commands import CommandField, Response
 from dicomd.net.access import AccessDecision
 from dicomd.net.instance_audit import audit_not_stored, audit_stored
 from dicomd.net.status_sink import AssociationStatus, Refused, StatusSink
+from dicomd.net.store_advice import advice, may_not
 from dicomd.services.operations import EVERYTHING, Operation
 from dicomd.services.storage import StoreOperation
 from dicomd.statuses import Status
@@ -115,11 +116,7 @@ class MessageReport:
             if self._audit is not None and not passed:
                 self._audit.refused(f"the peer may not {right}")
             event = "request would be refused" if passed else "request refused"
-            self._log.warning(
-                event,
-                rule=f"{access.rule}.allow",
-                advice=f'the peer may not {right}: add "{right}" to {access.rule}.allow',
-            )
+            self._log.warning(event, rule=f"{access.rule}.allow", advice=may_not(right, access.rule))
 
     def _store_answered(self, operation: StoreOperation, response: Response, *, sent: bool) -> None:
         seconds = time.monotonic() - self._began
@@ -169,7 +166,12 @@ class MessageReport:
             else:
                 self._log.info(Message.INSTANCE_STORED, **{PRESANITIZED: fields, UNBOUNDED: True})
             return
-        self._status_sink.refused(Refused.INSTANCE, why=f"{status} {response.comment}", **self._requestor)
+        advised = advice(status, operation, self._access.rule)
+        if advised:
+            fields["advice"] = advised
+        self._status_sink.refused(
+            Refused.INSTANCE, why=f"{status} {response.comment}", advice=advised, **self._requestor
+        )
         error = operation.error
         if error is not None:
             fields |= {"operation": error.operation, "errno": error.errno}

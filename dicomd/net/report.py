@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from dicomd.audit.transfers import AssociationAudit
 from dicomd.net.access import AccessDecision
@@ -28,6 +28,7 @@ from dicomd.telemetry.metrics import Metrics
 from dicomd.upperlayer.negotiation import AssociateRequest, Negotiated, Unanswered
 
 _LOG = get_logger()
+_LONG_PDU: Final = "have the peer keep to the Maximum Length that it is told, or raise limits.max_pdu"
 
 
 class AssociationReport:
@@ -67,6 +68,7 @@ class AssociationReport:
         self._messages: MessageReport | None = None
         self._outcome: Outcome | None = None
         self._error = ""
+        self._limit = ""  # that the peer exceeded
         self._abort: dict[str, Any] = {}
 
     # -- before TLS and DICOM ------------------------------------------------------------------------------------
@@ -219,7 +221,8 @@ class AssociationReport:
         if self._outcome is None:
             self._outcome = outcome
             self._error = str(error)
-            self._metrics.count_limit(getattr(error, "limit", ""))
+            self._limit = getattr(error, "limit", "")
+            self._metrics.count_limit(self._limit)
 
     def ended(self) -> None:
         """Count the Association and write its line, after the connection was closed."""
@@ -257,6 +260,10 @@ class AssociationReport:
         }
         if self._error:
             fields["error"] = self._error
+        if self._limit == "max_pdu":
+            fields["advice"] = _LONG_PDU
+        if self._limit == "max_pdu":
+            fields["advice"] = _LONG_PDU
         if self._negotiated is not None:
             fields["contexts_accepted"] = len(self._negotiated.contexts)
             fields["contexts_proposed"] = self._negotiated.proposed

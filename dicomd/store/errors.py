@@ -23,13 +23,20 @@ class StoreError(Exception):
     ``operation`` names the step that failed ("open", "write", "fsync", "link", ...), ``errno`` its symbolic error
     ("ENOSPC") or "" if the operating system was not the cause; both are safe as metric labels. ``element`` is the tag
     at fault, 0xGGGGEEEE, or None. ``path`` is set if only this path is known to have failed, so that the store stays
-    ready. It is for the log, and never for the peer.
+    ready. It is for the log, and never for the peer. So is ``found``, the UID in a Data Set that isn't the command's.
     """
 
     status: ClassVar[Status] = Status.STORE_UNAVAILABLE
 
     def __init__(
-        self, message: str, *, operation: str = "", errno: str = "", element: int | None = None, path: str = ""
+        self,
+        message: str,
+        *,
+        operation: str = "",
+        errno: str = "",
+        element: int | None = None,
+        path: str = "",
+        found: str = "",
     ) -> None:
         super().__init__(message[:_MAX_MESSAGE])
         self.message: str = message[:_MAX_MESSAGE]
@@ -37,6 +44,7 @@ class StoreError(Exception):
         self.errno = errno
         self.element = element
         self.path = path
+        self.found = found
 
 
 class OutOfSpace(StoreError):
@@ -64,7 +72,10 @@ class ObjectTooLarge(StoreError):
 
 
 class DataSetMismatch(StoreError):
-    """SOP Class UID or SOP Instance UID of the Data Set (``element``) differs from the command's."""
+    """SOP Class UID or SOP Instance UID of the Data Set (``element``) differs from the command's.
+
+    ``found`` is "" if what is in the Data Set is no valid UID, and so might be anything.
+    """
 
     status = Status.DATA_SET_MISMATCH
 
@@ -116,5 +127,6 @@ _KINDS: Final[dict[int, tuple[type[StoreError], str]]] = {
     errno_names.EROFS: (StoreUnavailable, "Storage is read-only"),
     errno_names.EIO: (StoreUnavailable, "Storage has an I/O error"),
     errno_names.EUCLEAN: (StoreUnavailable, "File system of the storage is damaged"),
+    errno_names.EXDEV: (StoreUnavailable, "Folder of the instance is on another file system"),
     errno_names.ENOLCK: (StoreUnavailable, "Storage has no file locks (flock)"),
 }

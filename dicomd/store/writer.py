@@ -186,7 +186,8 @@ class FileWriter:
     def _refuse_identity(self, tag: int, found: bytes) -> None:
         """Refuse the Data Set if it has another UID than the command, or none at all, and not while more may come."""
         if found:
-            raise DataSetMismatch("UID in the Data Set differs from the command's", element=tag)
+            uid = uid_from_value(found) or ""
+            raise DataSetMismatch("UID in the Data Set differs from the command's", element=tag, found=uid)
         if self._scanner.complete and self._size:
             raise DataSetUnreadable("Data Set has no SOP Class or SOP Instance UID", element=tag)
         if self._scanner.complete:

@@ -112,6 +112,7 @@ def test_a_peer_may_do_what_its_entry_allows_and_goes_on_after_a_refusal(start_d
     assert line["rule"] == "peers.probe.allow"
     assert 'add "store" to peers.probe.allow' in line["advice"]
     assert len(daemon.logged("request refused")) == 1
+    assert {failed["advice"] for failed in daemon.logged("store failed", dicom_status="0124")} == {line["advice"]}
     daemon.wait_metric("dicomd_peer_failures_total", 2, peer="probe", reason="store_failed")
     daemon.wait_metric("dicomd_dimse_responses_total", 2, command="C-STORE-RSP", status="0124")
 

@@ -121,6 +121,8 @@ def test_each_limit_holds_and_is_counted(start_daemon: StartDaemon, connect: Con
     ]
     for limit, (event, told) in TOLD.items():
         assert any(line == event and told in said for line, said in lines), limit
+    (aborted,) = daemon.logged("association ended", error="P-DATA-TF of 262145 bytes exceeds 262144")
+    assert "limits.max_pdu" in aborted["advice"]
     assert expected.keys() == TOLD.keys()
     hits = {
         dict(labels)["limit"] for (name, labels), hit in daemon.metrics().items() if "limit_hits_total" in name and hit

@@ -214,6 +214,7 @@ def test_one_line_an_instance_and_one_an_association(start_daemon: StartDaemon, 
     assert failed["message_id"] == "73142fd5a4444e19a6ac323951d4eed0"
     assert failed["dicom_status"] == "A900"
     assert failed["dicom_sop_instance_uid"] == refused.sop_instance_uid
+    assert f"in the command {refused.sop_instance_uid}" in failed["advice"]
     assert {r["dicom_association_id"] for r in (association, stored, failed)} == {association["dicom_association_id"]}
     lines = [r for r in daemon.records if "dicom_association_id" in r]
     assert lines == [stored, failed, association] or sorted(map(str, lines)) == sorted(

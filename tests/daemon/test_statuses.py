@@ -433,6 +433,7 @@ def test_a_full_disk_refuses_and_recovers(start_daemon: StartDaemon, connect: Co
     peer.release()
     assert len(daemon.stored()) == 2
     assert daemon.metric("dicomd_dimse_responses_total", command="C-STORE-RSP", status="A700") == 2
+    assert all("make room" in record["advice"] for record in daemon.logged("store failed"))
 
 
 @pytest.mark.root

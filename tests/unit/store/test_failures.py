@@ -263,6 +263,21 @@ def test_a_folder_without_permission_fails_its_instances_alone(folder_for_all: P
         os.seteuid(0)
 
 
+@pytest.mark.root
+def test_a_study_on_another_file_system_is_told_apart(tmp_path: Path, mount: Mount) -> None:
+    """Whether it is mounted there, or a symbolic link leads to it."""
+    elsewhere = mount("size=1m")
+    root = tmp_path / "store"
+    store = file_store(root)
+    (root / STUDY).symlink_to(elsewhere)
+    error = fails(store, data_set(), StoreUnavailable)
+    assert (error.message, error.errno) == ("Folder of the instance is on another file system", "EXDEV")
+    assert error.path == str(root / PLACE)
+    assert not any(elsewhere.rglob("*.dcm"))
+    assert store.state.accepting
+    put(store, data_set("1.1", study="1.9"), identity("1.1"))
+
+
 def test_a_file_in_the_place_of_a_folder_fails_its_instances_alone(tmp_path: Path) -> None:
     store = file_store(tmp_path)
     (tmp_path / STUDY).write_text("in the way")

@@ -1,0 +1,50 @@
+"""Says what an operator can do about an instance that was refused: for its log line, and for the last refusals."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dicomd.services.storage import StoreOperation
+from dicomd.statuses import Status
+
+_SOP_CLASS_UID: Final = 0x00080016
+_SPACE: Final = {  # by a word of the error's message, which is the same while the store refuses everything
+    "inodes": "the inodes of the store's file system are used up (`df -i`): remove files, or enlarge it",
+    "quota": "the quota of dicomd's user on the store's file system is used up (`quota`): raise it, or remove files",
+    "reserve": "make room on the store's file system (`df -h`), or lower storage.reserve_free",
+    "allows": "the store's file system can't hold a file of this size: use another one",
+}
+_FULL: Final = "make room on the store's file system: `df -h` and `df -i` show whether space or inodes are used up"
+_ANOTHER_FILE_SYSTEM: Final = (
+    "the whole store has to be one file system: move what is mounted there, or what a symbolic link leads to, into the "
+    "store's own file system or out of the store"
+)
+_TOO_LARGE: Final = "raise storage.max_object_size if such objects are expected"
+
+
+def advice(status: Status, operation: StoreOperation, rule: str) -> str:
+    """Return what to do about an instance that was answered with `status`, "" if the line has nothing to add.
+
+    `rule` is the rule of [[peers]] that the requestor matched.
+    """
+    error = operation.error
+    if status == Status.NOT_AUTHORIZED:
+        return may_not("store", rule)
+    if error is None:
+        return ""
+    if status == Status.DATA_SET_MISMATCH:
+        of_class = error.element == _SOP_CLASS_UID
+        name = "SOP Class UID" if of_class else "SOP Instance UID"
+        said = operation.identity.sop_class_uid if of_class else operation.identity.sop_instance_uid
+        found = error.found or "no valid UID"
+        return f"the {name} in the Data Set is {found}, in the command {said}: report it to the sender's vendor"
+    if status == Status.OUT_OF_SPACE:
+        return next((text for word, text in _SPACE.items() if word in error.message), _FULL)
+    if status == Status.OBJECT_TOO_LARGE:
+        return _TOO_LARGE
+    return _ANOTHER_FILE_SYSTEM if error.errno == "EXDEV" else ""
+
+
+def may_not(right: str, rule: str) -> str:
+    """Return how to let a peer do what its rule doesn't allow."""
+    return f'the peer may not {right}: add "{right}" to {rule}.allow'
