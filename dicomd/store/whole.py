@@ -22,9 +22,10 @@ from dicomd.store.element_encoding import (
     actual_encoding,
     is_vr,
 )
+from dicomd.store.head import MAX_NESTING
 
 _STEP: Final = 1 << 20
-_WINDOW: Final = 1 << 16
+_WINDOW: Final = 1 << 13
 _UNDEFINED: Final = 0xFFFFFFFF
 _ITEM_GROUP: Final = 0xFFFE
 _ITEM: Final = 0xFFFEE000
@@ -36,6 +37,7 @@ _UNKNOWN_VRS: Final = frozenset({0x3F3F, 0x2020, 0x0000})
 """Question marks, spaces and NULs, which some writers put where they don't know the VR; the length has 16 bits."""
 
 CUT_OFF: Final = "its Data Set ends inside an element"
+DAMAGED_STREAM: Final = "its deflated Data Set is cut off or damaged"
 NO_ELEMENT: Final = "its Data Set holds something that is no element"
 
 
@@ -46,7 +48,7 @@ class _CutOffError(Exception):
 def damage(fd: int, data_set_offset: int, transfer_syntax_uid: str) -> str:
     """Return what is wrong with the Data Set in the file open as ``fd``, "" if it is whole. Raises OSError."""
     if transfer_syntax_uid in DEFLATED:
-        return "" if _is_whole_stream(fd, data_set_offset) else "its deflated Data Set is cut off or damaged"
+        return "" if _is_whole_stream(fd, data_set_offset) else DAMAGED_STREAM
     try:
         return "" if _Elements(fd, data_set_offset, transfer_syntax_uid).follow() else NO_ELEMENT
     except _CutOffError:
@@ -71,7 +73,7 @@ class _Elements:
 
     def follow(self) -> bool:
         """Follow the elements to the end of the file; return false if there is none where one should be."""
-        while self._size - self._at >= 8:
+        while self._size - self._at >= 8 and len(self._open) <= MAX_NESTING:
             in_sequence, encoding = self._open[-1] if self._open else (False, self._encoding)
             group, number, length = encoding.item(self._read(self._at, 8), 0)
             tag = group << 16 | number
@@ -83,9 +85,9 @@ class _Elements:
                 self._find_delimiter(_DELIMITER_BIG if encoding is EXPLICIT_BIG else _DELIMITER_LITTLE)
             elif not self._follow_element(tag, encoding):
                 return self._only_padding_is_left()
-        if self._open:
+        if 0 < len(self._open) <= MAX_NESTING:
             raise _CutOffError
-        return True
+        return True  # or it is nested more deeply than anything real, and isn't followed any further
 
     def _follow_item(self, tag: int, length: int, encoding: ElementEncoding, *, in_sequence: bool) -> None:
         self._at += 8

@@ -77,6 +77,9 @@ def _of_message(target: str, message: wire.Message) -> Iterator[bytes]:
         head = message.data_set[:2048]
         for syntax in range(3):
             yield bytes([syntax, 7]) + head
+    elif target == "whole_data_set" and message.data_set is not None:
+        for syntax in range(4):
+            yield bytes([syntax]) + message.data_set[:4096]
     elif target == "deflated_head" and message.data_set is not None:
         with contextlib.suppress(zlib.error):
             yield bytes([1, 7]) + zlib.decompressobj(-zlib.MAX_WBITS).decompress(message.data_set, 2048)

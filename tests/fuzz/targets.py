@@ -8,6 +8,7 @@ memory.
 from __future__ import annotations
 
 import logging
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from dicomd.store.head import MAX_VALUE, HeadScanner
 from dicomd.store.head_templates import TemplateCache
 from dicomd.store.layout import Layout
 from dicomd.store.types import InstanceIdentity, InstanceWriter
+from dicomd.store.whole import CUT_OFF, DAMAGED_STREAM, NO_ELEMENT, damage
 from dicomd.uids import recurring_uid_from_value, uid_from_value
 from dicomd.upperlayer.acceptor import RECEIVED, AcceptorStateMachine
 from dicomd.upperlayer.negotiation import (
@@ -289,6 +291,19 @@ def _scanned_once(syntax: str, chunks: list[bytes], memory: TemplateCache) -> ob
     return scanner.values, scanner.patient_id
 
 
+def whole_data_set(data: bytes) -> None:
+    """The first byte chooses the transfer syntax; the rest is a stored Data Set behind some other bytes."""
+    if not data:
+        return
+    syntax, before = (*_SYNTAXES, _DEFLATED)[data[0] % 4], 3
+    fd = os.memfd_create("file")
+    try:
+        os.write(fd, bytes(before) + data[1:])
+        assert damage(fd, before, syntax) in ("", CUT_OFF, NO_ELEMENT, DAMAGED_STREAM)
+    finally:
+        os.close(fd)
+
+
 # -- HTTP ----------------------------------------------------------------------------------------------------------
 
 
@@ -332,6 +347,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         uid,
         data_set_head,
         deflated_head,
+        whole_data_set,
         configuration,
         http_headers,
     )

@@ -537,6 +537,20 @@ def test_checksums_that_can_no_longer_be_recorded_cost_one_instance(
     put(store, data_set())
 
 
+def test_a_known_store_behind_a_symbolic_link_that_leads_nowhere_is_waited_for(tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "mounted"
+    link.symlink_to(target)
+    target.mkdir()
+    known = file_store(link).name
+    target.rename(tmp_path / "unmounted")
+    store = file_store(link, start=False)
+    store.start(known)
+    assert (store.state.accepting, target.exists()) == (False, False)
+    (tmp_path / "unmounted").rename(target)
+    store.check()
+    assert put(store, data_set()).path == link / PLACE
+
+
 @pytest.mark.parametrize("below", ["", "/below/it"])
 def test_a_symbolic_link_that_leads_nowhere_fails_the_start(tmp_path: Path, below: str) -> None:
     link, target = tmp_path / "link", tmp_path / "not" / "mounted"
