@@ -36,7 +36,7 @@ _FIRST_PIXEL_DATA: Final = 0x7FE00001  # Extended Offset Table, before Float, Do
 _UNKNOWN_VRS: Final = frozenset({0x3F3F, 0x2020, 0x0000})
 """Question marks, spaces and NULs, which some writers put where they don't know the VR; the length has 16 bits."""
 
-CUT_OFF: Final = "its Data Set ends inside an element"
+CUT_OFF: Final = "its Data Set ends inside an element: unless it was sent like that, it was cut off here"
 DAMAGED_STREAM: Final = "its deflated Data Set is cut off or damaged"
 NO_ELEMENT: Final = "its Data Set holds something that is no element"
 
