@@ -6,10 +6,14 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from dicomd.store.errors import DataSetUnreadable
+
 # PS3.5 §7.1.2: these have a length of 16 bits; every other VR, known or not yet, has two reserved bytes and 32 bits.
 _SHORT_VRS: Final = "AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()  # noqa: SIM905
 _HIGHEST_IN_HEAD: Final = 0x20
 """The group of Study and Series Instance UID; instances begin with a lower one."""
+_IMPLAUSIBLE_LENGTH: Final = 0x2020
+"""Of a value in the head, in bytes. Two spaces instead of a VR are this number, and other printable characters more."""
 
 _Unpack = Callable[[Any, int], tuple[int, ...]]
 
@@ -68,13 +72,19 @@ def actual_encoding(announced: ElementEncoding, first: int, second: int) -> Elem
     return EXPLICIT_LITTLE if has_vr else IMPLICIT_LITTLE
 
 
-def is_vr(vr: int) -> bool:
-    """Whether this can be a VR: all present and future ones are two upper-case letters (PS3.5 §6.2).
+def has_long_form(vr: int, length: int) -> bool:
+    """Whether a VR that isn't one of the short ones is followed by a length of 32 bits, rather than `length` of 16.
 
-    Some writers put question marks, NULs or spaces where they don't know the VR. What follows is then a length of
-    16 bits, as DCMTK and pydicom read it.
+    All present and future ones that are, are two upper-case letters (PS3.5 §6.2). Some writers put question marks, NULs
+    or spaces where they don't know the VR, and the length then has 16 bits, as DCMTK reads it. pydicom takes such an
+    element for one of Implicit VR. If it is a plausible one, as those of writers that change the encoding halfway are,
+    what follows has two meanings. Raises ``DataSetUnreadable``.
     """
-    return 0x41 <= vr >> 8 <= 0x5A and 0x41 <= vr & 0xFF <= 0x5A
+    if 0x41 <= vr >> 8 <= 0x5A and 0x41 <= vr & 0xFF <= 0x5A:
+        return True
+    if not length and 0 < vr < _IMPLAUSIBLE_LENGTH:
+        raise DataSetUnreadable("Data Set changes to Implicit VR within")
+    return False
 
 
 def is_swapped(group: int) -> bool:

@@ -1,17 +1,18 @@
 """Scans the head of a Data Set as it is received, for the UIDs that the layout and the checks against the command need.
 
 Invariant: one pass and constant memory, however the fragments are cut. Unwanted values are skipped without being kept,
-at most 80 bytes of a wanted one are kept, nesting is bounded, and a deflated head is inflated piece by piece up to a
-limit. The scan ends once all four elements are found, at the first top-level element beyond (0020,000E) after SOP Class
-and SOP Instance UID, or with the Data Set: those two are always compared with the command's.
+at most 80 bytes of a wanted one are kept, with nothing but padding behind them if they are a UID, nesting is bounded,
+and a deflated head is inflated piece by piece up to a limit. The scan ends once all four elements are found, at the
+first top-level element beyond (0020,000E) after SOP Class and SOP Instance UID, or with the Data Set: those two are
+always compared with the command's.
 
 Elements out of order (a violation of PS3.5 §7.1) are accepted until then: that costs nothing, and their meaning doesn't
-depend on their order. A wanted element that occurs twice with different values
-makes the Data Set unreadable, because readers would disagree about whose it is. Whether VRs are explicit is detected in
-the first element rather than taken from the Transfer Syntax: some senders announce one encoding and use the other, and
-most readers cope with that. What the widespread toolkits read over, such as a delimiter with a length, doesn't cost an
-instance. But an element that belongs to a command, to File Meta Information or to a DICOMDIR makes the Data Set
-unreadable: readers would take another transfer syntax from it.
+depend on their order. A wanted element that occurs twice until then with different values makes the Data Set
+unreadable, because readers would disagree about whose it is. Whether VRs are explicit is detected in the first element
+rather than taken from the Transfer Syntax: some senders announce one encoding and use the other, and most readers cope
+with that. What the widespread toolkits read over, such as a delimiter with a length, doesn't cost an instance. But an
+element that belongs to a command, to File Meta Information or to a DICOMDIR makes the Data Set unreadable: readers
+would take another transfer syntax from it.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from dicomd.store.element_encoding import (
     IMPLICIT_LITTLE,
     ElementEncoding,
     actual_encoding,
+    has_long_form,
     is_swapped,
-    is_vr,
 )
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.head_templates import HeaderSpan, TemplateCache, ValueSpan
 from dicomd.store.tags import PATIENT_ID, SOP_CLASS_UID, SOP_INSTANCE_UID
+from dicomd.uids import PADDING
 
 if TYPE_CHECKING:
     from zlib import _Decompress as Inflater  # typeshed's name for a type that zlib doesn't export
@@ -47,6 +49,8 @@ _ITEM_DELIMITATION: Final = 0xE00D
 _SEQUENCE_DELIMITATION: Final = 0xE0DD
 _LOOKAHEAD: Final = 96  # more than the longest header and the longest value that is kept: 12 + 80
 _INFLATE_STEP: Final = 1 << 16
+_FILE_META_GROUP: Final = b"\2\0"
+"""Readers take what begins so for more File Meta Information. A deflated stream may, with an empty block."""
 _NOT_IN_DATA_SETS: Final = {  # PS3.5 §7.1
     0x0000: "Data Set holds an element of a Command Set",
     0x0002: "Data Set holds an element of File Meta Information",
@@ -78,6 +82,9 @@ class HeadScanner:
         self._encoding_known = False
         self._carry = b""  # the beginning of an element whose rest is still to come
         self._skip = 0  # bytes of a value still to be skipped; only ever without _carry
+        self._padding = 0  # how many of the next bytes belong to a wanted value that is kept, so they must be padding
+        self._padded = 0  # its tag
+        self._beginning = b""  # up to two bytes of a deflated stream
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in DEFLATED else None
         self._inflated = 0
         # The open sequences and items of undefined length, alternately, each with the encoding of its contents.
@@ -85,6 +92,7 @@ class HeadScanner:
         self._templates = templates if self._inflater is None else None
         self._header_spans: list[HeaderSpan] | None = None  # of a head that may be worth remembering
         self._value_spans: list[ValueSpan] = []  # bounded by the size of one fragment
+        self._must_compare = False  # whether more than the values decides, which a template doesn't know
 
     def feed(self, fragment: memoryview | bytes) -> bool:
         """Scan the next bytes of the Data Set; return ``complete``."""
@@ -109,7 +117,7 @@ class HeadScanner:
         self._header_spans = headers
         self._advance(fragment)
         self._header_spans = None
-        if self.complete:
+        if self.complete and not self._must_compare:
             templates.learn(fragment, headers, self._value_spans)
 
     def finish(self) -> None:
@@ -123,6 +131,10 @@ class HeadScanner:
         self.complete = True
 
     def _inflate(self, deflated: memoryview | bytes) -> None:
+        if len(self._beginning) < len(_FILE_META_GROUP):
+            self._beginning = (self._beginning + bytes(deflated[: len(_FILE_META_GROUP)]))[: len(_FILE_META_GROUP)]
+            if self._beginning == _FILE_META_GROUP:
+                raise DataSetUnreadable("Deflated Data Set begins like File Meta Information")
         while (inflater := self._inflater) is not None and not inflater.eof:  # what follows the end is padding
             before = inflater.copy()  # some 5 µs; if the stream is damaged, the output of one call would be lost
             try:
@@ -149,6 +161,8 @@ class HeadScanner:
         end = len(data)
         at = self._skip
         carry = self._carry
+        if self._padding:
+            self._check_padding(data, 0, self._padding)
         if carry:
             # Complete the divided element in a short copy. Any further elements that fit into the copy are scanned too.
             joined = carry + data[:_LOOKAHEAD]
@@ -161,6 +175,8 @@ class HeadScanner:
                 return
             self._carry = b""
             at -= len(carry)
+            if self._padding:
+                self._check_padding(data, _LOOKAHEAD, _LOOKAHEAD + self._padding)
         if at < end:
             at = self._scan(data, at, end)
             if self.complete:
@@ -214,7 +230,7 @@ class HeadScanner:
                         headers.append((at, at + 8))
                     return at
             value = at + 8
-            if explicit and vr not in short_vrs and is_vr(vr):
+            if explicit and vr not in short_vrs and has_long_form(vr, length):
                 if value + 4 > end:
                     return at
                 length = encoding.length(data, value)[0]
@@ -250,11 +266,24 @@ class HeadScanner:
                     raise DataSetUnreadable("Element occurs twice, and differs", element=tag)
                 if headers is not None:
                     self._value_spans.append((tag, value, kept))
-                if len(self.values) == 4:
+                if length > MAX_VALUE and text[-1] in PADDING:
+                    self._must_compare = True
+                    self._padded = tag
+                    self._check_padding(data, kept, value + length)
+                elif len(self.values) == 4:
                     self.complete = True
                     return kept
             at = value + length
         return at
+
+    def _check_padding(self, data: memoryview | bytes, start: int, stop: int) -> None:
+        """Require padding from `start` to `stop`, which may be beyond the end of `data`.
+
+        Otherwise readers, who take the whole value, would see another UID than the one that was kept.
+        """
+        self._padding = max(stop - len(data), 0)
+        if bytes(data[start:stop]).strip(PADDING):
+            raise DataSetUnreadable("UID is followed by something other than padding", element=self._padded)
 
     def _scan_nested(self, data: memoryview | bytes, at: int, end: int) -> int:
         nesting = self._nesting
@@ -282,7 +311,7 @@ class HeadScanner:
             vr = 0
             if encoding.explicit:
                 _, _, vr, length = encoding.header(data, at)
-                if vr not in encoding.short_vrs and is_vr(vr):
+                if vr not in encoding.short_vrs and has_long_form(vr, length):
                     if value + 4 > end:
                         return at
                     length = encoding.length(data, value)[0]

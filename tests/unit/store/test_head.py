@@ -143,6 +143,29 @@ def test_of_an_overlong_value_only_the_beginning_is_kept() -> None:
         assert scanner.values[0x0020000D].rstrip(b"\0") == STUDY.encode()
 
 
+@pytest.mark.parametrize("tag", [0x00080016, 0x00080018, 0x0020000D, 0x0020000E])
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+@pytest.mark.parametrize("padding", [b"\0", b" "])
+@pytest.mark.parametrize("behind", [b"\\1.2.9", b"1.2.9", b"9"])
+def test_text_behind_the_padding_of_a_uid_is_unreadable(syntax: str, tag: int, padding: bytes, behind: bytes) -> None:
+    """DCMTK leaves out the spaces between, and pydicom takes a backslash for the beginning of another value."""
+    data = {uid_tag: element(uid_tag, "UI", uid, syntax) for uid_tag, uid in ALL.items()}
+    for size in (MAX_VALUE, MAX_VALUE + 1, 200, 3000):
+        padded = ALL[tag].encode().ljust(size, padding)
+        data[tag] = element(tag, "UI", padded, syntax)
+        assert found(b"".join(data.values()), syntax) == ALL
+        data[tag] = element(tag, "UI", padded + behind, syntax)
+        assert unreadable(b"".join(data.values()), syntax) == "UID is followed by something other than padding"
+
+
+def test_a_deflated_stream_that_readers_take_for_file_meta_information_is_unreadable() -> None:
+    """They read its first bytes as an element of group 0002, and inflate what that one leaves."""
+    stored = head() + bytes(0xB6AA - len(head()))
+    data = b"\2\0" + struct.pack("<HH", len(stored), len(stored) ^ 0xFFFF) + stored + b"\3\0"
+    assert zlib.decompress(data, -15) == stored
+    assert unreadable(data, DEFLATED) == "Deflated Data Set begins like File Meta Information"
+
+
 def test_a_huge_private_value_ahead_is_skipped_without_being_kept() -> None:
     scanner = HeadScanner(EXPLICIT)
     scanner.feed(head(study=None, series=None) + element(0x00091001, "OB", b"", length=3 << 30))
@@ -252,6 +275,17 @@ def test_what_is_no_vr_has_the_short_form_as_toolkits_read_it(vr: bytes) -> None
     assert found(element(0x00080005, "CS", "ISO_IR 100") + odd + head()) == ALL
     inside = sequence(EXPLICIT, items=item(0xE000, UNDEFINED) + odd + item(0xE00D, 0))
     assert found(element(0x00080005, "CS", "ISO_IR 100") + inside + head()) == ALL
+
+
+@pytest.mark.parametrize("hidden", [b"", b"A" * 0x26, head()])
+def test_a_change_to_implicit_vr_halfway_is_unreadable(hidden: bytes) -> None:
+    """Readers would see different elements behind it: pydicom follows the change, and DCMTK doesn't."""
+    implicit = struct.pack("<HHI", 9, 0x1001, len(hidden) or 0x40) + hidden
+    other = head(instance="1.2.9")
+    message = "Data Set changes to Implicit VR within"
+    assert unreadable(element(0x00080005, "CS", "ISO_IR 100") + implicit + other) == message
+    inside = sequence(EXPLICIT, items=item(0xE000, UNDEFINED) + implicit + item(0xE00D, 0))
+    assert unreadable(element(0x00080005, "CS", "ISO_IR 100") + inside + other) == message
 
 
 @pytest.mark.parametrize("length", [4, 8, UNDEFINED])
