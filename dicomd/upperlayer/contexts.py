@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from itertools import islice
 from typing import Final, NamedTuple
 
 from dicomd.context_results import ABSTRACT_SYNTAX_NOT_SUPPORTED, ACCEPTANCE, TRANSFER_SYNTAXES_NOT_SUPPORTED
@@ -85,8 +86,11 @@ class _TransferSyntaxes:
 
 
 def first_transfer_syntax(sub_items: bytes) -> str:
-    """Return the first one that a Presentation Context names. Raises `MalformedRequestError`, also if there is none."""
-    for item_type, value in walk(sub_items):
+    """Return the first one that a Presentation Context names, within its first `MAX_TRANSFER_SYNTAXES` sub-items.
+
+    Raises `MalformedRequestError`, also if there is none.
+    """
+    for item_type, value in islice(walk(sub_items), MAX_TRANSFER_SYNTAXES):
         if item_type == TRANSFER_SYNTAX:
             with suppress(MalformedRequestError):
                 if uid := uid_text(value):

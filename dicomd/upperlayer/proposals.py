@@ -206,7 +206,9 @@ def _context_out_of_order(context: bytes) -> tuple[bytes, bytes]:
     """The parts of a Presentation Context that doesn't begin with its abstract syntax."""
     abstract_syntaxes = []
     others = []
-    for item_type, value in walk(context[_CONTEXT_FIXED:]):
+    for count, (item_type, value) in enumerate(walk(context[_CONTEXT_FIXED:])):
+        if count > MAX_TRANSFER_SYNTAXES:
+            raise MalformedRequestError(f"has more than {MAX_TRANSFER_SYNTAXES} sub-items, in another order")
         if item_type == ABSTRACT_SYNTAX:
             abstract_syntaxes.append(value)
         else:

@@ -402,6 +402,24 @@ def test_the_largest_proposal_costs_little(sop_class: str, a_context: int) -> No
     assert calls(lambda: judge.judge_unanswered(request)) < 128 * a_context + 4000
 
 
+@pytest.mark.parametrize(
+    "sub_items",
+    [
+        item(0x30, b"1.2.3") + item(0x40, b"") * 16000,
+        item(0x30, b"1.2.3") + item(0x77, b"") * 16000,
+        item(0x77, b"") * 16000 + item(0x30, CT.encode()),
+        item(0x40, b"") * 16000 + item(0x30, b"1.2.3"),
+    ],
+)
+def test_contexts_without_valid_syntaxes_take_no_longer_than_others(sub_items: bytes) -> None:
+    contexts = (item(0x20, bytes((number, 0, 0, 0)) + sub_items) for number in range(1, 256, 2))
+    request = AssociateRequest.from_body(bytes(68) + b"".join(contexts))
+    judge = negotiator()
+    assert not judge.negotiate(request).contexts
+    assert calls(lambda: negotiator().negotiate(request)) < 128 * 2000
+    assert calls(lambda: judge.judge_unanswered(request)) < 128 * 2000
+
+
 def test_128_contexts_are_accepted() -> None:
     body = encoded([(CT, [EXPLICIT])] * 128)
     assert len(negotiator().negotiate(AssociateRequest.from_body(body)).contexts) == 128
