@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from dicomd.context_results import ABSTRACT_SYNTAX_NOT_SUPPORTED, ACCEPTANCE, TRANSFER_SYNTAXES_NOT_SUPPORTED
-from dicomd.uids import PADDING, VERIFICATION_SOP_CLASS
+from dicomd.uids import PADDING, VERIFICATION_SOP_CLASS, uid_from_value
 from dicomd.upperlayer.items import ABSTRACT_SYNTAX, TRANSFER_SYNTAX, MalformedRequestError, uid_text, walk
 from dicomd.upperlayer.proposals import MAX_TRANSFER_SYNTAXES, context_id, context_parts, name_of
 
@@ -154,7 +154,9 @@ class ContextJudge:
             or abstract_syntax == VERIFICATION_SOP_CLASS
         ):
             return True
-        return self._any_storage and abstract_syntax in storage_classes and not name_of(abstract_syntax)
+        if not self._any_storage or abstract_syntax not in storage_classes:
+            return False
+        return uid_from_value(abstract_syntax.encode()) is not None and not name_of(abstract_syntax)
 
     def _choose(self, abstract_syntax: str, sub_items: bytes, known: dict[bytes, tuple[str, str]]) -> tuple[str, str]:
         if abstract_syntax == VERIFICATION_SOP_CLASS:

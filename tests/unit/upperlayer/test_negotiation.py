@@ -362,6 +362,13 @@ def test_a_class_that_is_known_as_another_is_not_storage_by_its_requestor_s_word
     assert not negotiator(any_storage=True).negotiate(AssociateRequest.from_body(body)).contexts
 
 
+@pytest.mark.parametrize("name", ["../x", "1.2.3\x01", "1..2", "CTImageStorage"])
+def test_what_is_no_uid_is_not_storage_by_its_requestor_s_word(name: str) -> None:
+    context = item(0x20, b"\5\0\0\0" + item(0x30, name.encode()) + EXPLICIT_ITEM)
+    body = with_sub_items(encoded([(CT, [EXPLICIT])]), common_extended(name, STORAGE)) + context
+    assert list(negotiator(any_storage=True).negotiate(AssociateRequest.from_body(body)).contexts) == [1]
+
+
 def test_too_many_sub_items_are_malformed() -> None:
     body = with_sub_items(encoded([(CT, [EXPLICIT])]), b"\x77\0\0\0" * MAX_SUB_ITEMS)
     with pytest.raises(MalformedRequestError, match="sub-items"):
