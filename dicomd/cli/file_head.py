@@ -63,7 +63,7 @@ def read_file_head(file: BinaryIO) -> FileHead:
     syntax = _text(meta, "TransferSyntaxUID")
     if not syntax:
         syntax = _guess_transfer_syntax(file)
-        if _is_encapsulated(file, syntax):  # in one of many ways, and nothing says which
+        if _may_be_encapsulated(file, syntax):  # in one of many ways, and nothing says which
             syntax = ""
     data_set = _read_first_group(file, syntax)
     in_meta = (_text(meta, "MediaStorageSOPClassUID"), _text(meta, "MediaStorageSOPInstanceUID"))
@@ -96,34 +96,47 @@ def _read_first_group(file: BinaryIO, syntax: str) -> Dataset:
     if syntax == DeflatedExplicitVRLittleEndian:
         inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(_HEAD_LENGTH), _HEAD_LENGTH)
         file = io.BytesIO(inflated)
-    return _read_until(file, syntax, lambda tag, _vr, _length: tag > _SOP_INSTANCE_UID)
+    return _read_until(file, syntax, lambda tag, _vr, _length: tag > _SOP_INSTANCE_UID)[0]
 
 
-def _is_encapsulated(file: BinaryIO, syntax: str) -> bool:
-    """Whether the Pixel Data has an undefined length, as encapsulated Pixel Data has (PS3.5 §A.4)."""
-    lengths: list[int] = []
+def _may_be_encapsulated(file: BinaryIO, syntax: str) -> bool:
+    """Whether the Pixel Data has an undefined length (PS3.5 §A.4), or isn't found because elements are out of order."""
+    if syntax != ExplicitVRLittleEndian:  # no other Transfer Syntax that can be guessed encodes elements the same way
+        return False
+    found: list[bool] = []
 
     def at_pixel_data(tag: BaseTag, _vr: str | None, length: int) -> bool:
         if tag == _PIXEL_DATA:
-            lengths.append(length)
+            found.append(length == _UNDEFINED_LENGTH)
         return bool(tag >= _PIXEL_DATA)
 
     start = file.tell()
-    _read_until(file, syntax, at_pixel_data)
+    in_order = _read_until(file, syntax, at_pixel_data)[1]
     file.seek(start)
-    return lengths == [_UNDEFINED_LENGTH]
+    return found[0] if found else not in_order
 
 
-def _read_until(file: BinaryIO, syntax: str, stop_when: StopWhen) -> Dataset:
+def _read_until(file: BinaryIO, syntax: str, stop_when: StopWhen) -> tuple[Dataset, bool]:
+    """Read until then or until one is out of order, as in a file that ends in NULs; return whether none was."""
     uid = UID(syntax)
     is_known = uid.is_transfer_syntax
-    return read_dataset(
+    last = -1
+    in_order = True
+
+    def stops(tag: BaseTag, vr: str | None, length: int) -> bool:
+        nonlocal last, in_order
+        in_order = tag > last
+        last = tag
+        return not in_order or stop_when(tag, vr, length)
+
+    data_set = read_dataset(
         file,
         is_implicit_VR=is_known and uid.is_implicit_VR,
         is_little_endian=not is_known or uid.is_little_endian,
-        stop_when=stop_when,
+        stop_when=stops,
         defer_size=_HEAD_LENGTH,
     )
+    return data_set, in_order
 
 
 def _not_in_group(group: int) -> StopWhen:

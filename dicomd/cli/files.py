@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dicomd.cli.file_head import FileHead, NotDicomError, read_file_head
+from dicomd.uids import uid_from_value
 
 _DICOMDIR = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage: a table of contents, never sent
+_LONGEST_SHOWN = 80  # characters of a UID: enough to show that it is too long
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,4 +84,7 @@ def classify(path: Path) -> InstanceFile | Skipped:
         return Skipped(path, "a DICOMDIR")
     if not (head.sop_class_uid and head.sop_instance_uid):
         return Skipped(path, "neither its Data Set nor its File Meta has a SOP Class and SOP Instance UID", broken=True)
+    for uid in (head.sop_class_uid, head.sop_instance_uid, head.transfer_syntax_uid):
+        if uid_from_value(uid.encode()) is None:
+            return Skipped(path, f"a UID in it isn't valid: {uid[:_LONGEST_SHOWN]!a}", broken=True)
     return InstanceFile(path, size, head)

@@ -16,6 +16,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.presentation import AllStoragePresentationContexts
 
+from dicomd.cli.file_head import read_file_head
+from tests.support.cost import calls
+
 Call = Callable[..., Result]
 Start = Callable[..., object]
 
@@ -106,6 +109,38 @@ def test_the_command_names_the_data_set_s_uids_where_file_meta_names_others(
     result = dicomd("send", "127.0.0.1", peer.port, path)
     assert result.exit_code == 0, result.output
     assert peer.received == [(edited.SOPInstanceUID, ExplicitVRLittleEndian, data_set_of(path))]
+
+
+@pytest.mark.parametrize("uid", ["1" * 65, "1.2\\1.3", "1.2\x1b[31m", "CT"])
+@pytest.mark.parametrize("tag", [b"\2\0\x10\0", b"\x08\0\x16\0", b"\x08\0\x18\0"])
+def test_a_file_with_an_invalid_uid_costs_that_file_only(
+    dicomd: Call, start_peer: Start, tmp_path: Path, tag: bytes, uid: str
+) -> None:
+    good = write_instance(tmp_path / "good.dcm", CTImageStorage)
+    data = good.read_bytes()
+    at = data.index(tag + b"UI")
+    value = uid.encode() + b"\0" * (len(uid) % 2)
+    value_end = at + 8 + int.from_bytes(data[at + 6 : at + 8], "little")
+    bad = tmp_path / "bad.dcm"
+    bad.write_bytes(data[: at + 6] + len(value).to_bytes(2, "little") + value + data[value_end:])
+    peer = start_peer([(CTImageStorage, [ExplicitVRLittleEndian])])
+    result = dicomd("send", "127.0.0.1", peer.port, bad, good)
+    assert result.exit_code == 1
+    assert f"failed: {bad}: a UID in it isn't valid: " in result.stderr
+    assert "\x1b" not in result.stderr
+    assert [instance for instance, _, _ in peer.received] == [dcmread(good).SOPInstanceUID]
+
+
+@pytest.mark.parametrize("missing", ["", "File Meta"])
+def test_a_file_that_goes_on_with_nuls_is_not_read_to_its_end(tmp_path: Path, missing: str) -> None:
+    """As after a crash of its writer: each 8 of them are an element without a value."""
+    path = write_instance(tmp_path / "nuls.dcm", CTImageStorage)
+    beginning = data_set_of(path) if missing else path.read_bytes()
+    path.write_bytes(beginning)
+    with path.open("ab") as file:
+        file.truncate(1 << 20)
+    with path.open("rb") as file:
+        assert calls(lambda: read_file_head(file)) < 10_000
 
 
 def test_folder_is_sent_over_one_association_and_the_rest_is_noted(
