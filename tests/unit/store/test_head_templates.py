@@ -112,3 +112,16 @@ def test_outlines_are_bounded() -> None:
 def test_each_kind_has_a_memory_of_its_own() -> None:
     assert cache_for("CT1", "1.2", EXPLICIT, False) is cache_for("CT1", "1.2", EXPLICIT, False)
     assert cache_for("CT1", "1.2", EXPLICIT, False) is not cache_for("CT1", "1.2", EXPLICIT, True)
+
+
+def test_what_follows_the_padding_of_a_long_value_is_never_taken_for_granted() -> None:
+    found = TemplateCache()
+    long = head(b"1.12".ljust(84, b"\0"))
+    for _ in range(3):
+        assert scan(long, found).values[0x00080018].rstrip(b"\0") == b"1.12"
+    assert found.template is None
+    with pytest.raises(DataSetUnreadable, match="padding"):
+        scan(
+            long.replace(b"\0\0" + element(0x00080030, "TM", b"101500"), b"13" + element(0x00080030, "TM", b"101500")),
+            found,
+        )
