@@ -105,7 +105,7 @@ def _store(requestor: Requestor, file: InstanceFile) -> tuple[SendResult, bool]:
 def _sendable(file: InstanceFile) -> Iterator[Path]:
     """Provide the file itself, or a temporary copy whose File Meta Information agrees with the Data Set.
 
-    Raises OSError.
+    The copy has no name, so that nothing of a patient is left behind, however the process ends. Raises OSError.
     """
     if file.head.is_sendable:
         yield file.path
@@ -114,13 +114,13 @@ def _sendable(file: InstanceFile) -> Iterator[Path]:
     meta.MediaStorageSOPClassUID = UID(file.head.sop_class_uid)
     meta.MediaStorageSOPInstanceUID = UID(file.head.sop_instance_uid)
     meta.TransferSyntaxUID = UID(file.head.transfer_syntax_uid)
-    with tempfile.NamedTemporaryFile(prefix="dicomd-send-") as copy, file.path.open("rb") as original:
+    with tempfile.TemporaryFile() as copy, file.path.open("rb") as original:
         copy.write(bytes(128) + b"DICM")
         write_file_meta_info(DicomIO(copy), meta, enforce_standard=False)
         original.seek(file.head.data_set_offset)
         shutil.copyfileobj(original, copy)
         copy.flush()
-        yield Path(copy.name)
+        yield Path(f"/proc/self/fd/{copy.fileno()}")
 
 
 def _refusal(requestor: Requestor, file: InstanceFile) -> str:

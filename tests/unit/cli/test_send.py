@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,26 @@ def test_the_command_names_the_data_set_s_uids_where_file_meta_names_others(
     result = dicomd("send", "127.0.0.1", peer.port, path)
     assert result.exit_code == 0, result.output
     assert peer.received == [(edited.SOPInstanceUID, ExplicitVRLittleEndian, data_set_of(path))]
+
+
+def test_a_temporary_copy_has_no_name_that_could_be_left_behind(
+    dicomd: Call, start_peer: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    path = tmp_path / "no_meta.dcm"
+    path.write_bytes(data_set_of(write_instance(path, CTImageStorage)))
+    peer = start_peer()
+    named: list[list[str]] = []
+
+    def answer(_event: object) -> int:
+        named.append([found.name for found in temporary.iterdir()])
+        return 0
+
+    peer.answer = answer
+    assert dicomd("send", "127.0.0.1", peer.port, path).exit_code == 0
+    assert named == [[]]
 
 
 @pytest.mark.parametrize("uid", ["1" * 65, "1.2\\1.3", "1.2\x1b[31m", "CT"])
