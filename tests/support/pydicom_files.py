@@ -58,16 +58,17 @@ def _read(path: Path, name: str) -> SampleFile:
     with warnings.catch_warnings():  # pydicom warns about most of them, which is what they are for
         warnings.simplefilter("ignore")
         ds = dcmread(path, force=True)
-        sop_class = _text(ds, "SOPClassUID") or _text(ds.file_meta, "MediaStorageSOPClassUID")
-        sop_instance = _text(ds, "SOPInstanceUID") or _text(ds.file_meta, "MediaStorageSOPInstanceUID")
+        sop_class = _text(ds, "SOPClassUID")
+        sop_instance = _text(ds, "SOPInstanceUID")
         has_both = bool(_text(ds, "StudyInstanceUID") and _text(ds, "SeriesInstanceUID"))
         transfer_syntax = _text(ds.file_meta, "TransferSyntaxUID") or _found_encoding(ds)
-    if sop_class == MEDIA_STORAGE_DIRECTORY:
+        in_meta = _text(ds.file_meta, "MediaStorageSOPClassUID")
+    if MEDIA_STORAGE_DIRECTORY in (sop_class, in_meta):
         return SampleFile(path, name, None, "a DICOMDIR, whose SOP Class is for media only", has_both)
     if not (sop_class and sop_instance):
-        # A C-STORE-RQ needs both UIDs (PS3.7 Table 9.3-1), and the Presentation Context needs the SOP Class. An honest
-        # sender can't invent them.
-        return SampleFile(path, name, None, "no SOP Class UID or no SOP Instance UID, not even in File Meta", has_both)
+        # A C-STORE-RQ needs both UIDs (PS3.7 Table 9.3-1), and an honest sender can't invent them. Those of the File
+        # Meta Information aren't in the Data Set, which is refused without them.
+        return SampleFile(path, name, None, "no SOP Class UID or no SOP Instance UID in its Data Set", has_both)
     content = path.read_bytes()
     body = split_part10(content)[2] if content[128:132] == b"DICM" else content
     return SampleFile(path, name, Instance(sop_class, sop_instance, transfer_syntax, body), "", has_both)
