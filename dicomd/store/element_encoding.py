@@ -72,15 +72,19 @@ def actual_encoding(announced: ElementEncoding, first: int, second: int) -> Elem
     return EXPLICIT_LITTLE if has_vr else IMPLICIT_LITTLE
 
 
+def is_vr(vr: int) -> bool:
+    """Whether this can be a VR: all present and future ones are two upper-case letters (PS3.5 §6.2)."""
+    return 0x41 <= vr >> 8 <= 0x5A and 0x41 <= vr & 0xFF <= 0x5A
+
+
 def has_long_form(vr: int, length: int) -> bool:
     """Whether a VR that isn't one of the short ones is followed by a length of 32 bits, rather than `length` of 16.
 
-    All present and future ones that are, are two upper-case letters (PS3.5 §6.2). Some writers put question marks, NULs
-    or spaces where they don't know the VR, and the length then has 16 bits, as DCMTK reads it. pydicom takes such an
-    element for one of Implicit VR. If it is a plausible one, as those of writers that change the encoding halfway are,
-    what follows has two meanings. Raises ``DataSetUnreadable``.
+    Some writers put question marks, NULs or spaces where they don't know the VR, and the length then has 16 bits, as
+    DCMTK reads it. pydicom takes such an element for one of Implicit VR. If it is a plausible one, as those of writers
+    that change the encoding halfway are, what follows has two meanings. Raises ``DataSetUnreadable``.
     """
-    if 0x41 <= vr >> 8 <= 0x5A and 0x41 <= vr & 0xFF <= 0x5A:
+    if is_vr(vr):
         return True
     if not length and 0 < vr < _IMPLAUSIBLE_LENGTH:
         raise DataSetUnreadable("Data Set changes to Implicit VR within")
