@@ -129,13 +129,20 @@ def read_proposal(variable_items: bytes) -> Proposal:
                 raise MalformedRequestError(f"more than {MAX_CONTEXTS} Presentation Contexts", "presentation_contexts")
             contexts.append(value)
         elif item_type == APPLICATION_CONTEXT:
-            text = uid_text(value)
+            text = _application_context_name(value)
             name = text if name is None else name
         elif item_type == USER_INFORMATION:
             user_information.append(value)
     skipped: list[str] = []
     found = _read_user_information(user_information, skipped)
     return Proposal(name or "", contexts, found, tuple(skipped[:MAX_SHOWN]))
+
+
+def _application_context_name(value: bytes) -> str:
+    try:
+        return uid_text(value)
+    except MalformedRequestError as error:
+        raise MalformedRequestError(f"the Application Context Name {error}", error.limit) from None
 
 
 def context_id(context: bytes) -> int:

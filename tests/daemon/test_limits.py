@@ -34,7 +34,7 @@ REQUESTS = {
     "presentation_contexts": request(*(context(number % 256) for number in range(129))),
     "transfer_syntaxes": request(context(9, syntaxes=129)),
     "user_information": request(item(0x50, item(0x99, b"") * 1025)),
-    "uid_length": request(context(9, uid=b"1." + b"2" * 70)),
+    "uid_length": request(item(0x10, b"1." + b"2" * 70)),
 }
 
 
@@ -63,7 +63,7 @@ TOLD = {
     "presentation_contexts": ("association ended", "more than 128 Presentation Contexts"),
     "transfer_syntaxes": ("association ended", "more than 128 Transfer Syntaxes in a Presentation Context"),
     "user_information": ("association ended", "more than 1024 User Information sub-items"),
-    "uid_length": ("association ended", "a UID of 72 bytes, 64 at most"),
+    "uid_length": ("association ended", "the Application Context Name has a UID of 72 characters, and 64 is the limit"),
     "max_pdu": ("association ended", "P-DATA-TF of 262145 bytes exceeds 262144"),
     "command_set": ("association ended", "a Command Set of over 65536 bytes"),
     "max_object_size": ("store failed", "Object is larger than this receiver accepts"),

@@ -115,7 +115,12 @@ BROKEN = [
     Broken("an element without a VR", _made(lambda uid: element(0x00080005, "\x01\x02", b"ISO_IR 100")), "C000"),
     Broken("an end inside the first element", _made(lambda uid: encode(data_set(uid))[:9]), "C000"),
     Broken("an end inside the head", _made(lambda uid: encode(data_set(uid))[:60]), "C000"),
-    Broken("a Command Set element", _made(lambda uid: element(2, "UI", "1.2") + encode(data_set(uid))), "C000"),
+    Broken(
+        "a Command Set element",
+        _made(lambda uid: element(2, "UI", "1.2") + encode(data_set(uid))),
+        "C000",
+        (0x00000002,),
+    ),
     Broken(
         "a sequence delimiter without a sequence",
         _made(lambda uid: b"\xfe\xff\xdd\xe0\0\0\0\0" + encode(data_set(uid))),
