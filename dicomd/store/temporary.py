@@ -51,7 +51,7 @@ class TemporaryFiles:
 
     def create(self) -> tuple[int, str]:
         """Return a new file, open for reading and writing, and its path. Raises ``StoreError``."""
-        if self._pid != os.getpid():
+        if self._pid != _this_process:
             self._take_lock()
         path = f"{self._prefix}{next(self._numbers):x}"
         try:
@@ -61,7 +61,7 @@ class TemporaryFiles:
 
     def close(self) -> None:
         """Release this process's lock; its next temporary file takes a new one. No file may be in use any more."""
-        if self._pid == os.getpid():
+        if self._pid == _this_process:
             unlink_quietly(self._lock_path)
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
@@ -71,7 +71,7 @@ class TemporaryFiles:
     def check_lock(self) -> None:
         """Take a new lock with the next file if the present one can't be found any more, say after a remount."""
         with self._locking:
-            if self._pid != os.getpid():
+            if self._pid != _this_process:
                 return
             try:
                 found = os.path.samestat(os.stat(self._lock_path), os.fstat(self._lock_fd))
@@ -82,7 +82,7 @@ class TemporaryFiles:
 
     def _take_lock(self) -> None:
         with self._locking:
-            if self._pid == os.getpid():
+            if self._pid == _this_process:
                 return
             try:
                 owner, fd = self._new_owner()
@@ -93,7 +93,7 @@ class TemporaryFiles:
             self._lock_fd = fd
             self._lock_path = f"{self._locks}/{owner}"
             self._prefix = f"{self._folder}/{owner}-"
-            self._pid = os.getpid()
+            self._pid = _this_process
 
     def _new_owner(self) -> tuple[str, int]:
         for _ in range(_ATTEMPTS):
@@ -195,3 +195,14 @@ def unlink_quietly(path: str) -> bool:
     except OSError:
         return False
     return True
+
+
+_this_process = os.getpid()  # asked once per process: as a system call per instance it would be the only needless one
+
+
+def _note_fork() -> None:
+    global _this_process  # noqa: PLW0603 - it is the process that changes
+    _this_process = os.getpid()
+
+
+os.register_at_fork(after_in_child=_note_fork)
