@@ -22,12 +22,12 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-_SOP_INSTANCE_UID: Final = 0x00080018
-_PIXEL_DATA: Final = 0x7FE00010
+from dicomd.tags import PIXEL_DATA, SOP_INSTANCE_UID
+
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 _HEAD_LENGTH: Final = 1 << 16  # bytes of a deflated Data Set that are inflated at most: the UIDs are in its first group
 
-StopWhen = Callable[[BaseTag, str | None, int], bool]  # tag, Value Representation and length of the next element
+_StopWhen = Callable[[BaseTag, str | None, int], bool]  # tag, Value Representation and length of the next element
 
 
 class NotDicomError(Exception):
@@ -96,7 +96,7 @@ def _read_first_group(file: BinaryIO, syntax: str) -> Dataset:
     if syntax == DeflatedExplicitVRLittleEndian:
         inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(_HEAD_LENGTH), _HEAD_LENGTH)
         file = io.BytesIO(inflated)
-    return _read_until(file, syntax, lambda tag, _vr, _length: tag > _SOP_INSTANCE_UID)[0]
+    return _read_until(file, syntax, lambda tag, _vr, _length: tag > SOP_INSTANCE_UID)[0]
 
 
 def _may_be_encapsulated(file: BinaryIO, syntax: str) -> bool:
@@ -106,9 +106,9 @@ def _may_be_encapsulated(file: BinaryIO, syntax: str) -> bool:
     found: list[bool] = []
 
     def at_pixel_data(tag: BaseTag, _vr: str | None, length: int) -> bool:
-        if tag == _PIXEL_DATA:
+        if tag == PIXEL_DATA:
             found.append(length == _UNDEFINED_LENGTH)
-        return bool(tag >= _PIXEL_DATA)
+        return bool(tag >= PIXEL_DATA)
 
     start = file.tell()
     in_order = _read_until(file, syntax, at_pixel_data)[1]
@@ -116,7 +116,7 @@ def _may_be_encapsulated(file: BinaryIO, syntax: str) -> bool:
     return found[0] if found else not in_order
 
 
-def _read_until(file: BinaryIO, syntax: str, stop_when: StopWhen) -> tuple[Dataset, bool]:
+def _read_until(file: BinaryIO, syntax: str, stop_when: _StopWhen) -> tuple[Dataset, bool]:
     """Read until then or until one is out of order, as in a file that ends in NULs; return whether none was."""
     uid = UID(syntax)
     is_known = uid.is_transfer_syntax
@@ -139,7 +139,7 @@ def _read_until(file: BinaryIO, syntax: str, stop_when: StopWhen) -> tuple[Datas
     return data_set, in_order
 
 
-def _not_in_group(group: int) -> StopWhen:
+def _not_in_group(group: int) -> _StopWhen:
     return lambda tag, _vr, _length: tag.group != group
 
 

@@ -6,8 +6,8 @@ from typing import Final
 
 from dicomd.services.storage import StoreOperation
 from dicomd.statuses import Status
+from dicomd.tags import SOP_CLASS_UID
 
-_SOP_CLASS_UID: Final = 0x00080016
 _SPACE: Final = {  # by a word of the error's message, which is the same while the store refuses everything
     "inodes": "the inodes of the store's file system are used up (`df -i`): remove files, or enlarge it",
     "quota": "the quota of dicomd's user on the store's file system is used up (`quota`): raise it, or remove files",
@@ -33,7 +33,7 @@ def advice(status: Status, operation: StoreOperation, rule: str) -> str:
     if error is None:
         return ""
     if status == Status.DATA_SET_MISMATCH:
-        of_class = error.element == _SOP_CLASS_UID
+        of_class = error.element == SOP_CLASS_UID
         name = "SOP Class UID" if of_class else "SOP Instance UID"
         said = operation.identity.sop_class_uid if of_class else operation.identity.sop_instance_uid
         found = error.found or "no valid UID"

@@ -32,7 +32,7 @@ from dicomd.store.element_encoding import (
 )
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.head_templates import HeaderSpan, TemplateCache, ValueSpan
-from dicomd.store.tags import PATIENT_ID, SOP_CLASS_UID, SOP_INSTANCE_UID
+from dicomd.tags import PATIENT_ID, SOP_CLASS_UID, SOP_INSTANCE_UID
 from dicomd.uids import PADDING
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from dicomd.layouts import PLACEHOLDERS, SUFFIX, placeholders
-from dicomd.store.tags import SERIES_INSTANCE_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
+from dicomd.tags import SERIES_INSTANCE_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
 
 ELEMENTS: Final = dict(zip(PLACEHOLDERS, (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, SOP_INSTANCE_UID), strict=True))
 """The tag, 0xGGGGEEEE, of the element that each placeholder stands for."""

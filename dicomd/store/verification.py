@@ -22,8 +22,8 @@ from dicomd.store.folders import OWN_FOLDER, StoreFolders
 from dicomd.store.head import HeadScanner
 from dicomd.store.layout import Layout
 from dicomd.store.part10 import Header, read_header
-from dicomd.store.tags import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
 from dicomd.store.whole import damage
+from dicomd.tags import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
 from dicomd.uids import PADDING, uid_from_value
 
 _STEP: Final = 1 << 20

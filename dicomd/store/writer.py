@@ -31,9 +31,9 @@ from dicomd.store.part10 import header
 from dicomd.store.publish import Publisher
 from dicomd.store.room import INSTANCE, SMALL, Room
 from dicomd.store.settings import StoreSettings
-from dicomd.store.tags import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
 from dicomd.store.temporary import TemporaryFiles, unlink_quietly
 from dicomd.store.types import InstanceIdentity, Stored, Subject
+from dicomd.tags import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
 from dicomd.uids import PADDING, recurring_uid_from_value, uid_from_value
 
 _IOV_MAX: Final = 1024

@@ -5,7 +5,7 @@ from pydicom.datadict import dictionary_VR
 
 from dicomd.layouts import LayoutError
 from dicomd.store.layout import ELEMENTS, Layout
-from dicomd.store.tags import SERIES_INSTANCE_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
+from dicomd.tags import SERIES_INSTANCE_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
 from dicomd.uids import uid_from_value
 
 DEFAULT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"

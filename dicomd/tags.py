@@ -1,4 +1,4 @@
-"""Tags of the elements that the store reads in a Data Set, 0xGGGGEEEE."""
+"""Tags, 0xGGGGEEEE, of the elements of a Data Set that dicomd reads or names (PS3.6)."""
 
 from __future__ import annotations
 
@@ -9,3 +9,4 @@ SOP_INSTANCE_UID: Final = 0x00080018
 PATIENT_ID: Final = 0x00100020
 STUDY_INSTANCE_UID: Final = 0x0020000D
 SERIES_INSTANCE_UID: Final = 0x0020000E
+PIXEL_DATA: Final = 0x7FE00010
