@@ -322,7 +322,7 @@ def handshake(transport: TlsTransport, deadline: Deadline, buffer: memoryview, r
             with contextlib.suppress(TimeoutError):  # `before_receive` raises when no time is left
                 transport.shake_hands(buffer)
     except (TimedOutError, ConnectionLostError) as error:
-        spoken = recognize(transport.first_bytes)
+        spoken = recognize(transport.first_bytes) if isinstance(error, TlsFailedError) else None
         if spoken in (None, Spoken.TLS):
             report.not_secured(error, heard=transport.heard)
         else:
