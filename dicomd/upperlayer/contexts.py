@@ -22,9 +22,6 @@ IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
 UNCOMPRESSED: Final = (IMPLICIT_VR_LITTLE_ENDIAN, "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 """The Transfer Syntaxes accepted for C-ECHO, which has no Data Set to encode."""
 
-_PADDED: Final = tuple((before, behind) for before in (b"", b" ") for behind in (b"", b"\0", b" ", b"  ", b" \0"))
-"""What requestors put around a UID, although PS3.8 Annex F allows nothing."""
-
 
 class JudgedContext(NamedTuple):
     """The result for a Presentation Context; a refused one is answered with its first Transfer Syntax.
@@ -44,9 +41,7 @@ class _TransferSyntaxes:
 
     def __init__(self, uids: Iterable[str]) -> None:
         self._uids = tuple(dict.fromkeys(uids))
-        self._ranks = {
-            before + uid.encode() + behind: rank for rank, uid in enumerate(self._uids) for before, behind in _PADDED
-        }
+        self._ranks = {uid.encode(): rank for rank, uid in enumerate(self._uids)}
 
     def choose(self, sub_items: bytes) -> tuple[str, str]:
         """Return the preferred one of those proposed, empty if none is supported, and the first one proposed.
@@ -69,7 +64,8 @@ class _TransferSyntaxes:
                         raise MalformedRequestError("has two abstract syntaxes instead of one")
                     continue  # nobody knows it (PS3.8 §9.3.1)
                 rank = rank_of(sub_items[start:at], best)
-                if rank == best and at <= end and sub_items[at - 1] in PADDING:  # not found: more padding than is usual
+                if rank == best and start < at <= end and (sub_items[at - 1] in PADDING or sub_items[start] in PADDING):
+                    # Requestors put padding around a UID, although PS3.8 Annex F allows nothing.
                     rank = rank_of(sub_items[start:at].strip(PADDING), best)
                 if rank < best:  # noqa: PLR1730 - min() takes twice as long, and this is the innermost loop
                     best = rank
