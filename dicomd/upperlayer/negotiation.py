@@ -1,8 +1,9 @@
 """Makes the answer to an A-ASSOCIATE-RQ (PS3.8 §9.3.2, §9.3.3; PS3.7 Annex D).
 
 Invariants: an answer is byte for byte what pynetdicom's codecs would make of the request, which take more than thirty
-times as long (`tests/property/test_negotiation.py`); and a cached result equals a computed one. So the cache key is
-what the result depends on, and has neither the AE Titles nor the requestor's implementation in it.
+times as long (`tests/property/test_negotiation.py`); and a cached result equals a computed one. There are two caches:
+of whole outcomes, by the variable items of the request, since most requestors always send the same; and of the results
+for the Presentation Contexts, for those that vary the rest, such as a token in their User Identity.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ _APPLICATION_CONTEXT_ITEM = encoded(APPLICATION_CONTEXT, APPLICATION_CONTEXT_NAM
 _SYNCHRONOUS = encoded(0x53, struct.pack(">HH", 1, 1))
 """The Asynchronous Operations Window of one operation at a time (PS3.7 §D.3.3.3)."""
 
-_CACHED = 1024 * 1024  # bytes; enough for 40 requests of 128 contexts
+_CACHED = 1024 * 1024  # bytes of each cache; enough for 40 requests of 128 contexts
+_DIGEST = 32  # bytes: so many that no requestor finds two requests with the same digest
 _OF_A_CONTEXT = 160  # bytes of memory for the result of one
 
 STORAGE_APPLICATION_INFORMATION = bytes((2, 0, 3, 0, 0, 0))
@@ -172,28 +174,20 @@ class Negotiator:
             + encoded(0x52, implementation_class_uid.encode())
             + encoded(0x55, implementation_version_name.encode())
         )
-        self._cache: BoundedCache[_Agreement] = BoundedCache(entries=256, size=_CACHED)
+        self._outcomes: BoundedCache[Negotiated] = BoundedCache(entries=256, size=_CACHED)
+        self._agreements: BoundedCache[_Agreement] = BoundedCache(entries=256, size=_CACHED)
 
     def negotiate(self, request: AssociateRequest) -> Negotiated:
         """Return the outcome for `request`. Raises `MalformedRequestError`.
 
-        The results for its contexts are cached, so this is only for requestors that have been let in: others could
-        evict their entries.
+        Outcomes are cached, so this is only for requestors that have been let in: others could evict their entries.
         """
-        name, proposed, user_information, skipped = read_proposal(request.variable_items)
-        agreement = self._agree(proposed, user_information)
-        answer = self._user_information + self._replies(user_information, agreement)
-        return Negotiated(
-            application_context_name=name,
-            contexts=agreement.contexts,
-            kept=agreement.kept,
-            proposed=len(proposed),
-            max_pdu=user_information.max_pdu,
-            implementation_class_uid=user_information.implementation_class_uid,
-            implementation_version_name=user_information.implementation_version_name,
-            skipped=(agreement.skipped + skipped)[:MAX_SHOWN],
-            answer=_APPLICATION_CONTEXT_ITEM + agreement.items + encoded(USER_INFORMATION, answer),
-        )
+        key = blake2b(request.variable_items, digest_size=_DIGEST).digest()
+        known = self._outcomes.get(key)
+        if known is None:
+            known = self._compute(request)
+            self._outcomes.put(key, known, size=_size(known, known.answer))
+        return known
 
     def judge_unanswered(self, request: AssociateRequest) -> Unanswered:
         """Return what the contexts of a rejected request would have got, disregarding roles."""
@@ -222,20 +216,34 @@ class Negotiator:
         contexts = tuple(shown_context(refused_context(*context)) for context in shown)
         return Unanswered(len(proposed), counted, contexts)
 
+    def _compute(self, request: AssociateRequest) -> Negotiated:
+        name, proposed, user_information, skipped = read_proposal(request.variable_items)
+        agreement = self._agree(proposed, user_information)
+        answer = self._user_information + self._replies(user_information, agreement)
+        return Negotiated(
+            application_context_name=name,
+            contexts=agreement.contexts,
+            kept=agreement.kept,
+            proposed=len(proposed),
+            max_pdu=user_information.max_pdu,
+            implementation_class_uid=user_information.implementation_class_uid,
+            implementation_version_name=user_information.implementation_version_name,
+            skipped=(agreement.skipped + skipped)[:MAX_SHOWN],
+            answer=_APPLICATION_CONTEXT_ITEM + agreement.items + encoded(USER_INFORMATION, answer),
+        )
+
     def _agree(self, proposed: list[bytes], user_information: UserInformation) -> _Agreement:
         if user_information.roles or user_information.storage_classes:  # rare, and the result depends on them, too
-            return self._compute(proposed, user_information)
+            return self._judge_contexts(proposed, user_information)
         lengths = struct.pack(f">{len(proposed)}H", *map(len, proposed))
-        key = blake2b(lengths + b"".join(proposed), digest_size=32).digest()
-        known = self._cache.get(key)
+        key = blake2b(lengths + b"".join(proposed), digest_size=_DIGEST).digest()
+        known = self._agreements.get(key)
         if known is None:
-            known = self._compute(proposed, user_information)
-            size = len(known.items) + sum(len(each.beginning) for each in known.kept) + sum(map(len, known.skipped))
-            size += _OF_A_CONTEXT * (1 + len(known.contexts) + len(known.kept) + len(known.skipped))
-            self._cache.put(key, known, size=size)
+            known = self._judge_contexts(proposed, user_information)
+            self._agreements.put(key, known, size=_size(known, known.items))
         return known
 
-    def _compute(self, proposed: list[bytes], user_information: UserInformation) -> _Agreement:
+    def _judge_contexts(self, proposed: list[bytes], user_information: UserInformation) -> _Agreement:
         known: dict[bytes, tuple[str, str]] = {}
         judged: dict[int, tuple[JudgedContext, bytes]] = {}
         skipped: list[str] = []
@@ -283,6 +291,13 @@ class Negotiator:
             accepted.discard(VERIFICATION_SOP_CLASS)
             replies += [_extended_reply(uid) for uid in offered.extended if uid in accepted]
         return b"".join(replies)
+
+
+def _size(result: Negotiated | _Agreement, encoded_items: bytes) -> int:
+    """Estimate the bytes of memory that a cached result occupies."""
+    listed = len(result.contexts) + len(result.kept) + len(result.skipped)
+    texts = len(encoded_items) + sum(len(each.beginning) for each in result.kept) + sum(map(len, result.skipped))
+    return texts + _OF_A_CONTEXT * (2 + listed)
 
 
 def _result_item(context: JudgedContext) -> bytes:
