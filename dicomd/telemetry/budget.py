@@ -72,6 +72,7 @@ class _Account(ctypes.Structure):
         ("newest", ctypes.c_uint64),  # the second in which it was last changed
         ("last_line", ctypes.c_uint64),  # bytes of its last line, used as the estimate for the next one
         ("seconds", ctypes.c_uint64 * _SLOTS),  # bytes asked for in a second, at its number modulo _SLOTS
+        ("sum", ctypes.c_uint64),  # of `seconds`
         ("counts", ctypes.c_uint64 * len(EVENTS)),  # lines left out of each event
         ("name_length", ctypes.c_uint64),
         ("name", ctypes.c_ubyte * _MAX_NAME),
@@ -90,8 +91,11 @@ class _Account(ctypes.Structure):
         gone = second - self.newest
         if gone >= _SLOTS:
             return 0
+        total: int = self.sum
+        if gone <= 0:  # the usual case, in which an Association shouldn't have to pay for more
+            return total
         seconds: list[int] = self.seconds[:]
-        return sum(seconds) - sum(seconds[(second - ago) % _SLOTS] for ago in range(gone))
+        return total - sum(seconds[(second - ago) % _SLOTS] for ago in range(gone))
 
     def has_room(self, second: int, size: int, bound: int) -> bool:
         """Whether another line of `size` bytes stays within the limit."""
@@ -99,10 +103,13 @@ class _Account(ctypes.Structure):
 
     def add(self, second: int, size: int) -> None:
         """Count `size` bytes as asked for."""
-        for ago in range(min(second - self.newest, _SLOTS)):
-            self.seconds[(second - ago) % _SLOTS] = 0
-        self.newest = max(second, self.newest)
+        if second > self.newest:
+            for ago in range(min(second - self.newest, _SLOTS)):
+                self.seconds[(second - ago) % _SLOTS] = 0
+            self.newest = second
+            self.sum = sum(self.seconds[:])
         self.seconds[second % _SLOTS] += size
+        self.sum += size
 
     def is_idle(self, second: int) -> bool:
         """Whether nothing that the host did is within the window or unreported."""
@@ -150,8 +157,11 @@ class LineBudget:
     def is_spent(self, host: str, peer: str, event: str) -> bool:
         """Whether another line would exceed the budget. For use before the line is made; doesn't wait for the lock.
 
-        `host` is what `addresses.host_of` returns, `peer` the name of a peer, or "" if the line concerns none.
+        `host` is what `addresses.host_of` returns, `peer` the name of a peer, or "" if the line concerns none. Until a
+        line has been left out, which is reported every second, it looks at no account: then `spend` decides alone.
         """
+        if not self._memory.unreported:
+            return False
         second = int(self._clock())
         if peer and not (of_peer := self._of_peer(peer)).has_room(second, of_peer.last_line, _bound(PEER_BYTES, event)):
             return True
@@ -165,16 +175,19 @@ class LineBudget:
         """Charge a line of `size` bytes to the budget. If that is too much, count it as left out and return False."""
         with self._locked():
             second = int(self._clock())
-            bounds = [(self._account(host, second, peer), _bound(HOST_BYTES, event))]
-            if peer:
-                bounds.append((self._of_peer(peer), _bound(PEER_BYTES, event)))
-            for account, _ in bounds:
-                account.last_line = size
-            if not all(account.has_room(second, size, bound) for account, bound in bounds):
-                self._leave_out(bounds[0][0], second, event)
+            of_host = self._account(host, second, peer)
+            of_peer = self._of_peer(peer) if peer else None
+            of_host.last_line = size
+            has_room = of_host.has_room(second, size, _bound(HOST_BYTES, event))
+            if of_peer is not None:
+                of_peer.last_line = size
+                has_room = has_room and of_peer.has_room(second, size, _bound(PEER_BYTES, event))
+            if not has_room:
+                self._leave_out(of_host, second, event)
                 return False
-            for account, _ in bounds:
-                account.add(second, size)
+            of_host.add(second, size)
+            if of_peer is not None:
+                of_peer.add(second, size)
             return True
 
     def leave_out(self, host: str, event: str) -> None:
