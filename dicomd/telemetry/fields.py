@@ -21,6 +21,7 @@ MAX_TEXT: Final = 512  # characters of one text, once escaped; an AE title has 1
 MAX_UID: Final = 64  # characters (PS3.5 §9.1); a longer one is invalid anyway
 MAX_ITEMS: Final = 256  # of one list or object
 _MAX_DEPTH: Final = 8  # of lists in lists
+_LONGEST_ESCAPE: Final = 6  # bytes of one character in JSON: \u0000
 _ROOM_FOR_MORE: Final = 32  # bytes of "… and 123 more"
 
 # CONTRACT 7: the journal's fields are these in upper case.
@@ -82,7 +83,8 @@ def safe_value(value: Any, room: int = MAX_VALUE, depth: int = 0) -> Any:
     What is left out of a list or an object is counted in its last item. ``depth`` is how deep the value is nested.
     """
     if isinstance(value, str):
-        return cut(safe_text(str(value)), room)
+        text = safe_text(str(value))
+        return text if _LONGEST_ESCAPE * len(text) + 2 <= room else cut(text, room)
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
@@ -122,7 +124,7 @@ def size_of(value: Any) -> int:
 
 
 def _fits(text: str, room: int) -> bool:
-    return 6 * len(text) + 2 <= room or size_of(text) <= room
+    return _LONGEST_ESCAPE * len(text) + 2 <= room or size_of(text) <= room
 
 
 def _fitting(text: str, room: int) -> int:

@@ -18,6 +18,7 @@ from dicomd.telemetry.fields import (
     FIELDS,
     MAX_FIELD,
     MAX_LINE,
+    MAX_UID,
     cut_front,
     journal_field,
     safe_field,
@@ -85,7 +86,7 @@ class Lines:
         for key, value in event_dict.items():
             kind = type(value)
             if kind is str:
-                line[key] = value if len(value) <= 64 and value.isprintable() else safe_field(key, value)
+                line[key] = value if len(value) <= MAX_UID and value.isprintable() else safe_field(key, value)
             elif kind is int and -_INT64 <= value < _INT64:  # JSON readers support no more
                 line[key] = value
             elif isinstance(value, BaseException):
@@ -98,7 +99,11 @@ class Lines:
 
 def made_safe(fields: Mapping[str, Any]) -> Line:
     """Fields that many lines share, made safe once for all of them."""
-    return {key: safe_field(key, value) for key, value in fields.items() if key in FIELDS and value is not None}
+    return {
+        key: value if type(value) is str and len(value) <= MAX_UID and value.isprintable() else safe_field(key, value)
+        for key, value in fields.items()
+        if key in FIELDS and value is not None
+    }
 
 
 def shortened(line: Line) -> Iterator[Line]:
