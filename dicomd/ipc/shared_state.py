@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from enum import IntEnum
 
 from dicomd import unready
@@ -83,6 +83,28 @@ class SlotFields(ctypes.Structure):
         return bytes(self.reason[: min(self.reason_length, _REASON_BYTES)]).decode(errors="replace")
 
 
+class _Lock:
+    """Excludes all other threads and processes. The kernel releases it if its holder dies. Not reentrant."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._threads = threading.Lock()  # lockf locks out other processes, but not other threads of this one
+
+    def __enter__(self) -> None:
+        self._threads.acquire()
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        except BaseException:
+            self._threads.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            self._threads.release()
+
+
 class SharedState:
     """The shared memory, created once by the supervisor and inherited by every fork."""
 
@@ -93,7 +115,7 @@ class SharedState:
         memory = mmap.mmap(self._fd, size)
         self._head = _Head.from_buffer(memory)
         self._slots = (SlotFields * SLOTS).from_buffer(memory, _HEAD_BYTES)
-        self._lock = threading.Lock()  # lockf locks out other processes, but not other threads of this one
+        self._lock = _Lock(self._fd)
         self.wakeups = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         """Counts the pending wake-ups, sent by workers that leave a connection to another one."""
         self.status = SharedStatus(SLOTS, self.locked)
@@ -240,15 +262,9 @@ class SharedState:
 
     # -- decisions that only one process may make ------------------------------------------------------------------
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Exclude all other holders, threads and processes, and wait for them. The supervisor must not call this."""
-        with self._lock:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.lockf(self._fd, fcntl.LOCK_UN)
+        return self._lock
 
     def first_to_report_start(self) -> bool:
         """Return True at the first call only. Call under `locked`: it sets the only field of the head workers write."""
