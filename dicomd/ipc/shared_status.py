@@ -91,7 +91,8 @@ class WorkerStatus:
     def open(self, known: dict[str, Any]) -> AssociationEntry:
         """List an Association. Its texts are escaped and truncated, because its AE Titles are untrusted."""
         safe = {key: safe_text(value, _TITLE) if isinstance(value, str) else value for key, value in known.items()}
-        return self.rows.open(safe | {"began": time.monotonic()})
+        safe["began"] = time.monotonic()
+        return self.rows.open(safe)
 
     def refused(self, what: Refused, *, why: str, advice: str = "", **who: str) -> None:
         """Record a refusal."""

@@ -28,6 +28,15 @@ from dicomd.telemetry.metrics import Metrics
 from dicomd.upperlayer.negotiation import AssociateRequest, Negotiated, Unanswered
 
 _LOG = get_logger()
+_SHOWN: Final = (
+    ("peer", "dicom_peer"),
+    ("peer_address", "dicom_peer_address"),
+    ("calling_aet", "dicom_calling_aet"),
+    ("called_aet", "dicom_called_aet"),
+    ("association_id", "dicom_association_id"),
+    ("listener", "listener"),
+)
+"""What the status shows of an open Association, and the log keys that have the same values."""
 _LONG_PDU: Final = "have the peer keep to the Maximum Length that it is told, or raise limits.max_pdu"
 
 
@@ -157,10 +166,7 @@ class AssociationReport:
         """
         self._negotiated = negotiated
         self._series.association_opened()
-        shown = ("dicom_peer", "dicom_peer_address", "dicom_calling_aet", "dicom_called_aet", "dicom_association_id")
-        self._shown = self._status_sink.open(
-            {key.removeprefix("dicom_"): self._bound[key] for key in shown} | {"listener": self._bound["listener"]}
-        )
+        self._shown = self._status_sink.open({name: self._bound[key] for name, key in _SHOWN})
         self._messages = MessageReport(
             self._metrics,
             self._peer,
@@ -260,8 +266,6 @@ class AssociationReport:
         }
         if self._error:
             fields["error"] = self._error
-        if self._limit == "max_pdu":
-            fields["advice"] = _LONG_PDU
         if self._limit == "max_pdu":
             fields["advice"] = _LONG_PDU
         if self._negotiated is not None:

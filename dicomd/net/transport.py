@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 _TIMEVAL: Final = struct.Struct("@ll")
@@ -135,6 +136,7 @@ class PlainTransport:
             self._sock.close()
 
 
+@lru_cache(maxsize=16)  # the configured limits, which nearly every connection sets
 def _timeval(seconds: float) -> bytes:
     whole, fraction = divmod(max(seconds, _SHORTEST), 1)
     return _TIMEVAL.pack(int(whole), int(fraction * 1e6))
