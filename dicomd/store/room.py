@@ -32,7 +32,8 @@ INSTANCE: Final = 32 << 10
 """Bytes that an instance may cost besides its own: the rest of its last block, folders, the checksum's attribute."""
 SMALL: Final = 32 << 10
 """Bytes of the largest instance that a piece has room for."""
-_STRETCH: Final = 512 << 10  # bytes that a long object claims at once if there is plenty
+_STRETCH: Final = 1 << 20
+"""Bytes that a long object claims at once if there is plenty: enough for a CT image of 512 KiB and its attributes."""
 _PLENTY: Final = 8  # stretches; with less left, an object claims one part in so many of it
 _FILES: Final = 8  # inodes that an instance may cost: file, attribute, second name (if that needs one), folders
 _SHARE: Final = 32  # all processes together claim in advance at most the reserve divided by this
