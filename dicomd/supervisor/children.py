@@ -93,11 +93,12 @@ class Children:
     def fork(self, run: Callable[[ChildEnd], None], *, close: Iterable[Callable[[], None]] = ()) -> Child:
         """Start a child that calls `run` with its end of the channel, after `close` has freed what it doesn't need.
 
-        Raises OSError if no process can be started, or if there are no descriptors left for the channel.
+        The caller collects garbage first, once for all children that it starts, because the child would keep it, and
+        what it holds open. Raises OSError if no process can be started, or if there are no descriptors left for the
+        channel.
         """
         ours, theirs = channel()
         signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
-        gc.collect()
         gc.freeze()  # the child's garbage collector won't write to existing objects, so their pages stay shared
         try:
             pid = os.fork()

@@ -7,6 +7,7 @@ retiring generation loses its slots one by one, as its workers exit.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from dataclasses import dataclass, field
@@ -54,6 +55,10 @@ class ChildSlot:
     """When a child may be started, on the monotonic clock."""
     pause: float = 0.0
     wanted: bool = True
+
+    def is_due(self, now: float) -> bool:
+        """Return whether a child is missing here, and may be started."""
+        return self.child is None and self.wanted and self.due <= now
 
     def schedule_restart(self, now: float, born: float) -> None:
         """Have another child started after a pause, in place of the one that has exited."""
@@ -253,16 +258,16 @@ class ProcessManager:
         for exit_ in self._children.reap():
             self._on_exit(exit_, now)
         self._enforce_deadlines(now)
-        for generation in self.generations:
-            for child_slot in generation.child_slots:
-                self._start(child_slot, now)
-        self._start(self._exporter, now)
+        child_slots = [child_slot for generation in self.generations for child_slot in generation.child_slots]
+        missing = [child_slot for child_slot in (*child_slots, self._exporter) if child_slot.is_due(now)]
+        if missing:
+            gc.collect()
+        for child_slot in missing:
+            self._start(child_slot, now)
         self.generations = [generation for generation in self.generations if generation.child_slots]
         self._show()
 
     def _start(self, child_slot: ChildSlot, now: float) -> None:
-        if child_slot.child is not None or not child_slot.wanted or child_slot.due > now:
-            return
         generation = child_slot.generation
         try:
             if generation is None:

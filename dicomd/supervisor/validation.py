@@ -8,6 +8,7 @@ A child that takes too long is killed and no longer waited for; it exits when it
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pickle
 import time
@@ -43,6 +44,7 @@ class Validation:
             os.close(self._read)
             _validate(path, running, write)
 
+        gc.collect()
         try:
             self.child: Child = children.fork(run, close=[sockets.close])
         except OSError:
