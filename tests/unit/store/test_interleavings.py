@@ -7,10 +7,12 @@ place, and many random schedules of all of these together, from fixed seeds.
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -41,9 +43,12 @@ class Worlds:
 
 @pytest.fixture
 def worlds(tmp_path: Path) -> Iterator[Worlds]:
-    made = Worlds(tmp_path)
-    with stepped(lambda: made.present):
-        yield made
+    """Worlds in memory if there is such a file system, because the thousands of them are never synced."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(prefix="dicomd-test-", dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
+        made = Worlds(Path(folder))
+        with stepped(lambda: made.present):
+            yield made
 
 
 def pruning(world: World, publication: Publication) -> Callable[[], None]:
