@@ -15,26 +15,26 @@ def fed(reader: PDUReader, chunks: Iterable[bytes], *, short_way: bool = True) -
     """
     for chunk in chunks:
         at = 0
-        while True:
-            if short_way:
-                yield from (Fragment(*each) for each in reader.next_fragments())
-            try:
-                event = reader.next_event()
-            except PDUError as error:
-                yield error
-                continue
-            if event is not None:
-                yield event
-                continue
-            if at == len(chunk):
-                break
+        while at < len(chunk):
             if reader.must_rewind:
                 reader.rewind()
-            count = min(len(reader.space()), len(chunk) - at)
+            space = reader.space()
+            count = min(len(space), len(chunk) - at)
             assert count > 0, "the reader must always have room"
-            reader.space()[:count] = chunk[at : at + count]
+            space[:count] = chunk[at : at + count]
             reader.received(count)
             at += count
+            while True:
+                if short_way:
+                    yield from (Fragment(*each) for each in reader.next_fragments())
+                try:
+                    event = reader.next_event()
+                except PDUError as error:
+                    yield error
+                    continue
+                if event is None:
+                    break
+                yield event
 
 
 def joined(events: Iterable[object]) -> list[object]:
@@ -47,7 +47,8 @@ def joined(events: Iterable[object]) -> list[object]:
         last, piece = seen[-1] if seen else None, bytes(event.data)
         is_command, is_last = bool(event.control & COMMAND), bool(event.control & LAST)
         if isinstance(last, list) and last[:2] == [event.context_id, is_command] and not last[2]:
-            last[2], last[3] = is_last, last[3] + piece
+            last[2] = is_last
+            last[3] += piece
         elif piece or is_last:
-            seen.append([event.context_id, is_command, is_last, piece])
+            seen.append([event.context_id, is_command, is_last, bytearray(piece)])
     return seen
