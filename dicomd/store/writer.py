@@ -119,8 +119,7 @@ class FileWriter:
         """Publish the instance. Raises a ``StoreError``, after which nothing is left."""
         try:
             if not self._scanner.complete:
-                self._scanner.finish()
-                self._check_identity()
+                self._finish_scan()
             place = self._place()
             if self._fd < 0:
                 self._begin([], 0)
@@ -165,9 +164,21 @@ class FileWriter:
 
     def _scan(self, fragments: list[memoryview]) -> None:
         scanner = self._scanner
-        for fragment in fragments:
-            if scanner.feed(fragment):
-                break
+        try:
+            for fragment in fragments:
+                if scanner.feed(fragment):
+                    break
+        except DataSetUnreadable:
+            self._refuse_other_identity()
+            raise
+        self._check_identity()
+
+    def _finish_scan(self) -> None:
+        try:
+            self._scanner.finish()
+        except DataSetUnreadable:
+            self._refuse_other_identity()
+            raise
         self._check_identity()
 
     def _check_identity(self) -> None:
@@ -176,22 +187,34 @@ class FileWriter:
         Without them nobody can tell whose bytes these are, and each is required in every instance (PS3.3 §C.12.1).
         """
         values = self._scanner.values
-        found = values.get(SOP_CLASS_UID, b"").rstrip(PADDING)
-        if found != self._identity.sop_class_uid.encode():
-            self._refuse_identity(SOP_CLASS_UID, found)
-        found = values.get(SOP_INSTANCE_UID, b"").rstrip(PADDING)
-        if found != self._identity.sop_instance_uid.encode():
-            self._refuse_identity(SOP_INSTANCE_UID, found)
-
-    def _refuse_identity(self, tag: int, found: bytes) -> None:
-        """Refuse the Data Set if it has another UID than the command, or none at all, and not while more may come."""
-        if found:
-            uid = uid_from_value(found) or ""
-            raise DataSetMismatch("UID in the Data Set differs from the command's", element=tag, found=uid)
-        if self._scanner.complete and self._size:
-            raise DataSetUnreadable("Data Set has no SOP Class or SOP Instance UID", element=tag)
-        if self._scanner.complete:
+        identity = self._identity
+        if (
+            values.get(SOP_INSTANCE_UID, b"").rstrip(PADDING) == identity.sop_instance_uid.encode()
+            and values.get(SOP_CLASS_UID, b"").rstrip(PADDING) == identity.sop_class_uid.encode()
+        ):
+            return
+        self._refuse_other_identity()
+        if not self._scanner.complete:
+            return  # more may come
+        if not self._size:
             raise DataSetUnreadable("Data Set is empty")
+        missing = SOP_INSTANCE_UID if self._found(SOP_CLASS_UID) else SOP_CLASS_UID
+        raise DataSetUnreadable("Data Set has no SOP Class or SOP Instance UID", element=missing)
+
+    def _refuse_other_identity(self) -> None:
+        """Refuse the Data Set if it has another UID than the command, whatever else is wrong with it."""
+        for tag, expected in (
+            (SOP_CLASS_UID, self._identity.sop_class_uid),
+            (SOP_INSTANCE_UID, self._identity.sop_instance_uid),
+        ):
+            found = self._found(tag)
+            if found and found != expected.encode():
+                uid = uid_from_value(found) or ""
+                raise DataSetMismatch("UID in the Data Set differs from the command's", element=tag, found=uid)
+
+    def _found(self, tag: int) -> bytes:
+        """Return the value read of an element without its padding, b"" if there is none so far."""
+        return self._scanner.values.get(tag, b"").rstrip(PADDING)
 
     def _place(self) -> Place:
         layout = self._settings.layout
