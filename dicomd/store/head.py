@@ -12,7 +12,8 @@ unreadable, because readers would disagree about whose it is. Whether VRs are ex
 rather than taken from the Transfer Syntax: some senders announce one encoding and use the other, and most readers cope
 with that. What the widespread toolkits read over, such as a delimiter with a length, doesn't cost an instance. But an
 element that belongs to a command, to File Meta Information or to a DICOMDIR makes the Data Set unreadable: readers
-would take another transfer syntax from it.
+would take another transfer syntax from it. A lenient scan, for a Data Set that is kept whatever it is, goes on behind
+such an element or in the other byte order, because the UIDs that follow can still be compared.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from dicomd.store.element_encoding import (
     DEFLATED,
     ENCODINGS,
+    EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
     ElementEncoding,
@@ -68,13 +70,22 @@ class HeadScanner:
     """
 
     def __init__(
-        self, transfer_syntax_uid: str, *, want_patient_id: bool = False, templates: TemplateCache | None = None
+        self,
+        transfer_syntax_uid: str,
+        *,
+        want_patient_id: bool = False,
+        lenient: bool = False,
+        templates: TemplateCache | None = None,
     ) -> None:
         """With `want_patient_id`, also look for `patient_id`, but neither continue nor fail because of it.
 
-        `templates` is shared by scans of Data Sets that are probably alike, all with the same `want_patient_id`.
+        If `lenient`, what makes a Data Set unreadable for others, but not for this scan, becomes its `fault` instead of
+        being raised. `templates` is shared by scans of Data Sets that are probably alike, all with the same
+        `want_patient_id`.
         """
         self.complete = False
+        self.fault: DataSetUnreadable | None = None
+        self._lenient = lenient
         self.values: dict[int, bytes] = {}
         self.patient_id = b""
         self._want_patient_id = want_patient_id
@@ -206,8 +217,10 @@ class HeadScanner:
             self._encoding = actual_encoding(announced, data[at + 4], data[at + 5])
             first_group = self._encoding.header(data, at)[0]
             if is_swapped(first_group):
-                raise DataSetUnreadable("Data Set has another byte order than its Transfer Syntax")
-            if self._encoding is not announced and first_group > 0x20:
+                self._fail(DataSetUnreadable("Data Set has another byte order than its Transfer Syntax"))
+                swapped = EXPLICIT_LITTLE if self._encoding is EXPLICIT_BIG else EXPLICIT_BIG
+                self._encoding = actual_encoding(swapped, data[at + 4], data[at + 5])
+            elif self._encoding is not announced and first_group > 0x20:
                 # Neither the announced encoding nor an element of an instance's head: garbage, not another encoding.
                 raise DataSetUnreadable("Data Set does not begin with an element")
         encoding = self._encoding
@@ -253,7 +266,8 @@ class HeadScanner:
                     self._value_spans.append((PATIENT_ID, value, kept))
                 wanted = False
             elif group in _NOT_IN_DATA_SETS:
-                raise DataSetUnreadable(_NOT_IN_DATA_SETS[group], element=group << 16 | element)
+                self._fail(DataSetUnreadable(_NOT_IN_DATA_SETS[group], element=group << 16 | element))
+                wanted = False
             else:
                 wanted = False
             if wanted:
@@ -275,6 +289,13 @@ class HeadScanner:
                     return kept
             at = value + length
         return at
+
+    def _fail(self, error: DataSetUnreadable) -> None:
+        """Raise the error, or note the first one if the scan can go on and is to."""
+        if not self._lenient:
+            raise error
+        self.fault = self.fault or error
+        self._must_compare = True  # a head like this one must not be taken for one without a fault
 
     def _check_padding(self, data: memoryview | bytes, start: int, stop: int) -> None:
         """Require padding from `start` to `stop`, which may be beyond the end of `data`.

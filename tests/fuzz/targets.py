@@ -255,7 +255,10 @@ def data_set_head(data: bytes) -> None:
     if len(data) < 2:
         return
     syntax, encoded = _SYNTAXES[data[0] % 3], data[2:]
-    assert _scanned(syntax, pieces(encoded, data[1])) == _scanned(syntax, pieces(encoded, 0))
+    found = _scanned(syntax, pieces(encoded, data[1]))
+    assert found == _scanned(syntax, pieces(encoded, 0))
+    assert found == _scanned(syntax, pieces(encoded, data[1]), lenient=True)
+    assert found == _scanned(syntax, pieces(encoded, 0), lenient=True)
 
 
 def deflated_head(data: bytes) -> None:
@@ -269,24 +272,30 @@ def deflated_head(data: bytes) -> None:
     assert _scanned(_DEFLATED, pieces(encoded, data[1])) == _scanned(_DEFLATED, pieces(encoded, 0))
 
 
-def _scanned(syntax: str, chunks: Iterator[bytes]) -> object:
-    """The result of a scan, which must be the same again with the templates remembered from earlier scans."""
+def _scanned(syntax: str, chunks: Iterator[bytes], *, lenient: bool = False) -> object:
+    """The result of a scan, which must be the same again with the templates remembered from earlier scans.
+
+    That of a lenient scan is the first thing for which it is refused, though the scan goes on.
+    """
     pieces, memory = list(chunks), TemplateCache()
-    first, *others = (_scanned_once(syntax, pieces, memory) for _ in range(3))
+    first, *others = (_scanned_once(syntax, pieces, memory, lenient=lenient) for _ in range(3))
     assert others == [first, first]
     return first
 
 
-def _scanned_once(syntax: str, chunks: list[bytes], memory: TemplateCache) -> object:
-    scanner = HeadScanner(syntax, want_patient_id=True, templates=memory)
+def _scanned_once(syntax: str, chunks: list[bytes], memory: TemplateCache, *, lenient: bool) -> object:
+    scanner = HeadScanner(syntax, want_patient_id=True, lenient=lenient, templates=memory)
     try:
         for chunk in chunks:
             if scanner.feed(memoryview(chunk)):
                 break
         scanner.finish()
     except DataSetUnreadable as error:
-        return error.message, error.element
+        fault = scanner.fault or error
+        return fault.message, fault.element
     assert scanner.complete
+    if scanner.fault is not None:
+        return scanner.fault.message, scanner.fault.element
     assert all(len(value) <= MAX_VALUE for value in [*scanner.values.values(), scanner.patient_id])
     return scanner.values, scanner.patient_id
 
