@@ -1,8 +1,9 @@
 """The grammar of a layout, such as "{StudyInstanceUID}/{SOPInstanceUID}.dcm": the path of an instance in the store.
 
 A layout ends in ".dcm", stays below the root, and has no component that starts with a dot (`.dicomd` is the store's
-own). Invariant: it is unambiguous. Instances with different UIDs never share a path, so it contains {SOPInstanceUID},
-and two UIDs in one component have a character between them that can't be part of a UID.
+own). Its first folder isn't `unfiled`, which has the instances that can't be filed. Invariant: it is unambiguous.
+Instances with different UIDs never share a path, so it contains {SOPInstanceUID}, and two UIDs in one component have a
+character between them that can't be part of a UID.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dicomd.uids import MAX_UID_LENGTH
 
 PLACEHOLDERS: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 SUFFIX: Final = ".dcm"
+UNFILED: Final = "unfiled"
+"""The folder in the root that has the instances kept because of `storage.unfiled`."""
 EXAMPLE: Final = '"{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"'
 
 _REQUIRED: Final = "SOPInstanceUID"
@@ -38,6 +41,8 @@ def placeholders(layout: str) -> list[str]:
         raise LayoutError(f"{shown(layout)} does not end in {SUFFIX}")
     if layout.startswith("/"):
         raise LayoutError(f"{shown(layout)} is not a relative path", f"without the leading /: {EXAMPLE}")
+    if layout.startswith(f"{UNFILED}/"):
+        raise LayoutError(f"{shown(layout)} begins with {UNFILED}/, which is for instances that can't be filed")
     used = [name for component in layout.split("/") for name in _placeholders(component, layout)]
     if _REQUIRED not in used:
         raise LayoutError(f"{shown(layout)} lacks {{{_REQUIRED}}}")

@@ -10,6 +10,7 @@ from dicomd import unready
 from dicomd.cli.control import ask_daemon, daemon_folder
 from dicomd.cli.options import config_option, version_option
 from dicomd.formatting import format_bytes, format_elapsed
+from dicomd.layouts import UNFILED
 
 
 @click.command("status")
@@ -73,7 +74,10 @@ def _store(found: dict[str, Any]) -> list[str]:
         return [_fact("store", f"{store['root']}: {store['reason']}")]
     free, size = store["avail_bytes"], store["size_bytes"]
     share = f" ({free / size:.0%})" if size else ""
-    return [_fact("store", f"{store['root']}: {format_bytes(free)} free of {format_bytes(size)}{share}")]
+    lines = [_fact("store", f"{store['root']}: {format_bytes(free)} free of {format_bytes(size)}{share}")]
+    if unfiled := found["counters"]["unfiled"]:
+        lines.append(_fact("unfiled", f"{unfiled} since the start: look at what is in {store['root']}/{UNFILED}"))
+    return lines
 
 
 def _configuration(found: dict[str, Any]) -> list[str]:

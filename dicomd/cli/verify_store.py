@@ -22,8 +22,9 @@ def verify_store(config_path: Path) -> None:
 
     Checks that every file below storage.root is a readable Part 10 file in the place that storage.layout gives it, that
     it still matches the checksum recorded when it was received, if there is one, and that no temporary file was left
-    behind by a crash. Nothing is changed, and dicomd may run meanwhile. Exit status: 0 if no problem was found, else 1
-    with a line for each problem.
+    behind by a crash. Of instances that were kept unfiled (storage.unfiled), only framing, name and checksum are
+    checked, since their Data Sets may be anything. Nothing is changed, and dicomd may run meanwhile. Exit status: 0 if
+    no problem was found, else 1 with a line for each problem.
     """
     from dicomd.store.layout import Layout
     from dicomd.store.verification import survey, verify
@@ -32,7 +33,7 @@ def verify_store(config_path: Path) -> None:
     root = storage.root.absolute()
     if not root.is_dir():
         fail(f"{root}: no such folder (storage.root)")
-    instances = compared = size = problems = 0
+    instances = compared = unfiled = size = problems = 0
     waiting: list[Finding] = []
     progress = (
         click.progressbar(length=survey(root), label=f"Reading {root}", file=sys.stderr)
@@ -50,13 +51,15 @@ def verify_store(config_path: Path) -> None:
             else:
                 instances += 1
                 compared += finding.compared
+                unfiled += finding.unfiled
             size += finding.size
             if bar is not None:
                 bar.update(finding.size)
     for finding in waiting:
         _tell(finding)
+    apart = f", {unfiled} of them unfiled" if unfiled else ""
     click.echo(
-        f"{root}: {instances} instances OK, {compared} of them by checksum; "
+        f"{root}: {instances} instances OK, {compared} of them by checksum{apart}; "
         f"{problems} problem{'' if problems == 1 else 's'} ({format_bytes(size)} read)"
     )
     if problems:

@@ -114,6 +114,16 @@ class Storage(Table):
             "{SOPInstanceUID}. It must end in .dcm and contain {SOPInstanceUID}."
         ),
     ] = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
+    unfiled: Annotated[
+        Literal["refuse", "keep"],
+        Key(
+            "What happens to an instance that can't be filed: its Data Set can't be read far enough "
+            f"(0x{Status.DATA_SET_UNREADABLE}), or lacks a UID that the layout needs "
+            f'(0x{Status.LAYOUT_ELEMENT_INVALID}). "refuse" answers that status; "keep" stores it in the folder '
+            "unfiled of the root, answers success, and warns. Different Data Sets under one SOP Instance UID are all "
+            "kept there, whatever storage.duplicates says."
+        ),
+    ] = "refuse"
     durability: Annotated[
         Literal["fsync", "none"],
         Key(

@@ -21,7 +21,7 @@ from dicomd.ipc.seqlock import SeqlockRecord
 ROWS: Final = 256
 """The most Associations of one worker that are listed; all of them are counted."""
 
-COUNTED: Final = ("associations", "rejected", "instances", "failures", "bytes")
+COUNTED: Final = ("associations", "rejected", "instances", "failures", "unfiled", "bytes")
 """What is counted over all workers since the start of the daemon."""
 MEASURED: Final = ("avail_bytes", "size_bytes", "files_avail")
 """The last measurements of the store's file system."""
@@ -119,11 +119,12 @@ class WorkerRows:
                 self._worker.rows_used = max(self._worker.rows_used, at + 1)
         return AssociationEntry(self, at, known)
 
-    def count(self, *, associations: int = 0, rejected: int = 0) -> None:
+    def count(self, *, associations: int = 0, rejected: int = 0, unfiled: int = 0) -> None:
         """Add to the counters."""
         with self._counting:
             self._worker.associations += associations
             self._worker.rejected += rejected
+            self._worker.unfiled += unfiled
 
     def measure(self, avail_bytes: int, size_bytes: int, files_avail: int) -> None:
         """Record the measurements of the store's file system. Must always be called by the same thread."""

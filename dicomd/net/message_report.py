@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 from dicomd.audit.transfers import AssociationAudit
 from dicomd.dimse.commands import CommandField, Response
+from dicomd.layouts import UNFILED
 from dicomd.net.access import AccessDecision
 from dicomd.net.instance_audit import audit_not_stored, audit_stored
 from dicomd.net.status_sink import AssociationStatus, Refused, StatusSink
-from dicomd.net.store_advice import advice, may_not
+from dicomd.net.store_advice import KEPT_UNFILED, advice, may_not
 from dicomd.services.operations import EVERYTHING, Operation
 from dicomd.services.storage import StoreOperation
 from dicomd.statuses import Status
@@ -125,6 +126,7 @@ class MessageReport:
         status = response.status
         succeeded = status == Status.SUCCESS
         sync, duplicate = (0.0, "") if stored is None else (stored.sync_seconds, stored.duplicate)
+        refusal = None if stored is None else stored.refusal
         self.received_bytes += size
         if sent:
             self._metrics.store_finished(self._peer, status, received=size, duration=seconds, sync=sync or None)
@@ -132,6 +134,8 @@ class MessageReport:
         if not succeeded:
             if status == Status.OBJECT_TOO_LARGE:
                 self._metrics.count_limit("max_object_size")
+            if operation.error is not None and operation.error.operation == UNFILED:
+                self._metrics.count_limit(UNFILED)
             if status == Status.DUPLICATE_REJECTED:
                 duplicate = "rejected"
             self._count_failure(operation)
@@ -141,7 +145,7 @@ class MessageReport:
             audit_not_stored(self._audit, operation, duplicate)
         if succeeded:
             self.stored += 1
-            if not self._instances and sent:
+            if not self._instances and sent and refusal is None:
                 return
         else:
             self.failed += 1
@@ -160,6 +164,9 @@ class MessageReport:
             fields["duplicate"] = duplicate
         if not sent:
             fields["detail"] = "the response could not be sent"
+        if stored is not None and refusal is not None:
+            self._kept_unfiled(stored.name, f"{refusal.status} {refusal.message}", fields)
+            return
         if succeeded:
             if duplicate == "identical":  # repeated endlessly, it fills no disk, but its lines would
                 self._log.info(Message.INSTANCE_STORED, **{PRESANITIZED: fields})
@@ -178,6 +185,17 @@ class MessageReport:
             if error.path:
                 fields["path"] = error.path
         self._log.warning(Message.STORE_FAILED, error_comment=response.comment, **fields)
+
+    def _kept_unfiled(self, path: str, why: str, fields: dict[str, Any]) -> None:
+        """Report an instance that was kept at `path` instead of being refused, whatever `log.instances` says."""
+        self._metrics.store_unfiled.inc()
+        self._status_sink.count(unfiled=1)
+        self._status_sink.refused(Refused.UNFILED, why=why, advice=KEPT_UNFILED, **self._requestor)
+        fields |= {"refusal": why, "path": path, "advice": KEPT_UNFILED}
+        if fields.get("duplicate") == "identical":
+            self._log.warning(Message.INSTANCE_UNFILED, **fields)
+        else:
+            self._log.warning(Message.INSTANCE_UNFILED, **fields, **{UNBOUNDED: True})
 
     def _count_failure(self, operation: StoreOperation) -> None:
         """Count what went wrong on our side, however the Association ends."""

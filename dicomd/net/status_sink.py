@@ -18,6 +18,7 @@ class Refused(StrEnum):
     ASSOCIATION = "association"
     CONTEXTS = "presentation contexts"
     INSTANCE = "instance"
+    UNFILED = "instance, kept unfiled"
 
 
 class AssociationStatus(Protocol):
@@ -36,8 +37,8 @@ class StatusSink(Protocol):
     def open(self, known: dict[str, Any]) -> AssociationStatus:
         """Show an open Association, with what is `known` about it."""
 
-    def count(self, *, associations: int = 0, rejected: int = 0) -> None:
-        """Count Associations that have ended, and those of them that were rejected."""
+    def count(self, *, associations: int = 0, rejected: int = 0, unfiled: int = 0) -> None:
+        """Count Associations that have ended, those of them that were rejected, and instances kept unfiled."""
 
     def refused(self, what: Refused, *, why: str, advice: str = "", **who: str) -> None:
         """Show a refusal; `who` has peer, address, calling and called AE Title, and listener."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dicomd.layouts import UNFILED
 from dicomd.services.storage import StoreOperation
 from dicomd.statuses import Status
 from dicomd.tags import SOP_CLASS_UID
@@ -19,6 +20,12 @@ _ANOTHER_FILE_SYSTEM: Final = (
     "the whole store has to be one file system: move what is mounted there, or what a symbolic link leads to, into the "
     "store's own file system or out of the store"
 )
+KEPT_UNFILED: Final = (
+    "this file may be the only copy now: find out what is wrong with it, send or file it corrected, and report it to "
+    "the sender's vendor"
+)
+"""What to do about an instance that was kept unfiled."""
+_UNFILED_FULL: Final = "the folder unfiled in the store is full: look at what is in it, and move it elsewhere"
 _TOO_LARGE: Final = "raise storage.max_object_size if such objects are expected"
 
 
@@ -42,6 +49,8 @@ def advice(status: Status, operation: StoreOperation, rule: str) -> str:
         return next((text for word, text in _SPACE.items() if word in error.message), _FULL)
     if status == Status.OBJECT_TOO_LARGE:
         return _TOO_LARGE
+    if error.operation == UNFILED:  # its folder is full
+        return _UNFILED_FULL
     return _ANOTHER_FILE_SYSTEM if error.errno == "EXDEV" else ""
 
 

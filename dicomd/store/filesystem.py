@@ -27,6 +27,7 @@ from dicomd.store.space import Space
 from dicomd.store.state import StoreState
 from dicomd.store.temporary import TemporaryFiles
 from dicomd.store.types import InstanceIdentity
+from dicomd.store.unfiled import Unfiled
 from dicomd.store.writer import FileWriter
 
 _CHECK_TIMEOUT: Final = 5.0  # seconds that a check may take; it is a few system calls
@@ -54,6 +55,7 @@ class FileStore:
         self._publisher = Publisher(
             self._directories, synced=settings.synced, duplicates=settings.duplicates, failures=self._condition
         )
+        self._unfiled = Unfiled(self._directories, settings, self._condition)
         self._answer_due = math.inf  # time.monotonic by which the file system should have answered ``check``
         self._next_probe = 0.0
 
@@ -156,6 +158,7 @@ class FileStore:
             identity,
             self._settings,
             self._publisher,
+            self._unfiled,
             self._temporary,
             self._room,
             condition,

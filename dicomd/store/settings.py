@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dicomd.store.layout import Layout
-from dicomd.store.types import DuplicatePolicy, Durability
+from dicomd.store.types import DuplicatePolicy, Durability, UnfiledPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +13,8 @@ class StoreSettings:
     """What one configuration says about a store. A reload makes a successor of the store, with other settings.
 
     ``reserve_free`` and ``max_object_size`` are in bytes. With ``checksums``, they are recorded if the file system
-    keeps them. With ``want_patient_id``, writers report the Patient ID of what they write.
+    keeps them. With ``want_patient_id``, writers report the Patient ID of what they write. ``unfiled`` says what
+    happens to an instance whose Data Set can't be read far enough to check and file it, or has no UIDs for the layout.
     """
 
     layout: Layout
@@ -23,6 +24,7 @@ class StoreSettings:
     max_object_size: int
     checksums: bool
     want_patient_id: bool = False
+    unfiled: UnfiledPolicy = "refuse"
 
     @property
     def synced(self) -> bool:

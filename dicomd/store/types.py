@@ -9,8 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from dicomd.statuses import Status
+
 Durability = Literal["fsync", "none"]
 DuplicatePolicy = Literal["keep-both", "replace", "reject"]
+UnfiledPolicy = Literal["refuse", "keep"]
 DuplicateOutcome = Literal["", "identical", "kept-both", "replaced"]
 
 
@@ -29,18 +32,27 @@ class InstanceIdentity(NamedTuple):
     called_ae_title: str
 
 
+class Refusal(NamedTuple):
+    """What an instance that can't be filed is refused with, unless it is kept unfiled."""
+
+    status: Status
+    message: str
+
+
 class Stored(NamedTuple):
     """An instance that has been stored. ``size`` counts the bytes of the Data Set, without File Meta Information.
 
     ``duplicate`` is "" for a new instance; "identical" if it was already stored: nothing was written, and the existing
     file is now durable; "kept-both" if a different Data Set had the same UID: ``name`` is this one's own; "replaced" if
-    it has replaced that one. ``sync_seconds`` is the time spent waiting for the disk.
+    it has replaced that one. ``sync_seconds`` is the time spent waiting for the disk. ``refusal`` is set if the
+    instance can't be filed and is kept apart from those that are: its Data Set may not be what the command says.
     """
 
     name: str
     duplicate: DuplicateOutcome
     size: int
     sync_seconds: float
+    refusal: Refusal | None = None
 
     @property
     def path(self) -> Path:

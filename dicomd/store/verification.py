@@ -1,5 +1,8 @@
 """Re-reads a store: checks that every file is a readable Part 10 file, in its right place, and as it was received.
 
+Of what was kept because it can't be filed, the Data Set may be anything: only its framing, its name and its checksum
+are checked.
+
 Invariant: it only reads. It reports what is wrong and what can be done about it, and changes nothing itself. It may run
 beside a daemon: files that appear, disappear or are replaced meanwhile aren't reported, nor are the temporary files of
 running processes.
@@ -15,13 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-from dicomd.layouts import SUFFIX
+from dicomd.layouts import SUFFIX, UNFILED
 from dicomd.store import checksum, temporary
-from dicomd.store.errors import DataSetUnreadable
+from dicomd.store.errors import DataSetUnreadable, LayoutElementInvalid
 from dicomd.store.folders import OWN_FOLDER, StoreFolders
 from dicomd.store.head import HeadScanner
-from dicomd.store.layout import Layout
+from dicomd.store.layout import Layout, Place
 from dicomd.store.part10 import Header, read_header
+from dicomd.store.unfiled import unfiled_place
 from dicomd.store.whole import damage
 from dicomd.tags import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
 from dicomd.uids import PADDING, uid_from_value
@@ -38,7 +42,7 @@ class Finding(NamedTuple):
     """The result for one file, with its path below the root and its size in bytes.
 
     ``problem`` is what is wrong, "" if nothing is, and ``advice`` what can be done about it. ``compared`` says whether
-    there was a checksum to compare with.
+    there was a checksum to compare with, and ``unfiled`` whether it was kept because it can't be filed.
     """
 
     path: str
@@ -46,6 +50,7 @@ class Finding(NamedTuple):
     problem: str = ""
     advice: str = ""
     compared: bool = False
+    unfiled: bool = False
 
 
 class _ProblemError(Exception):
@@ -128,7 +133,8 @@ def _look(entry: os.DirEntry[str], relative: str, layout: Layout) -> Finding:
     try:
         with os.fdopen(os.open(entry.path, _FLAGS), "rb", buffering=0) as file:
             try:
-                return Finding(relative, size, compared=_verify_file(file, relative, layout))
+                compared = _verify_file(file, relative, layout)
+                return Finding(relative, size, compared=compared, unfiled=_is_unfiled(relative))
             except _ProblemError as error:
                 return Finding(relative, size, error.problem, error.advice)
     except FileNotFoundError:
@@ -153,10 +159,17 @@ def _verify_file(file: BinaryIO, relative: str, layout: Layout) -> bool:
         )
     if header is None:
         raise _ProblemError("not a Part 10 file", _AGAIN)
+    if _is_unfiled(relative):
+        _verify_unfiled_place(header, relative)
+        return recorded is not None
     _verify_place(file.fileno(), header, relative, layout)
     if recorded is None and (problem := damage(file.fileno(), header.data_set_offset, header.transfer_syntax_uid)):
         raise _ProblemError(problem, _AGAIN)
     return recorded is not None
+
+
+def _is_unfiled(relative: str) -> bool:
+    return relative.startswith(f"{UNFILED}/")
 
 
 def _read_whole(file: BinaryIO) -> bytes:
@@ -190,10 +203,24 @@ def _verify_place(fd: int, header: Header, relative: str, layout: Layout) -> Non
     if any(uids[tag] is None for tag in layout.elements):
         raise _ProblemError("a UID that its path needs is missing or invalid", _ASIDE)
     place = layout.place(uids[STUDY_INSTANCE_UID] or "", uids[SERIES_INSTANCE_UID] or "", uids[SOP_INSTANCE_UID] or "")
-    folder, _, name = relative.rpartition("/")
-    one_of_several = rf"{re.escape(place.name.removesuffix(SUFFIX))}(_[1-9]\d*)?{re.escape(SUFFIX)}"
-    if folder != place.directory or not re.fullmatch(one_of_several, name):
+    if not _is_at(relative, place):
         where = f"{place.directory}/{place.name}".removeprefix("/")
         raise _ProblemError(
             f"it belongs at {where}", "move it there, unless that name is taken; or was storage.layout changed?"
         )
+
+
+def _verify_unfiled_place(header: Header, relative: str) -> None:
+    try:
+        in_place = _is_at(relative, unfiled_place(header.sop_instance_uid))
+    except LayoutElementInvalid:
+        in_place = False
+    if not in_place:
+        raise _ProblemError("it isn't named after its SOP Instance UID, as unfiled instances are", _ASIDE)
+
+
+def _is_at(relative: str, place: Place) -> bool:
+    """Return whether a path is the place, or that of one of several Data Sets with the same UID."""
+    folder, _, name = relative.rpartition("/")
+    one_of_several = rf"{re.escape(place.name.removesuffix(SUFFIX))}(_[1-9]\d*)?{re.escape(SUFFIX)}"
+    return folder == place.directory and re.fullmatch(one_of_several, name) is not None

@@ -32,7 +32,8 @@ from dicomd.store.publish import Publisher
 from dicomd.store.room import INSTANCE, SMALL, Room
 from dicomd.store.settings import StoreSettings
 from dicomd.store.temporary import TemporaryFiles, unlink_quietly
-from dicomd.store.types import InstanceIdentity, Stored, Subject
+from dicomd.store.types import InstanceIdentity, Refusal, Stored, Subject
+from dicomd.store.unfiled import Unfiled, unfiled_place
 from dicomd.tags import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
 from dicomd.uids import PADDING, recurring_uid_from_value, uid_from_value
 
@@ -58,6 +59,7 @@ class FileWriter:
         identity: InstanceIdentity,
         settings: StoreSettings,
         publisher: Publisher,
+        unfiled: Unfiled,
         temporary: TemporaryFiles,
         room: Room,
         failures: FailureSink,
@@ -68,6 +70,8 @@ class FileWriter:
         self._identity = identity
         self._settings = settings
         self._publisher = publisher
+        self._unfiled = unfiled
+        self._refusal: Refusal | None = None  # why the instance can't be filed, if it is kept nevertheless
         self._temporary = temporary
         self._room = room
         self._failures = failures
@@ -75,6 +79,7 @@ class FileWriter:
         self._scanner = HeadScanner(
             identity.transfer_syntax_uid,
             want_patient_id=settings.want_patient_id,
+            lenient=unfiled.keeps,
             templates=cache_for(
                 identity.calling_ae_title,
                 identity.sop_class_uid,
@@ -98,7 +103,7 @@ class FileWriter:
             self._size += size
             if self._size > self._settings.max_object_size:
                 self._refuse_size()
-            if not self._scanner.complete:
+            if not self._scanner.complete and self._refusal is None:
                 self._scan(fragments)
             if self._fd < 0:
                 self._begin(fragments, size)
@@ -118,9 +123,9 @@ class FileWriter:
     def commit(self) -> Stored:
         """Publish the instance. Raises a ``StoreError``, after which nothing is left."""
         try:
-            if not self._scanner.complete:
+            if not self._scanner.complete and self._refusal is None:
                 self._finish_scan()
-            place = self._place()
+            place = self._destination()
             if self._fd < 0:
                 self._begin([], 0)
             self._record_checksum()
@@ -133,7 +138,9 @@ class FileWriter:
                 self._size,
                 sync_seconds,
             )
-            return self._publisher.publish(candidate, place)
+            if self._refusal is None:
+                return self._publisher.publish(candidate, place)
+            return self._unfiled.publish(candidate, place, self._refusal)
         except BaseException as error:
             self._clean_up_after(error)
             raise
@@ -168,18 +175,16 @@ class FileWriter:
             for fragment in fragments:
                 if scanner.feed(fragment):
                     break
-        except DataSetUnreadable:
-            self._refuse_other_identity()
-            raise
-        self._check_identity()
+            self._check_identity()
+        except DataSetUnreadable as error:
+            self._keep_unreadable(error)
 
     def _finish_scan(self) -> None:
         try:
             self._scanner.finish()
-        except DataSetUnreadable:
-            self._refuse_other_identity()
-            raise
-        self._check_identity()
+            self._check_identity()
+        except DataSetUnreadable as error:
+            self._keep_unreadable(error)
 
     def _check_identity(self) -> None:
         """Refuse a Data Set whose UIDs differ from the command's (PS3.4 §B.2.3, A9xx), or that has none.
@@ -212,9 +217,27 @@ class FileWriter:
                 uid = uid_from_value(found) or ""
                 raise DataSetMismatch("UID in the Data Set differs from the command's", element=tag, found=uid)
 
+    def _keep_unreadable(self, error: DataSetUnreadable) -> None:
+        """Have the instance kept unfiled, or raise the error; always if the Data Set names another instance, too."""
+        self._refuse_other_identity()
+        if error.element in (SOP_CLASS_UID, SOP_INSTANCE_UID) and self._found(error.element):
+            raise error  # this UID is the command's, but there is a second one, or it goes on behind its padding
+        self._refusal = self._unfiled.admit(self._scanner.fault or error)
+
     def _found(self, tag: int) -> bytes:
         """Return the value read of an element without its padding, b"" if there is none so far."""
         return self._scanner.values.get(tag, b"").rstrip(PADDING)
+
+    def _destination(self) -> Place:
+        """Return where the instance belongs, or, with a ``_refusal``, where it is kept because it can't be filed."""
+        if self._scanner.fault is not None and self._refusal is None:
+            self._refusal = self._unfiled.admit(self._scanner.fault)
+        if self._refusal is None:
+            try:
+                return self._place()
+            except LayoutElementInvalid as error:
+                self._refusal = self._unfiled.admit(error)
+        return unfiled_place(self._identity.sop_instance_uid)
 
     def _place(self) -> Place:
         layout = self._settings.layout

@@ -18,4 +18,5 @@ def store_settings(config: Config) -> StoreSettings:
         max_object_size=storage.max_object_size,
         checksums=storage.checksums,
         want_patient_id=config.audit.wanted,
+        unfiled=storage.unfiled,
     )

@@ -42,7 +42,7 @@ NAMED: Final = 16
 EVENTS: Final = (
     "association rejected", "association ended", "connection refused", "connection without association",
     "TLS handshake failed", "protocol mismatch", "store failed", "instance incomplete", "instance stored",
-    "internal error", "other",
+    "instance unfiled", "internal error", "other",
 )  # fmt: skip
 """The events that are counted separately."""
 _PEERS: Final = 256  # accounts of peers, the first for all strangers; more peers than that share some

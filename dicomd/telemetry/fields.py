@@ -41,7 +41,7 @@ FIELDS: Final = _CONTRACT | frozenset({
     # of TLS and of who may do what
     "tls_version", "tls_cipher", "certificate_names", "rule", "balancer", "spoken",
     # of the store
-    "operation", "errno", "path", "error", "error_comment", "duplicate", "sync_usec", "root", "durability",
+    "operation", "errno", "path", "error", "error_comment", "refusal", "duplicate", "sync_usec", "root", "durability",
     "avail_bytes", "reserve_bytes", "removed",
     # of the process
     "version", "python", "pid", "listeners", "http", "config_path", "config_error_count", "config_errors",

@@ -32,7 +32,7 @@ ACCESS_MODES: Final = ("enforce", "audit")
 LIMITS: Final = (
     "associate_rq", "association_idle", "associations", "associations_per_peer", "command_set", "connections", "items",
     "large_requests", "max_object_size", "max_pdu", "minimum_rate", "presentation_contexts", "proxy_header",
-    "request_timeout", "send_timeout", "transfer_syntaxes", "uid_length", "user_information",
+    "request_timeout", "send_timeout", "transfer_syntaxes", "uid_length", "unfiled", "user_information",
 )  # fmt: skip
 """docs/limits.md gives the value of each, and the reason for it."""
 AUDIT_RESULTS: Final = ("spooled", "sent", "lost")

@@ -30,6 +30,7 @@ class Message(StrEnum):
     ASSOCIATION_ENDED = "association ended", "29e06ec0c8f743a7835cb5f8f5fb2872"
     ASSOCIATION_REJECTED = "association rejected", "e70ed4f3ba9d436b8f3aaef4f6f5bafa"
     INSTANCE_STORED = "instance stored", "b2f4d30132e747a78993ad35c073b0fd"
+    INSTANCE_UNFILED = "instance unfiled", "10c35df0529c452cb0e1e0ed3dde171e"
     STORE_FAILED = "store failed", "73142fd5a4444e19a6ac323951d4eed0"
     SPACE_LOW = "space low", "bd340c9e101f4b4aac81fef3b0ad35a1"
     SPACE_RECOVERED = "space recovered", "2d06110c52f24b379ca042730a1029a9"

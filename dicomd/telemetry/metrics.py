@@ -203,6 +203,9 @@ class Metrics:
         self.store_duplicates = counter(
             "store_duplicates", "SOP Instances that were already stored, by what was done.", "result"
         )
+        self.store_unfiled = counter(
+            "store_unfiled", "SOP Instances that could not be filed and were kept unfiled, instead of being refused."
+        )
         self.store_recovered_files = counter(
             "store_recovered_files", "Temporary files left by a crash and handled at the start.", "action"
         )

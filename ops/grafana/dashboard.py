@@ -215,6 +215,13 @@ def _images() -> list[timeseries.Panel]:
             rate("dicomd_store_duplicates_total", "result"),
         ),
         graph(
+            "Kept unfiled",
+            "Instances per second that can't be filed and were kept in the folder unfiled (storage.unfiled). Each of "
+            "these files may be the only copy; the log's lines `instance unfiled` say why. Normal: none.",
+            "ops",
+            rate("dicomd_store_unfiled_total", "instance"),
+        ),
+        graph(
             "Store errors",
             "Failed operations of the store per second, with the operating system's reason. Normal: none.",
             "ops",

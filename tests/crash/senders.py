@@ -84,7 +84,7 @@ class Senders:
     The first `lasting` threads never release their Association, so that a daemon that begins to refuse instances always
     has a peer to answer: new Associations are rejected, and all other threads may be between two Associations at that
     moment. `told`, if given, is called in a sender's thread with each acknowledged SOP Instance UID. Every second
-    instance is one of `shared`, if given.
+    instance is one of `shared`, if given; of the others, the share `unfiled` has no Series Instance UID.
     """
 
     def __init__(
@@ -98,10 +98,12 @@ class Senders:
         told: Callable[[str], None] = lambda _uid: None,
         ledger: Ledger | None = None,
         shared: Shared | None = None,
+        unfiled: float = 0.0,
     ) -> None:
         self.ledger = ledger or Ledger()
         self._address, self._sizes, self._told = address, sizes, told
         self._shared = shared
+        self._unfiled = unfiled
         self._over = threading.Event()
         self._recording = threading.Lock()
         self._failures: list[BaseException] = []
@@ -176,7 +178,10 @@ class Senders:
         if self._shared is not None and chance.random() < 0.5:
             made = self._shared.choose(chance)
         else:
-            made = _make(new_uid(), study, f"{study}.{chance.randrange(3)}", chance.choice(self._sizes))
+            series = f"{study}.{chance.randrange(3)}"
+            if self._unfiled and chance.random() < self._unfiled:
+                series = ""
+            made = _make(new_uid(), study, series, chance.choice(self._sizes))
         with self._recording:
             self.ledger.sent[made.sop_instance_uid] = digest(made.data_set)
         return made

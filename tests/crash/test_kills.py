@@ -19,6 +19,8 @@ from tests.crash.victims import VICTIMS, VICTIMS_A_ROUND, Victims
 from tests.support.soak import soak_seconds
 
 SEED = 1494
+UNFILED = 0.2
+"""The share of instances that can't be filed, and are kept nevertheless."""
 CI_SECONDS = 60
 SOAK_SHARE = 0.08
 LONGEST_PAUSE = 0.6
@@ -36,11 +38,11 @@ def rehearse(folder: Path, seconds: float, figures: Figures) -> None:
     """Kill and verify for this many seconds."""
     chance = random.Random(SEED)
     deck: list[str] = []
-    verified = 0
-    victims = Victims(folder)
+    verified = unfiled = 0
+    victims = Victims(folder, unfiled="keep")
     ends = time.monotonic() + seconds
     try:
-        with Senders(victims.address, seed=SEED) as senders:
+        with Senders(victims.address, seed=SEED, unfiled=UNFILED) as senders:
             ledger = senders.ledger
             while deck or not verified or time.monotonic() < ends:
                 deck = deck or chance.sample(list(VICTIMS), VICTIMS_A_ROUND, counts=list(VICTIMS.values()))
@@ -54,6 +56,7 @@ def rehearse(folder: Path, seconds: float, figures: Figures) -> None:
                 verdict = judge(victims.root, ledger.sent, acknowledged)
                 assert not verdict.broken, verdict
                 verified += len(acknowledged)
+                unfiled += sum(verdict.whole[uid].parent.name == "unfiled" for uid in acknowledged)
                 prune(verdict, ledger, acknowledged)
         verdict = judge(victims.root, ledger.sent, ledger.acknowledged)
         assert not verdict.broken, verdict
@@ -67,12 +70,14 @@ def rehearse(folder: Path, seconds: float, figures: Figures) -> None:
             **{f"kills_of_{victim.replace(' ', '_')}": victims.kills[victim] for victim in VICTIMS},
             acknowledged=ledger.total,
             verified=verified,
+            of_these_unfiled=unfiled,
             sent_again=ledger.resent,
             temporary_files_swept_at_starts=victims.swept,
         )
         assert victims.complaints == []
         assert ledger.refusals == []
         assert verified == ledger.total > 0
+        assert unfiled > 0
         assert set(victims.kills) == set(VICTIMS)
         assert ledger.resent > 0
     finally:

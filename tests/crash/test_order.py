@@ -35,6 +35,11 @@ def study_of(count: int, *, study: str = "", size: int = 30_000) -> list[Instanc
     return made
 
 
+def unreadable(uid: str, size: int = 40_000) -> Instance:
+    """An instance whose Data Set can't be read."""
+    return Instance(CT_IMAGE_STORAGE, uid, EXPLICIT_LITTLE, b"\xff" * size)
+
+
 def other_bytes(sent: Instance) -> Instance:
     """The same SOP Instance UID with different pixels."""
     return Instance(sent.sop_class_uid, sent.sop_instance_uid, sent.transfer_syntax, sent.data_set[:-4] + b"DIFF")
@@ -140,6 +145,22 @@ def test_another_data_set_of_the_same_instance_is_durable_when_success_is_sent(
     assert successes == 6
     kept = sorted(file.data_set[-4:] == b"DIFF" for file in daemon.stored())
     assert kept == ([True] * 6 if policy == "replace" else [False] * 6 + [True] * 6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_an_unfiled_instance_is_durable_when_success_is_sent(
+    start_daemon: StartDaemon, tmp_path: Path, figures: Figures
+) -> None:
+    """Four Associations at once, each with an instance of its own and one that all send, which makes the folder."""
+    daemon = start_daemon(dicomd={"workers": 2}, storage={"unfiled": "keep"})
+    same = unreadable(new_uid())
+    successes, wrong = trace(daemon, tmp_path, [[same, unreadable(new_uid())] for _ in range(4)])
+    figures(successes=successes)
+    assert wrong == []
+    assert successes == 8
+    assert {file.path.parent.name for file in daemon.stored()} == {"unfiled"}
+    assert len(daemon.stored()) == 5
 
 
 # Daemons that break the promise, and the messages with which the trace reveals them.

@@ -36,10 +36,13 @@ def members(group: int) -> list[int]:
 class Victims:
     """The successive daemons of one store; workers of a dead supervisor may still be storing."""
 
-    def __init__(self, folder: Path, *, duplicates: str = "keep-both", preamble: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, duplicates: str = "keep-both", unfiled: str = "refuse", preamble: str = ""
+    ) -> None:
         """`preamble` is Python code that each process of these daemons runs first."""
         self.root = folder / "store"
-        self._folder, self._duplicates, self._preamble = folder, duplicates, preamble
+        self._folder, self._preamble = folder, preamble
+        self._storage = {"root": str(self.root), "duplicates": duplicates, "unfiled": unfiled}
         self._begun = 0
         self._dead: list[Daemon] = []
         self.kills: Counter[str] = Counter()
@@ -89,7 +92,7 @@ class Victims:
             folder,
             {
                 "dicomd": {"workers": 2, "drain_timeout": "2s"},
-                "storage": {"root": str(self.root), "duplicates": self._duplicates},
+                "storage": self._storage,
                 "log": {"level": "info", "instances": False},
             },
         )

@@ -34,6 +34,7 @@ ALERTS_OF_CONTRACT = (
     "DicomdCertificateExpiring",
     "DicomdInternalError",
     "DicomdAuditMessagesLost",
+    "DicomdInstancesUnfiled",
     "DicomdSaturated",
     "DicomdStoreSlow",
     "DicomdWorkerCrashing",

@@ -31,6 +31,7 @@ proxy_protocol = ["10.0.0.0/8"]
 [storage]
 root = "/var/lib/dicomd/store"
 layout = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
+unfiled = "refuse"
 durability = "fsync"
 duplicates = "keep-both"
 checksums = true

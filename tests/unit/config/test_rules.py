@@ -48,6 +48,8 @@ def test_layout_is_accepted(layout: str) -> None:
         ("../{SOPInstanceUID}.dcm", "starts with a dot"),
         ("a/../{SOPInstanceUID}.dcm", "starts with a dot"),
         (".dicomd/{SOPInstanceUID}.dcm", "starts with a dot"),
+        ("unfiled/{SOPInstanceUID}.dcm", "begins with unfiled/"),
+        ("unfiled/{StudyInstanceUID}/{SOPInstanceUID}.dcm", "begins with unfiled/"),
         ("a//{SOPInstanceUID}.dcm", "empty part"),
         ("{PatientName}/{SOPInstanceUID}.dcm", "is not a placeholder"),
         ("{}/{SOPInstanceUID}.dcm", "is not a placeholder"),

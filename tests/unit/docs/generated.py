@@ -33,6 +33,7 @@ SETTINGS = {
     "storage.layout": "path of an instance below the store's root",
     "storage.durability": "whether an instance is synced before it is answered with success",
     "storage.duplicates": "what happens to a different Data Set whose SOP Instance UID is already stored",
+    "storage.unfiled": "what happens to an instance that can't be checked and filed",
     "storage.reserve_free": "free space below which no instance is accepted",
     "storage.max_object_size": "length of the longest Data Set accepted",
     "dicomd.drain_timeout": "time that open Associations have to finish after a stop",

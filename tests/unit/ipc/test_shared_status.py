@@ -126,9 +126,10 @@ def test_an_association_is_listed_while_it_is_open_with_what_it_brought(shared_s
     row.close()
     row.close()
     display.count(associations=1)
+    display.count(unfiled=1)
     assert shared_state.status.associations.open_associations(0) == []
     assert shared_state.status.associations.counted(ALL) == {
-        "associations": 1, "rejected": 0, "instances": 2, "failures": 1, "bytes": 157
+        "associations": 1, "rejected": 0, "instances": 2, "failures": 1, "unfiled": 1, "bytes": 157
     }  # fmt: skip
 
 

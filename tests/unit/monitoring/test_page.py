@@ -32,7 +32,7 @@ STATUS: dict[str, Any] = {
         {"worker": "0", "pid": 9, "state": "ready", "generation": 2, "connections": 1, "associations": 1},
     ],
     "associations": {"open": 0, "limit": 256, "listed": [], "not_listed": 0},
-    "counters": {"associations": 0, "rejected": 0, "instances": 0, "failures": 0, "bytes": 0},
+    "counters": {"associations": 0, "rejected": 0, "instances": 0, "failures": 0, "unfiled": 0, "bytes": 0},
     "store": {
         "accepting": True,
         "reason": "",
@@ -100,6 +100,7 @@ def test_it_says_how_things_are() -> None:
         ({"ready": False, "reason": "the store takes nothing: full"}, "the store takes nothing: full"),
         ({"ready": False, "maintenance": True, "reason": "x"}, "in maintenance"),
         ({"access_open": True}, "every peer that can connect may store"),
+        ({"counters": STATUS["counters"] | {"unfiled": 1234}}, "1,234 since the start"),
         ({"certificates": [{"listener": "tls", "not_after": "2026-01-02T03:04:05Z", "days": 3}]}, "3 days"),
         ({"peers": [{"peer": "ct1", "instances": 5, "failures": 1, "last_store": None}]}, "never"),
         ({"store": {"accepting": False, "reason": "no worker is ready", "root": "/srv"}}, "no: no worker is ready"),

@@ -5,7 +5,15 @@ import pytest
 from dicomd.net.store_advice import advice
 from dicomd.services.storage import StoreOperation
 from dicomd.statuses import Status
-from dicomd.store.errors import DataSetMismatch, ObjectTooLarge, OutOfSpace, StoreError, StoreUnavailable, from_oserror
+from dicomd.store.errors import (
+    DataSetMismatch,
+    DataSetUnreadable,
+    ObjectTooLarge,
+    OutOfSpace,
+    StoreError,
+    StoreUnavailable,
+    from_oserror,
+)
 from dicomd.store.space import Space, shortage
 from dicomd.store.types import InstanceIdentity
 
@@ -37,6 +45,11 @@ def test_both_uids_that_differ_are_named(element: int, found: str, expected: str
     said = told(DataSetMismatch("UID in the Data Set differs from the command's", element=element, found=found))
     assert said.startswith(expected)
     assert "vendor" in said
+
+
+def test_an_instance_that_would_be_kept_if_there_were_room_says_so() -> None:
+    assert "unfiled" in told(DataSetUnreadable("Data Set is empty", operation="unfiled"))
+    assert told(DataSetUnreadable("Data Set is empty")) == ""
 
 
 def used_up(avail_bytes: int, files_avail: int) -> OutOfSpace:

@@ -598,11 +598,21 @@ WATCHED = ("open", "writev", "fdatasync", "mkdir", "link", "rename", "fsync", "s
 @pytest.mark.parametrize(
     "number", [errno.EIO, *(pytest.param(number, marks=SLOW) for number in (errno.ENOSPC, errno.EMFILE, errno.EPERM))]
 )
-@pytest.mark.parametrize("case", ["new", "new-in-pieces", "identical", "kept-both", "replaced"])
+@pytest.mark.parametrize(
+    ("case", "series"),
+    [
+        *((case, SERIES) for case in ("new", "new-in-pieces", "identical", "kept-both", "replaced")),
+        *(pytest.param(case, None, marks=SLOW) for case in ("new", "identical", "kept-both")),
+    ],
+)
 def test_whichever_call_fails_the_store_holds_complete_instances_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, series: str | None, number: int
 ) -> None:
-    """Fail the first call of one store, then the second, and so on, until a store succeeds."""
+    """Fail the first call of one store, then the second, and so on, until a store succeeds.
+
+    An instance without a series is kept unfiled.
+    """
+    place = f"unfiled/{INSTANCE}.dcm" if series is None else PLACE
     case, _, pieces = case.partition("-in-")
     pixels = b"\1\2\3\4" if case in ("new", "identical") else b"\5\6\7\10"
     if pieces:
@@ -623,8 +633,8 @@ def test_whichever_call_fails_the_store_holds_complete_instances_only(
 
     for failing_call in range(1, 60):
         root = tmp_path / str(failing_call)
-        store = file_store(root, duplicates="replace" if case == "replaced" else "keep-both")
-        before = {} if case == "new" else {PLACE: put(store, data_set()).path.read_bytes()}
+        store = file_store(root, duplicates="replace" if case == "replaced" else "keep-both", unfiled="keep")
+        before = {} if case == "new" else {place: put(store, data_set(series=series)).path.read_bytes()}
         descriptors = len(open_descriptors())
         calls = 0
         outcome = "stored"
@@ -632,7 +642,7 @@ def test_whichever_call_fails_the_store_holds_complete_instances_only(
             for name in WATCHED:
                 patch.setattr(os, name, watched(name))
             try:
-                put(store, data_set(pixels=pixels))
+                put(store, data_set(pixels=pixels, series=series))
             except StoreError:
                 outcome = "failed"
         after = {path: (root / path).read_bytes() for path in files(root)}
@@ -640,15 +650,16 @@ def test_whichever_call_fails_the_store_holds_complete_instances_only(
         assert store.state.accepting
         if outcome == "failed":
             assert calls >= failing_call
-            complete = {PLACE: next(iter(before.values()))[:-4] + pixels} if case == "replaced" else before
+            complete = {place: next(iter(before.values()))[:-4] + pixels} if case == "replaced" else before
             assert after in (before, complete)
-            assert folders(root) == (sorted({STUDY, f"{STUDY}/{SERIES}"}) if before else [])
+            made = {STUDY, f"{STUDY}/{SERIES}"} if series else {"unfiled"}
+            assert folders(root) == (sorted(made) if before else [])
         elif calls < failing_call:
             assert failing_call > 10  # otherwise the wrong calls were watched
             return
         assert len(open_descriptors()) <= descriptors + 1  # one for a cached directory
         expected = {"new": "identical"} if outcome == "stored" else {"new": ""}
-        assert put(store, data_set(pixels=pixels)).duplicate in (expected.get(case), "identical", case)
+        assert put(store, data_set(pixels=pixels, series=series)).duplicate in (expected.get(case), "identical", case)
     pytest.fail("storing an instance took more calls than it should")
 
 

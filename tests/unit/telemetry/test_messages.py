@@ -15,7 +15,7 @@ CATALOG = Path(__file__).parents[3] / "packaging" / "dicomd.catalog"
 
 def test_ids_are_distinct_and_what_sd_id128_takes() -> None:
     ids = [message.message_id for message in Message]
-    assert len(set(ids)) == len(ids) == 14
+    assert len(set(ids)) == len(ids) == 15
     assert all(re.fullmatch(r"[0-9a-f]{32}", message_id) for message_id in ids)
 
 

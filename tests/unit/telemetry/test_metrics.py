@@ -28,6 +28,7 @@ COUNTERS = {
     "dicomd_store_received_bytes": set(),
     "dicomd_store_errors": {"operation", "errno"},
     "dicomd_store_duplicates": {"result"},
+    "dicomd_store_unfiled": set(),
     "dicomd_store_recovered_files": {"action"},
     "dicomd_peer_instances": {"peer"},
     "dicomd_peer_failures": {"peer", "reason"},
@@ -116,6 +117,7 @@ def test_known_series_exist_at_0_from_the_start(metrics: Metrics) -> None:
         ("dicomd_workers", {"state": "ready"}),
         ("dicomd_associations_active", {"listener": "dicom"}),
         ("dicomd_instances_stored_total", {}),
+        ("dicomd_store_unfiled_total", {}),
         ("dicomd_store_duration_seconds_count", {}),
     ):
         assert value(metrics, name, **labels) == 0, (name, labels)
