@@ -25,25 +25,39 @@ _MAX_READ: Final = 1 << 16  # real File Meta Information has only a few hundred 
 
 
 class Header(NamedTuple):
-    """The File Meta Information of a Part 10 file. Its Data Set begins at ``data_set_offset``."""
+    """The File Meta Information of a Part 10 file. Its Data Set begins at ``data_set_offset``.
+
+    The AE Titles are those of the Association by which it was received, "" if they were empty, None if the file doesn't
+    say: Source (0002,0016) and Receiving Application Entity Title (0002,0018).
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
     data_set_offset: int
+    calling_ae_title: str | None
+    called_ae_title: str | None
 
 
 def header(identity: InstanceIdentity) -> bytes:
     """Encode the preamble and File Meta Information of an instance, in Explicit VR Little Endian."""
     uid = identity.sop_instance_uid.encode("ascii", "replace")
-    before, behind = _around(len(uid), identity.sop_class_uid, identity.transfer_syntax_uid, identity.calling_ae_title)
+    before, behind = _around(
+        len(uid),
+        identity.sop_class_uid,
+        identity.transfer_syntax_uid,
+        identity.calling_ae_title,
+        identity.called_ae_title,
+    )
     return before + uid + behind
 
 
 # The instances of one Association usually differ only in Media Storage SOP Instance UID (0002,0003). A receiver sees
 # few SOP Classes, transfer syntaxes and peers; the bound is for hostile ones.
 @lru_cache(maxsize=512)
-def _around(length: int, sop_class_uid: str, transfer_syntax_uid: str, calling_ae_title: str) -> tuple[bytes, bytes]:
+def _around(
+    length: int, sop_class_uid: str, transfer_syntax_uid: str, calling_ae_title: str, called_ae_title: str
+) -> tuple[bytes, bytes]:
     """Encode what precedes and follows the `length` bytes of the SOP Instance UID."""
     before = _VERSION + _element(0x0002, b"UI", sop_class_uid.encode("ascii", "replace"))
     instance = _element(0x0003, b"UI", bytes(length))
@@ -54,6 +68,7 @@ def _around(length: int, sop_class_uid: str, transfer_syntax_uid: str, calling_a
             _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode()),
             _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode()),
             _element(0x0016, b"AE", legal_ae_title(calling_ae_title).encode()),
+            _element(0x0018, b"AE", legal_ae_title(called_ae_title).encode()),
         )
     )
     before += instance[: _SHORT.size]
@@ -93,9 +108,16 @@ def read_header(fd: int) -> Header | None:
         at = value + length
         if at > len(data):
             return None
-        if vr == b"UI":
+        if vr in (b"UI", b"AE"):
             values[number] = data[value:at].rstrip(b"\0 ").decode("ascii", "replace")
     goes_on = len(data) == _MAX_READ and at + 8 > _MAX_READ
     if 0x0010 not in values or goes_on:
         return None
-    return Header(values.get(0x0002, ""), values.get(0x0003, ""), values[0x0010], at)
+    return Header(
+        values.get(0x0002, ""),
+        values.get(0x0003, ""),
+        values[0x0010],
+        at,
+        calling_ae_title=values.get(0x0016),
+        called_ae_title=values.get(0x0018),
+    )

@@ -53,7 +53,7 @@ def test_every_file_arrives_byte_for_byte(flat_receiver: Daemon) -> None:
     assert stored == sent
     assert len(flat_receiver.paths()) == len(sent)
     for stored_file in flat_receiver.stored():
-        assert_file_meta(stored_file, calling="RAWPEER")
+        assert_file_meta(stored_file, calling="RAWPEER", called={"DICOMD"})
 
 
 @pytest.mark.system

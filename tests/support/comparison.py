@@ -19,6 +19,7 @@ _FILE_META = {
     0x00020012: "Implementation Class UID",
     0x00020013: "Implementation Version Name",
     0x00020016: "Source Application Entity Title",
+    0x00020018: "Receiving Application Entity Title",
 }
 
 
@@ -40,17 +41,19 @@ def assert_stored_as_sent(daemon: Daemon, conversations: list[Conversation], *, 
     described = [{(uid, syntax, len(data or b"")) for _, uid, syntax, data in side} for side in (set(stored), sent)]
     assert described[0] == described[1]
     assert set(stored) == sent, "the stored bytes differ from those sent"
+    called = {talk.called_ae_title for talk in conversations if talk.stores}
     for file in files:
-        assert_file_meta(file, calling=calling)
+        assert_file_meta(file, calling=calling, called=called)
     return files
 
 
-def assert_file_meta(file: StoredFile, *, calling: str) -> None:
+def assert_file_meta(file: StoredFile, *, calling: str, called: set[str]) -> None:
     """Preamble and File Meta Information are as CONTRACT 4 specifies, with values padded as PS3.5 §6.2 requires."""
     assert file.preamble == bytes(128)
     assert set(file.meta) == set(_FILE_META)
     assert file.meta[0x00020001] == b"\x00\x01"
     assert file.text(0x00020016) == calling
+    assert file.text(0x00020018) in called
     assert file.text(0x00020012)
     assert 1 <= len(file.text(0x00020013)) <= 16
     assert all(len(value) % 2 == 0 for value in file.meta.values())

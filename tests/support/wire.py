@@ -99,6 +99,7 @@ class ContextResult:
 class Conversation:
     """An Association as seen on the wire."""
 
+    called_ae_title: str = ""
     contexts: dict[int, ContextResult] = field(default_factory=dict)
     abstract_syntaxes: dict[int, str] = field(default_factory=dict)
     requests: list[Message] = field(default_factory=list)
@@ -121,6 +122,7 @@ def conversation(requestor: bytes, acceptor: bytes) -> Conversation:
     talk = Conversation(requestor_pdus=list(pdus(requestor)), acceptor_pdus=list(pdus(acceptor)))
     for pdu in talk.requestor_pdus:
         if pdu.type == A_ASSOCIATE_RQ:
+            talk.called_ae_title = pdu.body[4:20].decode("ascii").strip()
             talk.abstract_syntaxes = proposed_contexts(pdu.body)
     for pdu in talk.acceptor_pdus:
         if pdu.type == A_ASSOCIATE_AC:

@@ -58,8 +58,10 @@ def data_set(instance: str = INSTANCE, pixels: bytes = b"\1\2\3\4", **others: An
     return head(instance=instance, **others) + element(0x7FE00010, "OW", pixels, others.get("syntax", EXPLICIT))
 
 
-def identity(instance: str = INSTANCE, syntax: str = EXPLICIT, calling: str = "CT1") -> InstanceIdentity:
-    return InstanceIdentity(CT_IMAGE_STORAGE, instance, syntax, calling, "DICOMD")
+def identity(
+    instance: str = INSTANCE, syntax: str = EXPLICIT, calling: str = "CT1", called: str = "DICOMD"
+) -> InstanceIdentity:
+    return InstanceIdentity(CT_IMAGE_STORAGE, instance, syntax, calling, called)
 
 
 def file_store(root: Path, *, start: bool = True, layout: str = LAYOUT, **overrides: Any) -> FileStore:

@@ -36,7 +36,7 @@ def test_file_meta_has_the_promised_elements_and_no_others(tmp_path: Path) -> No
     meta = pydicom.dcmread(path).file_meta
     assert isinstance(meta, FileMetaDataset)
     assert [element.tag for element in meta] == [
-        0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013, 0x00020016,
+        0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013, 0x00020016, 0x00020018,
     ]  # fmt: skip
     assert meta.FileMetaInformationVersion == b"\0\1"
     assert meta.MediaStorageSOPClassUID == CT_IMAGE_STORAGE
@@ -45,6 +45,7 @@ def test_file_meta_has_the_promised_elements_and_no_others(tmp_path: Path) -> No
     assert meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
     assert meta.ImplementationVersionName == IMPLEMENTATION_VERSION_NAME
     assert meta.SourceApplicationEntityTitle == "CT1"
+    assert meta.ReceivingApplicationEntityTitle == "DICOMD"
 
 
 @pytest.mark.parametrize("instance", ["1.2", "1.2.3"])
@@ -54,7 +55,8 @@ def test_the_group_length_leads_to_the_data_set(tmp_path: Path, instance: str, c
     data = pydicom.dcmread(path)
     assert data.file_meta.FileMetaInformationGroupLength + 144 == len(header(identity(instance, calling=calling)))
     assert data.SOPInstanceUID == instance
-    assert read(path) == Header(CT_IMAGE_STORAGE, instance, EXPLICIT, len(header(identity(instance, calling=calling))))
+    offset = len(header(identity(instance, calling=calling)))
+    assert read(path) == Header(CT_IMAGE_STORAGE, instance, EXPLICIT, offset, calling, "DICOMD")
 
 
 def test_the_implementation_names_itself_within_its_vrs() -> None:
@@ -75,10 +77,12 @@ def test_the_implementation_names_itself_within_its_vrs() -> None:
         ("   ", ""),
     ],
 )
-def test_a_calling_ae_title_becomes_a_legal_one(tmp_path: Path, sent: str, legal: str) -> None:
+def test_an_ae_title_becomes_a_legal_one(tmp_path: Path, sent: str, legal: str) -> None:
     assert legal_ae_title(sent) == legal
-    path = written(tmp_path, identity(calling=sent), data_set())
-    assert pydicom.dcmread(path).file_meta.SourceApplicationEntityTitle == legal
+    meta = pydicom.dcmread(written(tmp_path, identity(calling=sent), data_set())).file_meta
+    assert meta.SourceApplicationEntityTitle == legal
+    meta = pydicom.dcmread(written(tmp_path, identity(called=sent), data_set())).file_meta
+    assert meta.ReceivingApplicationEntityTitle == legal
 
 
 @pytest.mark.parametrize("name", ["CT_small.dcm", "JPEG2000.dcm", "ExplVR_BigEnd.dcm", "image_dfl.dcm"])
@@ -107,7 +111,7 @@ def test_an_element_of_group_0002_in_the_data_set_is_not_taken_for_file_meta(tmp
     """Which PS3.5 §7.1 forbids, but earlier versions stored."""
     meta = header(identity())
     (tmp_path / "file").write_bytes(meta + element(0x00020010, "UI", "1.2.840.10008.1.2.4.70") + data_set())
-    assert read(tmp_path / "file") == Header(CT_IMAGE_STORAGE, INSTANCE, EXPLICIT, len(meta))
+    assert read(tmp_path / "file") == Header(CT_IMAGE_STORAGE, INSTANCE, EXPLICIT, len(meta), "CT1", "DICOMD")
 
 
 def test_endless_file_meta_is_not_followed(tmp_path: Path) -> None:
