@@ -74,7 +74,10 @@ def _store(found: dict[str, Any]) -> list[str]:
         return [_fact("store", f"{store['root']}: {store['reason']}")]
     free, size = store["avail_bytes"], store["size_bytes"]
     share = f" ({free / size:.0%})" if size else ""
-    lines = [_fact("store", f"{store['root']}: {format_bytes(free)} free of {format_bytes(size)}{share}")]
+    lines = [
+        _fact("store", f"{store['root']}: {format_bytes(free)} free of {format_bytes(size)}{share}"),
+        _fact("", store["layout"]),
+    ]
     if unfiled := found["counters"]["unfiled"]:
         lines.append(_fact("unfiled", f"{unfiled} since the start: look at what is in {store['root']}/{UNFILED}"))
     return lines

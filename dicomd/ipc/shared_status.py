@@ -50,6 +50,7 @@ class SupervisorStatus(TypedDict):
     access_open: bool
     associations_limit: int
     root: str
+    layout: str
     reserve_bytes: int
     configuration: ConfigurationStatus
 

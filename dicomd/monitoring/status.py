@@ -138,6 +138,7 @@ def _store(shared_state: SharedState, supervisor: JsonObject) -> JsonObject:
         "accepting": reason == "",
         "reason": reason,
         "root": supervisor.get("root"),
+        "layout": supervisor.get("layout"),
         "reserve_bytes": supervisor.get("reserve_bytes"),
         **measured,
     }

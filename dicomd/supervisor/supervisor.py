@@ -291,6 +291,7 @@ class Supervisor:
                 "access_open": not config.peers,
                 "associations_limit": config.limits.associations,
                 "root": str(config.storage.root.absolute()),
+                "layout": config.storage.layout,
                 "reserve_bytes": config.storage.reserve_free,
                 "configuration": {
                     "path": str(self._given.config_path),

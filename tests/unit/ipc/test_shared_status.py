@@ -269,6 +269,7 @@ def supervisor_status(text: str, count: int) -> SupervisorStatus:
         "access_open": True,
         "associations_limit": 256,
         "root": text,
+        "layout": "{SOPInstanceUID}.dcm",
         "reserve_bytes": 1 << 30,
         "configuration": {
             "path": text,

@@ -37,6 +37,7 @@ STATUS: dict[str, Any] = {
         "accepting": True,
         "reason": "",
         "root": "/srv",
+        "layout": "{CalledAETitle}/{SOPInstanceUID}.dcm",
         "reserve_bytes": 10,
         "avail_bytes": 250,
         "size_bytes": 1000,
@@ -103,7 +104,10 @@ def test_it_says_how_things_are() -> None:
         ({"counters": STATUS["counters"] | {"unfiled": 1234}}, "1,234 since the start"),
         ({"certificates": [{"listener": "tls", "not_after": "2026-01-02T03:04:05Z", "days": 3}]}, "3 days"),
         ({"peers": [{"peer": "ct1", "instances": 5, "failures": 1, "last_store": None}]}, "never"),
-        ({"store": {"accepting": False, "reason": "no worker is ready", "root": "/srv"}}, "no: no worker is ready"),
+        (
+            {"store": {"accepting": False, "reason": "no worker is ready", "root": "/srv", "layout": ""}},
+            "no: no worker is ready",
+        ),
         (
             {
                 "configuration": {
@@ -113,7 +117,7 @@ def test_it_says_how_things_are() -> None:
             "The last reload was rejected",
         ),
         ({"configuration": {"last_reload": None, "restart_pending": ["storage.root"]}}, "storage.root"),
-        ({"store": {"accepting": False, "reason": "x", "root": None}}, "0 B of 0 B"),
+        ({"store": {"accepting": False, "reason": "x", "root": None, "layout": None}}, "0 B of 0 B"),
         ({"workers": [], "listeners": None, "access_open": None}, "No worker is running"),
     ],
 )
