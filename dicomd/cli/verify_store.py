@@ -22,10 +22,12 @@ def verify_store(config_path: Path) -> None:
 
     Checks that every file below storage.root is a readable Part 10 file in the place that storage.layout gives it, that
     it still matches the checksum recorded when it was received, if there is one, and that no temporary file was left
-    behind by a crash. Of instances that were kept unfiled (storage.unfiled), only framing, name and checksum are
-    checked, since their Data Sets may be anything. Nothing is changed, and dicomd may run meanwhile. Exit status: 0 if
-    no problem was found, else 1 with a line for each problem.
+    behind by a crash. What no file tells about its path (peer, date of reception) can't be checked. Of instances that
+    were kept unfiled (storage.unfiled), only framing, name and checksum are checked, since their Data Sets may be
+    anything. Nothing is changed, and dicomd may run meanwhile. Exit status: 0 if no problem was found, else 1 with a
+    line for each problem.
     """
+    from dicomd.layouts import NOT_IN_FILES
     from dicomd.store.layout import Layout
     from dicomd.store.verification import survey, verify
 
@@ -33,6 +35,7 @@ def verify_store(config_path: Path) -> None:
     root = storage.root.absolute()
     if not root.is_dir():
         fail(f"{root}: no such folder (storage.root)")
+    layout = Layout(storage.layout)
     instances = compared = unfiled = size = problems = 0
     waiting: list[Finding] = []
     progress = (
@@ -41,7 +44,7 @@ def verify_store(config_path: Path) -> None:
         else contextlib.nullcontext()
     )
     with progress as bar:
-        for finding in verify(root, Layout(storage.layout)):
+        for finding in verify(root, layout):
             if finding.problem:
                 problems += 1
                 if bar is None:
@@ -62,6 +65,8 @@ def verify_store(config_path: Path) -> None:
         f"{root}: {instances} instances OK, {compared} of them by checksum{apart}; "
         f"{problems} problem{'' if problems == 1 else 's'} ({format_bytes(size)} read)"
     )
+    if unchecked := [f"{{{name}}}" for name in NOT_IN_FILES if name in layout.placeholders]:
+        click.echo(f"Not checked, as files don't tell them: {' and '.join(unchecked)}")
     if problems:
         sys.exit(1)
 

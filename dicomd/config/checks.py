@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dicomd import layouts
 from dicomd.config import peers
 from dicomd.config.certificates import holds_certificate
 from dicomd.config.load import read_text, validate
@@ -126,4 +127,19 @@ def _warnings(config: Config, file: str) -> Iterator[Problem]:
             f"{link} is a symbolic link {target}",
             "a link to a folder: mount what it leads to, or make it",
         )
+    yield from _sent_again(config.storage.layout, file)
     yield from peers.warnings(config, file)
+
+
+def _sent_again(layout: str, file: str) -> Iterator[Problem]:
+    used = layouts.placeholders(layout)
+    varying = [f"{{{name}}}" for name in layouts.OF_THE_TRANSFER if name in used]
+    if varying:
+        names = " or ".join(varying)
+        yield Problem(
+            file,
+            "storage.layout",
+            f"an instance that is sent again with another {names} is stored once more, in another place, whatever "
+            "storage.duplicates says",
+            "only placeholders of the Data Set, unless each is to have a copy of its own",
+        )

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from dicomd import layouts
 from dicomd.config import keys
 from dicomd.config.kinds import toml
 from dicomd.config.problems import ConfigError, Problem, UnacceptableError
@@ -125,6 +126,9 @@ def _inconsistencies(config: Config, file: str) -> Iterator[tuple[frozenset[str]
                 )
                 yield frozenset({"listen", path.partition(".")[0].partition("[")[0]}), problem
                 break
+    if not layouts.fits_below(str(config.storage.root), config.storage.layout):
+        what = "with storage.root, it can make a path too long for the system"
+        yield frozenset({"storage"}), Problem(file, "storage.layout", what, "fewer or shorter parts")
     if config.tls.client_ca is None:
         needing = [key for key in ("client_certificate", "crl") if getattr(config.tls, key) not in {None, "none"}]
         if needing:

@@ -110,8 +110,11 @@ class Storage(Table):
     layout: Annotated[
         Layout,
         Key(
-            "Path of an instance below the root, made from {StudyInstanceUID}, {SeriesInstanceUID} and "
-            "{SOPInstanceUID}. It must end in .dcm and contain {SOPInstanceUID}."
+            "Path of an instance below the root, made from {StudyInstanceUID}, {SeriesInstanceUID}, {SOPInstanceUID}, "
+            "{CalledAETitle}, {CallingAETitle}, {Peer} (its name in [[peers]], or unknown), {Modality}, {StudyDate} "
+            "and {ReceivedDate} (in UTC): dates as YYYYMMDD, all made safe for a path, none where absent. It must end "
+            "in .dcm and contain {SOPInstanceUID}. An instance that is sent again with another value of one of them "
+            "is stored again, in another place."
         ),
     ] = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
     unfiled: Annotated[

@@ -301,9 +301,9 @@ class Association:
         # it means nothing (AA-6), and in Sta8, between the two, nothing is read.
         self._reader.expect_data()
         self._peer_max_pdu = negotiated.max_pdu
-        titles = (request.calling_ae_title, request.called_ae_title)
+        requestor = (request.calling_ae_title, request.called_ae_title, access.rights, access.peer)
         contexts = {
-            context_id: PresentationContext(context.abstract_syntax, context.transfer_syntax, *titles, access.rights)
+            context_id: PresentationContext(context.abstract_syntax, context.transfer_syntax, *requestor)
             for context_id, context in negotiated.contexts.items()
         }
         self._messages = Messages(self._settings.services, contexts, report.accepted(access, negotiated))

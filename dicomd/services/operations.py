@@ -27,13 +27,17 @@ NOTHING = Rights(echo=False, store=False)
 
 
 class PresentationContext(NamedTuple):
-    """The accepted Presentation Context of a request (PS3.8 §7.1.1.13), both AE Titles and the requestor's rights."""
+    """The accepted Presentation Context of a request (PS3.8 §7.1.1.13), both AE Titles and the requestor's rights.
+
+    `peer` is the requestor's name in the configuration, "" if it has none.
+    """
 
     abstract_syntax: str
     transfer_syntax: str
     calling_ae_title: str
     called_ae_title: str
     rights: Rights = EVERYTHING
+    peer: str = ""
 
 
 class Operation(Protocol):

@@ -125,8 +125,8 @@ class StorageService:
             response = Response(
                 Status.INVALID_SOP_INSTANCE, "Affected SOP Instance UID is missing or invalid", (0x00001000,)
             )
-        _, transfer_syntax, calling, called, _ = context
-        identity = InstanceIdentity(class_uid or "", instance_uid or "", transfer_syntax, calling, called)
+        _, transfer_syntax, calling, called, _, peer = context
+        identity = InstanceIdentity(class_uid or "", instance_uid or "", transfer_syntax, calling, called, peer)
         operation = StoreOperation(identity, response)
         if response is None:
             operation.open(self._store)

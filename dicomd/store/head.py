@@ -1,25 +1,27 @@
-"""Scans the head of a Data Set as it is received, for the UIDs that the layout and the checks against the command need.
+"""Scans the head of a Data Set as it is received, for what the layout and the checks against the command need.
 
 Invariant: one pass and constant memory, however the fragments are cut. Unwanted values are skipped without being kept,
 at most 80 bytes of a wanted one are kept, with nothing but padding behind them if they are a UID, nesting is bounded,
-and a deflated head is inflated piece by piece up to a limit. The scan ends once all four elements are found, at the
+and a deflated head is inflated piece by piece up to a limit. The scan ends once all wanted elements are found, at the
 first top-level element beyond (0020,000E) after SOP Class and SOP Instance UID, or with the Data Set: those two are
-always compared with the command's.
+always compared with the command's. Four UIDs are always wanted, others only on demand.
 
 Elements out of order (a violation of PS3.5 §7.1) are accepted until then: that costs nothing, and their meaning doesn't
-depend on their order. A wanted element that occurs twice until then with different values makes the Data Set
-unreadable, because readers would disagree about whose it is. Whether VRs are explicit is detected in the first element
-rather than taken from the Transfer Syntax: some senders announce one encoding and use the other, and most readers cope
-with that. What the widespread toolkits read over, such as a delimiter with a length, doesn't cost an instance. But an
-element that belongs to a command, to File Meta Information or to a DICOMDIR makes the Data Set unreadable: readers
-would take another transfer syntax from it. A lenient scan, for a Data Set that is kept whatever it is, goes on behind
-such an element or in the other byte order, because the UIDs that follow can still be compared.
+depend on their order. A wanted UID that occurs twice until then with different values makes the Data Set unreadable,
+because readers would disagree about whose it is; of other elements the first counts. Whether VRs are explicit is
+detected in the first element rather than taken from the Transfer Syntax: some senders announce one encoding and use the
+other, and most readers cope with that. What the widespread toolkits read over, such as a delimiter with a length,
+doesn't cost an instance. But an element that belongs to a command, to File Meta Information or to a DICOMDIR makes the
+Data Set unreadable: readers would take another transfer syntax from it. A lenient scan, for a Data Set that is kept
+whatever it is, goes on behind such an element or in the other byte order, because the UIDs that follow can still be
+compared.
 """
 
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dicomd.store.element_encoding import (
     DEFLATED,
@@ -34,7 +36,7 @@ from dicomd.store.element_encoding import (
 )
 from dicomd.store.errors import DataSetUnreadable
 from dicomd.store.head_templates import HeaderSpan, TemplateCache, ValueSpan
-from dicomd.tags import PATIENT_ID, SOP_CLASS_UID, SOP_INSTANCE_UID
+from dicomd.tags import MODALITY, PATIENT_ID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_DATE
 from dicomd.uids import PADDING
 
 if TYPE_CHECKING:
@@ -61,6 +63,32 @@ _NOT_IN_DATA_SETS: Final = {  # PS3.5 §7.1
 }
 
 
+class WantedElements(NamedTuple):
+    """What a scan looks for: ``number`` elements, the four UIDs included, those ``of_group_8`` by their element number.
+
+    With ``patient_id``, it looks for Patient ID besides, but neither continues nor fails because of it.
+    """
+
+    of_group_8: tuple[int, ...]
+    number: int
+    patient_id: bool
+
+
+_UIDS_OF_GROUP_8: Final = (SOP_CLASS_UID & 0xFFFF, SOP_INSTANCE_UID & 0xFFFF)
+_OPTIONAL: Final = frozenset({STUDY_DATE, MODALITY})
+
+
+def wanted_elements(optional: Collection[int] = (), *, patient_id: bool = False) -> WantedElements:
+    """Return the four UIDs, and ``optional`` elements, which may be Study Date and Modality."""
+    if not _OPTIONAL.issuperset(optional):
+        raise ValueError("only Study Date and Modality can be looked for")
+    of_group_8 = (*_UIDS_OF_GROUP_8, *(tag & 0xFFFF for tag in sorted(optional)))
+    return WantedElements(of_group_8, len(of_group_8) + 2, patient_id)
+
+
+UIDS_ONLY: Final = wanted_elements()
+
+
 class HeadScanner:
     """Scans one Data Set in the given transfer syntax, fragment by fragment.
 
@@ -73,22 +101,21 @@ class HeadScanner:
         self,
         transfer_syntax_uid: str,
         *,
-        want_patient_id: bool = False,
+        wanted: WantedElements = UIDS_ONLY,
         lenient: bool = False,
         templates: TemplateCache | None = None,
     ) -> None:
-        """With `want_patient_id`, also look for `patient_id`, but neither continue nor fail because of it.
+        """Look for what is `wanted`. `templates` is shared by scans of Data Sets that are probably alike.
 
         If `lenient`, what makes a Data Set unreadable for others, but not for this scan, becomes its `fault` instead of
-        being raised. `templates` is shared by scans of Data Sets that are probably alike, all with the same
-        `want_patient_id`.
+        being raised. All scans that share `templates` want the same.
         """
         self.complete = False
         self.fault: DataSetUnreadable | None = None
         self._lenient = lenient
         self.values: dict[int, bytes] = {}
         self.patient_id = b""
-        self._want_patient_id = want_patient_id
+        self._wanted = wanted
         self._encoding = ENCODINGS.get(transfer_syntax_uid, EXPLICIT_LITTLE)
         self._encoding_known = False
         self._carry = b""  # the beginning of an element whose rest is still to come
@@ -228,6 +255,7 @@ class HeadScanner:
         header = encoding.header
         short_vrs = encoding.short_vrs
         headers = self._header_spans
+        of_group_8, number, want_patient_id = self._wanted
         vr = 0
         while at <= last:
             if explicit:
@@ -254,10 +282,10 @@ class HeadScanner:
                 self._enter(encoding, vr)
                 return value
             if group == 0x08:
-                wanted = element in (0x16, 0x18)
+                wanted = element in of_group_8
             elif group == 0x20:
                 wanted = element in (0x0D, 0x0E)
-            elif group == 0x10 and element == 0x20 and self._want_patient_id:
+            elif group == 0x10 and element == 0x20 and want_patient_id:
                 kept = value + min(length, MAX_VALUE)
                 if kept > end:
                     return at
@@ -276,15 +304,15 @@ class HeadScanner:
                     return at
                 tag = group << 16 | element
                 text = bytes(data[value:kept])
-                if self.values.setdefault(tag, text) != text:
+                if self.values.setdefault(tag, text) != text and tag not in _OPTIONAL:
                     raise DataSetUnreadable("Element occurs twice, and differs", element=tag)
                 if headers is not None:
                     self._value_spans.append((tag, value, kept))
-                if length > MAX_VALUE and text[-1] in PADDING:
+                if length > MAX_VALUE and text[-1] in PADDING and tag not in _OPTIONAL:
                     self._must_compare = True
                     self._padded = tag
                     self._check_padding(data, kept, value + length)
-                elif len(self.values) == 4:
+                elif len(self.values) == number:
                     self.complete = True
                     return kept
             at = value + length

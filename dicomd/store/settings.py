@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from dicomd.store.head import WantedElements, wanted_elements
 from dicomd.store.layout import Layout
 from dicomd.store.types import DuplicatePolicy, Durability, UnfiledPolicy
 
@@ -25,6 +26,13 @@ class StoreSettings:
     checksums: bool
     want_patient_id: bool = False
     unfiled: UnfiledPolicy = "refuse"
+    wanted: WantedElements = field(init=False)
+    """The elements of a Data Set that are to be read."""
+
+    def __post_init__(self) -> None:
+        """Derive `wanted`."""
+        wanted = wanted_elements(self.layout.optional_elements, patient_id=self.want_patient_id)
+        object.__setattr__(self, "wanted", wanted)
 
     @property
     def synced(self) -> bool:

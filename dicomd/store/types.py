@@ -22,7 +22,7 @@ class InstanceIdentity(NamedTuple):
 
     All UIDs are without padding; ``sop_instance_uid`` has been checked against ``[0-9]+(\.[0-9]+)*`` and 64
     characters. ``calling_ae_title`` and ``called_ae_title`` are as the peer sent them, without leading and trailing
-    spaces.
+    spaces. ``peer`` is its name in the configuration, "" if it has none.
     """
 
     sop_class_uid: str
@@ -30,6 +30,7 @@ class InstanceIdentity(NamedTuple):
     transfer_syntax_uid: str
     calling_ae_title: str
     called_ae_title: str
+    peer: str = ""
 
 
 class Refusal(NamedTuple):

@@ -14,7 +14,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -22,12 +22,29 @@ from dicomd.layouts import SUFFIX, UNFILED
 from dicomd.store import checksum, temporary
 from dicomd.store.errors import DataSetUnreadable, LayoutElementInvalid
 from dicomd.store.folders import OWN_FOLDER, StoreFolders
-from dicomd.store.head import HeadScanner
+from dicomd.store.head import HeadScanner, wanted_elements
 from dicomd.store.layout import Layout, Place
 from dicomd.store.part10 import Header, read_header
+from dicomd.store.path_values import (
+    PathValues,
+    ae_title_value,
+    may_be_a_date,
+    may_be_a_peer,
+    may_be_a_title,
+    may_be_of_title,
+    modality_value,
+    study_date_value,
+)
 from dicomd.store.unfiled import unfiled_place
 from dicomd.store.whole import damage
-from dicomd.tags import SERIES_INSTANCE_UID, SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
+from dicomd.tags import (
+    MODALITY,
+    SERIES_INSTANCE_UID,
+    SOP_CLASS_UID,
+    SOP_INSTANCE_UID,
+    STUDY_DATE,
+    STUDY_INSTANCE_UID,
+)
 from dicomd.uids import PADDING, uid_from_value
 
 _STEP: Final = 1 << 20
@@ -180,7 +197,7 @@ def _read_whole(file: BinaryIO) -> bytes:
 
 
 def _verify_place(fd: int, header: Header, relative: str, layout: Layout) -> None:
-    scanner = HeadScanner(header.transfer_syntax_uid)
+    scanner = HeadScanner(header.transfer_syntax_uid, wanted=wanted_elements(layout.optional_elements))
     at = header.data_set_offset
     try:
         while not scanner.complete:
@@ -202,7 +219,12 @@ def _verify_place(fd: int, header: Header, relative: str, layout: Layout) -> Non
     uids[SOP_INSTANCE_UID] = uid_from_value(header.sop_instance_uid.encode("ascii", "replace"))
     if any(uids[tag] is None for tag in layout.elements):
         raise _ProblemError("a UID that its path needs is missing or invalid", _ASIDE)
-    place = layout.place(uids[STUDY_INSTANCE_UID] or "", uids[SERIES_INSTANCE_UID] or "", uids[SOP_INSTANCE_UID] or "")
+    place = layout.place(
+        uids[STUDY_INSTANCE_UID] or "",
+        uids[SERIES_INSTANCE_UID] or "",
+        uids[SOP_INSTANCE_UID] or "",
+        _values(header, values, layout.values_in(relative)),
+    )
     if not _is_at(relative, place):
         where = f"{place.directory}/{place.name}".removeprefix("/")
         raise _ProblemError(
@@ -224,3 +246,25 @@ def _is_at(relative: str, place: Place) -> bool:
     folder, _, name = relative.rpartition("/")
     one_of_several = rf"{re.escape(place.name.removesuffix(SUFFIX))}(_[1-9]\d*)?{re.escape(SUFFIX)}"
     return folder == place.directory and re.fullmatch(one_of_several, name) is not None
+
+
+def _values(header: Header, elements: Mapping[int, bytes], in_path: Mapping[str, str]) -> PathValues:
+    """Return the values that the file should have in its path, where what is ``in_path`` is right if it may be.
+
+    What can be told from the path alone and is missing there stays a placeholder.
+    """
+    peer, received = in_path.get("Peer", ""), in_path.get("ReceivedDate", "")
+    return PathValues(
+        _title(header.called_ae_title, in_path.get("CalledAETitle", ""), "{CalledAETitle}"),
+        _title(header.calling_ae_title, in_path.get("CallingAETitle", ""), "{CallingAETitle}"),
+        peer if may_be_a_peer(peer) else "{Peer}",
+        modality_value(elements.get(MODALITY, b"")),
+        study_date_value(elements.get(STUDY_DATE, b"")),
+        received if may_be_a_date(received) else "{ReceivedDate}",
+    )
+
+
+def _title(in_file: str | None, in_path: str, placeholder: str) -> str:
+    if in_file is None:  # as other writers leave it
+        return in_path if may_be_a_title(in_path) else placeholder
+    return in_path if may_be_of_title(in_path, in_file) else ae_title_value(in_file)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Final
+from typing import Final, NoReturn
 
 from dicomd.store import checksum
 from dicomd.store.checksum import Checksum
@@ -28,6 +28,7 @@ from dicomd.store.head import HeadScanner
 from dicomd.store.head_templates import cache_for
 from dicomd.store.layout import Place
 from dicomd.store.part10 import header
+from dicomd.store.path_values import path_values, received_date_value
 from dicomd.store.publish import Publisher
 from dicomd.store.room import INSTANCE, SMALL, Room
 from dicomd.store.settings import StoreSettings
@@ -78,15 +79,16 @@ class FileWriter:
         self._checksum = Checksum() if checksums else None
         self._scanner = HeadScanner(
             identity.transfer_syntax_uid,
-            want_patient_id=settings.want_patient_id,
+            wanted=settings.wanted,
             lenient=unfiled.keeps,
             templates=cache_for(
                 identity.calling_ae_title,
                 identity.sop_class_uid,
                 identity.transfer_syntax_uid,
-                settings.want_patient_id,
+                settings.wanted,
             ),
         )
+        self._received_date = received_date_value() if settings.layout.has_date else ""
         self._released = False
         self._fd = -1
         self._path = ""
@@ -241,14 +243,16 @@ class FileWriter:
 
     def _place(self) -> Place:
         layout = self._settings.layout
-        return layout.place(
-            self._uid(STUDY_INSTANCE_UID) if STUDY_INSTANCE_UID in layout.elements else "",
-            self._uid(SERIES_INSTANCE_UID) if SERIES_INSTANCE_UID in layout.elements else "",
-            _require_uid(SOP_INSTANCE_UID, uid_from_value(self._identity.sop_instance_uid.encode("ascii", "replace"))),
-        )
-
-    def _uid(self, tag: int) -> str:
-        return _require_uid(tag, recurring_uid_from_value(self._scanner.values.get(tag, b"")))
+        identity = self._identity
+        found = self._scanner.values
+        study = series = ""
+        if STUDY_INSTANCE_UID in layout.elements:
+            study = recurring_uid_from_value(found.get(STUDY_INSTANCE_UID, b"")) or _refuse_uid(STUDY_INSTANCE_UID)
+        if SERIES_INSTANCE_UID in layout.elements:
+            series = recurring_uid_from_value(found.get(SERIES_INSTANCE_UID, b"")) or _refuse_uid(SERIES_INSTANCE_UID)
+        instance = uid_from_value(identity.sop_instance_uid.encode("ascii", "replace")) or _refuse_uid(SOP_INSTANCE_UID)
+        values = path_values(identity, found, self._received_date) if layout.has_values else None
+        return layout.place(study, series, instance, values)
 
     def _begin(self, fragments: list[memoryview], size: int) -> None:
         if self._released:
@@ -371,7 +375,5 @@ class FileWriter:
         return time.perf_counter() - began
 
 
-def _require_uid(tag: int, uid: str | None) -> str:
-    if uid is None:
-        raise LayoutElementInvalid("A UID needed for the path is missing or invalid", element=tag)
-    return uid
+def _refuse_uid(tag: int) -> NoReturn:
+    raise LayoutElementInvalid("A UID needed for the path is missing or invalid", element=tag)

@@ -32,7 +32,8 @@ _CONTRACT: Final = frozenset({
 })  # fmt: skip
 
 # No key for a patient's name or ID, or a study's attributes. `path` is a place in the store that fails, which nobody
-# could repair without its name. Paths consist of UIDs only, which `tests/unit/store/test_layout.py` verifies.
+# could repair without its name. Nothing in a path names a patient, which `tests/unit/store/test_layout.py` verifies; a
+# study's date is there only if the operator's layout has {StudyDate}.
 FIELDS: Final = _CONTRACT | frozenset({
     # of an Association
     "listener", "outcome", "result", "source", "reason", "direction", "instances", "failures", "contexts",

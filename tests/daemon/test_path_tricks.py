@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,10 @@ TITLES = {
 """AE Titles, each with whether VR AE allows it (PS3.5 §6.2)."""
 
 
+UNSAFE = frozenset(b"/\\\0\n\xe9\xff")
+"""The bytes of these titles that a name must not have; a dot must not be the first."""
+
+
 def request_with(*, called: bytes = b"DICOMD", calling: bytes = b"RAWPEER") -> bytes:
     """An A-ASSOCIATE-RQ with these fields, which can't be longer than 16 bytes."""
     request = bytearray(associate_rq())
@@ -154,13 +159,61 @@ def test_in_a_calling_ae_title(receiver: Daemon, connect: Connect, title: bytes,
 
 @pytest.mark.parametrize(("title", "valid"), TITLES.values(), ids=TITLES.keys())
 def test_in_a_called_ae_title(receiver: Daemon, connect: Connect, title: bytes, valid: bool) -> None:
-    """If any title is accepted, invalid ones are too, since the title is only used in the log."""
+    """If any title is accepted, invalid ones are too."""
     del valid
     before = tree(receiver)
     peer = connect()
     peer.send(request_with(called=title))
     assert peer.read_pdu().type == wire.A_ASSOCIATE_AC
     goes_on(receiver, peer, before)
+
+
+@pytest.fixture(scope="module")
+def receiver_by_titles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    layout = "{CalledAETitle}/{CallingAETitle}/{Modality}@{StudyDate}/{SOPInstanceUID}.dcm"
+    with Daemon(tmp_path_factory.mktemp("by-titles"), {"storage": {"layout": layout}}) as daemon:
+        yield daemon
+
+
+@pytest.mark.parametrize(("title", "valid"), TITLES.values(), ids=TITLES.keys())
+def test_in_ae_titles_that_paths_are_made_of(
+    receiver_by_titles: Daemon, connect: Connect, title: bytes, valid: bool
+) -> None:
+    """Each title is one folder, whatever is in it, and no two have the same."""
+    daemon = receiver_by_titles
+    before = tree(daemon)
+    peer = connect(daemon)
+    peer.send(request_with(called=title, calling=title if valid else b"RAWPEER"))
+    assert peer.read_pdu().type == wire.A_ASSOCIATE_AC
+    one = instance()
+    assert peer.store(one).status == 0
+    peer.release()
+    (file,) = (path for path in tree(daemon) - before if path.is_file())
+    called, calling, folder, name = file.relative_to(daemon.root).parts
+    assert called == ("".join(f"%{b:02X}" if b in UNSAFE else chr(b) for b in title).replace("..", "%2E.", 1) or "none")
+    assert calling == (called if valid else "RAWPEER")
+    assert (folder, name) == ("CT@20240229", f"{one.sop_instance_uid}.dcm")
+    assert read_part10(file).data_set == one.data_set
+    assert not TARGET.exists()
+
+
+@pytest.mark.parametrize("trick", TRICKS.values(), ids=TRICKS.keys())
+@pytest.mark.parametrize("tag", [0x00080020, 0x00080060], ids=["Study Date", "Modality"])
+def test_in_elements_that_paths_are_made_of(
+    receiver_by_titles: Daemon, connect: Connect, tag: int, trick: bytes
+) -> None:
+    daemon = receiver_by_titles
+    before = tree(daemon)
+    peer = connect(daemon)
+    peer.associate()
+    sent = instance_with({})
+    at = sent.data_set.index(b"\x20\0\x0d\0UI")
+    encoded = element(tag, "DA" if tag == 0x00080020 else "CS", padded(trick))
+    assert peer.store(replace(sent, data_set=sent.data_set[:at] + encoded + sent.data_set[at:])).status == 0
+    peer.release()
+    (file,) = (path for path in tree(daemon) - before if path.is_file())
+    assert file.relative_to(daemon.root).parts == ("DICOMD", "RAWPEER", "none@none", f"{sent.sop_instance_uid}.dcm")
+    assert not TARGET.exists()
 
 
 def test_in_a_called_ae_title_where_some_are_configured(start_daemon: StartDaemon, connect: Connect) -> None:

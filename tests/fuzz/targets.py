@@ -29,7 +29,7 @@ from dicomd.services.operations import PresentationContext, Services, Verificati
 from dicomd.services.storage import StorageService
 from dicomd.statuses import Status
 from dicomd.store.errors import DataSetUnreadable, StoreUnavailable
-from dicomd.store.head import MAX_VALUE, HeadScanner
+from dicomd.store.head import MAX_VALUE, HeadScanner, wanted_elements
 from dicomd.store.head_templates import TemplateCache
 from dicomd.store.layout import Layout
 from dicomd.store.types import InstanceIdentity, InstanceWriter
@@ -284,7 +284,7 @@ def _scanned(syntax: str, chunks: Iterator[bytes], *, lenient: bool = False) -> 
 
 
 def _scanned_once(syntax: str, chunks: list[bytes], memory: TemplateCache, *, lenient: bool) -> object:
-    scanner = HeadScanner(syntax, want_patient_id=True, lenient=lenient, templates=memory)
+    scanner = HeadScanner(syntax, wanted=wanted_elements(patient_id=True), lenient=lenient, templates=memory)
     try:
         for chunk in chunks:
             if scanner.feed(memoryview(chunk)):

@@ -14,13 +14,14 @@ from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 
 from dicomd.store.errors import DataSetUnreadable
-from dicomd.store.head import MAX_VALUE, HeadScanner
+from dicomd.store.head import MAX_VALUE, HeadScanner, wanted_elements
 from dicomd.store.head_templates import TemplateCache
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 SYNTAXES = (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN)
 WANTED = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
+OPTIONAL = (0x00080020, 0x00080060)
 
 uids = st.from_regex(r"[1-9][0-9]{0,7}(\.[1-9][0-9]{0,7}){0,6}", fullmatch=True)
 texts = st.text("ABCXYZ 0123456789", max_size=30)
@@ -36,6 +37,8 @@ def datasets(draw: st.DrawFn, depth: int = 2) -> Dataset:
             dataset.add_new(tag, "UI", draw(uids))
     if draw(st.booleans()):
         dataset.add_new(0x00080005, "CS", "ISO_IR 100")
+    if draw(st.booleans()):
+        dataset.add_new(0x00080020, "DA", draw(st.sampled_from(["20240229", "19991231"])))
     for tag, vr in ((0x00080060, "CS"), (0x00081030, "LO"), (0x00100010, "PN"), (0x00200010, "SH")):
         if draw(st.booleans()):
             dataset.add_new(tag, vr, draw(texts)[: 16 if vr in ("CS", "SH") else 64])
@@ -72,11 +75,17 @@ def encode(dataset: Dataset, syntax: str) -> bytes:
 def as_pydicom_reads(data: bytes, syntax: str) -> dict[int, str]:
     plain = zlib.decompress(data, -15) if syntax == DEFLATED else data
     dataset = read_dataset(BytesIO(plain), syntax == IMPLICIT, syntax != BIG_ENDIAN)
-    return {tag: str(dataset[tag].value or "") for tag in WANTED if tag in dataset}
+    return {tag: str(dataset[tag].value or "") for tag in (*WANTED, *OPTIONAL) if tag in dataset}
 
 
-def scan(data: bytes, syntax: str, cuts: list[int], memory: TemplateCache | None = None) -> HeadScanner:
-    scanner = HeadScanner(syntax, want_patient_id=memory is not None, templates=memory)
+def scan(
+    data: bytes,
+    syntax: str,
+    cuts: list[int],
+    memory: TemplateCache | None = None,
+    optional: tuple[int, ...] = OPTIONAL,
+) -> HeadScanner:
+    scanner = HeadScanner(syntax, wanted=wanted_elements(optional, patient_id=memory is not None), templates=memory)
     view = memoryview(data)
     edges = [0, *sorted(cuts), len(data)]
     for start, stop in pairwise(edges):
@@ -100,8 +109,10 @@ def test_finds_what_pydicom_reads_in_any_cut(dataset: Dataset, syntax: str, data
     expected = as_pydicom_reads(encoded, syntax)
     cuts = data.draw(st.lists(st.integers(0, len(encoded)), max_size=10))
     for cut in ([], cuts, list(range(len(encoded)))):
-        values = scan(encoded, syntax, cut).values
-        assert {tag: value.rstrip(b"\0 ").decode() for tag, value in values.items()} == expected
+        for optional in ((), OPTIONAL):
+            wanted = {tag: value for tag, value in expected.items() if tag in (*WANTED, *optional)}
+            values = scan(encoded, syntax, cut, optional=optional).values
+            assert {tag: value.rstrip(b"\0 ").decode() for tag, value in values.items()} == wanted
 
 
 @settings(max_examples=500)

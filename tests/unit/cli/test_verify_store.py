@@ -5,12 +5,12 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from dicomd.cli.main import main
-from tests.unit.store.instances import data_set, file_store, identity, put
+from tests.unit.store.instances import LAYOUT, data_set, file_store, identity, put
 
 
-def run(root: Path) -> tuple[int, str]:
+def run(root: Path, layout: str = LAYOUT) -> tuple[int, str]:
     config = root.parent / "dicomd.toml"
-    config.write_text(f'[storage]\nroot = "{root}"\n')
+    config.write_text(f'[storage]\nroot = "{root}"\nlayout = "{layout}"\n')
     result = CliRunner().invoke(main, ["verify-store", "--config", str(config)])
     return result.exit_code, result.output
 
@@ -22,6 +22,14 @@ def test_a_sound_store(tmp_path: Path) -> None:
     status, output = run(tmp_path / "root")
     assert status == 0
     assert output.startswith(f"{tmp_path}/root: 2 instances OK, {2 * store.checksums} of them by checksum; 0 ")
+
+
+def test_what_cannot_be_checked_is_said(tmp_path: Path) -> None:
+    layout = "{CalledAETitle}/{Peer}/{ReceivedDate}/{SOPInstanceUID}.dcm"
+    put(file_store(tmp_path / "root", layout=layout), data_set())
+    status, output = run(tmp_path / "root", layout)
+    assert status == 0
+    assert output.endswith("Not checked, as files don't tell them: {Peer} and {ReceivedDate}\n")
 
 
 def test_problems_are_listed_with_advice_and_nothing_is_changed(tmp_path: Path) -> None:

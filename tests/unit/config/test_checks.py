@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomd.config import check, examine, parse_config
+from dicomd.config import ConfigError, check, examine, parse_config
 
 TLS = """
 [[listen]]
@@ -50,6 +50,31 @@ def test_folder_that_is_there_or_can_be_made_is_fine(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "a/b/c"):
         assert check(parse_config(f'[storage]\nroot = "{folder}"')) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layout_that_stores_an_instance_again_elsewhere_is_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "dicomd.toml"
+    for layout, named in (
+        ("{Modality}/{StudyDate}/{SOPInstanceUID}.dcm", ""),
+        ("{CalledAETitle}/{SOPInstanceUID}.dcm", "another {CalledAETitle} is"),
+        ("{Peer}/{CallingAETitle}/{ReceivedDate}/{SOPInstanceUID}.dcm", "another {CallingAETitle} or {Peer} or {Rec"),
+    ):
+        file.write_text(f'[storage]\nroot = "{tmp_path}"\nlayout = "{layout}"\n')
+        found = [warning.what for warning in examine(file).warnings if warning.key == "storage.layout"]
+        assert len(found) == bool(named)
+        assert named in "".join(found)
+
+
+def test_a_path_longer_than_the_system_allows_is_an_error() -> None:
+    parts = "{CalledAETitle}/" * 70
+    for root, expected in (("/srv", []), ("/" + "/".join(["x" * 200] * 4), ["storage.layout"])):
+        text = f'[storage]\nroot = "{root}"\nlayout = "{parts}{{SOPInstanceUID}}.dcm"'
+        try:
+            parse_config(text)
+            found = []
+        except ConfigError as error:
+            found = [problem.key for problem in error.problems]
+        assert found == expected
 
 
 def test_folder_below_a_file_is_an_error(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import zlib
 import pytest
 
 from dicomd.store.errors import DataSetUnreadable
-from dicomd.store.head import MAX_INFLATED, MAX_NESTING, MAX_VALUE, HeadScanner
+from dicomd.store.head import MAX_INFLATED, MAX_NESTING, MAX_VALUE, HeadScanner, wanted_elements
 from dicomd.store.head_templates import TemplateCache
+from dicomd.tags import MODALITY, STUDY_DATE
 from tests.unit.store.instances import (
     BIG_ENDIAN,
     CT_IMAGE_STORAGE,
@@ -340,12 +341,63 @@ def test_the_patient_id_is_kept_only_where_it_is_wanted(step: int) -> None:
     before_study, study, behind = head().partition(element(0x0020000D, "UI", STUDY))
     data = before_study + element(0x00100020, "LO", "4711") + study + behind
     for wanted, expected in ((False, b""), (True, b"4711")):
-        scanner = HeadScanner(EXPLICIT, want_patient_id=wanted)
+        scanner = HeadScanner(EXPLICIT, wanted=wanted_elements(patient_id=wanted))
         for at in range(0, len(data), step):
             scanner.feed(data[at : at + step])
         scanner.finish()
         assert scanner.values == scan(head()).values
         assert scanner.patient_id == expected
+
+
+OPTIONAL = {STUDY_DATE: b"20240229", MODALITY: b"CT"}
+
+
+def with_optional(*, date: bytes = b"20240229", modality: bytes = b"CT", syntax: str = EXPLICIT) -> bytes:
+    whole = head(syntax=syntax)
+    before = whole.index(element(0x0020000D, "UI", STUDY, syntax))
+    wanted = element(STUDY_DATE, "DA", date, syntax) + element(MODALITY, "CS", modality, syntax)
+    return whole[:before] + wanted + whole[before:] + element(0x00200010, "SH", b"1", syntax)
+
+
+def scan_for(optional: tuple[int, ...], data: bytes, step: int = 10_000, syntax: str = EXPLICIT) -> HeadScanner:
+    scanner = HeadScanner(syntax, wanted=wanted_elements(optional))
+    for at in range(0, len(data), step):
+        if scanner.feed(data[at : at + step]):
+            break
+    scanner.finish()
+    return scanner
+
+
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+def test_date_and_modality_are_kept_only_where_they_are_wanted(step: int, syntax: str) -> None:
+    uids = scan(head()).values
+    for optional in ((), (STUDY_DATE,), (MODALITY,), (STUDY_DATE, MODALITY)):
+        found = scan_for(optional, with_optional(syntax=syntax), step, syntax)
+        assert found.values == uids | {tag: OPTIONAL[tag] for tag in optional}
+
+
+def test_a_scan_goes_on_for_what_may_follow_but_not_beyond_the_head() -> None:
+    fed = [head()[:-30], head()[-30:], element(0x00200010, "SH", b"1"), element(0x7FE00010, "OW", bytes(100))]
+    for optional, last in (((), 1), ((MODALITY,), 2)):
+        scanner = HeadScanner(EXPLICIT, wanted=wanted_elements(optional))
+        assert [scanner.feed(piece) for piece in fed].index(True) == last
+        assert MODALITY not in scanner.values
+
+
+@pytest.mark.parametrize("step", [1, 10_000])
+def test_what_may_be_absent_makes_nothing_unreadable(step: int) -> None:
+    """Only the first counts, and nobody looks at what follows the part that is kept."""
+    long = b"CT" + b" " * 198 + b"X "
+    data = element(STUDY_DATE, "DA", b"20240229") + with_optional(date=b"19990101", modality=long)
+    found = scan_for((STUDY_DATE, MODALITY), data, step).values
+    assert found[MODALITY] == long[:MAX_VALUE]
+    assert found[STUDY_DATE] == b"20240229"
+
+
+def test_nothing_else_can_be_wanted() -> None:
+    with pytest.raises(ValueError, match="only"):
+        wanted_elements((0x00100010,))
 
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, DEFLATED])

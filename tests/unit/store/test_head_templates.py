@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dicomd.store.errors import DataSetUnreadable
-from dicomd.store.head import HeadScanner
+from dicomd.store.head import HeadScanner, wanted_elements
 from dicomd.store.head_templates import TemplateCache, cache_for
+from dicomd.tags import MODALITY, STUDY_DATE
 from tests.support.cost import calls
 from tests.support.encoding import element
 
@@ -29,7 +30,7 @@ def head(instance: bytes, *, time: bytes = b"101500", patient: bytes = b"P1", se
 
 
 def scan(data: bytes, known: TemplateCache) -> HeadScanner:
-    scanner = HeadScanner(EXPLICIT, want_patient_id=True, templates=known)
+    scanner = HeadScanner(EXPLICIT, wanted=wanted_elements(patient_id=True), templates=known)
     scanner.feed(memoryview(data))
     scanner.finish()
     return scanner
@@ -125,3 +126,16 @@ def test_what_follows_the_padding_of_a_long_value_is_never_taken_for_granted() -
             long.replace(b"\0\0" + element(0x00080030, "TM", b"101500"), b"13" + element(0x00080030, "TM", b"101500")),
             found,
         )
+
+
+def test_what_is_optional_is_read_without_a_scan() -> None:
+    wanted, known = wanted_elements((STUDY_DATE, MODALITY)), TemplateCache()
+    rest = head(b"1.1")
+    for number, date in enumerate((b"20240101", b"20240102", b"20240103", b"not date")):
+        data = element(STUDY_DATE, "DA", date) + element(MODALITY, "CS", b"CT") + rest
+        scanner = HeadScanner(EXPLICIT, wanted=wanted, templates=known)
+        scanner.feed(data)
+        scanner.finish()
+        assert scanner.values[STUDY_DATE] == date
+        assert scanner.values[MODALITY] == b"CT"
+        assert (known.template is not None) == (number >= 1)

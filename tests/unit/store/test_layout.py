@@ -1,11 +1,12 @@
 """Layout templates and the UIDs that may become part of a path."""
 
 import pytest
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import dictionary_keyword, dictionary_VR
 
-from dicomd.layouts import LayoutError
-from dicomd.store.layout import ELEMENTS, Layout
-from dicomd.tags import SERIES_INSTANCE_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID
+from dicomd.layouts import PLACEHOLDERS, LayoutError
+from dicomd.store.layout import ELEMENTS, OPTIONAL_ELEMENTS, VALUES, Layout
+from dicomd.store.path_values import PathValues
+from dicomd.tags import MODALITY, SERIES_INSTANCE_UID, SOP_INSTANCE_UID, STUDY_DATE, STUDY_INSTANCE_UID
 from dicomd.uids import uid_from_value
 
 DEFAULT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"
@@ -34,6 +35,34 @@ def test_a_layout_needs_the_elements_it_names(template: str, elements: set[int],
     layout = Layout(template)
     assert layout.elements == elements
     assert layout.place("1.2", "3.4", "5.6") == place
+
+
+@pytest.mark.parametrize(
+    ("template", "optional", "place"),
+    [
+        ("{CalledAETitle}/{SOPInstanceUID}.dcm", set(), ("CALLED", "5.6.dcm")),
+        ("{CallingAETitle}/{Peer}/{SOPInstanceUID}.dcm", set(), ("CALLING/ct1", "5.6.dcm")),
+        ("{Modality}_{SOPInstanceUID}.dcm", {MODALITY}, ("", "CT_5.6.dcm")),
+        ("{StudyDate}/{ReceivedDate}/{SOPInstanceUID}.dcm", {STUDY_DATE}, ("20240229/20261129", "5.6.dcm")),
+    ],
+)
+def test_a_layout_may_have_other_values(template: str, optional: set[int], place: tuple[str, str]) -> None:
+    layout = Layout(template)
+    values = PathValues("CALLED", "CALLING", "ct1", "CT", "20240229", "20261129")
+    assert layout.has_values
+    assert layout.has_date == ("{ReceivedDate}" in template)
+    assert layout.elements == {SOP_INSTANCE_UID}
+    assert layout.optional_elements == optional
+    assert layout.place("", "", "5.6", values) == place
+
+
+def test_the_values_in_a_path_are_told_apart() -> None:
+    layout = Layout("{CalledAETitle}@{StudyDate}_{Peer}/{CalledAETitle}/{Modality}_{SOPInstanceUID}.dcm")
+    found = {"CalledAETitle": "A_1", "StudyDate": "none", "Peer": "x_y", "Modality": "CT", "SOPInstanceUID": "1.2"}
+    assert layout.values_in("A_1@none_x_y/A_1/CT_1.2.dcm") == found
+    assert layout.values_in("A_1@none_x_y/A_1/CT_1.2_7.dcm") == found
+    for path in ("A@none_x/B/CT_1.2.dcm", "A@none_x/A/CT_1.2_0.dcm", "A/A/CT_1.2.dcm", "A@none_x/A/CT_1.2.dcm/x"):
+        assert layout.values_in(path) == {}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +148,13 @@ def test_what_is_no_uid_is_none(value: bytes) -> None:
     assert uid_from_value(value) is None
 
 
-def test_a_path_is_built_of_uids_alone() -> None:
+def test_a_path_names_no_patient() -> None:
     """Log lines contain paths of the store that fail (`dicomd.telemetry.fields`), so paths must reveal no patient."""
     for tag in ELEMENTS.values():
         assert dictionary_VR(tag) == "UI"
+    assert {dictionary_keyword(tag) for tag in OPTIONAL_ELEMENTS.values()} == {"Modality", "StudyDate"}
+
+
+def test_every_placeholder_stands_for_something() -> None:
+    assert list(PLACEHOLDERS) == [*ELEMENTS, *VALUES]
+    assert OPTIONAL_ELEMENTS.keys() < VALUES.keys()

@@ -14,6 +14,7 @@ from dicomd.store.layout import Layout
 from dicomd.store.part10 import header
 from dicomd.store.verification import Finding, survey, verify
 from dicomd.store.whole import CUT_OFF, DAMAGED_STREAM
+from tests.support.encoding import element
 from tests.unit.store.instances import (
     DEFLATED,
     IMPLICIT,
@@ -178,6 +179,73 @@ def test_a_file_in_a_wrong_place_is_found(tmp_path: Path) -> None:
         f"{STUDY}/{SERIES}/{INSTANCE}_x.dcm": wrong,
     }
     assert set(problems(tmp_path, "{SOPInstanceUID}.dcm").values()) == {f"it belongs at {INSTANCE}.dcm"}
+
+
+OF_THE_TRANSFER = "{CalledAETitle}/{CallingAETitle}/{Peer}/{ReceivedDate}/{Modality}_{StudyDate}/{SOPInstanceUID}.dcm"
+
+
+def with_date_and_modality(date: str, modality: str) -> bytes:
+    return element(0x00080020, "DA", date) + element(0x00080060, "CS", modality) + data_set()
+
+
+@pytest.mark.parametrize("called", ["ARCHIVE", "A/B", "..", "none", "", "back\\slash", "\xe9"])
+def test_what_a_file_tells_of_its_path_is_checked(tmp_path: Path, called: str) -> None:
+    store = file_store(tmp_path, layout=OF_THE_TRANSFER)
+    who = identity(called=called, calling="CT.1")._replace(peer="ct1")
+    put(store, with_date_and_modality("20240229", "CT"), who)
+    path = put(store, with_date_and_modality("2024.02.29", "CT"), who).path
+    assert path.name == f"{INSTANCE}_1.dcm"
+    assert problems(tmp_path, OF_THE_TRANSFER) == {}
+    title, calling, peer, received, folder, _ = path.relative_to(tmp_path).parts
+    rest = f"{received}/CT_20240229/{INSTANCE}.dcm"
+    for wrong in (
+        f"OTHER/{calling}/{peer}/{received}/{folder}",
+        f"{title}/ct.1/{peer}/{received}/{folder}",
+        f"{title}/{calling}/{peer}/{received}/MR_20240229",
+        f"{title}/{calling}/{peer}/{received}/CT_none",
+    ):
+        (tmp_path / wrong).mkdir(parents=True)
+        shutil.copy2(path, tmp_path / wrong)
+    found = problems(tmp_path, OF_THE_TRANSFER)
+    assert len(found) == 4
+    if called not in ("back\\slash", "\xe9"):  # which File Meta Information can't hold
+        assert set(found.values()) == {f"it belongs at {title}/{calling}/{peer}/{rest}"}
+
+
+def test_of_what_no_file_tells_the_form_is_checked(tmp_path: Path) -> None:
+    store = file_store(tmp_path, layout=OF_THE_TRANSFER)
+    path = put(store, with_date_and_modality("", "ct"), identity()).path
+    folders = path.relative_to(tmp_path).parts
+    assert (folders[:3], folders[4]) == (("DICOMD", "CT1", "unknown"), "none_none")
+    for peer, received in (("another", "19991231"), ("none", "19991231"), ("another", "20260229"), ("an other", "x")):
+        folder = tmp_path / "DICOMD/CT1" / peer / received / "none_none"
+        folder.mkdir(parents=True)
+        shutil.copy2(path, folder)
+    end = f"none_none/{INSTANCE}.dcm"
+    assert problems(tmp_path, OF_THE_TRANSFER) == {
+        f"DICOMD/CT1/none/19991231/{end}": f"it belongs at DICOMD/CT1/{{Peer}}/19991231/{end}",
+        f"DICOMD/CT1/another/20260229/{end}": f"it belongs at DICOMD/CT1/another/{{ReceivedDate}}/{end}",
+        f"DICOMD/CT1/an other/x/{end}": f"it belongs at DICOMD/CT1/{{Peer}}/{{ReceivedDate}}/{end}",
+    }
+
+
+def test_a_file_without_ae_titles_may_be_in_the_folder_of_any(tmp_path: Path) -> None:
+    """As files are that were not written by dicomd, or by a version that didn't record the called one."""
+    layout = "{CalledAETitle}/{SOPInstanceUID}.dcm"
+    store = file_store(tmp_path, layout=layout, checksums=False)
+    path = put(store, data_set()).path
+    content = path.read_bytes()
+    at = content.index(b"\2\0\x18\0AE")
+    without = content[:at] + content[at + 14 :]
+    length = int.from_bytes(content[140:144], "little") - 14
+    path.write_bytes(without[:140] + length.to_bytes(4, "little") + without[144:])
+    (tmp_path / "any").mkdir()
+    shutil.copy2(path, tmp_path / "any")
+    (tmp_path / "a b").mkdir()
+    shutil.copy2(path, tmp_path / "a b")
+    assert problems(tmp_path, layout) == {
+        f"a b/{INSTANCE}.dcm": f"it belongs at {{CalledAETitle}}/{INSTANCE}.dcm",
+    }
 
 
 def test_a_data_set_that_contradicts_its_header_or_cannot_be_read_is_found(tmp_path: Path) -> None:
