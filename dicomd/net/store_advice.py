@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
+from dicomd.lacks import Lack
 from dicomd.layouts import UNFILED
 from dicomd.services.storage import StoreOperation
 from dicomd.statuses import Status
 from dicomd.tags import SOP_CLASS_UID
 
-_SPACE: Final = {  # by a word of the error's message, which is the same while the store refuses everything
-    "inodes": "the inodes of the store's file system are used up (`df -i`): remove files, or enlarge it",
-    "quota": "the quota of dicomd's user on the store's file system is used up (`quota`): raise it, or remove files",
-    "reserve": "make room on the store's file system (`df -h`), or lower storage.reserve_free",
-    "allows": "the store's file system can't hold a file of this size: use another one",
+_SPACE: Final = {
+    Lack.SPACE: "make room on the store's file system: `df -h` and `df -i` show whether space or inodes are used up",
+    Lack.INODES: "the inodes of the store's file system are used up (`df -i`): remove files, or enlarge it",
+    Lack.QUOTA: "the quota of dicomd's user on the store's file system is used up (`quota`): raise it, or remove files",
+    Lack.RESERVE: "make room on the store's file system (`df -h`), or lower storage.reserve_free",
+    Lack.FILE_SIZE: "the store's file system can't hold a file of this size: use another one",
 }
-_FULL: Final = "make room on the store's file system: `df -h` and `df -i` show whether space or inodes are used up"
 _ANOTHER_FILE_SYSTEM: Final = (
     "the whole store has to be one file system: move what is mounted there, or what a symbolic link leads to, into the "
     "store's own file system or out of the store"
@@ -45,8 +46,8 @@ def advice(status: Status, operation: StoreOperation, rule: str) -> str:
         said = operation.identity.sop_class_uid if of_class else operation.identity.sop_instance_uid
         found = error.found or "no valid UID"
         return f"the {name} in the Data Set is {found}, in the command {said}: report it to the sender's vendor"
-    if status == Status.OUT_OF_SPACE:
-        return next((text for word, text in _SPACE.items() if word in error.message), _FULL)
+    if error.lack is not None:
+        return _SPACE[error.lack]
     if status == Status.OBJECT_TOO_LARGE:
         return _TOO_LARGE
     if error.operation == UNFILED:  # its folder is full

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
+from dicomd.lacks import Lack
 from dicomd.store import space
 from dicomd.store.directories import Directories
 from dicomd.store.errors import OutOfSpace, StoreError, StoreUnavailable
@@ -62,8 +63,9 @@ class StoreCondition:
         """Raise ``OutOfSpace`` or ``StoreUnavailable`` while no instance is accepted."""
         state = self._state
         if not state.accepting:
-            refusal = OutOfSpace if state.space_low else StoreUnavailable
-            raise refusal(state.reason, operation="open")
+            if state.lack is not None:
+                raise OutOfSpace(state.lack, operation="open")
+            raise StoreUnavailable(state.reason, operation="open")
 
     # -- what writers find (FailureSink) ---------------------------------------------------------------------------
 
@@ -77,7 +79,7 @@ class StoreCondition:
         if error.path:
             self.doubtful = True
             return
-        if isinstance(error, OutOfSpace) and error.errno == "EDQUOT":
+        if error.lack is Lack.QUOTA:
             self.quota_used_up = True
             self.suspend(error)
         elif isinstance(error, StoreUnavailable):
@@ -89,14 +91,14 @@ class StoreCondition:
         self.instance_failed(error)
         self._on_unreadable(error)
 
-    def reserve_reached(self, seen: Space, reason: str) -> None:
+    def reserve_reached(self, seen: Space, lack: Lack) -> None:
         """Accept no more instances until a check finds more space."""
         with self._changing:
             if self._suspended:
                 return
             self._failures += 1
-            self._state = StoreState.from_space(seen, False, reason, space_low=True)
-        self._on_refusal(reason)
+            self._state = StoreState.from_space(seen, False, lack.value, lack=lack)
+        self._on_refusal(lack.value)
 
     # -- what checks find ------------------------------------------------------------------------------------------
 
@@ -105,15 +107,14 @@ class StoreCondition:
         with self._changing:
             self._failures += 1
             self._suspended = True
-            space_low = isinstance(error, OutOfSpace)
-            self._state = replace(self._state, accepting=False, reason=error.message, space_low=space_low)
+            self._state = replace(self._state, accepting=False, reason=error.message, lack=error.lack)
         self._on_refusal(error.message)
 
     def update_space(self, seen: Space) -> None:
         """Update the space in ``state``, also while nothing is accepted."""
         with self._changing:
             before = self._state
-            self._state = StoreState.from_space(seen, before.accepting, before.reason, space_low=before.space_low)
+            self._state = StoreState.from_space(seen, before.accepting, before.reason, lack=before.lack)
 
     def accept_unless_failed(self, seen: Space, failures: int) -> None:
         """Accept instances if there is space for them, unless a writer has failed since there were ``failures``."""
@@ -121,6 +122,6 @@ class StoreCondition:
             if failures != self._failures:
                 return  # the next check decides
             refused = self._state.space_low and not self._suspended
-            reason = space.shortage(seen, self._reserve_free, refused=refused)
+            lack = space.shortage(seen, self._reserve_free, refused=refused)
             self._suspended = False
-            self._state = StoreState.from_space(seen, not reason, reason, space_low=bool(reason))
+            self._state = StoreState.from_space(seen, lack is None, lack.value if lack else "", lack=lack)

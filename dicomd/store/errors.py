@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno as errno_names
 from typing import ClassVar, Final
 
+from dicomd.lacks import Lack
 from dicomd.statuses import Status
 
 _MAX_MESSAGE: Final = 64  # Error Comment is of VR LO (PS3.7 §9.1.1, PS3.5 §6.2)
@@ -24,6 +25,7 @@ class StoreError(Exception):
     ("ENOSPC") or "" if the operating system was not the cause; both are safe as metric labels. ``element`` is the tag
     at fault, 0xGGGGEEEE, or None. ``path`` is set if only this path is known to have failed, so that the store stays
     ready. It is for the log, and never for the peer. So is ``found``, the UID in a Data Set that isn't the command's.
+    ``lack`` is set if there is too little space, and says of what kind.
     """
 
     status: ClassVar[Status] = Status.STORE_UNAVAILABLE
@@ -45,12 +47,17 @@ class StoreError(Exception):
         self.element = element
         self.path = path
         self.found = found
+        self.lack: Lack | None = None
 
 
 class OutOfSpace(StoreError):
-    """No space, inodes or quota, or free space below the reserve."""
+    """There is too little space in the store; ``lack`` says of what kind."""
 
     status = Status.OUT_OF_SPACE
+
+    def __init__(self, lack: Lack, *, operation: str = "", errno: str = "", path: str = "") -> None:
+        super().__init__(lack.value, operation=operation, errno=errno, path=path)
+        self.lack = lack
 
 
 class StoreUnavailable(StoreError):
@@ -107,6 +114,8 @@ def from_oserror(error: OSError, operation: str, path: str = "") -> StoreError:
     """
     number = error.errno or 0
     name = errno_names.errorcode.get(number, "")
+    if operation != "fsync" and (lack := _LACKS.get(number)):
+        return OutOfSpace(lack, operation=operation, errno=name, path=path)
     unknown = "The instance's place in the store can't be used" if path else UNEXPLAINED
     kind, message = _KINDS.get(number, (StoreUnavailable, unknown))
     if operation == "fsync":  # whatever the cause, the kernel's copy and the disk may differ now
@@ -116,10 +125,12 @@ def from_oserror(error: OSError, operation: str, path: str = "") -> StoreError:
     return kind(message, operation=operation, errno=name, path=path)
 
 
+_LACKS: Final[dict[int, Lack]] = {
+    errno_names.ENOSPC: Lack.SPACE,
+    errno_names.EDQUOT: Lack.QUOTA,
+    errno_names.EFBIG: Lack.FILE_SIZE,
+}
 _KINDS: Final[dict[int, tuple[type[StoreError], str]]] = {
-    errno_names.ENOSPC: (OutOfSpace, "No space left in the store"),
-    errno_names.EDQUOT: (OutOfSpace, "Disk quota of the store is used up"),
-    errno_names.EFBIG: (OutOfSpace, "Object is larger than the file system allows"),
     errno_names.ENOMEM: (OutOfResources, "Out of memory"),
     errno_names.EMFILE: (OutOfResources, "Too many open files"),
     errno_names.ENFILE: (OutOfResources, "Too many open files in the system"),

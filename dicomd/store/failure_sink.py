@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from dicomd.lacks import Lack
 from dicomd.store.errors import StoreError
 from dicomd.store.space import Space
 
@@ -21,5 +22,5 @@ class FailureSink(Protocol):
     def file_unreadable(self, error: StoreError) -> None:
         """Report that an existing file, at the error's ``path``, can't be read and therefore counts as different."""
 
-    def reserve_reached(self, seen: Space, reason: str) -> None:
+    def reserve_reached(self, seen: Space, lack: Lack) -> None:
         """Report that the space, as it was ``seen``, leaves no room above the reserve."""

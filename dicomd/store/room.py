@@ -23,6 +23,7 @@ from __future__ import annotations
 import threading
 from typing import Final, Protocol
 
+from dicomd.lacks import Lack
 from dicomd.store import space
 from dicomd.store.errors import OutOfSpace, from_oserror
 from dicomd.store.failure_sink import FailureSink
@@ -137,16 +138,16 @@ class Room:
 
     def _claim_anew(self, size: int) -> None:
         """Claim room for ``size`` bytes, and more in advance if possible, by what the file system reports now."""
-        seen, reason = self._try_to_claim(size, in_advance=True)
-        if reason:
+        seen, lack = self._try_to_claim(size, in_advance=True)
+        if lack:
             self._drop_advance()
-            seen, reason = self._try_to_claim(size, in_advance=False)
-        if reason:
-            self._failures.reserve_reached(seen, reason)
-            raise OutOfSpace(reason, operation="write")
+            seen, lack = self._try_to_claim(size, in_advance=False)
+        if lack:
+            self._failures.reserve_reached(seen, lack)
+            raise OutOfSpace(lack, operation="write")
 
-    def _try_to_claim(self, size: int, *, in_advance: bool) -> tuple[Space, str]:
-        """Return the space seen, and "" if room has been claimed, otherwise why there is too little."""
+    def _try_to_claim(self, size: int, *, in_advance: bool) -> tuple[Space, Lack | None]:
+        """Return the space seen, and None if room has been claimed, otherwise what there is too little of."""
         with self._changing:
             in_advance = in_advance and not self._claims_under_way  # one thread at a time is enough
             pieces, left = self._next_advance() if in_advance else ([], 0)
@@ -154,26 +155,27 @@ class Room:
             self._claims_under_way += 1
             self._pending += wanted
             self._show()
-        reason = "failed"
+        claimed = False
         try:
             processes, pending = self._pending_writes.total()
             seen = space.look(self._root)
-            reason = self._shortage(seen, pending)
+            lack = self._shortage(seen, pending)
+            claimed = lack is None
         except OSError as error:
             raise from_oserror(error, "statvfs") from error
         finally:
             with self._changing:
                 self._claims_under_way -= 1
-                if reason:
-                    self._pending -= wanted
-                else:
+                if claimed:
                     self._pieces.extend(pieces)
                     self._left += left
+                else:
+                    self._pending -= wanted
                 self._show()
         self._avail = seen.avail_bytes
         self._size = seen.size_bytes
         self._advance = self._advance_from(seen, pending, processes)
-        return seen, reason
+        return seen, lack
 
     def _drop_advance(self) -> None:
         while piece := self.claim_piece():
@@ -197,7 +199,7 @@ class Room:
         half = self._advance // 2
         return [piece] * (half // piece - len(self._pieces)), max(0, half - self._left)
 
-    def _shortage(self, seen: Space, pending: int) -> str:
+    def _shortage(self, seen: Space, pending: int) -> Lack | None:
         # Room for an instance includes INSTANCE bytes, so no more instances than this can be pending.
         files = _FILES * (pending // INSTANCE)
         return space.shortage(seen, self._reserve_free, pending_bytes=pending, pending_files=files)

@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
+from dicomd.lacks import Lack
+
 _RECOVERY: Final = 1.1
 # An instance needs one inode, the first one of a study three; the reserve is for the most Associations there may be.
 _RESERVE_FILES: Final = 1024
@@ -44,18 +46,18 @@ def look(path: str) -> Space:
 
 def shortage(
     space: Space, reserve_free: int, *, refused: bool = False, pending_bytes: int = 0, pending_files: int = 0
-) -> str:
-    """Return why there is too little space, "" if there is enough; ``refused``: there was too little before.
+) -> Lack | None:
+    """Return what there is too little of, None if there is enough; ``refused``: there was too little before.
 
     ``pending_bytes`` and ``pending_files`` may be used already or will be, although ``space`` doesn't show it.
     """
     factor = _RECOVERY if refused else 1.0
     # Without a reserve, the file system is filled to its last byte, and reports by itself that it is full.
     if reserve_free and space.avail_bytes - pending_bytes < reserve_free * factor:
-        return "Free space is below the reserve"
+        return Lack.RESERVE
     if space.reserve_files and space.files_avail - pending_files < space.reserve_files * factor:
-        return "Free inodes are below the reserve"
-    return ""
+        return Lack.INODES
+    return None
 
 
 def is_on_xfs(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dicomd.lacks import Lack
 from dicomd.net.store_advice import advice
 from dicomd.services.storage import StoreOperation
 from dicomd.statuses import Status
@@ -53,7 +54,9 @@ def test_an_instance_that_would_be_kept_if_there_were_room_says_so() -> None:
 
 
 def used_up(avail_bytes: int, files_avail: int) -> OutOfSpace:
-    return OutOfSpace(shortage(Space(avail_bytes, 1 << 40, files_avail, 1 << 20), 1 << 30), operation="open")
+    lack = shortage(Space(avail_bytes, 1 << 40, files_avail, 1 << 20), 1 << 30)
+    assert lack is not None
+    return OutOfSpace(lack, operation="open")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def used_up(avail_bytes: int, files_avail: int) -> OutOfSpace:
         (used_up(1 << 40, 0), "df -i"),
         (from_oserror(OSError(28, "No space left on device"), "write"), "df -h"),
         (from_oserror(OSError(122, "Disk quota exceeded"), "write"), "quota"),
-        (OutOfSpace("Disk quota of the store is used up", operation="open"), "quota"),
+        (OutOfSpace(Lack.QUOTA, operation="open"), "quota"),
         (from_oserror(OSError(27, "File too large"), "write"), "size"),
     ],
 )

@@ -6,6 +6,7 @@ import weakref
 import pytest
 
 from dicomd.dimse.commands import CommandSet, Response, parse_command_set
+from dicomd.lacks import Lack
 from dicomd.services.operations import PresentationContext, Services, Verification
 from dicomd.services.storage import StorageService, StoreOperation
 from dicomd.statuses import Status
@@ -95,8 +96,10 @@ def test_no_failure_of_the_store_goes_by_the_status_of_another() -> None:
 @pytest.mark.parametrize("step", ["open", "write", "commit"])
 @pytest.mark.parametrize("kind", [StoreError, *StoreError.__subclasses__()])
 def test_every_failure_of_the_store_has_its_status(kind: type[StoreError], step: str) -> None:
-    store = MemoryStore(step, kind("It went wrong", operation="x", errno="EIO", element=0x00080018))
-    assert serve(store, request()) == Response(kind.status, "It went wrong", (0x00080018,))
+    lacking = issubclass(kind, OutOfSpace)
+    error = kind(Lack.QUOTA) if lacking else kind("It went wrong", operation="x", errno="EIO", element=0x00080018)
+    store = MemoryStore(step, error)
+    assert serve(store, request()) == Response(kind.status, error.message, () if lacking else (0x00080018,))
     if step != "open":
         assert store.writer.calls[-1] == "discard"
 
@@ -151,13 +154,13 @@ def test_an_unknown_kind_of_store_error_is_told_as_its_ancestor() -> None:
     class NoInodes(OutOfSpace):
         pass
 
-    response = serve(MemoryStore("commit", NoInodes("No inodes")), request())
+    response = serve(MemoryStore("commit", NoInodes(Lack.INODES)), request())
     assert response is not None
     assert response.status is Status.OUT_OF_SPACE
 
 
 def test_a_failed_object_is_passed_over_to_its_end() -> None:
-    store = MemoryStore("write", OutOfSpace("full"))
+    store = MemoryStore("write", OutOfSpace(Lack.SPACE))
     operation = services(store).begin(request(), CONTEXT)
     for _ in range(3):
         operation.write([memoryview(b"abc")], 3)

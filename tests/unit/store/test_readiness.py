@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dicomd.lacks import Lack
 from dicomd.store import filesystem, probe, space
 from dicomd.store.errors import OutOfSpace, StoreError, StoreUnavailable
 from tests.support.waiting import wait_until
@@ -116,7 +117,7 @@ def test_a_quota_is_tried_for_a_good_deal_more_than_a_small_file(
     """The same as above without a file system that supports quotas."""
     store = file_store(tmp_path)
     store._condition.instance_failed(  # noqa: SLF001 - as a writer reports it
-        OutOfSpace("Disk quota of the store is used up", operation="write", errno="EDQUOT")
+        OutOfSpace(Lack.QUOTA, operation="write", errno="EDQUOT")
     )
     assert (store.state.accepting, store.state.space_low) == (False, True)
     asked: list[int] = []
