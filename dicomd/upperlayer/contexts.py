@@ -72,7 +72,9 @@ class _TransferSyntaxes:
         except IndexError:
             raise MalformedRequestError("a sub-item ends within its header of 4 bytes") from None
         if at < end:
-            message = f"more than {MAX_TRANSFER_SYNTAXES} Transfer Syntaxes in a Presentation Context"
+            message = (
+                f"more than {MAX_TRANSFER_SYNTAXES} Transfer Syntaxes or unknown sub-items in a Presentation Context"
+            )
             raise MalformedRequestError(message, "transfer_syntaxes")
         if at > end:
             raise MalformedRequestError(f"its last sub-item announces {at - end} bytes more than follow")

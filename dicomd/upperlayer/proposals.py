@@ -32,7 +32,7 @@ MAX_CONTEXTS: Final = 128
 MAX_SUB_ITEMS: Final = 1024
 """Of User Information in one request; normal are at most a role selection for each of 128 contexts and a few others."""
 MAX_TRANSFER_SYNTAXES: Final = 128
-"""In one Presentation Context; there are about 60 in PS3.6."""
+"""In one Presentation Context, sub-items that nobody knows included; there are about 60 in PS3.6."""
 MAX_SHOWN: Final = 16
 """How many Presentation Contexts of a request, and Transfer Syntaxes of each, are kept to be shown."""
 

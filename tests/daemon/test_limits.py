@@ -61,7 +61,10 @@ TOLD = {
     "associate_rq": ("connection without association", "A-ASSOCIATE-RQ of 262145 bytes"),
     "items": ("association ended", "more than 256 items"),
     "presentation_contexts": ("association ended", "more than 128 Presentation Contexts"),
-    "transfer_syntaxes": ("association ended", "more than 128 Transfer Syntaxes in a Presentation Context"),
+    "transfer_syntaxes": (
+        "association ended",
+        "more than 128 Transfer Syntaxes or unknown sub-items in a Presentation Context",
+    ),
     "user_information": ("association ended", "more than 1024 User Information sub-items"),
     "uid_length": ("association ended", "the Application Context Name has a UID of 72 characters, and 64 is the limit"),
     "max_pdu": ("association ended", "P-DATA-TF of 262145 bytes exceeds 262144"),

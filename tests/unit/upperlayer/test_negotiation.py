@@ -317,6 +317,16 @@ def test_padding_does_not_count_as_length(padding: str) -> None:
     assert (found.abstract_syntax, found.transfer_syntax) == (CT, EXPLICIT)
 
 
+@pytest.mark.parametrize("rest", [EXPLICIT_ITEM * 128, EXPLICIT_ITEM + item(0x7F, b"new") * 127])
+def test_what_exceeds_the_limit_in_a_presentation_context_is_called_by_its_name(rest: bytes) -> None:
+    context = item(0x20, b"\1\0\0\0" + ABSTRACT_CT + rest)
+    assert negotiator().negotiate(AssociateRequest.from_body(bytes(68) + context)).contexts
+    longer = item(0x20, b"\1\0\0\0" + ABSTRACT_CT + rest + EXPLICIT_ITEM)
+    with pytest.raises(MalformedRequestError, match="more than 128 Transfer Syntaxes or unknown sub-items") as caught:
+        negotiator().negotiate(AssociateRequest.from_body(bytes(68) + longer))
+    assert caught.value.limit == "transfer_syntaxes"
+
+
 def test_an_unknown_item_is_passed_over_inside_a_presentation_context() -> None:
     unknown = item(0x7F, b"new")
     for context in (
