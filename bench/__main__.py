@@ -225,7 +225,7 @@ def main(
             scale = QUICK_SCALE if quick else 1.0
             results = run(plan, turns or (QUICK_TURNS if quick else 5), scale, scratch, against)
             click.echo(f"raw results: {save(results, output)}", err=True)
-        verdicts = targets.judge(results.outcomes)
+        attainments = targets.judge(results.outcomes)
         if any(outcome.measured or outcome.not_run for outcome in results.outcomes.values()):
             show_page = beside.page if beside.has_pairs(results) else report.target_page if must_show else report.page
             click.echo("\n" + show_page(results))
@@ -236,7 +236,7 @@ def main(
             click.echo(f"\nwritten into {DOCUMENT}", err=True)
     except BenchError as error:
         raise click.ClickException(str(error)) from error
-    words = {verdict.word for verdict in verdicts}
+    words = {attainment.word for attainment in attainments}
     if strict and ("not met" in words or "met" not in words):
         sys.exit(1)
 

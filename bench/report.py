@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import comparison
 from bench.errors import BenchError
-from bench.targets import Verdict, judge
+from bench.targets import Attainment, judge
 from bench.turns import Outcome
 from bench.workloads import WORKLOADS, Figure, Workload
 
@@ -163,16 +163,16 @@ def ratio_table(results: Results) -> str:
     return table(head, rows) if rows and pairs else ""
 
 
-def target_table(verdicts: Sequence[Verdict], results: Results) -> str:
+def target_table(attainments: Sequence[Attainment], results: Results) -> str:
     """Show each target with what was measured."""
     rows = []
-    for verdict in verdicts:
-        target = verdict.target
+    for attainment in attainments:
+        target = attainment.target
         bound = (
             f"≥ {times(target.bound)} of {results.title(target.against)}" if target.against else f"≤ {target.bound:g}"
         )
-        measured = times(verdict.measured) if target.against else number(verdict.measured, 2)
-        rows.append([f"{target.text} ({results.title(target.receiver)})", bound, measured, verdict.word])
+        measured = times(attainment.measured) if target.against else number(attainment.measured, 2)
+        rows.append([f"{target.text} ({results.title(target.receiver)})", bound, measured, attainment.word])
     return table(["target", "bound", "measured", ""], rows)
 
 
@@ -228,9 +228,9 @@ def page(results: Results) -> str:
         parts.append(median_table(results))
     if ratios := ratio_table(results):
         parts.append("Ratios of dicomd, with its durability, to a peer. Above 1, dicomd is better.\n\n" + ratios)
-    verdicts = [verdict for verdict in judge(results.outcomes) if verdict.measured is not None]
-    if verdicts:
-        parts.append("Targets for dicomd:\n\n" + target_table(verdicts, results))
+    attainments = [attainment for attainment in judge(results.outcomes) if attainment.measured is not None]
+    if attainments:
+        parts.append("Targets for dicomd:\n\n" + target_table(attainments, results))
     if reasons := not_run(results):
         parts.append("Not run:\n\n" + "\n".join(reasons))
     return "\n\n".join(parts)

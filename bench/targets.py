@@ -31,7 +31,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Attainment:
     """What was measured for a target, None if it wasn't run."""
 
     target: Target
@@ -39,7 +39,7 @@ class Verdict:
 
     @property
     def word(self) -> Literal["met", "not met", "not run"]:
-        """The verdict."""
+        """Whether the target is met, in words."""
         if self.measured is None:
             return "not run"
         target = self.target
@@ -94,14 +94,14 @@ def plan() -> list[Step]:
     return steps
 
 
-def judge(outcomes: Mapping[str, Outcome]) -> list[Verdict]:
-    """Return a verdict for each target."""
-    verdicts = []
+def judge(outcomes: Mapping[str, Outcome]) -> list[Attainment]:
+    """Return the attainment of each target."""
+    attainments = []
     for target in TARGETS:
         figure = next(f for f in workloads.BY_NAME[target.workload].figures if f.key == target.figure)
         measured = comparison.median(outcomes, target.workload, target.receiver, target.figure)
         if target.against:
             other = comparison.median(outcomes, _other(target), target.against, target.figure)
             measured = comparison.ratio(figure, measured, other)
-        verdicts.append(Verdict(target, measured))
-    return verdicts
+        attainments.append(Attainment(target, measured))
+    return attainments

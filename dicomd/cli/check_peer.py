@@ -54,28 +54,28 @@ def check_peer(
     if reason := rules.refuses_address(source.address):
         click.echo(f"refused: connection refused before negotiation, by peers.addresses: {reason}")
         ctx.exit(1)
-    verdict = rules.judge(calling=calling, called=called, source=source)
-    if verdict.refusal is not None:
-        click.echo(f"refused: {_rejection(verdict.refusal)}, by {verdict.rule}: {verdict.refusal.advice}")
+    decision = rules.judge(calling=calling, called=called, source=source)
+    if decision.refusal is not None:
+        click.echo(f"refused: {_rejection(decision.refusal)}, by {decision.rule}: {decision.refusal.advice}")
         ctx.exit(1)
-    click.echo(f"admitted: {verdict.peer or 'unknown'}, by {verdict.rule}")
-    click.echo(f"may: {_rights(verdict)}")
-    whose = "it" if verdict.peer else "its address"
-    click.echo(f"Associations at once: {verdict.associations} for {whose}, by {verdict.limited_by}")
-    if verdict.audited is not None:
-        rejection = verdict.audited.rejection
+    click.echo(f"admitted: {decision.peer or 'unknown'}, by {decision.rule}")
+    click.echo(f"may: {_rights(decision)}")
+    whose = "it" if decision.peer else "its address"
+    click.echo(f"Associations at once: {decision.associations} for {whose}, by {decision.limited_by}")
+    if decision.audited is not None:
+        rejection = decision.audited.rejection
         click.echo(
-            f'access.mode = "enforce" would refuse this peer: {_rejection(rejection)}, by {verdict.audited.rule}: '
+            f'access.mode = "enforce" would refuse this peer: {_rejection(rejection)}, by {decision.audited.rule}: '
             f"{rejection.advice}"
         )
-    elif verdict.rights != verdict.configured_rights:
-        click.echo(f'access.mode = "enforce" would allow only: {_rights(verdict, configured=True)}')
+    elif decision.rights != decision.configured_rights:
+        click.echo(f'access.mode = "enforce" would allow only: {_rights(decision, configured=True)}')
 
 
 def _rejection(rejection: "Rejection") -> str:
     return f"A-ASSOCIATE-RJ {rejection.reason}"
 
 
-def _rights(verdict: "AccessDecision", *, configured: bool = False) -> str:
-    rights = verdict.configured_rights if configured else verdict.rights
+def _rights(decision: "AccessDecision", *, configured: bool = False) -> str:
+    rights = decision.configured_rights if configured else decision.rights
     return ", ".join(name for name in ("echo", "store") if getattr(rights, name)) or "nothing"

@@ -130,7 +130,7 @@ class AccessRules:
 
     def _known(self, rule: PeerRule) -> AccessDecision:
         name = f"peers.{rule.name}"  # no address has this form, so no stranger is counted as this peer
-        verdict = AccessDecision(
+        decision = AccessDecision(
             peer=rule.name,
             rule=name,
             counted_as=name,
@@ -140,15 +140,15 @@ class AccessRules:
             configured_rights=rule.rights,
         )
         if rule.rights != NOTHING:
-            return verdict
+            return decision
         advice = f"{name}.allow is empty: add what the peer may do"
-        return self._refused(verdict, AuditedRefusal(f"{name}.allow", "peers.allow", _calling(advice)))
+        return self._refused(decision, AuditedRefusal(f"{name}.allow", "peers.allow", _calling(advice)))
 
-    def _refused(self, verdict: AccessDecision, refusal: AuditedRefusal) -> AccessDecision:
-        """Return the verdict with this refusal, which in audit mode is only noted."""
+    def _refused(self, decision: AccessDecision, refusal: AuditedRefusal) -> AccessDecision:
+        """Return the decision with this refusal, which in audit mode is only noted."""
         if self._audit:
-            return replace(verdict, audited=refusal)
-        return replace(verdict, rule=refusal.rule, rights=NOTHING, refusal=refusal.rejection, refused_by=refusal.key)
+            return replace(decision, audited=refusal)
+        return replace(decision, rule=refusal.rule, rights=NOTHING, refusal=refusal.rejection, refused_by=refusal.key)
 
     def _advice(self, calling: str, source: Source, ip: _IP | None, names: frozenset[bytes]) -> str:
         """Say why the closest entry doesn't match, and how to let this requestor in."""

@@ -18,7 +18,7 @@ from dicomd.upperlayer.negotiation import AssociateRequest
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """How many may be open at once; the limit of a peer comes with the verdict on it."""
+    """How many may be open at once; the limit of a peer comes with the decision on it."""
 
     connections: int
     associations: int
@@ -53,14 +53,14 @@ class Admission:
         self._counter.disconnect(admitted=admitted)
 
     def admit(self, request: AssociateRequest, source: Source) -> AccessDecision:
-        """Judge `request` from `source`. Unless the verdict is a refusal, the Association is then counted in."""
-        verdict = self.rules.judge(calling=request.calling_ae_title, called=request.called_ae_title, source=source)
-        rejection = self._protocol(request) or verdict.refusal or self._transient(verdict)
-        return verdict if rejection is verdict.refusal else replace(verdict, refusal=rejection, refused_by="")
+        """Judge `request` from `source`. Unless the decision is a refusal, the Association is then counted in."""
+        decision = self.rules.judge(calling=request.calling_ae_title, called=request.called_ae_title, source=source)
+        rejection = self._protocol(request) or decision.refusal or self._transient(decision)
+        return decision if rejection is decision.refusal else replace(decision, refusal=rejection, refused_by="")
 
-    def leave(self, verdict: AccessDecision) -> None:
+    def leave(self, decision: AccessDecision) -> None:
         """Count an admitted Association out."""
-        self._counter.leave(verdict.counted_as)
+        self._counter.leave(decision.counted_as)
 
     def _protocol(self, request: AssociateRequest) -> Rejection | None:
         if request.protocol_version & 1:
@@ -68,19 +68,21 @@ class Admission:
         advice = "the peer doesn't speak protocol version 1"
         return Rejection(RejectReason.PROTOCOL_VERSION_NOT_SUPPORTED, advice)
 
-    def _transient(self, verdict: AccessDecision) -> Rejection | None:
+    def _transient(self, decision: AccessDecision) -> Rejection | None:
         """Check what may change at any moment. If this returns None, the Association has been counted in."""
         if reason := self._unready():
             return Rejection(RejectReason.TEMPORARY_CONGESTION, reason)
         limits = self._limits
-        full = self._counter.enter(verdict.counted_as, associations=limits.associations, per_peer=verdict.associations)
+        full = self._counter.enter(
+            decision.counted_as, associations=limits.associations, per_peer=decision.associations
+        )
         if full is None:
             return None
         if full is LimitReached.ASSOCIATIONS:
             advice = f"limits.associations = {limits.associations} are open"
         else:
-            whose = "of this peer" if verdict.peer else "from this host"
-            advice = f"{verdict.limited_by} = {verdict.associations} are open {whose}"
+            whose = "of this peer" if decision.peer else "from this host"
+            advice = f"{decision.limited_by} = {decision.associations} are open {whose}"
         return Rejection(RejectReason.LOCAL_LIMIT_EXCEEDED, advice, full.value)
 
 

@@ -65,11 +65,11 @@ class Comparison(enum.Enum):
 class _UnreadableError(Exception):
     """The ``operation`` failed on the existing file with ``error``."""
 
-    def __init__(self, error: OSError, operation: str, verdict: Comparison) -> None:
+    def __init__(self, error: OSError, operation: str, comparison: Comparison) -> None:
         super().__init__(operation)
         self.error = error
         self.operation = operation
-        self.verdict = verdict
+        self.comparison = comparison
 
 
 def examine(
@@ -77,28 +77,28 @@ def examine(
 ) -> tuple[Comparison, int]:
     """Compare the file that ``name``, which is at ``path``, leads to with the candidate.
 
-    Returns the verdict and a descriptor (-1 if none), which the caller closes once it has acted on the verdict: until
-    then it holds the file's lock. ``on_unreadable`` is called with what prevented an existing file from being compared.
+    Returns what came of it and a descriptor (-1 if none), which the caller closes once it has acted on that: until then
+    it holds the file's lock. ``on_unreadable`` is called with what prevented an existing file from being compared.
     Raises ``StoreError``.
     """
     fd = -1
     try:
         try:
             fd = _open(name, directory_fd)
-            verdict = Comparison.GONE if fd < 0 else _examine_open(fd, name, path, directory_fd, candidate)
+            comparison = Comparison.GONE if fd < 0 else _examine_open(fd, name, path, directory_fd, candidate)
         except _UnreadableError as found:
             if _leads_to(name, directory_fd, candidate.fd, if_unknown=False):
-                verdict = Comparison.SELF
+                comparison = Comparison.SELF
             elif fd >= 0 and not _leads_to(name, directory_fd, fd, if_unknown=True):
-                verdict = Comparison.GONE  # on NFS, a file that another host removed is stale
+                comparison = Comparison.GONE  # on NFS, a file that another host removed is stale
             else:
                 on_unreadable(_failure(found, path))
-                verdict = found.verdict
+                comparison = found.comparison
     except BaseException:
         if fd >= 0:
             os.close(fd)
         raise
-    return verdict, fd
+    return comparison, fd
 
 
 def _open(name: str, directory_fd: int) -> int:

@@ -169,23 +169,25 @@ class Publisher:
             else:
                 rollback.name_given(directory, name)
                 return self._make_durable(directory, handle, candidate, name, outcome)
-            verdict, existing = examine(
+            comparison, existing = examine(
                 name, f"{directory.path}/{name}", handle, candidate, self._failures.file_unreadable
             )
             try:
-                if verdict is Comparison.SELF:
+                if comparison is Comparison.SELF:
                     rollback.name_given(directory, name)
                     return self._make_durable(directory, handle, candidate, name, outcome)
-                if verdict is Comparison.IDENTICAL:
+                if comparison is Comparison.IDENTICAL:
                     return self._confirm_existing(directory, handle, candidate, existing, name)
-                if verdict is Comparison.GONE:
+                if comparison is Comparison.GONE:
                     continue
                 if self._duplicates != "keep-both" and not directory.in_place():
                     return None  # moved away, say into an archive: its contents are no longer ours to judge
                 if self._duplicates == "reject":
                     raise DuplicateRejected("Another Data Set is stored under this SOP Instance UID", operation="link")
                 if self._duplicates == "replace":
-                    if verdict is Comparison.UNLOCKED:  # its publisher may still take the name back, and ours with it
+                    if (
+                        comparison is Comparison.UNLOCKED
+                    ):  # its publisher may still take the name back, and ours with it
                         raise StoreUnavailable(
                             "Existing file can't be locked", operation="lock", path=f"{directory.path}/{name}"
                         )

@@ -1,4 +1,4 @@
-"""Medians, ratios, verdicts and the order of turns."""
+"""Medians, ratios, attainments and the order of turns."""
 
 from __future__ import annotations
 
@@ -46,37 +46,39 @@ def outcomes(**medians: dict[str, dict[str, float]]) -> dict[str, Outcome]:
     }
 
 
-def verdict(found: dict[str, Outcome], workload: str, figure: str, receiver: str, against: str = "") -> targets.Verdict:
+def attainment(
+    found: dict[str, Outcome], workload: str, figure: str, receiver: str, against: str = ""
+) -> targets.Attainment:
     return next(
-        verdict
-        for verdict in targets.judge(found)
-        if (verdict.target.workload, verdict.target.figure) == (workload, figure)
-        and (verdict.target.receiver, verdict.target.against) == (receiver, against)
+        attainment
+        for attainment in targets.judge(found)
+        if (attainment.target.workload, attainment.target.figure) == (workload, figure)
+        and (attainment.target.receiver, attainment.target.against) == (receiver, against)
     )
 
 
 def test_a_ratio_at_its_bound_is_met_and_below_it_is_not() -> None:
     at = outcomes(associations={"dicomd_none": {"per_s": 400.0}, "dcmtk": {"per_s": 100.0}})
     below = outcomes(associations={"dicomd_none": {"per_s": 399.0}, "dcmtk": {"per_s": 100.0}})
-    assert verdict(at, "associations", "per_s", "dicomd-none", "dcmtk").word == "met"
-    assert verdict(below, "associations", "per_s", "dicomd-none", "dcmtk").word == "not met"
+    assert attainment(at, "associations", "per_s", "dicomd-none", "dcmtk").word == "met"
+    assert attainment(below, "associations", "per_s", "dicomd-none", "dcmtk").word == "not met"
 
 
 def test_a_time_may_be_a_fifth_longer_than_the_peers() -> None:
     at = outcomes(one_1GB={"dicomd_none": {"seconds": 1.199}, "dcmtk": {"seconds": 1.0}})
     above = outcomes(one_1GB={"dicomd_none": {"seconds": 1.21}, "dcmtk": {"seconds": 1.0}})
-    assert verdict(at, "one-1GB", "seconds", "dicomd-none", "dcmtk").word == "met"
-    assert verdict(above, "one-1GB", "seconds", "dicomd-none", "dcmtk").word == "not met"
+    assert attainment(at, "one-1GB", "seconds", "dicomd-none", "dcmtk").word == "met"
+    assert attainment(above, "one-1GB", "seconds", "dicomd-none", "dcmtk").word == "not met"
 
 
 def test_a_figure_without_a_peer_has_an_upper_bound() -> None:
     at = outcomes(idle_200={"dicomd_fsync": {"cpu_percent": 1.0, "memory_mb": 101.0}})
-    assert verdict(at, "idle-200", "cpu_percent", "dicomd-fsync").word == "met"
-    assert verdict(at, "idle-200", "memory_mb", "dicomd-fsync").word == "not met"
+    assert attainment(at, "idle-200", "cpu_percent", "dicomd-fsync").word == "met"
+    assert attainment(at, "idle-200", "memory_mb", "dicomd-fsync").word == "not met"
 
 
 def test_a_target_that_was_not_run_is_not_met_by_silence() -> None:
-    assert {verdict.word for verdict in targets.judge({})} == {"not run"}
+    assert {attainment.word for attainment in targets.judge({})} == {"not run"}
 
 
 def test_every_target_names_what_exists() -> None:

@@ -44,20 +44,20 @@ def judge(
     return found.judge(calling=calling, called=called, source=Source(address, certificates))
 
 
-def advice(verdict: AccessDecision) -> str:
-    assert verdict.refusal is not None
-    assert verdict.refusal.reason.codes == (1, 1, 3)
-    assert verdict.refused_by in ("peers", "peers.allow")
-    assert verdict.rights == NOTHING
-    return verdict.refusal.advice
+def advice(decision: AccessDecision) -> str:
+    assert decision.refusal is not None
+    assert decision.refusal.reason.codes == (1, 1, 3)
+    assert decision.refused_by in ("peers", "peers.allow")
+    assert decision.rights == NOTHING
+    return decision.refusal.advice
 
 
 def test_without_peers_everybody_may_everything_and_is_counted_by_address() -> None:
-    verdict = judge(rules(), "ANYBODY")
-    assert verdict.refusal is None
-    assert (verdict.peer, verdict.rule, verdict.rights) == ("", NO_PEERS, EVERYTHING)
-    assert (verdict.counted_as, verdict.associations) == ("10.1.2.3", LIMIT)
-    assert verdict.limited_by == "limits.associations_per_peer"
+    decision = judge(rules(), "ANYBODY")
+    assert decision.refusal is None
+    assert (decision.peer, decision.rule, decision.rights) == ("", NO_PEERS, EVERYTHING)
+    assert (decision.counted_as, decision.associations) == ("10.1.2.3", LIMIT)
+    assert decision.limited_by == "limits.associations_per_peer"
 
 
 def test_a_peer_is_the_first_entry_whose_every_criterion_matches() -> None:
@@ -68,9 +68,9 @@ def test_a_peer_is_the_first_entry_whose_every_criterion_matches() -> None:
         peer("wide", at=("10.0.0.0/8",)),
         peer("never", "CT1"),
     )
-    verdict = judge(found, "CT1")
-    assert (verdict.peer, verdict.rule, verdict.rights) == ("narrow", "peers.narrow", ECHO_ONLY)
-    assert (verdict.counted_as, verdict.associations) == ("peers.narrow", 3)
+    decision = judge(found, "CT1")
+    assert (decision.peer, decision.rule, decision.rights) == ("narrow", "peers.narrow", ECHO_ONLY)
+    assert (decision.counted_as, decision.associations) == ("peers.narrow", 3)
     assert judge(found, "CT2", "192.0.2.1").peer == "narrow"
     assert judge(found, "CT1", "10.1.2.3", "CT1.Example.ORG").peer == "with-certificate"
     assert judge(found, "MR1").peer == "wide"
@@ -117,9 +117,9 @@ def test_the_advice_says_what_is_missing(calling: str, address: str, expected: s
 
 def test_an_entry_that_allows_nothing_refuses() -> None:
     found = rules(peer("blocked", "CT1", rights=NOTHING), peer("rest"))
-    verdict = judge(found, "CT1")
-    assert "peers.blocked.allow is empty" in advice(verdict)
-    assert verdict.rule == "peers.blocked.allow"
+    decision = judge(found, "CT1")
+    assert "peers.blocked.allow is empty" in advice(decision)
+    assert decision.rule == "peers.blocked.allow"
     assert judge(found, "CT2").peer == "rest"
 
 
@@ -127,10 +127,10 @@ def test_an_entry_that_allows_nothing_refuses() -> None:
 def test_the_called_ae_title_is_judged_in_either_mode(audit: bool) -> None:
     found = rules(peer("ct1", "CT1"), called=("ARCHIVE", "SCP"), audit=audit)
     assert judge(found, "CT1").refusal is None
-    verdict = judge(found, "CT1", called="OTHER")
-    assert verdict.refusal is not None
-    assert verdict.refusal.reason.codes == (1, 1, 7)
-    assert verdict.rule == verdict.refused_by == "dicomd.ae_titles"
+    decision = judge(found, "CT1", called="OTHER")
+    assert decision.refusal is not None
+    assert decision.refusal.reason.codes == (1, 1, 7)
+    assert decision.rule == decision.refused_by == "dicomd.ae_titles"
 
 
 @pytest.mark.parametrize("text", ["", "A\\B", "A\nB", "\x00", "\xe9", "A\x7f"])
