@@ -12,7 +12,7 @@ from collections.abc import Callable
 _NUMBER = 8  # bytes
 
 
-class PendingWrites:
+class PendingWritesTable:
     """The numbers of `slots` workers, created once by the supervisor and inherited by every fork.
 
     `in_use` returns the slots that have ever been in use.
@@ -23,7 +23,7 @@ class PendingWrites:
         self._in_use = in_use
 
     def of(self, slot: int) -> PendingWritesOfWorker:
-        """Return the part of the worker in the slot, with the interface that `store.room` needs."""
+        """Return the part of the worker in the slot."""
         return PendingWritesOfWorker(self, self._sizes[slot : slot + 1])
 
     def clear(self, slot: int) -> None:
@@ -37,9 +37,9 @@ class PendingWrites:
 
 
 class PendingWritesOfWorker:
-    """The part of one worker."""
+    """The part of one worker, the `store.room.PendingWrites` of its store."""
 
-    def __init__(self, everybody: PendingWrites, own: memoryview) -> None:
+    def __init__(self, everybody: PendingWritesTable, own: memoryview) -> None:
         self._own = own
         self.total = everybody.total
 

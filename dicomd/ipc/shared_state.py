@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from enum import IntEnum
 
 from dicomd import unready
-from dicomd.ipc.pending_writes import PendingWrites
+from dicomd.ipc.pending_writes import PendingWritesTable
 from dicomd.ipc.shared_status import SharedStatus
 
 SLOTS = 4096
@@ -119,7 +119,7 @@ class SharedState:
         self.wakeups = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         """Counts the pending wake-ups, sent by workers that leave a connection to another one."""
         self.status = SharedStatus(SLOTS, self.locked)
-        self.pending_writes = PendingWrites(SLOTS, self.slots)
+        self.pending_writes = PendingWritesTable(SLOTS, self.slots)
 
     # -- the head: written by the supervisor -----------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from dicomd.ipc.pending_writes import PendingWrites
+from dicomd.ipc.pending_writes import PendingWritesTable
 from dicomd.store import room as of_room
 from dicomd.store.condition import StoreCondition
 from dicomd.store.directories import Directories
@@ -50,7 +50,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 def rooms(count: int, reserve: int) -> list[Room]:
     """The rooms of `count` processes that share one reserve."""
-    pending = PendingWrites(count, lambda: range(count))
+    pending = PendingWritesTable(count, lambda: range(count))
     made = [Room("/", reserve, StoreCondition(reserve, Directories("/"))) for _ in range(count)]
     for slot, room in enumerate(made):
         room.share(pending.of(slot))
