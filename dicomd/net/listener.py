@@ -83,12 +83,12 @@ class ConnectionAcceptor:
         settings: AcceptorSettings,
         report: ConnectionReport,
         new_report: Callable[[str, str], AssociationReport],
-        siblings: SiblingWorkers | None = None,
+        siblings: SiblingWorkers,
     ) -> None:
         """`new_report` makes the report of an Association from the listener's name and the source address.
 
-        `siblings` are the other processes that accept on the same sockets, if any. Raises ValueError if a listener
-        needs TLS and `settings` have no TLS context.
+        `siblings` are the other processes that accept on the same sockets; there may be none of them at the moment.
+        Raises ValueError if a listener needs TLS and `settings` have no TLS context.
         """
         self._contexts: dict[str, ssl.SSLContext] = {}
         for listener in listeners:
@@ -121,7 +121,7 @@ class ConnectionAcceptor:
         watched = {wakeup: select.EPOLLIN} | dict.fromkeys(by_fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         if self._closed:
             watched[self._last_ended] = select.EPOLLIN
-        elif self._siblings is not None:
+        else:
             watched[self._siblings.wakeups] = select.EPOLLIN | select.EPOLLEXCLUSIVE
         try:
             # Register each time: registering reports pending connections that another process was woken for, but left.
@@ -143,8 +143,6 @@ class ConnectionAcceptor:
     ) -> AbstractSet[int]:
         """Return the listening sockets to accept on: those that are `ready`, or all of them after a wake-up."""
         siblings = self._siblings
-        if siblings is None:
-            return ready
         if siblings.wakeups in ready and siblings.take_wakeup():
             return listening  # only the process that sent it knows which of them has a connection
         ready = ready & listening
@@ -165,7 +163,7 @@ class ConnectionAcceptor:
 
     def close(self) -> None:
         """Stop listening. Open Associations continue; those already over no longer wait for their peers to close."""
-        if self._siblings is not None and not self._closed:
+        if not self._closed:
             # This process may have been woken for a connection that it will no longer accept.
             self._siblings.wake_sibling()
         for listener in self._listeners:
@@ -251,8 +249,7 @@ class ConnectionAcceptor:
             self._report.accept_failed(listener.name, error)
         self._failing += 1
         if error.errno in _OUT_OF_RESOURCES:
-            if self._siblings is not None:
-                self._siblings.wake_sibling()  # the connection woke only this process
+            self._siblings.wake_sibling()  # the connection woke only this process
             _wait_for(wakeup, _PAUSE)
 
     def _serve(self, association: Association) -> None:

@@ -40,7 +40,7 @@ class Accepting(ConnectionAcceptor):
 
     def __init__(self, listeners: list[ListeningSocket], siblings: Siblings | None = None) -> None:
         nothing: Any = SimpleNamespace(tls=None)
-        super().__init__(listeners, nothing, nothing, nothing, siblings)
+        super().__init__(listeners, nothing, nothing, nothing, siblings or Siblings(should_yield=False))
         self.accepted: list[str] = []
 
     def _accept(self, listener: ListeningSocket, wakeup: int) -> None:
