@@ -4,10 +4,10 @@ Invariant: this package imports no other room of dicomd, and no other room reads
 environment.
 """
 
-from dicomd.config.checks import Examination, check, examine
+from dicomd.config.checks import Examination, examine
 from dicomd.config.contexts import SupportedContexts
 from dicomd.config.keys import unreloadable_changes
-from dicomd.config.load import load_config, parse_config
+from dicomd.config.load import load_config
 from dicomd.config.problems import ConfigError, Problem
 from dicomd.config.schema import Config
 from dicomd.config.show import to_toml
@@ -22,10 +22,8 @@ __all__ = [
     "Network",
     "Problem",
     "SupportedContexts",
-    "check",
     "examine",
     "load_config",
-    "parse_config",
     "to_toml",
     "unreloadable_changes",
 ]

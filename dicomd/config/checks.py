@@ -50,12 +50,6 @@ def examine(path: str | os.PathLike[str], *, starting: bool = False, looking: Lo
     return Examination(None if errors else found.config, tuple(errors), tuple(warnings))
 
 
-def check(config: Config, file: str = "configuration") -> list[Problem]:
-    """Return what prevents the use of this configuration on this machine, checked as the current user."""
-    tls = _tls(config, file, ignore_path)
-    return [*_folders(config, file, ignore_path), *tls.errors, *tls.lapsed]
-
-
 def _tls(config: Config, file: str, looking: Looking) -> Findings:
     """Check the files of [tls], unless there is no TLS listener and so nothing reads them."""
     speaks_tls = any(listener.tls for listener in config.listen)

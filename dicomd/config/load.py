@@ -39,14 +39,12 @@ class LoadResult:
 def load_config(path: str | os.PathLike[str]) -> Config:
     """Load the configuration from the file. Raises ConfigError with every problem that the text alone shows.
 
-    What depends on the machine (folders, certificates) is checked by `checks.check`.
+    What depends on the machine (folders, certificates) is checked by `checks.examine`.
     """
-    return _unbroken(validate(read_text(path), os.fspath(path)))
-
-
-def parse_config(text: str, file: str = "configuration") -> Config:
-    """Load the configuration from the text; `file` is its name in problems. Raises ConfigError."""
-    return _unbroken(validate(text, file))
+    found = validate(read_text(path), os.fspath(path))
+    if found.problems:
+        raise ConfigError(found.problems)
+    return found.config
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -84,12 +82,6 @@ def validate(text: str, file: str) -> LoadResult:
         config = Config.model_validate({name: value for name, value in raw.items() if name not in broken})
     problems.extend(problem for involved, problem in _inconsistencies(config, file) if not involved & broken)
     return LoadResult(config, tuple(problems), broken)
-
-
-def _unbroken(found: LoadResult) -> Config:
-    if found.problems:
-        raise ConfigError(found.problems)
-    return found.config
 
 
 def _toml(text: str, file: str) -> dict[str, Any]:

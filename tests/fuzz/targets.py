@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pydicom.config
 
-from dicomd.config import ConfigError, parse_config, to_toml
+from dicomd.config import ConfigError, to_toml
 from dicomd.dimse.commands import SUCCESS, CommandSetError, encode_response, parse_command_set
 from dicomd.monitoring.accept import accepts_gzip, choices, prefers_openmetrics
 from dicomd.monitoring.hosts import is_shown
@@ -53,6 +53,7 @@ from dicomd.upperlayer.reader import (
     PDUReader,
 )
 from tests.support import wire
+from tests.support.configuration import parse_config
 from tests.support.reading import fed, joined
 
 _PIECES: Final = (1, 2, 3, 7, 8, 50, 500)

@@ -6,11 +6,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomd.config import Config, parse_config, to_toml, units
+from dicomd.config import Config, to_toml, units
 from dicomd.config.keys import tables
 from dicomd.config.kinds import toml
 from dicomd.config.schema import Contexts, Daemon, Limits, Listener, Peer, Storage, Tls
 from dicomd.config.units import MAXIMUM_DURATION, MAXIMUM_SIZE, Address
+from tests.support.configuration import parse_config
 
 _titles = st.text(st.sampled_from("ABCxyz 0189_-!~\"'"), min_size=1, max_size=16).filter(lambda t: t.strip(" ") == t)
 _names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", fullmatch=True).filter(

@@ -7,8 +7,9 @@ from pathlib import Path
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dicomd.config import Config, ConfigError, Problem, load_config, parse_config
+from dicomd.config import Config, ConfigError, Problem, load_config
 from dicomd.config.keys import tables
+from tests.support.configuration import parse_config
 
 _scalars = st.one_of(
     st.integers(-(2**70), 2**70).map(str),

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from dicomd.config import Config, describe, load_config, parse_config
+from dicomd.config import Config, describe, load_config
+from tests.support.configuration import parse_config
 
 Call = Callable[..., Result]
 

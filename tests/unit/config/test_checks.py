@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dicomd.config import ConfigError, check, examine, parse_config
+from dicomd.config import ConfigError, Problem, examine
+from tests.support.configuration import parse_config
 
 TLS = """
 [[listen]]
@@ -41,15 +42,22 @@ def _openssl(*arguments: str) -> None:
     subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=30)
 
 
+def errors(text: str, folder: Path) -> list[Problem]:
+    """The errors of a configuration, whose file is in a folder."""
+    file = folder / "dicomd.toml"
+    file.write_text(text)
+    return list(examine(file).errors)
+
+
 def tls_problems(folder: Path, certificate: str, key: str, more: str = "") -> list[tuple[str, str]]:
-    config = parse_config(TLS.format(folder=folder, certificate=certificate, key=key) + more)
-    return [(problem.key, problem.what.replace(f"{folder}/", "")) for problem in check(config)]
+    problems = errors(TLS.format(folder=folder, certificate=certificate, key=key) + more, folder)
+    return [(problem.key, problem.what.replace(f"{folder}/", "")) for problem in problems]
 
 
 def test_folder_that_is_there_or_can_be_made_is_fine(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "a/b/c"):
-        assert check(parse_config(f'[storage]\nroot = "{folder}"')) == []
-    assert list(tmp_path.iterdir()) == []
+        assert errors(f'[storage]\nroot = "{folder}"', tmp_path) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "dicomd.toml"]
 
 
 def test_a_layout_that_stores_an_instance_again_elsewhere_is_a_warning(tmp_path: Path) -> None:
@@ -79,22 +87,20 @@ def test_a_path_longer_than_the_system_allows_is_an_error() -> None:
 
 def test_folder_below_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    problems = check(parse_config(f'[storage]\nroot = "{tmp_path}/file/store"\n[audit]\nspool = "{tmp_path}/file"'))
+    problems = errors(f'[storage]\nroot = "{tmp_path}/file/store"\n[audit]\nspool = "{tmp_path}/file"', tmp_path)
     assert [problem.key for problem in problems] == ["storage.root", "audit.spool"]
 
 
 def test_name_too_long_for_the_file_system_is_an_error(tmp_path: Path) -> None:
-    problems = check(parse_config(f'[storage]\nroot = "{tmp_path}/{"x" * 300}"'))
+    problems = errors(f'[storage]\nroot = "{tmp_path}/{"x" * 300}"', tmp_path)
     assert [problem.key for problem in problems] == ["storage.root"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
 def test_folder_without_permission_is_an_error(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    try:
-        problems = check(parse_config(f'[storage]\nroot = "{tmp_path}/store"'))
-    finally:
-        tmp_path.chmod(0o700)
+    closed = tmp_path / "closed"
+    closed.mkdir(0o500)
+    problems = errors(f'[storage]\nroot = "{closed}/store"', tmp_path)
     assert [problem.key for problem in problems] == ["storage.root"]
 
 
@@ -134,7 +140,7 @@ def test_authorities_without_a_certificate_are_an_error(certificates: Path) -> N
 
 
 def test_tls_files_are_not_read_without_a_tls_listener(tmp_path: Path) -> None:
-    assert check(parse_config(f'[storage]\nroot = "{tmp_path}"\n[tls]\ncertificate = "/no/such/file"')) == []
+    assert errors(f'[storage]\nroot = "{tmp_path}"\n[tls]\ncertificate = "/no/such/file"', tmp_path) == []
 
 
 @needs_openssl

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dicomd.config import Config, describe, load_config, parse_config
+from dicomd.config import Config, describe, load_config
 from dicomd.config.keys import tables
+from tests.support.configuration import parse_config
 
 ROOT = Path(__file__).parents[3]
 

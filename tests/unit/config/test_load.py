@@ -12,11 +12,11 @@ from dicomd.config import (
     ConfigError,
     examine,
     load_config,
-    parse_config,
     to_toml,
     unreloadable_changes,
 )
 from dicomd.config.keys import tables
+from tests.support.configuration import parse_config
 
 CONTRACT = """
 [dicomd]

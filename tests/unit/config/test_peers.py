@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dicomd.config import parse_config
 from dicomd.config.peers import warnings
+from tests.support.configuration import parse_config
 
 NARROW = 'name = "narrow"\nae_titles = ["CT1"]\naddresses = ["10.1.2.0/24", "2001:db8:1::/48"]\n'
 

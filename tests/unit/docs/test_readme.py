@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 
 import dicomd
 from dicomd.cli.main import COMMANDS, main
-from dicomd.config import parse_config
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
+from tests.support.configuration import parse_config
 from tests.unit.docs.markdown import DOCUMENTS, ROOT, blocks, rows, section, spans
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dicomd.config import Config, parse_config, unreloadable_changes
+from dicomd.config import Config, unreloadable_changes
 from dicomd.config.keys import tables
 from dicomd.supervisor import reread_config
 from dicomd.supervisor.reread_config import keep_unreloadable
+from tests.support.configuration import parse_config
 
 NEW = """
 [dicomd]
