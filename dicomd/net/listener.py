@@ -24,7 +24,7 @@ from dicomd.net.access import Network, in_networks, normal_address
 from dicomd.net.association import AcceptorSettings, Association
 from dicomd.net.connections import ConnectionReport
 from dicomd.net.report import AssociationReport
-from dicomd.net.thread_pool import ConnectionThreads
+from dicomd.net.thread_pool import ThreadPool
 from dicomd.net.tls import TlsTransport
 from dicomd.net.transport import PlainTransport
 
@@ -101,7 +101,7 @@ class ConnectionAcceptor:
         self._report = report
         self._new_report = new_report
         self._siblings = siblings
-        self._threads = ConnectionThreads("association")
+        self._threads = ThreadPool("association")
         self._live: set[Association] = set()
         self._failing = 0
         self._changing = threading.Lock()

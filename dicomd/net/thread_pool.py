@@ -1,7 +1,7 @@
-"""Threads that serve one connection after another, because starting a thread can cost more than a short Association.
+"""Threads that do one piece of work after another, because starting a thread can cost more than a short Association.
 
-Invariant: a connection never waits for a busy thread. The thread that became idle last takes it, or else a new one is
-started. A thread that stays idle for a while ends and frees its memory.
+Invariant: work never waits for a busy thread. The thread that became idle last takes it, or else a new one is started.
+A thread that stays idle for a while ends and frees its memory.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-_STAYS: Final = 2.0  # seconds that a thread waits for a connection; if they come less often, a new thread does no harm
+_STAYS: Final = 2.0  # seconds that a thread waits for work; if it comes less often, a new thread does no harm
 _MOST_IDLE: Final = 32  # the threads started for a burst need not all stay
 
 
-class ConnectionThreads:
-    """The threads of one acceptor. `assign` must always be called by the same thread."""
+class ThreadPool:
+    """Threads with one `name`. Thread-safe."""
 
     def __init__(self, name: str) -> None:
         self._name = name

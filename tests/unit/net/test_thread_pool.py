@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from dicomd.net import thread_pool
-from dicomd.net.thread_pool import ConnectionThreads
+from dicomd.net.thread_pool import ThreadPool
 from tests.support.waiting import wait_until
 from tests.unit.net.observed_locks import Waits
 
@@ -17,7 +17,7 @@ def threads(name: str) -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == name]
 
 
-def done_by(team: ConnectionThreads) -> threading.Thread:
+def done_by(team: ThreadPool) -> threading.Thread:
     """The thread that does a piece of work given to `team`."""
     found: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
     team.assign(lambda: found.put(threading.current_thread()))
@@ -32,7 +32,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_idle_thread_takes_the_next_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_pool, "_STAYS", 60)
     idle = Waits(monkeypatch, thread_pool)
-    team = ConnectionThreads("again")
+    team = ThreadPool("again")
     first = done_by(team)
     for _ in range(20):
         idle.next()
@@ -44,7 +44,7 @@ def test_an_idle_thread_takes_the_next_work(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_nobody_waits_for_a_busy_thread() -> None:
-    team = ConnectionThreads("busy")
+    team = ThreadPool("busy")
     may_end = threading.Event()
     for _ in range(5):
         team.assign(may_end.wait)
@@ -59,7 +59,7 @@ def test_no_more_than_so_many_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_pool, "_STAYS", 60)
     monkeypatch.setattr(thread_pool, "_MOST_IDLE", 2)
     idle = Waits(monkeypatch, thread_pool)
-    team = ConnectionThreads("many")
+    team = ThreadPool("many")
     may_end = threading.Event()
     for _ in range(6):
         team.assign(may_end.wait)
@@ -76,7 +76,7 @@ def test_no_more_than_so_many_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_none_is_lost_between_staying_and_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread_pool, "_STAYS", 0.0005)
-    team = ConnectionThreads("quick")
+    team = ThreadPool("quick")
     for _ in range(2000):
         done_by(team)
     wait_until(lambda: threads("quick"), equals=[])
@@ -91,6 +91,6 @@ def test_what_was_done_is_let_go() -> None:
             gone.set()
 
     gone = threading.Event()
-    team = ConnectionThreads("gone")
+    team = ThreadPool("gone")
     team.assign(Work())
     assert gone.wait(10)
