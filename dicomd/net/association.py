@@ -6,18 +6,17 @@ and whatever happens, the thread ends, its counts are taken back, and nothing ha
 
 from __future__ import annotations
 
-import ssl
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 
 from dicomd.aborts import AbortReason, AbortSource
 from dicomd.addresses import host_of
+from dicomd.net.acceptor_settings import AcceptorSettings
 from dicomd.net.access import AccessDecision, Source
-from dicomd.net.admission import Admission, judge_application_context
-from dicomd.net.buffers import SMALL_BUFFER, BufferPool
-from dicomd.net.deadlines import Deadline, TimedOutError, TimeLimits
-from dicomd.net.large_requests import LARGE_REQUEST, LargeRequests, Permit
+from dicomd.net.admission import judge_application_context
+from dicomd.net.buffers import SMALL_BUFFER
+from dicomd.net.deadlines import Deadline, TimedOutError
+from dicomd.net.large_requests import LARGE_REQUEST, Permit
 from dicomd.net.messages import Messages
 from dicomd.net.proxy import peer_behind
 from dicomd.net.rejection import Rejection
@@ -26,13 +25,12 @@ from dicomd.net.tls import TlsTransport, handshake
 from dicomd.net.transport import ConnectionLostError, PlainTransport, WokenError
 from dicomd.outcomes import Outcome
 from dicomd.protocols import recognize
-from dicomd.services.operations import PresentationContext, Services
+from dicomd.services.operations import PresentationContext
 from dicomd.upperlayer.acceptor import RECEIVED, AcceptorStateMachine, Action, Event, State
 from dicomd.upperlayer.items import MalformedRequestError
 from dicomd.upperlayer.negotiation import (
     AssociateRequest,
     Negotiated,
-    Negotiator,
     associate_ac,
 )
 from dicomd.upperlayer.pdus import (
@@ -46,20 +44,6 @@ from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
 
 _ABORT_TIMEOUT = 1.0
 """Seconds that a peer has to receive the A-ABORT when the daemon stops."""
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptorSettings:
-    """What all Associations of a worker share. `max_pdu` is in bytes, as advertised; `tls` is for TLS listeners."""
-
-    negotiator: Negotiator
-    services: Services
-    admission: Admission
-    limits: TimeLimits
-    max_pdu: int
-    buffers: BufferPool
-    large_requests: LargeRequests = field(default_factory=LargeRequests)
-    tls: ssl.SSLContext | None = None
 
 
 class StoppedError(Exception):

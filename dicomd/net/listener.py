@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from dicomd.net.acceptor_settings import AcceptorSettings
 from dicomd.net.access import Network, in_networks, normal_address
-from dicomd.net.association import AcceptorSettings, Association
+from dicomd.net.association import Association
 from dicomd.net.connections import ConnectionReport
 from dicomd.net.report import AssociationReport
 from dicomd.net.thread_pool import ThreadPool

@@ -16,8 +16,8 @@ from dicomd import unready
 from dicomd.config.schema import Config
 from dicomd.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomd.ipc.worker_slot import WorkerSlot
+from dicomd.net.acceptor_settings import AcceptorSettings
 from dicomd.net.admission import Admission, AdmissionLimits
-from dicomd.net.association import AcceptorSettings
 from dicomd.net.buffers import BufferPool
 from dicomd.net.connections import ConnectionReport
 from dicomd.net.deadlines import TimeLimits

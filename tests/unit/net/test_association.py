@@ -17,9 +17,10 @@ from prometheus_client import CollectorRegistry
 from dicomd import unready
 from dicomd.dimse.commands import CommandSet
 from dicomd.ipc.shared_state import SharedState
+from dicomd.net.acceptor_settings import AcceptorSettings
 from dicomd.net.access import AccessRules
 from dicomd.net.admission import Admission, AdmissionLimits
-from dicomd.net.association import AcceptorSettings, Association
+from dicomd.net.association import Association
 from dicomd.net.buffers import BufferPool
 from dicomd.net.deadlines import TimeLimits
 from dicomd.net.report import AssociationReport
