@@ -267,8 +267,8 @@ class TlsTransport(PlainTransport):
             self.heard = True
             raise
         self._sock = self._tls = tls
-        if self._woken:  # possibly while the socket was being replaced, so that the wake-up was lost
-            self.wake(self._woken)
+        if self._interruption is not None:  # possibly while the socket was being replaced, so that it was lost
+            self.interrupt(self._interruption)
         return tls
 
     def _await(self, event: int, seconds: float) -> None:

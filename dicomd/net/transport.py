@@ -41,9 +41,9 @@ class Session:
 
 
 class PlainTransport:
-    """TCP without TLS. Reads and writes belong to one thread; `wake` may be called from another."""
+    """TCP without TLS. One thread reads, one at a time writes; `wake` and `interrupt` may be called from any."""
 
-    __slots__ = ("_receive_timeout", "_send_timeout", "_sock", "_woken", "proxy_header_pending")
+    __slots__ = ("_interruption", "_receive_timeout", "_send_timeout", "_sock", "proxy_header_pending")
 
     def __init__(self, sock: socket.socket, *, send_timeout: float) -> None:
         """Prepare an accepted, blocking socket. Raises OSError if the connection is already gone.
@@ -56,7 +56,7 @@ class PlainTransport:
         self._sock = sock
         self._receive_timeout = 0.0
         self._send_timeout = send_timeout
-        self._woken = ""
+        self._interruption: Exception | None = None
         self.proxy_header_pending = False
         """Whether the connection must begin with a load balancer's PROXY header, and that is still to come."""
 
@@ -80,7 +80,7 @@ class PlainTransport:
         `acknowledge` sends the pending TCP acknowledgement at once: real senders write the header and the body of a PDU
         separately, and with Nagle's algorithm they would wait 40 ms per PDU for it. The option isn't sticky, so it is
         set for each read. Raises TimeoutError after the limit and `ConnectionLostError` at the end of the connection,
-        `WokenError` if `wake` ended it.
+        `WokenError` if `wake` ended it, and what `interrupt` was given if that did.
         """
         try:
             if acknowledge:
@@ -113,8 +113,8 @@ class PlainTransport:
                 raise BlockingIOError
             rest = rest[self._sock.send(rest) :]
 
-    def _ended(self) -> ConnectionLostError:
-        return WokenError(self._woken) if self._woken else ConnectionLostError("closed by the peer")
+    def _ended(self) -> Exception:
+        return self._interruption or ConnectionLostError("closed by the peer")
 
     def _not_read(self) -> ConnectionLostError:
         with contextlib.suppress(OSError):  # unread data must not linger in the kernel
@@ -126,9 +126,14 @@ class PlainTransport:
 
         What has arrived, or still arrives, can be read: Linux only stops waiting for more.
         """
-        self._woken = why
+        self.interrupt(WokenError(why))
+
+    def interrupt(self, error: Exception) -> None:
+        """Like `wake`, but have `receive_into` raise `error`. If that is a lost connection, end sending, too."""
+        self._interruption = error
+        lost = isinstance(error, ConnectionLostError) and not isinstance(error, WokenError)
         with contextlib.suppress(OSError):  # SSLSocket.shutdown would continue without TLS
-            socket.socket.shutdown(self._sock, socket.SHUT_RD)
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR if lost else socket.SHUT_RD)
 
     def close(self) -> None:
         """Close the connection. Never raises."""

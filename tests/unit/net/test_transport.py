@@ -58,6 +58,25 @@ def test_wake_ends_a_read_with_its_reason_and_leaves_sending_possible(pair: Pair
     assert peer.recv(100) == b"bye"
 
 
+def test_another_thread_ends_a_read_with_any_error(pair: Pair) -> None:
+    transport, peer = pair
+    transport.interrupt(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        transport.receive_into(buffer(), acknowledge=False)
+    transport.send(b"bye")
+    assert peer.recv(100) == b"bye"
+
+
+def test_after_a_loss_that_another_thread_has_met_nothing_is_sent(pair: Pair) -> None:
+    transport, _ = pair
+    transport.interrupt(ConnectionLostError("does not read", "send_timeout"))
+    with pytest.raises(ConnectionLostError, match="does not read") as lost:
+        transport.receive_into(buffer(), acknowledge=False)
+    assert lost.value.limit == "send_timeout"
+    with pytest.raises(ConnectionLostError, match="pipe"):
+        transport.send(b"more")
+
+
 def test_a_peer_that_does_not_read_is_lost(pair: Pair) -> None:
     transport, _ = pair
     with pytest.raises(ConnectionLostError, match="does not read"):
