@@ -34,11 +34,11 @@ from bench.encoding import (
     STORAGE_CONTEXT,
     VERIFICATION_CONTEXT,
     InstanceStream,
-    accepted_maximum_length,
+    accepted,
+    answer_of,
     associate_rq,
     c_echo_rq,
     p_data_tf,
-    status_of,
 )
 from bench.errors import BlastError
 
@@ -62,16 +62,16 @@ class Receiver:
 class Association:
     """An open Association on a blocking socket."""
 
-    def __init__(self, receiver: Receiver) -> None:
-        """Connect and negotiate. Raises BlastError if refused, OSError if there is no connection."""
+    def __init__(self, receiver: Receiver, window: int = 1) -> None:
+        """Connect and negotiate; propose a `window` above 1. Raises BlastError if refused, OSError if not connected."""
         self.sock: socket.socket = socket.create_connection((receiver.host, receiver.port), timeout=receiver.timeout)
         try:
-            self.maximum_length = self._open(receiver)
+            self.maximum_length, self.window = self._open(receiver, window)
         except BaseException:
             self.sock.close()
             raise
 
-    def _open(self, receiver: Receiver) -> int:
+    def _open(self, receiver: Receiver, window: int) -> tuple[int, int]:
         if receiver.tls:
             context = ssl.create_default_context(cafile=receiver.tls)
             context.check_hostname = False
@@ -79,11 +79,11 @@ class Association:
                 context.load_cert_chain(receiver.certificate, receiver.key)
             self.sock = context.wrap_socket(self.sock)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock.sendall(associate_rq(receiver.called, receiver.calling))
+        self.sock.sendall(associate_rq(receiver.called, receiver.calling, window))
         kind, body = self.read_pdu()
         if kind != A_ASSOCIATE_AC:
             raise BlastError(f"the Association was refused: PDU type {kind}, {body.hex()}")
-        return accepted_maximum_length(body, (STORAGE_CONTEXT, VERIFICATION_CONTEXT))
+        return accepted(body, (STORAGE_CONTEXT, VERIFICATION_CONTEXT))
 
     def read_exactly(self, count: int) -> bytes:
         """Read exactly `count` bytes. Raises BlastError if the receiver closes first."""
@@ -103,22 +103,22 @@ class Association:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return kind, self.read_exactly(length)
 
-    def read_status(self) -> int:
-        """Read the next response and return its Status."""
+    def read_answer(self) -> tuple[int, int]:
+        """Read the next response and return the Message ID of its request, and its Status."""
         kind, body = self.read_pdu()
         if kind != P_DATA_TF:
             raise BlastError(f"PDU type {kind} instead of a response: {body.hex()}")
-        return status_of(body)
+        return answer_of(body)
 
     def store(self, stream: InstanceStream) -> int:
         """Send one C-STORE and return its Status."""
         stream.send(self.sock)
-        return self.read_status()
+        return self.read_answer()[1]
 
     def echo(self) -> int:
         """Send one C-ECHO and return its Status."""
         self.sock.sendall(p_data_tf(c_echo_rq(), 3, VERIFICATION_CONTEXT))
-        return self.read_status()
+        return self.read_answer()[1]
 
     def release(self) -> None:
         """Release the Association and close the connection."""
@@ -148,6 +148,8 @@ class Order:
     size: int = 524288
     per_association: int = 0
     at_most: float = 0.0
+    window: int = 1
+    """How many instances it sends before it waits for the response of one of them, all over one Association."""
 
 
 @dataclass
@@ -165,7 +167,7 @@ class Tally:
 
 def perform(order: Order, receiver: Receiver, start: Barrier | None = None) -> Tally:
     """Carry out `order`. Raises BlastError and OSError; a failure Status is only counted."""
-    association = Association(receiver)
+    association = Association(receiver, order.window)
     stream = InstanceStream.encode(order.size, association.maximum_length) if order.work == "store" else None
     each = order.per_association or (1 if order.work == "nothing" else 0)
     if order.work == "nothing":  # opening is what is measured, so none may be open when the clock starts
@@ -174,6 +176,12 @@ def perform(order: Order, receiver: Receiver, start: Barrier | None = None) -> T
         start.wait(receiver.timeout)
     tally = Tally(time.monotonic(), association.maximum_length, associations=int(order.work != "nothing"))
     cpu = time.process_time()
+    if stream is not None and order.window > 1:
+        _overlap(order, association, stream, tally)
+        tally.ended = time.monotonic()
+        association.release()
+        tally.cpu = time.process_time() - cpu
+        return tally
     for index in range(order.count):
         began = time.monotonic()
         if order.at_most and began - tally.began >= order.at_most:
@@ -200,6 +208,34 @@ def perform(order: Order, receiver: Receiver, start: Barrier | None = None) -> T
             association.release()
     tally.cpu = time.process_time() - cpu
     return tally
+
+
+def _overlap(order: Order, association: Association, stream: InstanceStream, tally: Tally) -> None:
+    """Store with as many instances outstanding as both sides agreed on. Raises BlastError for a wrong response."""
+    window = association.window or order.window
+    outstanding: dict[int, float] = {}  # Message ID → when it was sent
+
+    def read_one() -> None:
+        message_id, status = association.read_answer()
+        began = outstanding.pop(message_id, None)
+        if began is None:
+            raise BlastError(f"a response to Message ID {message_id}, which isn't outstanding")
+        tally.failed += status != 0
+        tally.taken.append(time.monotonic() - began)
+
+    for index in range(order.count):
+        if order.at_most and time.monotonic() - tally.began >= order.at_most:
+            break
+        if len(outstanding) >= window:
+            read_one()
+        message_id = index % 0xFFFF + 1
+        if message_id in outstanding:
+            raise BlastError(f"no response to Message ID {message_id} among the last 65,535")
+        stream.renew(message_id)
+        outstanding[message_id] = time.monotonic()
+        stream.send(association.sock)
+    while outstanding:
+        read_one()
 
 
 def _sender(order: Order, receiver: Receiver, start: Barrier, answer: Connection) -> None:
@@ -284,6 +320,7 @@ def main() -> int:
     parser.add_argument("--work", choices=("store", "echo", "nothing"), default="store")
     parser.add_argument("--size", type=int, default=524288, help="bytes of Pixel Data, even (default 512 KiB)")
     parser.add_argument("--per-association", type=int, default=0, help="pieces per Association (default: all)")
+    parser.add_argument("--window", type=int, default=1, help="instances outstanding on an Association (default 1)")
     parser.add_argument("--at-most", type=float, default=0.0, metavar="SECONDS", help="begin no more work after that")
     parser.add_argument("--called", default="ANY-SCP")
     parser.add_argument("--calling", default="BLAST")
@@ -293,7 +330,9 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds without progress (default 120)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    order = Order(args.work, args.count, args.size & ~1, args.per_association, args.at_most)
+    if args.window > 1 and (args.work != "store" or args.per_association):
+        parser.error("--window is for instances over one Association")
+    order = Order(args.work, args.count, args.size & ~1, args.per_association, args.at_most, args.window)
     receiver = Receiver(
         args.port, args.host, args.called, args.calling, args.tls, args.certificate, args.key, args.timeout
     )

@@ -31,24 +31,30 @@ def item(kind: int, body: bytes) -> bytes:
     return struct.pack(">BBH", kind, 0, len(body)) + body
 
 
-def associate_rq(called: str, calling: str) -> bytes:
-    """Encode an A-ASSOCIATE-RQ PDU that proposes CT Image Storage and Verification (PS3.8 §9.3.2)."""
+def associate_rq(called: str, calling: str, window: int = 1) -> bytes:
+    """Encode an A-ASSOCIATE-RQ PDU that proposes CT Image Storage and Verification (PS3.8 §9.3.2).
+
+    A `window` above 1 is proposed as the number of operations that may be outstanding (PS3.7 §D.3.3.3).
+    """
     contexts = b"".join(
         item(0x20, struct.pack(">BBBB", identifier, 0, 0, 0) + item(0x30, uid) + item(0x40, EXPLICIT_VR_LITTLE_ENDIAN))
         for identifier, uid in ((STORAGE_CONTEXT, CT_IMAGE_STORAGE), (VERIFICATION_CONTEXT, VERIFICATION))
     )
     user = item(0x51, struct.pack(">I", 0)) + item(0x52, b"2.25.1") + item(0x55, b"BLAST_1")
+    if window > 1:
+        user += item(0x53, struct.pack(">HH", window, 1))
     body = struct.pack(">HH16s16s32x", 1, 0, called.ljust(16).encode("ascii"), calling.ljust(16).encode("ascii"))
     body += item(0x10, APPLICATION_CONTEXT) + contexts + item(0x50, user)
     return struct.pack(">BBI", A_ASSOCIATE_RQ, 0, len(body)) + body
 
 
-def accepted_maximum_length(accept: bytes, needed: Sequence[int]) -> int:
-    """Read the receiver's maximum PDU length from the body of an A-ASSOCIATE-AC; 0 means no maximum (PS3.8 §D.1).
+def accepted(accept: bytes, needed: Sequence[int]) -> tuple[int, int]:
+    """Read from the body of an A-ASSOCIATE-AC the receiver's maximum PDU length, 0 for no maximum (PS3.8 §D.1).
 
-    Raises BlastError if a Presentation Context of `needed` was not accepted.
+    The second number is how many operations may be outstanding, 0 for any number. Raises BlastError if a Presentation
+    Context of `needed` was not accepted.
     """
-    maximum, results, at = DEFAULT_MAXIMUM_LENGTH, {}, 68
+    maximum, window, results, at = DEFAULT_MAXIMUM_LENGTH, 1, {}, 68
     while at < len(accept):
         kind, length = struct.unpack_from(">BxH", accept, at)
         if kind == 0x21:
@@ -59,12 +65,14 @@ def accepted_maximum_length(accept: bytes, needed: Sequence[int]) -> int:
                 sub_kind, sub_length = struct.unpack_from(">BxH", accept, sub)
                 if sub_kind == 0x51:
                     maximum = struct.unpack_from(">I", accept, sub + 4)[0]
+                if sub_kind == 0x53:
+                    window = struct.unpack_from(">H", accept, sub + 4)[0]
                 sub += 4 + sub_length
         at += 4 + length
     for identifier in needed:
         if results.get(identifier) != 0:
             raise BlastError(f"Presentation Context {identifier} refused: result {results.get(identifier)}")
-    return maximum
+    return maximum, window
 
 
 def padded(value: bytes, pad: bytes) -> bytes:
@@ -84,7 +92,7 @@ def command_set(*elements: bytes) -> bytes:
 
 
 def c_store_rq(instance_uid: bytes) -> bytes:
-    """Encode the Command Set of a C-STORE-RQ (PS3.7 §9.3.1.1). Message ID is always 1, as requests never overlap."""
+    """Encode the Command Set of a C-STORE-RQ (PS3.7 §9.3.1.1). Message ID is 1."""
     return command_set(
         command_element(0x0002, padded(CT_IMAGE_STORAGE, b"\0")),
         command_element(0x0100, struct.pack("<H", 0x0001)),
@@ -105,15 +113,20 @@ def c_echo_rq() -> bytes:
     )
 
 
-def status_of(response: bytes) -> int:
-    """Read the Status of a response from the body of its only P-DATA-TF. Raises BlastError if there is none."""
-    at = 6  # past the PDV's length, context ID and message control header
+def answer_of(response: bytes) -> tuple[int, int]:
+    """Read from the body of a response's only P-DATA-TF the Message ID Being Responded To, and the Status.
+
+    Raises BlastError if one is missing.
+    """
+    at, message_id = 6, -1  # past the PDV's length, context ID and message control header
     while at + 8 <= len(response):
         _, number, length = struct.unpack_from("<HHI", response, at)
-        if number == 0x0900:
-            return int(struct.unpack_from("<H", response, at + 8)[0])
+        if number == 0x0120:
+            message_id = struct.unpack_from("<H", response, at + 8)[0]
+        elif number == 0x0900 and message_id >= 0:
+            return message_id, int(struct.unpack_from("<H", response, at + 8)[0])
         at += 8 + length
-    raise BlastError("a response without a Status")
+    raise BlastError("a response without a Message ID or a Status")
 
 
 def data_element(group: int, number: int, vr: bytes, value: bytes) -> bytes:
@@ -161,6 +174,7 @@ class InstanceStream:
     last: bytes
     number: int
     uid_at: tuple[int, ...]
+    message_id_at: int
 
     @classmethod
     def encode(cls, size: int, maximum_length: int) -> InstanceStream:
@@ -193,11 +207,13 @@ class InstanceStream:
         while 0 <= at < len(command) + len(head) + 12:
             found.append(at + len(b"2.25."))
             at = first.find(uid, at + 1)
-        return cls(bytearray(first), block, repeats, last, int(uid[5:]), tuple(found))
+        message_id_at = first.find(command_element(0x0110, b"\1\0")) + 8
+        return cls(bytearray(first), block, repeats, last, int(uid[5:]), tuple(found), message_id_at)
 
-    def renew(self) -> None:
-        """Change to the next SOP Instance UID."""
+    def renew(self, message_id: int = 1) -> None:
+        """Change to the next SOP Instance UID, and to this Message ID."""
         self.number += 1
+        struct.pack_into("<H", self.first, self.message_id_at, message_id)
         digits = b"%d" % self.number
         for at in self.uid_at:
             self.first[at : at + UID_DIGITS] = digits

@@ -196,10 +196,11 @@ class Idle(Workload):
 
 
 def _blast(
-    name: str, title: str, count: int, size: int, side_by_side: int, *, tls: bool = False, figure: Figure = RATE
+    name: str, title: str, count: int, size: int, side_by_side: int, *, tls: bool = False, window: int = 1
 ) -> Blast:
     # Stop after a few seconds with a slow receiver: that is enough for a rate, and keeps the turns close together.
-    return Blast(name, title, (figure,), tls, blast.Order("store", count, size, at_most=4.0), side_by_side)
+    order = blast.Order("store", count, size, at_most=4.0, window=window)
+    return Blast(name, title, (RATE,), tls, order, side_by_side)
 
 
 def _associations(name: str, title: str, work: blast.Work, count: int, *, tls: bool = False) -> Blast:
@@ -221,6 +222,8 @@ WORKLOADS: tuple[Workload, ...] = (
     _blast("blast-512K-c8", "512 KiB, 8 Associations", 150, 524288, 8),
     _blast("blast-4K-c1", "4 KiB, 1 Association", 4000, 4096, 1),
     _blast("blast-4K-c8", "4 KiB, 8 Associations", 1000, 4096, 8),
+    _blast("window-512K-c1", "512 KiB, 1 Association, window of 8", 800, 524288, 1, window=8),
+    _blast("window-4K-c1", "4 KiB, 1 Association, window of 8", 4000, 4096, 1, window=8),
     _associations("associations", "Associations, opened and released", "nothing", 1000),
     _associations("associations-echo", "Associations with one C-ECHO", "echo", 1000),
     _associations("associations-4K", "Associations with one 4 KiB object", "store", 1000),
@@ -237,6 +240,7 @@ WORKLOADS: tuple[Workload, ...] = (
     _blast("tls-512K-c1", "TLS: 512 KiB, 1 Association", 400, 524288, 1, tls=True),
     _blast("tls-512K-c4", "TLS: 512 KiB, 4 Associations", 200, 524288, 4, tls=True),
     _blast("tls-512K-c8", "TLS: 512 KiB, 8 Associations", 100, 524288, 8, tls=True),
+    _blast("tls-window-512K-c1", "TLS: 512 KiB, 1 Association, window of 8", 400, 524288, 1, tls=True, window=8),
     _associations("tls-associations", "TLS: Associations, opened and released", "nothing", 500, tls=True),
 )
 BY_NAME = {workload.name: workload for workload in WORKLOADS}

@@ -93,6 +93,14 @@ def test_a_renewed_stream_differs_in_the_uid_only() -> None:
     assert after.count(b"2.25.%d" % (number + 1)) == 2
 
 
+def test_a_renewed_stream_has_the_message_id_that_it_is_given() -> None:
+    stream = encoding.InstanceStream.encode(4096, 16384)
+    for message_id in (1, 2, 0x1234, 65535):
+        stream.renew(message_id)
+        command = next(data for _, control, data in pdvs(whole(stream)) if control & 1)
+        assert decode(io.BytesIO(command), is_implicit_vr=True, is_little_endian=True).MessageID == message_id
+
+
 def test_a_stream_refuses_a_maximum_its_first_fragment_cannot_hold() -> None:
     with pytest.raises(BlastError, match="too short"):
         encoding.InstanceStream.encode(4096, 128)
@@ -105,9 +113,12 @@ def test_uids_are_new_and_of_one_length() -> None:
     assert all(uid[5:].isdigit() and uid[5:6] != b"0" for uid in uids)
 
 
-def test_the_associate_request_reads_back() -> None:
+@pytest.mark.parametrize("window", [1, 8])
+def test_the_associate_request_reads_back(window: int) -> None:
     pdu = A_ASSOCIATE_RQ()
-    pdu.decode(encoding.associate_rq("STORE", "BLAST"))
+    pdu.decode(encoding.associate_rq("STORE", "BLAST", window))
+    item = pdu.user_information.async_ops_window
+    assert (item.maximum_number_operations_invoked if item else 1) == window
     request: A_ASSOCIATE = pdu.to_primitive()
     assert (request.called_ae_title, request.calling_ae_title) == ("STORE", "BLAST")
     contexts = {
@@ -135,13 +146,15 @@ def receiving(handlers: list[Any]) -> Iterator[int]:
         server.shutdown()
 
 
-def associate_ac(results: dict[int, int], maximum: int | None) -> bytes:
+def associate_ac(results: dict[int, int], maximum: int | None, window: int = 0) -> bytes:
     contexts = b"".join(
         encoding.item(0x21, bytes((identifier, 0, result, 0)) + encoding.item(0x40, encoding.EXPLICIT_VR_LITTLE_ENDIAN))
         for identifier, result in results.items()
     )
     user = b"" if maximum is None else encoding.item(0x51, struct.pack(">I", maximum))
     user += encoding.item(0x52, b"2.25.1")
+    if window:
+        user += encoding.item(0x53, struct.pack(">HH", window, 1))
     body = struct.pack(">HH64x", 1, 0) + encoding.item(0x10, encoding.APPLICATION_CONTEXT) + contexts
     return body + encoding.item(0x50, user)
 
@@ -150,18 +163,19 @@ def associate_ac(results: dict[int, int], maximum: int | None) -> bytes:
 def test_the_receivers_maximum_length_is_read(sent: int | None, read: int) -> None:
     body = associate_ac({1: 0, 3: 0}, sent)
     A_ASSOCIATE_AC().decode(struct.pack(">BBI", 2, 0, len(body)) + body)
-    assert encoding.accepted_maximum_length(body, (1, 3)) == read
+    assert encoding.accepted(body, (1, 3)) == (read, 1)
+    assert encoding.accepted(associate_ac({1: 0, 3: 0}, sent, 5), (1, 3)) == (read, 5)
 
 
 @pytest.mark.parametrize("results", [{1: 3, 3: 0}, {3: 0}])
 def test_a_context_that_is_needed_and_not_accepted_is_an_error(results: dict[int, int]) -> None:
     with pytest.raises(BlastError, match="Presentation Context 1"):
-        encoding.accepted_maximum_length(associate_ac(results, 16384), (1, 3))
+        encoding.accepted(associate_ac(results, 16384), (1, 3))
 
 
 def test_a_response_without_a_status_is_an_error() -> None:
-    with pytest.raises(BlastError, match="without a Status"):
-        encoding.status_of(b"\0\0\0\x0a\x01\x03" + encoding.command_element(0x0100, b"\x01\x80"))
+    with pytest.raises(BlastError, match="without a Message ID or a Status"):
+        encoding.answer_of(b"\0\0\0\x0a\x01\x03" + encoding.command_element(0x0100, b"\x01\x80"))
 
 
 @pytest.mark.parametrize(
@@ -169,6 +183,7 @@ def test_a_response_without_a_status_is_an_error() -> None:
     [
         (blast.Order("store", 3, 4096), 2, 6, 2),
         (blast.Order("store", 4, 4096, per_association=2), 1, 4, 2),
+        (blast.Order("store", 9, 4096, window=4), 1, 9, 1),  # of which it grants 1
         (blast.Order("echo", 3, per_association=1), 1, 0, 3),
         (blast.Order("nothing", 3), 1, 0, 3),
     ],
