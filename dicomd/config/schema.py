@@ -222,6 +222,16 @@ class Limits(Table):
     minimum_rate: Annotated[
         Rate, Key("Lowest rate of a peer in the middle of an object, averaged over 30 s; 0 means no limit.")
     ] = float(KIB)
+    asynchronous_operations: Annotated[
+        int,
+        Ge(1),
+        Le(64),
+        Key(
+            "C-STORE requests that a peer may have unanswered on one Association, if it proposes an Asynchronous "
+            "Operations Window: the next instance is received while earlier ones are synced. 1 means one after the "
+            "other."
+        ),
+    ] = 8
 
 
 class Peer(Table):

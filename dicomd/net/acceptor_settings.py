@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dicomd.net.admission import Admission
 from dicomd.net.buffers import BufferPool
+from dicomd.net.committers import Committers
 from dicomd.net.deadlines import TimeLimits
 from dicomd.net.large_requests import LargeRequests
 from dicomd.services.operations import Services
@@ -24,4 +25,5 @@ class AcceptorSettings:
     max_pdu: int
     buffers: BufferPool
     large_requests: LargeRequests = field(default_factory=LargeRequests)
+    committers: Committers = field(default_factory=Committers)
     tls: ssl.SSLContext | None = None

@@ -15,14 +15,16 @@ from dicomd.net.acceptor_settings import AcceptorSettings
 from dicomd.net.access import AccessDecision, Source
 from dicomd.net.admission import judge_application_context
 from dicomd.net.buffers import SMALL_BUFFER
-from dicomd.net.deadlines import Deadline, TimedOutError
+from dicomd.net.deadlines import Deadline, RestingDeadline, StoppedError, TimedOutError
 from dicomd.net.large_requests import LARGE_REQUEST, Permit
+from dicomd.net.message_report import MessageReport
 from dicomd.net.messages import Messages
 from dicomd.net.proxy import peer_behind
 from dicomd.net.rejection import Rejection
 from dicomd.net.report import AssociationReport
 from dicomd.net.tls import TlsTransport, handshake
 from dicomd.net.transport import ConnectionLostError, PlainTransport, WokenError
+from dicomd.net.windowed_messages import WindowedMessages
 from dicomd.outcomes import Outcome
 from dicomd.protocols import recognize
 from dicomd.services.operations import PresentationContext
@@ -44,10 +46,6 @@ from dicomd.upperlayer.reader import PDU, Fragment, PDUError, PDUReader
 
 _ABORT_TIMEOUT = 1.0
 """Seconds that a peer has to receive the A-ABORT when the daemon stops."""
-
-
-class StoppedError(Exception):
-    """dicomd won't wait for this Association any longer; the message says why."""
 
 
 class Association:
@@ -91,6 +89,8 @@ class Association:
         """Abort the Association from another thread, at the end of a drain; `why` is for its log line."""
         self._stopping = why
         self._transport.wake(why)
+        if self._messages is not None:
+            self._messages.interrupt(StoppedError(why))
 
     def skip_close_wait(self) -> None:
         """Stop waiting for the peer to close an ended Association; from another thread, at the start of a drain."""
@@ -212,6 +212,8 @@ class Association:
         elif action in (Action.AA_2, Action.AA_3):
             self._report.aborted("received", pdu.body[2], pdu.body[3])
             self._report.outcome(Outcome.ABORTED_BY_PEER)
+            if self._messages is not None:
+                self._messages.silence()
         elif action is not Action.AA_6:
             self._report.outcome(Outcome.ABORTED_LOCALLY, f"unexpected {event.name.replace('_', ' ').lower()}")
             self._react(action, AbortReason.UNEXPECTED_PDU)
@@ -290,8 +292,22 @@ class Association:
             context_id: PresentationContext(context.abstract_syntax, context.transfer_syntax, *requestor)
             for context_id, context in negotiated.contexts.items()
         }
-        self._messages = Messages(self._settings.services, contexts, report.accepted(access, negotiated))
+        self._serve_messages(contexts, report.accepted(access, negotiated), negotiated)
         self._transport.send(associate_ac(request, negotiated))
+
+    def _serve_messages(
+        self, contexts: dict[int, PresentationContext], report: MessageReport, negotiated: Negotiated
+    ) -> None:
+        """Serve messages from now on: one by one, unless another number was agreed on."""
+        settings, transport = self._settings, self._transport
+        self._messages = Messages(settings.services, contexts, report)
+        if negotiated.operations_invoked > 1:
+            lost = partial(self._report.outcome, Outcome.CONNECTION_LOST)
+            with suppress(OSError):  # without a descriptor for more, one by one nevertheless
+                self._messages = windowed = WindowedMessages(
+                    settings.services, contexts, report, transport, settings.committers, negotiated, lost
+                )
+                self._deadline = RestingDeadline(transport, settings.limits, windowed.outstanding.quiet_since)
 
     def _admit(self, request: AssociateRequest) -> AccessDecision:
         self._source = self._source._replace(certificate_names=self._transport.certificate_names)
@@ -315,8 +331,8 @@ class Association:
         self._report.rejected(rejection, partial(self._settings.negotiator.judge_unanswered, request))
 
     def _release(self) -> None:
-        """Grant a release at once: every earlier request has been answered, since they are served in turn."""
-        # Discard any partial message: PS3.8 does not define a release mid-message.
+        """Grant a release once every earlier request has been answered (AR-7)."""
+        # Also discards any partial message: PS3.8 does not define a release mid-message.
         self._drop_message()
         self._machine.happened(Event.RELEASE)
         self._leave()

@@ -8,6 +8,7 @@ the peer has to keep a minimum rate. Only time spent waiting for the peer counts
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -35,6 +36,10 @@ class TimedOutError(Exception):
     def __init__(self, message: str, limit: str) -> None:
         super().__init__(message)
         self.limit = limit
+
+
+class StoppedError(Exception):
+    """dicomd won't wait for this Association any longer; the message says why."""
 
 
 class _Phase(Enum):
@@ -140,3 +145,34 @@ class Deadline:
     def _start_window(self) -> None:
         self._bytes = 0
         self._waited = 0.0
+
+
+class RestingDeadline(Deadline):
+    """The deadline of an Association with a window: while operations are outstanding, it is not the peer's turn alone.
+
+    A peer may be waiting for their responses before it goes on, so neither limit between nor inside messages counts.
+    """
+
+    __slots__ = ("_quiet_since",)
+
+    def __init__(self, transport: PlainTransport, limits: TimeLimits, quiet_since: Callable[[], float | None]) -> None:
+        """`quiet_since` returns when the last operation ended (monotonic), None while one is outstanding."""
+        super().__init__(transport, limits)
+        self._quiet_since = quiet_since
+
+    def elapsed(self) -> None:
+        """Account for a read that reached its limit. Raises `TimedOutError` unless the peer still has time."""
+        if self._phase is _Phase.BETWEEN_MESSAGES and not self._rest:
+            since = self._quiet_since()
+            left = self._limits.idle if since is None else since + self._limits.idle - time.monotonic()
+            if left > 0:
+                self._wait = left
+                self._transport.limit_receive(left)
+                return
+        super().elapsed()
+
+    def _check_rate(self) -> None:
+        if self._quiet_since() is None:
+            self._start_window()
+        else:
+            super()._check_rate()

@@ -8,6 +8,7 @@ code runs for each instance, and docs/architecture.md has the figures.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -70,6 +71,10 @@ class MessageReport:
     def started(self) -> None:
         """Note that a request's Command Set is complete."""
         self._began = time.monotonic()
+
+    def resumed(self, began: float) -> None:
+        """Return to a request that started then, since others have started meanwhile."""
+        self._began = began
 
     def before_answer(self, operation: Operation) -> None:
         """Audit what a request has stored, before its response is sent."""
@@ -204,3 +209,38 @@ class MessageReport:
         if operation.unexpected is not None:
             self._metrics.count_internal_error("store")
             self._log.error(Message.INTERNAL_ERROR, module="store", exception=operation.unexpected)
+
+
+class SharedMessageReport:
+    """The report of an Association whose operations end in several threads: one of them at a time makes use of it.
+
+    So what it reports to (the audit, the Association's row in the status) still has one writer at a time.
+    """
+
+    def __init__(self, report: MessageReport) -> None:
+        self._report = report
+        self._using = threading.Lock()
+        self.began = 0.0
+        """When the last request started, on the monotonic clock. For the Association's thread."""
+
+    def started(self) -> None:
+        """Note that a request's Command Set is complete."""
+        self.began = time.monotonic()
+
+    def before_answer(self, operation: Operation) -> None:
+        """See `MessageReport`."""
+        with self._using:
+            self._report.before_answer(operation)
+
+    def answered(
+        self, operation: Operation, command_field: int, response: Response, *, sent: bool, began: float = 0.0
+    ) -> None:
+        """Report a request that started at `began`."""
+        with self._using:
+            self._report.resumed(began)
+            self._report.answered(operation, command_field, response, sent=sent)
+
+    def interrupted(self, operation: Operation) -> None:
+        """See `MessageReport`."""
+        with self._using:
+            self._report.interrupted(operation)

@@ -7,16 +7,40 @@ answer doesn't depend on is done after the answer has been sent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 from dicomd.aborts import AbortReason
-from dicomd.dimse.commands import MAX_COMMAND_SET, CommandSet, CommandSetError, CommandSetParser, encode_response
-from dicomd.net.message_report import MessageReport
+from dicomd.dimse.commands import (
+    MAX_COMMAND_SET,
+    CommandSet,
+    CommandSetError,
+    CommandSetParser,
+    Response,
+    encode_response,
+)
 from dicomd.services.operations import Operation, PresentationContext, Services
 from dicomd.upperlayer.pdus import COMMAND, LAST
 from dicomd.upperlayer.reader import PDUError
 
 Respond = Callable[[int, bytes], None]
 """Sends a Command Set in a Presentation Context."""
+
+
+class Report(Protocol):
+    """What messages are reported to; see `MessageReport`."""
+
+    def started(self) -> None:
+        """Note that a request's Command Set is complete."""
+
+    def before_answer(self, operation: Operation) -> None:
+        """Note that an operation is about to be answered."""
+
+    def answered(self, operation: Operation, command_field: int, response: Response, *, sent: bool) -> None:
+        """Report a request that was served."""
+
+    def interrupted(self, operation: Operation) -> None:
+        """Report that the Association ended in the middle of a message."""
+
 
 _MOST_VIEWS = 512
 """Fragments collected for one write; half of what a single writev accepts."""
@@ -29,7 +53,7 @@ class Messages:
     belongs to the Association, and the reference cycle would keep all buffers until the garbage collector ran.
     """
 
-    def __init__(self, services: Services, contexts: Mapping[int, PresentationContext], report: MessageReport) -> None:
+    def __init__(self, services: Services, contexts: Mapping[int, PresentationContext], report: Report) -> None:
         """`contexts` are the accepted Presentation Contexts by their IDs."""
         self._services = services
         self._contexts = contexts
@@ -84,6 +108,12 @@ class Messages:
             self._views = []
             if self._operation is not None:
                 self._operation.write(views, sum(map(len, views)))
+
+    def interrupt(self, error: Exception) -> None:
+        """End waits of this object with `error`, from any thread; but it waits for nothing but the store."""
+
+    def silence(self) -> None:
+        """Send no further response. There is none to come: each request is answered before the next one is read."""
 
     def drop(self) -> None:
         """Discard the incomplete message, if there is one."""

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 from dicomd.net.deadlines import Deadline, TimedOutError
 from dicomd.net.report import AssociationReport
@@ -49,6 +49,16 @@ _CLOSE_TIMEOUT: Final = 2.0
 """Seconds that a peer whose handshake failed has to receive the alert that says why."""
 _NOT_TLS: Final = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"))
 _NAME_TYPES: Final = frozenset(("DNS", "IP Address", "URI"))
+
+
+class Waiting(Protocol):
+    """The part of `select.poll` that a transport waits with, for one event of its socket at a time."""
+
+    def register(self, fd: int, eventmask: int, /) -> None:
+        """Wait for this event of this descriptor."""
+
+    def poll(self, timeout: float, /) -> list[tuple[int, int]]:
+        """Wait for so many milliseconds at most; return an empty list then."""
 
 
 class TlsFailedError(ConnectionLostError):
@@ -121,7 +131,7 @@ class TlsTransport(PlainTransport):
         self._context = context
         self._tls: ssl.SSLSocket | None = None
         self._read: Callable[[int, memoryview], int] = _read_nothing
-        self._waiting = select.poll()
+        self._waiting: Waiting = select.poll()
         self._dry = False  # whether everything that had arrived has been read
         self._broken = ""  # the error after the last bytes that could be decrypted, reported by the next read
         self._next_step = select.POLLIN  # what the handshake waits for
@@ -187,6 +197,22 @@ class TlsTransport(PlainTransport):
             cipher=cipher[0] if cipher else "",
             certificate_names=names(tls.getpeercert() or {}),
         )
+
+    def attend(self, waiting: Waiting, meanwhile: Callable[[], None] | None) -> None:
+        """Wait by means of `waiting` from now on, and call `meanwhile` before each record is read."""
+        self._waiting = waiting
+        if self._tls is None:
+            return
+        read = _reader(self._tls)
+        if meanwhile is None:
+            self._read = read
+            return
+
+        def read_attentively(size: int, buffer: memoryview) -> int:
+            meanwhile()
+            return read(size, buffer)
+
+        self._read = read_attentively
 
     def receive_into(self, buffer: memoryview, *, acknowledge: bool) -> int:
         """Read what has arrived into `buffer` and return how many bytes; 0 if only part of a record has arrived.

@@ -41,7 +41,14 @@ class PresentationContext(NamedTuple):
 
 
 class Operation(Protocol):
-    """Serves one request in one thread: `write` any number of times, then `finish` and `release`; or else `discard`."""
+    """Serves one request: `write` any number of times, then `finish` and `release`; or else `discard`.
+
+    Used by one thread at a time: that which finishes it may be another than that which has written.
+    """
+
+    @property
+    def commits(self) -> str:
+        """The SOP Instance UID of what `finish` will commit, for which it waits; "" if it knows its answer already."""
 
     def write(self, fragments: list[memoryview], size: int) -> None:
         """Consume `size` bytes of the Data Set. The views are valid only during the call. Never raises for bad data."""
@@ -70,6 +77,11 @@ class Answered:
 
     def __init__(self, response: Response | None) -> None:
         self._response = response
+
+    @property
+    def commits(self) -> str:
+        """Nothing is committed."""
+        return ""
 
     def write(self, fragments: list[memoryview], size: int) -> None:
         """Ignore the bytes."""

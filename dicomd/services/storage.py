@@ -46,6 +46,11 @@ class StoreOperation:
         except Exception as error:  # as above
             self._failed(error)
 
+    @property
+    def commits(self) -> str:
+        """The SOP Instance UID of the instance, unless it has failed already."""
+        return "" if self._writer is None else self.identity.sop_instance_uid
+
     def finish(self) -> Response:
         """Publish the instance and return its status."""
         if self._writer is not None:

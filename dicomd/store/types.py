@@ -69,7 +69,7 @@ class Subject(NamedTuple):
 
 
 class InstanceWriter(Protocol):
-    """Receives one Data Set, fragment by fragment. Used by one thread; ends with ``release`` or ``discard``."""
+    """Receives one Data Set in fragments. Used by one thread at a time; ends with ``release`` or ``discard``."""
 
     @property
     def subject(self) -> Subject:

@@ -50,9 +50,9 @@ _STAT_BLOCK: Final = 512  # bytes of a block as stat(2) counts them
 
 
 class FileWriter:
-    """Writes one instance of a ``FileStore`` into one of its ``temporary`` files and has it published. For one thread.
+    """Writes one instance of a ``FileStore`` into one of its ``temporary`` files and has it published.
 
-    Room for it is claimed in ``room``, and ``failures`` is told why it could not be stored.
+    For one thread at a time. Room for it is claimed in ``room``, and ``failures`` is told why it could not be stored.
     """
 
     def __init__(

@@ -45,9 +45,6 @@ from dicomd.upperlayer.proposals import (
 
 _FIXED = 68  # protocol version, reserved, AE Titles, reserved: what precedes the variable items
 _APPLICATION_CONTEXT_ITEM = encoded(APPLICATION_CONTEXT, APPLICATION_CONTEXT_NAME.encode())
-_SYNCHRONOUS = encoded(0x53, struct.pack(">HH", 1, 1))
-"""The Asynchronous Operations Window of one operation at a time (PS3.7 §D.3.3.3)."""
-
 _CACHED = 1024 * 1024  # bytes of each cache; enough for 40 requests of 128 contexts
 _DIGEST = 32  # bytes: so many that no requestor finds two requests with the same digest
 _OF_A_CONTEXT = 160  # bytes of memory for the result of one
@@ -74,6 +71,8 @@ class Negotiated:
     """The first `MAX_SHOWN` refused contexts, so that the memory of an open Association is bounded."""
     proposed: int
     max_pdu: int
+    operations_invoked: int
+    """How many operations the requestor may have outstanding; 1 if it proposed no window."""
     implementation_class_uid: str
     implementation_version_name: str
     skipped: tuple[str, ...]
@@ -155,7 +154,8 @@ class Negotiator:
 
     If `sop_classes` is None, every abstract syntax is accepted; with `any_storage`, those that PS3.6 doesn't know and
     that the requestor says are of the Storage Service Class (PS3.7 §D.3.3.6). `transfer_syntaxes` are in order of
-    preference; `max_pdu` is the length in bytes to advertise. Thread-safe.
+    preference; `max_pdu` is the length in bytes to advertise. A requestor that proposes an Asynchronous Operations
+    Window may have `asynchronous_operations` outstanding, if it doesn't want fewer. Thread-safe.
     """
 
     def __init__(
@@ -167,7 +167,9 @@ class Negotiator:
         implementation_class_uid: str,
         implementation_version_name: str,
         any_storage: bool = False,
+        asynchronous_operations: int = 1,
     ) -> None:
+        self._asynchronous_operations = asynchronous_operations
         self._judge = ContextJudge(sop_classes, transfer_syntaxes, any_storage=any_storage)
         self._user_information = (
             encoded(0x51, max_pdu.to_bytes(4, "big"))
@@ -219,13 +221,15 @@ class Negotiator:
     def _compute(self, request: AssociateRequest) -> Negotiated:
         name, proposed, user_information, skipped = read_proposal(request.variable_items)
         agreement = self._agree(proposed, user_information)
-        answer = self._user_information + self._replies(user_information, agreement)
+        window = self._window(user_information.operations_invoked)
+        answer = self._user_information + self._replies(user_information, agreement, window)
         return Negotiated(
             application_context_name=name,
             contexts=agreement.contexts,
             kept=agreement.kept,
             proposed=len(proposed),
             max_pdu=user_information.max_pdu,
+            operations_invoked=window or 1,
             implementation_class_uid=user_information.implementation_class_uid,
             implementation_version_name=user_information.implementation_version_name,
             skipped=(agreement.skipped + skipped)[:MAX_SHOWN],
@@ -282,9 +286,15 @@ class Negotiator:
             items=b"".join(_result_item(context) for context, _ in ordered),
         )
 
-    def _replies(self, offered: UserInformation, agreement: _Agreement) -> bytes:
+    def _window(self, proposed: int | None) -> int:
+        """Return how many operations to answer for the number `proposed`, 0 if none was and none is answered."""
+        if proposed is None:
+            return 0
+        return min(proposed or self._asynchronous_operations, self._asynchronous_operations)
+
+    def _replies(self, offered: UserInformation, agreement: _Agreement, window: int) -> bytes:
         """Encode the User Information sub-items that answer sub-items of the request."""
-        replies = [_SYNCHRONOUS] if offered.asynchronous_operations else []
+        replies = [_window_reply(window)] if window else []
         if offered.roles or offered.extended:
             accepted = {context.abstract_syntax for context in agreement.contexts.values()}
             replies += [_role_reply(uid) for uid in sorted(accepted.intersection(offered.roles))]
@@ -304,6 +314,14 @@ def _result_item(context: JudgedContext) -> bytes:
     """Encode a Presentation Context item of the answer (PS3.8 Table 9-18)."""
     transfer_syntax = encoded(TRANSFER_SYNTAX, context.transfer_syntax.encode())
     return encoded(PRESENTATION_CONTEXT_RESULT, bytes((context.context_id, 0, context.result, 0)) + transfer_syntax)
+
+
+def _window_reply(operations: int) -> bytes:
+    """Encode the reply that so many operations may be invoked, and one performed (PS3.7 §D.3.3.3).
+
+    The requestor performs none, and a Storage SCP invokes none.
+    """
+    return encoded(0x53, struct.pack(">HH", operations, 1))
 
 
 def _role_reply(sop_class_uid: str) -> bytes:

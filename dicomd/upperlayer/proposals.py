@@ -64,13 +64,14 @@ class UserInformation(NamedTuple):
 
     `max_pdu` is the peer's limit in bytes, 0 for none; `roles` are those proposed for SOP Classes, as (SCU, SCP);
     `extended` are the SOP Classes with an extended negotiation, and `storage_classes` those whose common extended
-    negotiation names the Storage Service Class (PS3.7 §D.3.3.6).
+    negotiation names the Storage Service Class (PS3.7 §D.3.3.6). `operations_invoked` is how many operations it wants
+    to have outstanding, 0 for any number; None if it proposes no Asynchronous Operations Window (PS3.7 §D.3.3.3).
     """
 
     max_pdu: int
     implementation_class_uid: str
     implementation_version_name: str
-    asynchronous_operations: bool
+    operations_invoked: int | None
     roles: dict[str, tuple[bool, bool]]
     extended: tuple[str, ...]
     storage_classes: frozenset[str]
@@ -232,7 +233,7 @@ class _SubItems:
         self.max_pdu = 0
         self.class_uid = ""
         self.version_name = ""
-        self.asynchronous = False
+        self.operations_invoked: int | None = None
         self.roles: dict[str, tuple[bool, bool]] = {}
         self.extended: dict[str, None] = {}
         self.storage_classes: set[str] = set()
@@ -249,8 +250,7 @@ class _SubItems:
         elif item_type == _IMPLEMENTATION_VERSION_NAME:
             self.version_name = _version_name(value)
         elif item_type == _ASYNCHRONOUS_OPERATIONS:
-            _of_length(value, 4)
-            self.asynchronous = True
+            self.operations_invoked = int.from_bytes(_of_length(value, 4)[:2], "big")
         elif item_type == _ROLE_SELECTION:
             uid, rest = _uid_and_rest(value)
             if len(rest) < 2 or not {rest[0], rest[1]} <= {0, 1}:
@@ -269,7 +269,7 @@ class _SubItems:
             self.max_pdu,
             self.class_uid,
             self.version_name,
-            self.asynchronous,
+            self.operations_invoked,
             self.roles,
             tuple(self.extended),
             frozenset(self.storage_classes),

@@ -93,6 +93,7 @@ class Worker:
                 max_pdu=config.limits.max_pdu,
                 implementation_class_uid=IMPLEMENTATION_CLASS_UID,
                 implementation_version_name=IMPLEMENTATION_VERSION_NAME,
+                asynchronous_operations=config.limits.asynchronous_operations,
             ),
             services=Services(verification=Verification(), storage=StorageService(store)),
             admission=self._admission,

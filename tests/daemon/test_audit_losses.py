@@ -176,11 +176,20 @@ def test_what_a_stop_finds_undelivered_is_told_by_the_next_start(
     wait_until(lambda: told(spool), equals=dict.fromkeys(studies, 1), what="a waiting message is not delivered")
 
 
-def test_workers_that_are_killed_all_the_time_lose_no_instance(start_daemon: StartDaemon, tmp_path: Path) -> None:
+@pytest.mark.parametrize("operations", [1, 8])
+def test_workers_that_are_killed_all_the_time_lose_no_instance(
+    start_daemon: StartDaemon, tmp_path: Path, operations: int
+) -> None:
     spool = tmp_path / "spool"
     daemon = start_daemon(dicomd={"workers": 2}, audit={"spool": str(spool)})
     acknowledged = threading.Semaphore(0)
-    with Senders(lambda: daemon.address, seed=1, count=4, told=lambda _uid: acknowledged.release()) as senders:
+    with Senders(
+        lambda: daemon.address,
+        seed=1,
+        count=4,
+        told=lambda _uid: acknowledged.release(),
+        operations=operations,
+    ) as senders:
         for _ in range(6):
             for _ in range(20):
                 assert acknowledged.acquire(timeout=60)

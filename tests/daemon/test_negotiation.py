@@ -132,12 +132,16 @@ class TestAccepting:
 
 
 class TestUserInformation:
-    def test_an_asynchronous_operations_window_is_answered_with_one_and_one(self, connect: Connect) -> None:
+    @pytest.mark.parametrize(("proposed", "answered"), [(0, 8), (1, 1), (3, 3), (8, 8), (9, 8), (65535, 8)])
+    def test_an_asynchronous_operations_window_is_answered_with_what_both_allow(
+        self, connect: Connect, proposed: int, answered: int
+    ) -> None:
         item = AsynchronousOperationsWindowNegotiation()
-        item.maximum_number_operations_invoked, item.maximum_number_operations_performed = 0, 5
+        item.maximum_number_operations_invoked, item.maximum_number_operations_performed = proposed, 5
         peer = connect()
         peer.associate(user_information=[item])
-        assert user_items(peer)[0x53] == [struct.pack(">HH", 1, 1)]
+        assert user_items(peer)[0x53] == [struct.pack(">HH", answered, 1)]
+        assert peer.store(instance()).status == 0
         peer.release()
 
     def test_without_a_window_none_is_answered(self, connect: Connect) -> None:

@@ -25,6 +25,7 @@ RECEIVER: dict[str, Any] = {
     "max_pdu": 262144,
     "implementation_class_uid": "2.25.1",
     "implementation_version_name": "DICOMD_TEST",
+    "asynchronous_operations": 8,
 }
 FIXED = b"\0\1\0\0" + b"SCP".ljust(16) + b"SCU".ljust(16) + bytes(32)
 

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, Self
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
+    AsynchronousOperationsWindowNegotiation,
     ImplementationClassUIDNotification,
     MaximumLengthNotification,
 )
@@ -251,6 +252,13 @@ def associate_rq(
     pdu = A_ASSOCIATE_RQ()
     pdu.from_primitive(request)
     return bytes(pdu.encode())
+
+
+def window(operations: int) -> AsynchronousOperationsWindowNegotiation:
+    """The sub-item that proposes to have so many operations outstanding, 0 for any number (PS3.7 §D.3.3.3)."""
+    item = AsynchronousOperationsWindowNegotiation()
+    item.maximum_number_operations_invoked, item.maximum_number_operations_performed = operations, 1
+    return item
 
 
 def c_store_rq(instance: Instance, message_id: int = 1, changes: dict[int, bytes | None] | None = None) -> bytes:

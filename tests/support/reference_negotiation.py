@@ -54,6 +54,7 @@ def reference(
     max_pdu: int,
     implementation_class_uid: str,
     implementation_version_name: str,
+    asynchronous_operations: int = 1,
 ) -> Reference:
     """Negotiate as an acceptor that supports these. Raises UndecodableError."""
     pdu = A_ASSOCIATE_RQ()
@@ -85,9 +86,11 @@ def reference(
         if context.result == 0
     }
     reply = _about(max_pdu, implementation_class_uid, implementation_version_name)
-    if any(isinstance(item, AsynchronousOperationsWindowNegotiation) for item in offered):
+    for item in [item for item in offered if isinstance(item, AsynchronousOperationsWindowNegotiation)][-1:]:
+        invoked = int(item.maximum_number_operations_invoked or 0) or asynchronous_operations
         window = AsynchronousOperationsWindowNegotiation()
-        window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 1
+        window.maximum_number_operations_invoked = min(invoked, asynchronous_operations)
+        window.maximum_number_operations_performed = 1
         reply.append(window)
     reply += role_replies
     reply += _extended_replies(offered, {abstract for abstract, _ in contexts.values()})

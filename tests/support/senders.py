@@ -96,9 +96,12 @@ def gdcmscu(host: str, port: int, *arguments: str | Path) -> Run:
     return Run(0 if ended_well else done.exit_status, done.output)
 
 
-def dcmjs_dimse(host: str, port: int, *files: Path) -> Run:
-    """Send files with dcmjs-dimse over one Association; its output contains one line per file: status and UID."""
-    return run(program("node"), dcmjs_folder() / "store.cjs", host, str(port), *files)
+def dcmjs_dimse(host: str, port: int, *files: Path, window: int = 1) -> Run:
+    """Send files with dcmjs-dimse over one Association; its output contains one line per file: status and UID.
+
+    With a `window` above 1, it proposes to have so many requests outstanding.
+    """
+    return run(program("node"), dcmjs_folder() / "store.cjs", host, str(port), str(window), *files)
 
 
 @cache

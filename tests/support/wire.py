@@ -65,6 +65,11 @@ class Message:
         return us(self.command[COMMAND_FIELD])
 
     @property
+    def answered_id(self) -> int:
+        """Message ID Being Responded To."""
+        return us(self.command[MESSAGE_ID_BEING_RESPONDED_TO])
+
+    @property
     def status(self) -> int:
         return us(self.command[STATUS])
 

@@ -48,6 +48,7 @@ max_pdu = "256KiB"
 association_idle = "60s"
 request_timeout = "10s"
 minimum_rate = "1KiB/s"
+asynchronous_operations = 8
 [[peers]]
 name = "ct1"
 ae_titles = ["CT1"]

@@ -33,6 +33,7 @@ def negotiator(
     transfer_syntaxes: tuple[str, ...] = (EXPLICIT, IMPLICIT),
     *,
     any_storage: bool = False,
+    asynchronous_operations: int = 1,
 ) -> Negotiator:
     return Negotiator(
         sop_classes=sop_classes,
@@ -41,6 +42,7 @@ def negotiator(
         max_pdu=262144,
         implementation_class_uid="2.25.1",
         implementation_version_name="DICOMD_TEST",
+        asynchronous_operations=asynchronous_operations,
     )
 
 
@@ -124,12 +126,23 @@ def test_a_requestor_that_will_only_be_scp_is_refused() -> None:
     assert [c.result for c in result.refused] == [1]
 
 
-def test_asynchronous_operations_are_answered_one_at_a_time() -> None:
+@pytest.mark.parametrize(
+    ("limit", "proposed", "answered"),
+    [(1, 16, 1), (1, 0, 1), (8, 0, 8), (8, 16, 8), (8, 8, 8), (8, 3, 3), (8, 1, 1)],
+)
+def test_as_many_operations_may_be_outstanding_as_both_sides_allow(limit: int, proposed: int, answered: int) -> None:
     window = AsynchronousOperationsWindowNegotiation()
-    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 16
-    item = answer(encoded([(CT, [EXPLICIT])], window), negotiator()).user_information.async_ops_window
-    assert (item.maximum_number_operations_invoked, item.maximum_number_operations_performed) == (1, 1)
-    assert answer(encoded([(CT, [EXPLICIT])]), negotiator()).user_information.async_ops_window is None
+    window.maximum_number_operations_invoked, window.maximum_number_operations_performed = proposed, 16
+    sent, receiver = encoded([(CT, [EXPLICIT])], window), negotiator(asynchronous_operations=limit)
+    item = answer(sent, receiver).user_information.async_ops_window
+    assert (item.maximum_number_operations_invoked, item.maximum_number_operations_performed) == (answered, 1)
+    assert receiver.negotiate(AssociateRequest.from_body(sent)).operations_invoked == answered
+
+
+def test_without_a_proposed_window_none_is_answered_and_requests_are_served_one_by_one() -> None:
+    sent, receiver = encoded([(CT, [EXPLICIT])]), negotiator(asynchronous_operations=8)
+    assert answer(sent, receiver).user_information.async_ops_window is None
+    assert receiver.negotiate(AssociateRequest.from_body(sent)).operations_invoked == 1
 
 
 def test_storage_extended_negotiation_is_answered_for_accepted_contexts_only() -> None:
