@@ -21,7 +21,7 @@ from pydicom.uid import UID
 from tests.support import wire
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, data_set, encode, new_uid
 from tests.support.overwrites import Sending
-from tests.support.raw_peer import RawPeer, associate_rq, store_message
+from tests.support.raw_peer import RawPeer, associate_rq, store_message, window
 
 PAUSE = 0.05
 """Seconds until a daemon that isn't running, or accepts nothing, is tried again."""
@@ -83,8 +83,9 @@ class Senders:
 
     The first `lasting` threads never release their Association, so that a daemon that begins to refuse instances always
     has a peer to answer: new Associations are rejected, and all other threads may be between two Associations at that
-    moment. `told`, if given, is called in a sender's thread with each acknowledged SOP Instance UID. Every second
-    instance is one of `shared`, if given; of the others, the share `unfiled` has no Series Instance UID.
+    moment. Each Association has up to `operations` instances outstanding. `told`, if given, is called in a sender's
+    thread with each acknowledged SOP Instance UID. Every second instance is one of `shared`, if given; of the others,
+    the share `unfiled` has no Series Instance UID.
     """
 
     def __init__(
@@ -99,11 +100,13 @@ class Senders:
         ledger: Ledger | None = None,
         shared: Shared | None = None,
         unfiled: float = 0.0,
+        operations: int = 1,
     ) -> None:
         self.ledger = ledger or Ledger()
         self._address, self._sizes, self._told = address, sizes, told
         self._shared = shared
         self._unfiled = unfiled
+        self._operations = operations
         self._over = threading.Event()
         self._recording = threading.Lock()
         self._failures: list[BaseException] = []
@@ -132,7 +135,7 @@ class Senders:
 
     def _run(self, chance: random.Random, lasting: bool) -> None:
         try:
-            unanswered: Instance | None = None
+            unanswered: list[Instance] = []
             while not self._over.is_set():
                 numbers = itertools.count() if lasting else range(chance.randint(1, 12))
                 unanswered = self._one_association(chance, unanswered, numbers)
@@ -141,38 +144,49 @@ class Senders:
             raise
 
     def _one_association(
-        self, chance: random.Random, unanswered: Instance | None, numbers: Iterable[int]
-    ) -> Instance | None:
-        """Send an instance for each number; if the connection breaks, return the one whose outcome is unknown."""
+        self, chance: random.Random, unanswered: list[Instance], numbers: Iterable[int]
+    ) -> list[Instance]:
+        """Send an instance for each number; if the connection breaks, return those whose outcome is unknown."""
         study = new_uid()[:_ROOM]
+        outstanding: dict[int, tuple[Instance, Sending]] = {}
+        proposed = [window(self._operations)] if self._operations > 1 else []
         try:
             with RawPeer(self._address()) as peer:
-                peer.send(associate_rq())
+                peer.send(associate_rq(user_information=proposed))
                 if peer.read_pdu(_TIMEOUT).type != wire.A_ASSOCIATE_AC:
                     self._over.wait(PAUSE)
                     return unanswered
-                for _ in numbers:
-                    if unanswered is None:
-                        unanswered = self._new(study, chance)
-                    else:
+                for number in numbers:
+                    if unanswered:
+                        sent = unanswered.pop(0)
                         self.ledger.resent += 1
+                    else:
+                        sent = self._new(study, chance)
                     peer.sock.settimeout(_TIMEOUT)
-                    sending = self._begin(unanswered)
-                    peer.send(store_message(unanswered))
-                    status = peer.read_message(_TIMEOUT).status
-                    sending.ended, sending.acknowledged = time.monotonic(), status == 0
-                    self._take(unanswered, status)
-                    unanswered = None
-                    if status:
+                    message_id = number % 0xFFFF
+                    outstanding[message_id] = sent, self._begin(sent)
+                    peer.send(store_message(sent, message_id=message_id))
+                    if len(outstanding) == self._operations and self._read(peer, outstanding):
                         self._over.wait(PAUSE)
                     if self._over.is_set():
                         break
+                while outstanding:
+                    self._read(peer, outstanding)
                 peer.release()
         except TimeoutError:
             raise
         except OSError:
             self._over.wait(PAUSE)
-        return unanswered
+        return [sent for sent, _ in outstanding.values()] + unanswered
+
+    def _read(self, peer: RawPeer, outstanding: dict[int, tuple[Instance, Sending]]) -> int:
+        """Read a response, record it, and return its status."""
+        response = peer.read_message(_TIMEOUT)
+        sent, sending = outstanding.pop(response.answered_id)
+        assert response.sop_instance_uid == sent.sop_instance_uid
+        sending.ended, sending.acknowledged = time.monotonic(), response.status == 0
+        self._take(sent, response.status)
+        return response.status
 
     def _new(self, study: str, chance: random.Random) -> Instance:
         if self._shared is not None and chance.random() < 0.5:

@@ -1,13 +1,16 @@
 """Makes each system call of storing an instance fail with each cause, and checks the status, the store and recovery.
 
 The calls are read from a trace of the same operation succeeding, so that none is forgotten; strace then makes one of
-them fail in the real worker, in the thread of one Association.
+them fail in the real worker, in the thread of one Association. With a window, another thread commits, and each of the
+two has its own calls.
 """
 
 from __future__ import annotations
 
 import contextlib
+import platform
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +25,7 @@ from tests.crash.strace import attached, parse
 from tests.daemon.conftest import StartDaemon
 from tests.support.daemon import Daemon
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, data_set, encode, new_uid
-from tests.support.raw_peer import RawPeer
+from tests.support.raw_peer import RawPeer, window
 from tests.support.waiting import wait_until
 
 CAUSES = {"ENOSPC": "A700", "EDQUOT": "A700", "EIO": "A701", "EROFS": "A701", "ENOMEM": "A703", "EMFILE": "A703"}
@@ -36,6 +39,7 @@ NOT_FAILING = ("close", "getpid")
 AFTERWARDS = ("unlink",)
 """Calls made after the answer has been sent."""
 TIMEOUT = 30.0
+_FUTEX, _RECVFROM = ("98", "207") if platform.machine() == "aarch64" else ("202", "45")  # their numbers
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
@@ -94,6 +98,8 @@ class Fault:
     call: str
     number: int
     what: str
+    thread: int = 0
+    """Whose: 0 for the Association's own, 1 for that which commits where there is a window."""
     harmless: bool = False
     """Whether nothing depends on the call, because the instance is durable by then."""
     of_a_path: bool = False
@@ -107,8 +113,9 @@ class Fault:
 class Faults:
     """A daemon with one worker, and the faults that strace injects into it."""
 
-    def __init__(self, daemon: Daemon, folder: Path) -> None:
+    def __init__(self, daemon: Daemon, folder: Path, *, windowed: bool = False) -> None:
         self.daemon = daemon
+        self._proposed = [window(8)] if windowed else []
         self._out = folder / "trace"
         (self._worker,) = daemon.worker_pids()
         self._others = self._threads()
@@ -126,21 +133,23 @@ class Faults:
         """The calls that concern the store in a run without faults."""
         with self._association() as (peer, thread):
             self._store(peer, situation.before)
-            with attached([thread], self._out, "-s", "40"):
+            threads = self._all_threads(peer, thread)
+            with attached(threads, self._out, "-s", "40"):
                 assert peer.store(situation.sent).status == 0
-                peer.echo()  # once that is answered, all work on the instance has been done
-        numbers: Counter[str] = Counter()
+                self._settle(peer)  # then all work on the instance has been done
+        numbers: Counter[tuple[str, str]] = Counter()
         found = []
         examined: dict[str, str] = {}  # files under a final name → the step that their examination has reached
         for call in parse(self._out.read_text()):
-            numbers[call.name] += 1
+            numbers[call.thread, call.name] += 1
             paths = [call.descriptor, *call.paths]
             if call.name not in NOT_FAILING and any(path.startswith(f"{self.daemon.root}") for path in paths):
                 named = call.name.endswith("at") or not call.descriptor  # otherwise a string is data
                 path = (call.paths[-1] if named else call.descriptor).rstrip("/").removeprefix(f"{self.daemon.root}/")
                 what = re.sub(r"[0-9a-f.]{12,}", "…", path)
                 harmless = call.name in AFTERWARDS or "LOCK_UN" in call.arguments
-                fault = Fault(call.name, numbers[call.name], what, harmless)
+                whose = threads.index(call.thread or thread)
+                fault = Fault(call.name, numbers[call.thread, call.name], what, whose, harmless)
                 if not path.startswith(".dicomd/") and call.name not in OF_THE_STORE:
                     step = examined.get(path, "")
                     existing = path.endswith(".dcm") and step != "over" and call.name not in ("linkat", "renameat")
@@ -167,13 +176,13 @@ class Faults:
             expected = "A701" if situation.duplicates == "replace" and fault.unlocked else "0000"
         with self._association() as (peer, thread):
             self._store(peer, situation.before)
-            peer.echo()
+            threads = self._all_threads(peer, thread)
             folders = self._folders()
             injection = f"inject={fault.call}:error={cause}:when={fault.number}"
-            with attached([thread], self._out, "-s", "40", "-e", injection):
+            with attached([threads[fault.thread]], self._out, "-s", "40", "-e", injection):
                 answer = peer.store(situation.sent)
                 ready = self.daemon.ready()  # asked at once, because the store may recover within moments
-                peer.echo()
+                self._settle(peer)
             if "(INJECTED)" not in self._out.read_text():
                 expected, unreadable = "0000", False
             else:
@@ -217,12 +226,50 @@ class Faults:
     def _association(self) -> Iterator[tuple[RawPeer, str]]:
         self._wait_ready()  # in case the previous one failed before it waited
         with RawPeer(self.daemon.address) as peer:
-            peer.associate()
+            peer.associate(user_information=self._proposed)
             (thread,) = wait_until(  # the previous Association's thread has yet to end
-                lambda: self._threads() - self._others, TIMEOUT, until=lambda serving: len(serving) <= 1, pause=0.1
+                self._receiving, TIMEOUT, until=lambda serving: len(serving) == 1, pause=0.1
             )
             yield peer, thread
             peer.release()
+
+    def _all_threads(self, peer: RawPeer, thread: str) -> list[str]:
+        """The Association's thread and, if there is a window, the one that will commit its next instance."""
+        if not self._proposed:
+            peer.echo()
+            return [thread]
+        while True:  # one that is needed no more ends soon
+            self._store(peer, [instance_of(new_uid()[:60])])
+            others = self._threads() - self._others - {thread}
+            if len(others) == 1:
+                return [thread, *others]
+            time.sleep(0.1)
+
+    def _settle(self, peer: RawPeer) -> None:
+        """Wait until what is done after a response has been done, too."""
+        peer.echo()
+        if self._proposed:
+            wait_until(lambda: all(self._is_idle(each) for each in self._threads() - self._others), TIMEOUT)
+
+    def _is_idle(self, thread: str) -> bool:
+        """Whether a thread waits for its peer or for work, and not for Python's lock, which takes 5 ms at most."""
+        for _ in range(3):
+            if self._doing(thread) not in (_RECVFROM, _FUTEX, ""):
+                return False
+            time.sleep(0.01)
+        return True
+
+    def _doing(self, thread: str) -> str:
+        """The number of the system call that a thread waits in; "" if it has ended."""
+        try:
+            return Path(f"/proc/{self._worker}/task/{thread}/syscall").read_text().split()[0]
+        except OSError:
+            return ""
+
+    def _receiving(self) -> list[str]:
+        """The threads of connections: the one of the next Association, once the previous one has ended."""
+        threads = self._threads() - self._others
+        return [each for each in threads if self._doing(each) == _RECVFROM] if self._proposed else list(threads)
 
     def _threads(self) -> set[str]:
         return {folder.name for folder in Path(f"/proc/{self._worker}/task").iterdir()}
@@ -234,6 +281,8 @@ class Faults:
         for each in instances:
             status = peer.store(each).status
             assert status == 0, f"{status:04X} for an object before or after"
+            if self._proposed:
+                self._settle(peer)
 
     def _wait_ready(self) -> None:
         wait_until(self.daemon.ready, TIMEOUT, what="the daemon does not become ready again")
@@ -244,19 +293,25 @@ def _same(one: Instance, other: Instance) -> bool:
 
 
 def fail_all(
-    start_daemon: StartDaemon, folder: Path, figures: Figures, choose: Callable[[str, int], list[str]]
+    start_daemon: StartDaemon,
+    folder: Path,
+    figures: Figures,
+    choose: Callable[[str, int], list[str]],
+    *,
+    windowed: bool = False,
 ) -> None:
     """Make each call fail with the causes that `choose` returns for a situation and a number."""
     cases = 0
     counts: Counter[str] = Counter()
     for duplicates in ("keep-both", "replace"):
         daemon = start_daemon(dicomd={"workers": 1}, storage={"duplicates": duplicates})
-        faults = Faults(daemon, folder)
+        faults = Faults(daemon, folder, windowed=windowed)
         for make in SITUATIONS:
             if make().duplicates != duplicates:
                 continue
             calls = faults.calls(make())
             assert {"fdatasync", "fsync", "writev", "linkat"} <= {fault.call for fault in calls}
+            assert {fault.thread for fault in calls} == {0, int(windowed)}
             for number, fault in enumerate(calls):
                 for cause in choose(make.__name__, number):
                     faults.inject(make(), fault, cause)
@@ -281,6 +336,20 @@ def test_every_call_of_the_store_fails(start_daemon: StartDaemon, tmp_path: Path
         return list(CAUSES) if situation == "new_study" else [list(CAUSES)[(number + len(situation)) % len(CAUSES)]]
 
     fail_all(start_daemon, tmp_path, figures, choose)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_every_call_of_the_store_fails_with_a_window(
+    start_daemon: StartDaemon, tmp_path: Path, figures: Figures
+) -> None:
+    """With one cause per call, in turn."""
+
+    def choose(situation: str, number: int) -> list[str]:
+        wanted = situation in ("new_study", "replaced")
+        return [list(CAUSES)[(number + len(situation)) % len(CAUSES)]] if wanted else []
+
+    fail_all(start_daemon, tmp_path, figures, choose, windowed=True)
 
 
 @pytest.mark.soak

@@ -23,6 +23,7 @@ UNFILED = 0.2
 """The share of instances that can't be filed, and are kept nevertheless."""
 CI_SECONDS = 60
 SOAK_SHARE = 0.08
+WINDOW = 8
 LONGEST_PAUSE = 0.6
 """Seconds at most between two kills."""
 
@@ -34,15 +35,15 @@ def prune(verdict: Verdict, ledger: Ledger, acknowledged: dict[str, bytes]) -> N
         ledger.forget(uid)
 
 
-def rehearse(folder: Path, seconds: float, figures: Figures) -> None:
-    """Kill and verify for this many seconds."""
+def rehearse(folder: Path, seconds: float, figures: Figures, operations: int = 1) -> None:
+    """Kill and verify for this many seconds, with so many operations outstanding on each Association."""
     chance = random.Random(SEED)
     deck: list[str] = []
     verified = unfiled = 0
     victims = Victims(folder, unfiled="keep")
     ends = time.monotonic() + seconds
     try:
-        with Senders(victims.address, seed=SEED, unfiled=UNFILED) as senders:
+        with Senders(victims.address, seed=SEED, unfiled=UNFILED, operations=operations) as senders:
             ledger = senders.ledger
             while deck or not verified or time.monotonic() < ends:
                 deck = deck or chance.sample(list(VICTIMS), VICTIMS_A_ROUND, counts=list(VICTIMS.values()))
@@ -88,6 +89,12 @@ def rehearse(folder: Path, seconds: float, figures: Figures) -> None:
 @pytest.mark.timeout(CI_SECONDS + 240)
 def test_nothing_acknowledged_is_lost_by_kills(tmp_path: Path, figures: Figures) -> None:
     rehearse(tmp_path, CI_SECONDS, figures)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(CI_SECONDS + 240)
+def test_nothing_acknowledged_is_lost_by_kills_with_a_window(tmp_path: Path, figures: Figures) -> None:
+    rehearse(tmp_path, CI_SECONDS / 2, figures, WINDOW)
 
 
 @pytest.mark.soak

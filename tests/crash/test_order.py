@@ -20,7 +20,7 @@ from tests.crash.strace import attached, parse
 from tests.daemon.conftest import StartDaemon
 from tests.support.daemon import Daemon
 from tests.support.objects import CT_IMAGE_STORAGE, EXPLICIT_LITTLE, Instance, data_set, encode, new_uid
-from tests.support.raw_peer import RawPeer
+from tests.support.raw_peer import RawPeer, store_message, window
 
 pytestmark = [pytest.mark.root, pytest.mark.system]
 
@@ -45,18 +45,24 @@ def other_bytes(sent: Instance) -> Instance:
     return Instance(sent.sop_class_uid, sent.sop_instance_uid, sent.transfer_syntax, sent.data_set[:-4] + b"DIFF")
 
 
-def send_all(daemon: Daemon, batches: Sequence[list[Instance]]) -> None:
-    """Send each batch over its own Association, all at the same time."""
+def send_all(daemon: Daemon, batches: Sequence[list[Instance]], operations: int = 1) -> None:
+    """Send each batch over its own Association, all at the same time, with so many operations outstanding on each."""
     failures: list[BaseException] = []
     together = threading.Barrier(len(batches))
 
     def send(batch: list[Instance]) -> None:
         try:
             with RawPeer(daemon.address) as peer:
-                peer.associate()
+                peer.associate(user_information=[window(operations)] if operations > 1 else [])
                 together.wait(30)
-                for each in batch:
-                    assert peer.store(each).status == 0
+                answered: dict[int, str] = {}
+                for number, each in enumerate(batch):
+                    peer.send(store_message(each, message_id=number))
+                    if number + 1 - len(answered) == operations:
+                        read_one(peer, answered)
+                while len(answered) < len(batch):
+                    read_one(peer, answered)
+                assert answered == {number: each.sop_instance_uid for number, each in enumerate(batch)}
                 peer.release()
         except BaseException as failure:
             failures.append(failure)
@@ -70,12 +76,20 @@ def send_all(daemon: Daemon, batches: Sequence[list[Instance]]) -> None:
         raise failures[0]
 
 
-def trace(daemon: Daemon, folder: Path, batches: Sequence[list[Instance]]) -> tuple[int, list[str]]:
+def read_one(peer: RawPeer, answered: dict[int, str]) -> None:
+    response = peer.read_message()
+    assert response.status == 0
+    answered[response.answered_id] = response.sop_instance_uid
+
+
+def trace(
+    daemon: Daemon, folder: Path, batches: Sequence[list[Instance]], operations: int = 1
+) -> tuple[int, list[str]]:
     """Send while the workers are traced; return the number of successes, and a message for each that came too early."""
     out = folder / "trace"
     workers = list(daemon.worker_pids())
     with attached(workers, out, "-f", "-s", "400", "-e", f"trace={','.join(TRACED)}"):
-        send_all(daemon, batches)
+        send_all(daemon, batches, operations)
     sent = {(each.sop_instance_uid, each.data_set) for batch in batches for each in batch}
     stored = [file for file in daemon.stored() if (file.sop_instance_uid, file.data_set) in sent]
     paths = {file.sop_instance_uid: str(file.path) for file in stored}
@@ -102,14 +116,14 @@ def judged(replay: Replay, path: str) -> tuple[float, str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("associations", [1, 8])
+@pytest.mark.parametrize(("associations", "operations"), [(1, 1), (8, 1), (1, 8), (3, 8)])
 def test_each_success_is_sent_after_everything_it_promises(
-    start_daemon: StartDaemon, tmp_path: Path, associations: int, figures: Figures
+    start_daemon: StartDaemon, tmp_path: Path, associations: int, operations: int, figures: Figures
 ) -> None:
     daemon = start_daemon(dicomd={"workers": 2})
     shared = new_uid()[:60]  # a study sent over all of them at once, so that one makes the folders for all
     batches = [study_of(10) + study_of(4, study=shared) + study_of(2, size=300_000) for _ in range(associations)]
-    successes, wrong = trace(daemon, tmp_path, batches)
+    successes, wrong = trace(daemon, tmp_path, batches, operations)
     figures(successes=successes)
     assert wrong == []
     assert successes == 16 * associations
@@ -117,14 +131,15 @@ def test_each_success_is_sent_after_everything_it_promises(
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("operations", [1, 8])
 @pytest.mark.parametrize("policy", ["keep-both", "replace"])
 def test_duplicates_that_arrive_at_once_are_durable_when_success_is_sent(
-    start_daemon: StartDaemon, tmp_path: Path, policy: str, figures: Figures
+    start_daemon: StartDaemon, tmp_path: Path, policy: str, operations: int, figures: Figures
 ) -> None:
     """Four Associations send the same instances to two workers: one that finds a file must ensure its durability."""
     daemon = start_daemon(dicomd={"workers": 2}, storage={"duplicates": policy})
     batch = study_of(12)
-    successes, wrong = trace(daemon, tmp_path, [batch, batch, batch, batch])
+    successes, wrong = trace(daemon, tmp_path, [batch, batch, batch, batch], operations)
     figures(successes=successes)
     assert wrong == []
     assert successes == 48
@@ -165,7 +180,7 @@ def test_an_unfiled_instance_is_durable_when_success_is_sent(
 
 # Daemons that break the promise, and the messages with which the trace reveals them.
 _FOLDERS = "import os, stat\nfsync = os.fsync\nfolder = lambda fd: stat.S_ISDIR(os.fstat(fd).st_mode)\n"
-LIARS = {
+LIARS: dict[str, tuple[dict[str, Any], str, str]] = {
     "nothing is synced": ({"durability": "none"}, "", "the entry"),
     "data is not synced": ({}, "import os\nos.fdatasync = lambda fd: None\n", "the data"),
     "folders are not synced": (
@@ -183,17 +198,16 @@ LIARS = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("liar", LIARS)
-def test_a_worker_that_breaks_the_promise_is_found_out(tmp_path: Path, liar: str) -> None:
+@pytest.mark.parametrize(("liar", "operations"), [*((liar, 1) for liar in LIARS), ("data is not synced", 8)])
+def test_a_worker_that_breaks_the_promise_is_found_out(tmp_path: Path, liar: str, operations: int) -> None:
     """Shows that the tests above can fail."""
-    overrides: dict[str, Any]
     overrides, sabotage, waited = LIARS[liar]
     daemon = Daemon(tmp_path, {"dicomd": {"workers": 1}, "storage": overrides})
     (tmp_path / "sitecustomize.py").write_text(sabotage)
     daemon.environment["PYTHONPATH"] = f"{tmp_path}:{Path(__file__).parents[2]}"
     try:
         daemon.start()
-        successes, wrong = trace(daemon, tmp_path, [study_of(3)])
+        successes, wrong = trace(daemon, tmp_path, [study_of(3)], operations)
         daemon.stop()
     finally:
         if daemon.running:

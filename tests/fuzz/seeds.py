@@ -28,6 +28,8 @@ _HTTP_HEADERS = (
     b"application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
     b"gzip;q=0.5, deflate",
 )
+_USER_INFORMATION = 0x50
+_WINDOW = bytes.fromhex("5300000400000001")
 _ROOT = Path(__file__).parents[2]
 _SETTING = re.compile(r"\[|#?[a-z_]+ = ")
 
@@ -35,6 +37,20 @@ _SETTING = re.compile(r"\[|#?[a-z_]+ = ")
 def streams() -> dict[str, bytes]:
     """The bytes that each recorded requestor sent, by name of the recording."""
     return {file.stem: file.read_bytes() for file in sorted(CORPUS.glob("*.bin"))}
+
+
+def with_window(stream: bytes) -> bytes:
+    """A recorded connection whose requestor also proposes to have any number of operations outstanding."""
+    request = next(wire.pdus(stream))
+    at, body = 68, request.body
+    while at < len(body):
+        kind, end = body[at], at + 4 + int.from_bytes(body[at + 2 : at + 4], "big")
+        if kind == _USER_INFORMATION:
+            longer = (end - at - 4 + len(_WINDOW)).to_bytes(2, "big")
+            changed = body[: at + 2] + longer + body[at + 4 : end] + _WINDOW + body[end:]
+            return stream[:2] + len(changed).to_bytes(4, "big") + changed + stream[6 + len(body) :]
+        at = end
+    return stream
 
 
 def seeds(target: str) -> list[bytes]:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.daemon.conftest import StartDaemon, start_daemon  # noqa: F401 - the fixture
 from tests.fuzz.connections import Barrage
-from tests.fuzz.seeds import streams
+from tests.fuzz.seeds import streams, with_window
 from tests.support.daemon import Daemon
 from tests.support.load import Load
 from tests.support.objects import new_uid
@@ -38,9 +38,14 @@ def others(daemon: Daemon) -> set[Path]:
     return {path for path in folder.rglob("*") if not path.is_relative_to(store)}
 
 
-def bombard(daemon: Daemon, connections: int, *, first_seed: int, senders: int = 2) -> dict[str, object]:
-    """Send `connections` damaged connections, and check everything; return the measurements."""
-    recorded = list(streams().values())
+def bombard(
+    daemon: Daemon, connections: int, *, first_seed: int, senders: int = 2, windows: bool = False
+) -> dict[str, object]:
+    """Send `connections` damaged connections, and check everything; return the measurements.
+
+    With `windows`, each proposes an Asynchronous Operations Window before it is damaged.
+    """
+    recorded = [with_window(stream) if windows else stream for stream in streams().values()]
     around, workers = others(daemon), daemon.worker_pids()
     warm_up = connections // 10
     for _ in range(10):
@@ -79,12 +84,15 @@ def bombard(daemon: Daemon, connections: int, *, first_seed: int, senders: int =
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("windows", [False, True], ids=["one by one", "with a window"])
 def test_a_few_thousand_damaged_connections_harm_nobody(
     start_daemon: StartDaemon,  # noqa: F811 - the fixture
     record_property: RecordProperty,
+    *,
+    windows: bool,
 ) -> None:
     daemon = start_daemon(dicomd={"workers": 2}, storage={"duplicates": "replace"})
-    for name, value in bombard(daemon, 2000, first_seed=1).items():
+    for name, value in bombard(daemon, 2000, first_seed=1, windows=windows).items():
         record_property(name, value)
 
 
