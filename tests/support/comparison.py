@@ -6,9 +6,11 @@ sender put into its PDVs in the negotiated transfer syntax, and no other files m
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tests.support.daemon import Daemon
 from tests.support.part10 import StoredFile
-from tests.support.wire import Conversation
+from tests.support.wire import C_STORE_RQ, Conversation
 
 _FILE_META = {
     0x00020000: "File Meta Information Group Length",
@@ -23,17 +25,23 @@ _FILE_META = {
 }
 
 
-def assert_stored_as_sent(daemon: Daemon, conversations: list[Conversation], *, calling: str) -> list[StoredFile]:
+def assert_stored_as_sent(
+    daemon: Daemon, conversations: list[Conversation], *, calling: str, refusals: Collection[int] = ()
+) -> list[StoredFile]:
     """Every C-STORE of the conversations was answered with 0x0000 and stored, and nothing else was; return the files.
 
-    Identical instances that were sent more than once must be stored once.
+    Identical instances that were sent more than once must be stored once. `refusals` are the statuses with which some
+    may have been answered instead: those must not be stored.
     """
     sent = set()
     for talk in conversations:
-        assert [response.status for response in talk.responses] == [0x0000] * len(talk.requests)
+        answered = [response.status for response in talk.responses]
+        assert len(answered) == len(talk.requests)
+        assert set(answered) <= {0x0000, *refusals}
         sent |= {
             (message.sop_class_uid, message.sop_instance_uid, talk.transfer_syntax(message), message.data_set)
-            for message in talk.stores
+            for message, status in zip(talk.requests, answered, strict=True)
+            if message.command_field == C_STORE_RQ and status == 0x0000
         }
     files = daemon.stored()
     stored = [(file.sop_class_uid, file.sop_instance_uid, file.transfer_syntax, file.data_set) for file in files]

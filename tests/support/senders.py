@@ -28,6 +28,10 @@ _DEBIAN_PACKAGES = {
     "dump2dcm": "dcmtk",
     "img2dcm": "dcmtk",
     "gdcmscu": "libgdcm-tools",
+    "odil": "odil",
+    "send_image": "ctn",
+    "java": "default-jre-headless",
+    "Orthanc": "orthanc",
     "node": "nodejs",
     "npm": "npm",
     "promtool": "prometheus",
@@ -50,10 +54,11 @@ class Run:
 def program(name: str) -> str:
     """The path of a sender's program; skips the test if it isn't installed.
 
-    Ignores this Python's own folder of programs, where pynetdicom installs its own storescu and echoscu.
+    Ignores this Python's own folder of programs, where pynetdicom installs its own storescu and echoscu. Orthanc is in
+    a folder for administrators, which isn't on everybody's path.
     """
     own = Path(sys.prefix) / "bin"
-    folders = [folder for folder in os.get_exec_path() if Path(folder) != own]
+    folders = [folder for folder in os.get_exec_path() if Path(folder) != own] + ["/usr/sbin"]
     path = shutil.which(name, path=os.pathsep.join(folders))
     if path is None:
         pytest.skip(f"{name} is not installed (Debian package {_DEBIAN_PACKAGES[name]})")
@@ -96,10 +101,35 @@ def gdcmscu(host: str, port: int, *arguments: str | Path) -> Run:
     return Run(0 if ended_well else done.exit_status, done.output)
 
 
-def dcmjs_dimse(host: str, port: int, *files: Path, window: int = 1) -> Run:
+def odil(host: str, port: int, *files: Path) -> Run:
+    """Send files with odil over one Association. It says what it could not send, and ends with 0 all the same."""
+    return run(program("odil"), "store", host, port, "ODIL", "DICOMD", *files)
+
+
+def send_image(host: str, port: int, *files: Path) -> Run:
+    """Send files with send_image of CTN (Mallinckrodt Institute of Radiology)."""
+    return run(program("send_image"), "-q", "-a", "CTN", "-c", "DICOMD", host, port, *files)
+
+
+def pixelmed(host: str, port: int, file: Path) -> Run:
+    """Send a file with PixelMed.
+
+    It could send several over one Association, but sends all instances of a SOP Class in one of the contexts for it,
+    whatever their Transfer Syntaxes are.
+    """
+    jar = Path("/usr/share/java/pixelmed.jar")
+    if not jar.exists():
+        pytest.skip("PixelMed is not installed (Debian package libpixelmed-java)")
+    quick_to_start = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+    command = (program("java"), *quick_to_start, "-cp", jar, "com.pixelmed.network.StorageSOPClassSCU")
+    return run(*command, host, port, "DICOMD", "PIXELMED", file, "0")
+
+
+def dcmjs_dimse(host: str, port: int, *files: Path | str, window: int = 1) -> Run:
     """Send files with dcmjs-dimse over one Association; its output contains one line per file: status and UID.
 
-    With a `window` above 1, it proposes to have so many requests outstanding.
+    With "--each" before the files, each is sent over an Association of its own, so that one which dcmjs-dimse can't
+    encode doesn't cost the others. With a `window` above 1, it proposes to have so many requests outstanding.
     """
     return run(program("node"), dcmjs_folder() / "store.cjs", host, str(port), str(window), *files)
 
