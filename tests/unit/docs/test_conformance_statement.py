@@ -9,9 +9,19 @@ import re
 import pytest
 
 from dicomd.aborts import AbortReason
+from dicomd.audit.alerts import MERGED_FOR, MOST_KINDS
+from dicomd.audit.spool import MOST_MESSAGES
+from dicomd.audit.trail import MOST_WAITING
+from dicomd.audit.transfers import MOST_ENTRIES
+from dicomd.audit.waiting import ALERTS_PART
 from dicomd.config.contexts import resolve
+from dicomd.dimse.commands import MAX_COMMAND_SET
+from dicomd.net.deadlines import TimeLimits
 from dicomd.rejections import RejectReason
 from dicomd.statuses import Status
+from dicomd.store import publish
+from dicomd.store.head import MAX_VALUE
+from dicomd.uids import MAX_UID_LENGTH
 from dicomd.upperlayer.negotiation import STORAGE_APPLICATION_INFORMATION
 from tests.unit.docs.generated import STATEMENT, with_parts
 from tests.unit.docs.markdown import ROOT, rows, section
@@ -82,3 +92,38 @@ def test_what_extended_negotiation_answers_is_what_is_stated() -> None:
     assert f"support {level} (Full)" in answer
     assert f"support {signatures} (Bit Preserving)" in answer
     assert f"Coercion {coercion} (none)" in answer
+
+
+NUMBERS: list[tuple[str, int]] = [
+    ("Command Set malformed or over {} KiB", MAX_COMMAND_SET // 1024),
+    ("lowest rate of a peer in the middle of a message, averaged over {} s", int(TimeLimits().window)),
+    ("digits and dots, at most {} characters", MAX_UID_LENGTH),
+    ("at most {} under one UID, then 0xC010", publish._MAX_DIFFERENT),  # noqa: SLF001 - only this page shows it
+    ("After every {} SOP Classes of studies a new message is begun", MOST_ENTRIES),
+    ("if it precedes Series Instance UID, at most {} bytes of it", MAX_VALUE),
+    ("Each worker queues up to {} events", MOST_WAITING),
+    ("the spool holds up to {} messages", MOST_MESSAGES),
+    ("Beyond {} combinations of AE Title and reason of one host in that minute", MOST_KINDS),
+]
+"""Limits that are no configuration keys, in the words around them."""
+
+
+@pytest.mark.parametrize(("words", "number"), NUMBERS, ids=lambda value: str(value)[:40])
+def test_a_number_in_the_text_is_the_one_in_the_code(words: str, number: int) -> None:
+    assert words.format(f"{number:,}") in " ".join(TEXT.split())
+
+
+def test_a_part_of_the_audit_trail_and_the_time_of_merged_alerts_are_as_stated() -> None:
+    text = " ".join(TEXT.split())
+    assert "Of both, a quarter is reserved for Security Alerts" in text
+    assert ALERTS_PART == 4
+    assert "All others of the following minute are reported in one message" in text
+    assert MERGED_FOR == 60.0
+
+
+def test_every_status_that_is_sent_is_demanded_by_a_test_of_the_running_daemon() -> None:
+    sent = [status for status in Status if "*Not sent" not in status.meaning]
+    tests = "\n".join(
+        path.read_text(encoding="utf-8") for folder in ("daemon", "crash") for path in ROOT.glob(f"tests/{folder}/*.py")
+    )
+    assert [status.name for status in sent if f"{status}" not in tests and status.name not in tests] == []
