@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +136,7 @@ def test_extended_negotiation_is_answered_for_accepted_storage_classes_alone(con
 FAULTS: list[tuple[tuple[int, int, int], str, Callable[[bytes], bytes]]] = [
     ((1, 1, 2), "application context", lambda rq: rq.replace(b"1.2.840.10008.3.1.1.1", b"1.2.840.10008.3.1.1.9")),
     ((2, 3, 2), "limits", lambda rq: rq),
+    ((2, 3, 1), "readiness", lambda rq: rq),
     ((1, 1, 7), "Called AE Title", lambda rq: rq[:10] + b"OTHER".ljust(16) + rq[26:]),
     ((1, 1, 3), "Calling AE Title", lambda rq: rq[:26] + b" " * 16 + rq[42:]),
     ((1, 2, 2), "protocol version", lambda rq: rq[:6] + b"\0\2" + rq[8:]),
@@ -142,17 +144,24 @@ FAULTS: list[tuple[tuple[int, int, int], str, Callable[[bytes], bytes]]] = [
 """What can be wrong with a request, in the order opposite to that of the checks: the rejection, and the change."""
 
 
-def test_of_several_faults_the_one_that_is_checked_first_is_named(start_daemon: StartDaemon, connect: Connect) -> None:
+def test_of_several_faults_the_one_that_is_checked_first_is_named(
+    start_daemon: StartDaemon, connect: Connect, tmp_path: Path
+) -> None:
     states(
         "checked in this order: protocol version, Calling and Called AE Title, readiness of the receiver, limits, "
         "application context"
     )
-    daemon = start_daemon(dicomd={"ae_titles": ["DICOMD"]}, limits={"associations": 1})
+    daemon = start_daemon(
+        dicomd={"ae_titles": ["DICOMD"], "runtime_dir": str(tmp_path / "run")}, limits={"associations": 1}
+    )
     request = associate_rq()
     for expected, what, change in FAULTS:
         if what == "limits":
             holding = connect(daemon)
             holding.associate()
+        elif what == "readiness":
+            command = (sys.executable, "-m", "dicomd", "maintenance", "on", "--config", daemon.config_path)
+            assert senders.run(*command).exit_status == 0
         request = change(request)
         peer = connect(daemon)
         peer.send(request)

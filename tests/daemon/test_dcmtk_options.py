@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemon.conftest import StartDaemon
 from tests.support import senders, wire
 from tests.support.comparison import assert_stored_as_sent
 from tests.support.daemon import Daemon
@@ -128,6 +129,15 @@ class TestAssociationProfiles:
         assert done.exit_status == 0, done.output
         (talk,) = check(receiver, relay, count=1)
         assert asked_and_answered(talk, ROLE_SELECTION) == asked_and_answered(talk, EXTENDED_NEGOTIATION) == ([], [])
+
+
+def test_ipv6(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    write_file(file := tmp_path / "a.dcm")
+    daemon = start_daemon(listen=[{"name": "six", "address": "[::1]:0"}])
+    for program in ("storescu", "dcmsend"):
+        done = senders.run(senders.program(program), senders.option(program, "-i6"), *daemon.address, file)
+        assert done.exit_status == 0, done.output
+    assert len(daemon.stored()) == 1
 
 
 class TestProposals:

@@ -92,6 +92,16 @@ def test_dcmtk_with_a_certificate(secure: Daemon, pki: Pki) -> None:
     assert ended(secure, "DCMTK")["certificate_names"] == PEER_NAMES
 
 
+@pytest.mark.parametrize(
+    "options", [("--profile-8996",), ("--profile-8996-mod",), ("--request-sni", "dicomd.test")], ids=lambda o: o[0]
+)
+def test_dcmtk_with_the_options_of_its_newer_versions(secure: Daemon, pki: Pki, options: tuple[str, ...]) -> None:
+    calling = f"DCMTK {options[0].strip('-')}"[:16].upper()
+    sent = dcmtk(secure, pki, pki.peer, calling, senders.option("storescu", options[0]), *options[1:])
+    assert sent.well, sent.output
+    assert ended(secure, calling)["instances"] == 1
+
+
 @pytest.mark.system
 def test_dcmtk_of_the_retired_aes_profile_is_refused(secure: Daemon, pki: Pki) -> None:
     seen = len(secure.records)

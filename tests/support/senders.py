@@ -65,6 +65,13 @@ def program(name: str) -> str:
     return path
 
 
+def option(name: str, wanted: str) -> str:
+    """An option of a program; skips the test if the installed version has no such option."""
+    if wanted not in run(program(name), "--help").output:
+        pytest.skip(f"the installed version of {name} has no option {wanted}")
+    return wanted
+
+
 def run(*command: str | int | Path, cwd: Path | None = None, deadline: float = DEADLINE) -> Run:
     """Run a sender until it ends, for at most `deadline` seconds. Raises subprocess.TimeoutExpired."""
     done = subprocess.run(
