@@ -77,6 +77,11 @@ class OutstandingOperations:
             self._interruption = self._interruption or error
             self._changed.notify_all()
 
+    def forget_interruption(self) -> None:
+        """Let go of what `interrupt` was given, once nothing waits here any more: its traceback may lead back here."""
+        with self._changed:
+            self._interruption = None
+
     def check(self) -> None:
         """Raise what `interrupt` was given, if it was called."""
         if self._interruption is not None:

@@ -69,8 +69,10 @@ class SharedResponses:
                 self._transport.send(data)
             except ConnectionLostError as error:
                 self.lost = ConnectionLostError(str(error), error.limit)
-                self._outstanding.interrupt(self.lost)
-                self._transport.interrupt(self.lost)
+                # An error of their own, as they raise it: then its traceback leads to this object.
+                interruption = ConnectionLostError(str(error), error.limit)
+                self._outstanding.interrupt(interruption)
+                self._transport.interrupt(interruption)
                 raise
 
     def send_pending(self) -> None:
@@ -126,7 +128,10 @@ class LeftResponses(SharedResponses):
         self._outstanding.notify()  # or for an operation
         left.done.acquire()
         if left.error is not None:
-            raise left.error
+            try:
+                raise left.error
+            finally:
+                del left  # otherwise the traceback would keep this frame, and the frame the error
 
     def send_pending(self) -> None:
         """Send the responses that other threads have left, and let these threads go on."""
@@ -137,6 +142,7 @@ class LeftResponses(SharedResponses):
             except Exception as error:  # of any kind: the thread that waits for it reports it
                 left.error = error
             left.done.release()
+            del left  # as above
 
     def end(self) -> None:
         """Have the transport wait for its peer alone, and close the eventfd."""

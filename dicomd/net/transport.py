@@ -137,6 +137,7 @@ class PlainTransport:
 
     def close(self) -> None:
         """Close the connection. Never raises."""
+        self._interruption = None  # its traceback may lead back here
         with contextlib.suppress(OSError):
             self._sock.close()
 

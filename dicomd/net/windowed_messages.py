@@ -81,6 +81,7 @@ class WindowedMessages(Messages):
         finally:
             self._wait_for_all()
             self._responses.end()
+            self.outstanding.forget_interruption()
         if self._responses.lost is not None:
             self._lost(self._responses.lost)
 

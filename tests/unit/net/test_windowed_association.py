@@ -32,7 +32,7 @@ from dicomd.upperlayer.negotiation import Negotiator
 from tests.support import processes, wire
 from tests.support.certificates import Pki, requestor_context
 from tests.support.objects import EXPLICIT_LITTLE, Instance, instance
-from tests.support.raw_peer import A_RELEASE_RQ_PDU, RawPeer, store_message, window
+from tests.support.raw_peer import A_RELEASE_RQ_PDU, Abort, RawPeer, store_message, window
 from tests.unit.net.test_association import (  # noqa: F401 - two are fixtures
     MAX_PDU,
     collected_by_hand,
@@ -296,6 +296,52 @@ def test_nothing_stays(windowed: AcceptorSettings, tmp_path: Path, end: str, *, 
             thread.join(20)
     assert [each() for each in watched] == [None] * 3
     assert descriptors() == before
+
+
+@pytest.mark.usefixtures("collected_by_hand")
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("why", ["a peer that does not read", "a defect", "a stop"])
+def test_nothing_stays_of_what_another_thread_has_ended(
+    windowed: AcceptorSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str, *, secure: bool
+) -> None:
+    """An error that one thread leaves for another must not keep what its traceback leads to."""
+    pki = Pki.make(tmp_path) if secure else None
+    context = server_context(TlsSettings(*pki.server)) if pki is not None else None
+    options = {} if pki is None else {"tls": requestor_context(pki.trusted)}
+    watched: list[weakref.ref[Any]] = []
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    def serve(server: socket.socket) -> None:
+        sock = server.accept()[0]
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        transport = (
+            PlainTransport(sock, send_timeout=0.5) if context is None else TlsTransport(sock, context, send_timeout=0.5)
+        )
+        association = Association(transport, "127.0.0.1", windowed, new_report())
+        watched.append(weakref.ref(association))
+        association.run()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        with RawPeer(server.getsockname()[:2], receive_buffer=2048, **options) as peer:
+            peer.associate(user_information=[window(8)])
+            peer.sock.settimeout(20)
+            if why == "a stop":
+                watched[0]().stop("the daemon stops")
+                assert peer.read_abort() == Abort(0, 0)
+            elif why == "a defect":
+                monkeypatch.setattr(MessageReport, "before_answer", fail)
+                send(peer, [instance()])
+                assert peer.read_to_the_end()[-1].type == wire.A_ABORT
+            else:
+                known = instance()
+                with pytest.raises(OSError, match=r"reset|[Bb]roken pipe|EOF|closed"):
+                    peer.send_for_ever(b"".join(store_message(known, message_id=number) for number in range(1, 9)))
+        thread.join(20)
+    assert [each() for each in watched] == [None]
 
 
 class Clocked(PlainTransport):
