@@ -1,11 +1,11 @@
 """The grammar of a layout, such as "{StudyInstanceUID}/{SOPInstanceUID}.dcm": the path of an instance in the store.
 
 A layout ends in ".dcm", stays below the root, and has no component that starts with a dot (`.dicomd` is the store's
-own). Its first folder isn't `unfiled`, which has the instances that can't be filed. Invariant: it is unambiguous.
-Instances with different UIDs, or with different values of any other placeholder in it, never share a path. So it
-contains {SOPInstanceUID}; between two values in one component there is a character that can't be part of the first,
-where it ends; and the file's name doesn't end with a value that could contain the "_" that precedes the number of
-another Data Set under the same UID.
+own). No value can make its first folder `unfiled`, which has the instances that can't be filed. Invariant: it is
+unambiguous. Instances with different UIDs, or with different values of any other placeholder in it, never share a path.
+So it contains {SOPInstanceUID}; between two values in one component there is a character that can't be part of the
+first, where it ends; and the file's name doesn't end with a value that could contain the "_" that precedes the number
+of another Data Set under the same UID.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ class ValueForm(NamedTuple):
 
     longest: int
     characters: frozenset[str]
+
+    @property
+    def pattern(self) -> str:
+        """A regular expression for a text of these characters."""
+        return f"[{re.escape(''.join(sorted(self.characters)))}]+"
 
 
 _UID: Final = ValueForm(MAX_UID_LENGTH, frozenset(digits + "."))
@@ -83,9 +88,9 @@ def placeholders(layout: str) -> list[str]:
         raise LayoutError(f"{shown(layout)} does not end in {SUFFIX}")
     if layout.startswith("/"):
         raise LayoutError(f"{shown(layout)} is not a relative path", f"without the leading /: {EXAMPLE}")
-    if layout.startswith(f"{UNFILED}/"):
-        raise LayoutError(f"{shown(layout)} begins with {UNFILED}/, which is for instances that can't be filed")
     components = [_placeholders(component, layout) for component in layout.split("/")]
+    if _may_be_unfiled(layout.partition("/")[0]):
+        raise LayoutError(f"{shown(layout)} may begin with {UNFILED}/, which is for instances that can't be filed")
     used = [name for component in components for name in component]
     if _REQUIRED not in used:
         raise LayoutError(f"{shown(layout)} lacks {{{_REQUIRED}}}")
@@ -140,6 +145,13 @@ def _placeholders(component: str, layout: str) -> list[str]:
     if length > _LONGEST_COMPONENT:
         raise LayoutError(f"{shown(layout)} can make a name too long for a file system", "shorter parts")
     return used
+
+
+def _may_be_unfiled(folder: str) -> bool:
+    """Whether a folder may get the reserved name; not by a value alone, since those have its first letter encoded."""
+    parts = list(pieces(folder))
+    pattern = "".join(re.escape(text) if name is None else PLACEHOLDERS[name].pattern for name, text in parts)
+    return not (len(parts) == 1 and parts[0][0]) and re.fullmatch(pattern, UNFILED) is not None
 
 
 def _require_separation(name: str, between: str, layout: str) -> None:

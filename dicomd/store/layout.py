@@ -109,7 +109,6 @@ class Layout:
                 pattern += f"(?P={name})"
             else:
                 seen.add(name)
-                characters = re.escape("".join(sorted(PLACEHOLDERS[name].characters)))
-                pattern += f"(?P<{name}>[{characters}]+)"
+                pattern += f"(?P<{name}>{PLACEHOLDERS[name].pattern})"
         found = re.fullmatch(rf"{pattern}(_[1-9]\d*)?{re.escape(SUFFIX)}", path)
         return {} if found is None else found.groupdict()

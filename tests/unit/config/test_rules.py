@@ -37,6 +37,8 @@ def test_what_is_no_ae_title_is_refused(title: object) -> None:
         "{Peer}/{ReceivedDate}/{Modality}_{SOPInstanceUID}.dcm",
         "{StudyDate}_{StudyInstanceUID}_{CalledAETitle}/{CallingAETitle}@{SOPInstanceUID}-x.dcm",
         "{SOPInstanceUID}/{ReceivedDate}.dcm",
+        "u{StudyDate}/{SOPInstanceUID}.dcm",
+        "{CalledAETitle}/unfiled/{SOPInstanceUID}.dcm",
     ],
 )
 def test_layout_is_accepted(layout: str) -> None:
@@ -52,8 +54,10 @@ def test_layout_is_accepted(layout: str) -> None:
         ("../{SOPInstanceUID}.dcm", "starts with a dot"),
         ("a/../{SOPInstanceUID}.dcm", "starts with a dot"),
         (".dicomd/{SOPInstanceUID}.dcm", "starts with a dot"),
-        ("unfiled/{SOPInstanceUID}.dcm", "begins with unfiled/"),
-        ("unfiled/{StudyInstanceUID}/{SOPInstanceUID}.dcm", "begins with unfiled/"),
+        ("unfiled/{SOPInstanceUID}.dcm", "may begin with unfiled/"),
+        ("unfiled/{StudyInstanceUID}/{SOPInstanceUID}.dcm", "may begin with unfiled/"),
+        ("u{CallingAETitle}/{SOPInstanceUID}.dcm", "may begin with unfiled/"),
+        ("{Peer}d/{SOPInstanceUID}.dcm", "may begin with unfiled/"),
         ("a//{SOPInstanceUID}.dcm", "empty part"),
         ("{PatientName}/{SOPInstanceUID}.dcm", "is not a placeholder"),
         ("{}/{SOPInstanceUID}.dcm", "is not a placeholder"),
