@@ -389,11 +389,11 @@ def test_the_idle_limit_rests_while_an_operation_is_outstanding(
     gate.wait_reached(sent)
     with pytest.raises(TimeoutError):
         peer.read_pdu(2.5)
+    released = time.monotonic()
     gate.release(sent)
     assert peer.read_message().status == 0
-    answered = time.monotonic()
     assert peer.read_abort(WAIT) == Abort(0, 0)
-    assert 0.9 < time.monotonic() - answered < 10
+    assert time.monotonic() - released >= 1
     assert daemon.wait_logged("association ended")["outcome"] == "timed_out"
 
 

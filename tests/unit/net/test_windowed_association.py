@@ -357,15 +357,15 @@ def test_limits_rest_while_something_is_outstanding() -> None:
     quiet: list[float | None] = [None]
     with socket.socket() as sock:
         transport = Clocked(sock, send_timeout=1)
-        deadline = RestingDeadline(transport, TimeLimits(idle=0.2, minimum_rate=1e6, window=0.05), lambda: quiet[0])
+        deadline = RestingDeadline(transport, TimeLimits(idle=20, minimum_rate=1e6, window=0.05), lambda: quiet[0])
         deadline.between_messages()
         deadline.elapsed()
         deadline.elapsed()
-        assert transport.limits == 0.2
-        quiet[0] = time.monotonic() - 0.1
+        assert transport.limits == 20
+        quiet[0] = time.monotonic() - 10
         deadline.elapsed()
-        assert 0 < transport.limits <= 0.1
-        quiet[0] = time.monotonic() - 0.3
+        assert 0 < transport.limits <= 10
+        quiet[0] = time.monotonic() - 30
         with pytest.raises(TimedOutError, match="idle"):
             deadline.elapsed()
         deadline.in_message()
