@@ -238,12 +238,14 @@ class Faults:
         if not self._proposed:
             peer.echo()
             return [thread]
-        while True:  # one that is needed no more ends soon
+
+        def committers() -> set[str]:
             self._store(peer, [instance_of(new_uid()[:60])])
-            others = self._threads() - self._others - {thread}
-            if len(others) == 1:
-                return [thread, *others]
-            time.sleep(0.1)
+            return self._threads() - self._others - {thread}
+
+        what = "more than one thread commits"  # one that is needed no more ends soon
+        (committer,) = wait_until(committers, TIMEOUT, until=lambda found: len(found) == 1, what=what, pause=0.1)
+        return [thread, committer]
 
     def _settle(self, peer: RawPeer) -> None:
         """Wait until what is done after a response has been done, too."""
