@@ -148,9 +148,10 @@ class Deadline:
 
 
 class RestingDeadline(Deadline):
-    """The deadline of an Association with a window: while operations are outstanding, it is not the peer's turn alone.
+    """The deadline of an Association with a window, which rests while operations are outstanding.
 
-    A peer may be waiting for their responses before it goes on, so neither limit between nor inside messages counts.
+    Until then the peer may be waiting for their responses before it goes on, so that neither the limit between messages
+    nor the one inside a message can be held against it.
     """
 
     __slots__ = ("_quiet_since",)

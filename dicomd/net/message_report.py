@@ -73,7 +73,7 @@ class MessageReport:
         self._began = time.monotonic()
 
     def resumed(self, began: float) -> None:
-        """Return to a request that started then, since others have started meanwhile."""
+        """Report next on the request that started at `began` (monotonic clock): others have started since."""
         self._began = began
 
     def before_answer(self, operation: Operation) -> None:

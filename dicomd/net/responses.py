@@ -19,26 +19,19 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from dicomd.net.outstanding import OutstandingOperations
+from dicomd.net.outstanding import OutstandingOperations, PendingResponses
 from dicomd.net.tls import TlsTransport
 from dicomd.net.transport import ConnectionLostError, PlainTransport
 
 
-class Responses(Protocol):
-    """The way of the responses of one Association to its peer."""
+class Responses(PendingResponses, Protocol):
+    """The way of the responses of one Association to its peer; those that are pending are for its thread to send."""
 
     lost: ConnectionLostError | None
     """Why responses can't be sent any more, if sending one has failed."""
 
-    @property
-    def pending(self) -> bool:
-        """Whether the Association's thread has to call `send_pending`."""
-
     def send(self, data: bytes) -> None:
         """Send a response from any thread. Raises `ConnectionLostError`."""
-
-    def send_pending(self) -> None:
-        """Send what other threads have left with the Association's thread, which calls this. Never raises."""
 
     def silence(self) -> None:
         """Send nothing more, since the peer has aborted. Doesn't wait for a response that is being sent."""

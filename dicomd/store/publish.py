@@ -185,9 +185,8 @@ class Publisher:
                 if self._duplicates == "reject":
                     raise DuplicateRejected("Another Data Set is stored under this SOP Instance UID", operation="link")
                 if self._duplicates == "replace":
-                    if (
-                        comparison is Comparison.UNLOCKED
-                    ):  # its publisher may still take the name back, and ours with it
+                    # Its publisher may still take the name back, and ours with it.
+                    if comparison is Comparison.UNLOCKED:
                         raise StoreUnavailable(
                             "Existing file can't be locked", operation="lock", path=f"{directory.path}/{name}"
                         )

@@ -29,8 +29,6 @@ from dicomd.uids import uid_from_value
 MOST: Final = 100_000
 """Files in the folder beyond which none is admitted. Each process may add `_AT_ONCE`, and those that it is receiving,
 before it counts again."""
-FULL: Final = UNFILED
-"""The `operation` of the error of an instance that is refused because the folder is full."""
 _AT_ONCE: Final = 100
 _PAUSE: Final = 1.0  # seconds between two counts of a full folder, each of which takes up to a tenth of a second
 
@@ -58,12 +56,13 @@ class Unfiled:
     def admit(self, error: StoreError) -> Refusal:
         """Return what an instance would be refused with that can't be filed because of the error, and is to be kept.
 
-        Raises the error if it is to be refused: because none is kept, or because the folder is full.
+        Raises the error if it is to be refused: because none is kept, or because the folder is full. In that case the
+        `operation` of the error is `UNFILED`, by which the log line and the metric of the limit know.
         """
         if not self.keeps:
             raise error
         if not self._has_room():
-            error.operation = FULL
+            error.operation = UNFILED
             raise error
         return Refusal(error.status, error.message)
 

@@ -251,7 +251,7 @@ def _is_at(relative: str, place: Place) -> bool:
 def _values(header: Header, elements: Mapping[int, bytes], in_path: Mapping[str, str]) -> PathValues:
     """Return the values that the file should have in its path, where what is ``in_path`` is right if it may be.
 
-    What can be told from the path alone and is missing there stays a placeholder.
+    Where only the path could tell a value, and what stands there can't be one, it is the placeholder itself.
     """
     peer, received = in_path.get("Peer", ""), in_path.get("ReceivedDate", "")
     return PathValues(

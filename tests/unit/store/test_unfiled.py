@@ -232,7 +232,7 @@ def test_a_full_folder_refuses_as_if_nothing_were_kept(tmp_path: Path, monkeypat
     for data in (b"", FILE_META + data_set("1.4"), data_set("1.4", study=None)):
         with pytest.raises(StoreError) as refused:
             put(store, data, identity("1.4"))
-        assert refused.value.operation == unfiled.FULL
+        assert refused.value.operation == "unfiled"
         assert refused.value.errno == ""
     assert len(files(tmp_path)) == 3
     assert store.state.accepting
