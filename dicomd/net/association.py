@@ -24,7 +24,7 @@ from dicomd.net.rejection import Rejection
 from dicomd.net.report import AssociationReport
 from dicomd.net.tls import TlsTransport, handshake
 from dicomd.net.transport import ConnectionLostError, PlainTransport, WokenError
-from dicomd.net.windowed_messages import WindowedMessages
+from dicomd.net.windowed_messages import ReportedDefectError, WindowedMessages
 from dicomd.outcomes import Outcome
 from dicomd.protocols import recognize
 from dicomd.services.operations import PresentationContext
@@ -76,6 +76,8 @@ class Association:
         try:
             while self._machine.state is not State.IDLE:
                 self._serve()
+        except ReportedDefectError:
+            self._abort_after_defect()
         except Exception as error:  # a defect in dicomd must not end the worker
             self._report.internal_error("net", error)
             self._abort_after_defect()
@@ -303,9 +305,10 @@ class Association:
         self._messages = Messages(settings.services, contexts, report)
         if negotiated.operations_invoked > 1:
             lost = partial(self._report.outcome, Outcome.CONNECTION_LOST)
+            defective = partial(self._report.internal_error, "net")
             with suppress(OSError):  # without a descriptor for more, one by one nevertheless
                 self._messages = windowed = WindowedMessages(
-                    settings.services, contexts, report, transport, settings.committers, negotiated, lost
+                    settings.services, contexts, report, transport, settings.committers, negotiated, lost, defective
                 )
                 self._deadline = RestingDeadline(transport, settings.limits, windowed.outstanding.quiet_since)
 

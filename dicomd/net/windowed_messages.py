@@ -31,11 +31,16 @@ from dicomd.upperlayer.pdus import p_data_tf
 _PAUSE: Final = 0.1  # seconds until memory is tried again
 
 
+class ReportedDefectError(Exception):
+    """Another thread has raised an unexpected exception, and reported it."""
+
+
 class WindowedMessages(Messages):
     """Like `Messages`, but instances are being committed, up to the `negotiated` number, while the next one arrives.
 
     Used by the Association's thread, except for what `committers` do for it. `lost` is called by the Association's
-    thread at the end if a response could not be sent. Raises OSError if there is no descriptor for it.
+    thread at the end if a response could not be sent, `defective` by any thread in which an unexpected exception was
+    raised. Raises OSError if there is no descriptor for it.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class WindowedMessages(Messages):
         committers: Committers,
         negotiated: Negotiated,
         lost: Callable[[ConnectionLostError], None],
+        defective: Callable[[Exception], None],
     ) -> None:
         self._shared_report = SharedMessageReport(report)
         super().__init__(services, contexts, self._shared_report)
@@ -54,6 +60,7 @@ class WindowedMessages(Messages):
         self._committers = committers
         self._max_pdu = negotiated.max_pdu
         self._lost = lost
+        self._defective = defective
         self.outstanding = OutstandingOperations(negotiated.operations_invoked)
         self._responses: Responses = (
             LeftResponses(transport, self.outstanding)
@@ -119,9 +126,10 @@ class WindowedMessages(Messages):
             self._answer(operation, request, context_id, began, operation.finish())
         except ConnectionLostError:
             pass  # `Responses` has interrupted the Association's thread
-        except Exception as error:  # a defect in dicomd, which the Association's thread reports; it then aborts
-            self.outstanding.interrupt(error)
-            self._transport.interrupt(error)
+        except Exception as error:  # a defect in dicomd, after which the Association's thread aborts
+            self._defective(error)  # at once, because that thread may have nothing left to read or begin
+            self.outstanding.interrupt(ReportedDefectError())
+            self._transport.interrupt(ReportedDefectError())
         finally:
             self.outstanding.end(request.message_id, sop_instance_uid)
 

@@ -32,7 +32,7 @@ from dicomd.upperlayer.negotiation import Negotiator
 from tests.support import processes, wire
 from tests.support.certificates import Pki, requestor_context
 from tests.support.objects import EXPLICIT_LITTLE, Instance, instance
-from tests.support.raw_peer import A_RELEASE_RQ_PDU, Abort, RawPeer, store_message, window
+from tests.support.raw_peer import A_ABORT_PDU, A_RELEASE_RQ_PDU, Abort, RawPeer, store_message, window
 from tests.unit.net.test_association import (  # noqa: F401 - two are fixtures
     MAX_PDU,
     collected_by_hand,
@@ -153,6 +153,32 @@ def test_a_defect_in_another_thread_aborts_the_association(
         pdus = peer.read_to_the_end()
     assert [pdu.type for pdu in pdus] == [wire.A_ABORT]
     assert outcome_of(report) is Outcome.ABORTED_LOCALLY
+    assert [line["module"] for line in json_log() if line["event"] == "internal error"] == ["net"]
+
+
+@pytest.mark.parametrize("end", ["release", "abort", "close"])
+def test_a_defect_is_reported_once_even_if_the_association_is_over(
+    windowed: AcceptorSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    json_log: Lines,  # noqa: F811 - the fixture
+    end: str,
+) -> None:
+    begun, may_fail = threading.Event(), threading.Event()
+
+    def fail(*_: Any, **__: Any) -> None:
+        begun.set()
+        assert may_fail.wait(20)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(MessageReport, "before_answer", fail)
+    with serving(windowed, new_report()) as peer:
+        send(peer, [instance()])
+        assert begun.wait(20)
+        if end == "close":
+            peer.sock.close()
+        else:
+            peer.send(A_RELEASE_RQ_PDU if end == "release" else A_ABORT_PDU)
+        may_fail.set()
     assert [line["module"] for line in json_log() if line["event"] == "internal error"] == ["net"]
 
 
