@@ -223,7 +223,7 @@ def _verify_place(fd: int, header: Header, relative: str, layout: Layout) -> Non
         uids[STUDY_INSTANCE_UID] or "",
         uids[SERIES_INSTANCE_UID] or "",
         uids[SOP_INSTANCE_UID] or "",
-        _values(header, values, layout.values_in(relative)),
+        _values(header, scanner.values, layout.values_in(relative)),
     )
     if not _is_at(relative, place):
         where = f"{place.directory}/{place.name}".removeprefix("/")
@@ -252,6 +252,7 @@ def _values(header: Header, elements: Mapping[int, bytes], in_path: Mapping[str,
     """Return the values that the file should have in its path, where what is ``in_path`` is right if it may be.
 
     Where only the path could tell a value, and what stands there can't be one, it is the placeholder itself.
+    The `elements` have their padding, since one that is too long with it counts as absent.
     """
     peer, received = in_path.get("Peer", ""), in_path.get("ReceivedDate", "")
     return PathValues(

@@ -212,6 +212,13 @@ def test_what_a_file_tells_of_its_path_is_checked(tmp_path: Path, called: str) -
         assert set(found.values()) == {f"it belongs at {title}/{calling}/{peer}/{rest}"}
 
 
+@pytest.mark.parametrize("longer", [0, 60, 68, 69, 70, 71, 72, 74, 78, 100])
+def test_a_value_with_much_padding_belongs_where_it_was_stored(tmp_path: Path, longer: int) -> None:
+    store = file_store(tmp_path, layout=OF_THE_TRANSFER)
+    put(store, with_date_and_modality("20240229" + longer * " ", "CT" + longer * " "))
+    assert problems(tmp_path, OF_THE_TRANSFER) == {}
+
+
 def test_of_what_no_file_tells_the_form_is_checked(tmp_path: Path) -> None:
     store = file_store(tmp_path, layout=OF_THE_TRANSFER)
     path = put(store, with_date_and_modality("", "ct"), identity()).path
