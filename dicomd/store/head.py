@@ -279,6 +279,8 @@ class HeadScanner:
             if headers is not None:
                 headers.append((at, value))
             if length == _UNDEFINED:
+                if group in _NOT_IN_DATA_SETS:
+                    self._misplaced(group, element)
                 self._enter(encoding, vr)
                 return value
             if group == 0x08:
@@ -294,7 +296,7 @@ class HeadScanner:
                     self._value_spans.append((PATIENT_ID, value, kept))
                 wanted = False
             elif group in _NOT_IN_DATA_SETS:
-                self._fail(DataSetUnreadable(_NOT_IN_DATA_SETS[group], element=group << 16 | element))
+                self._misplaced(group, element)
                 wanted = False
             else:
                 wanted = False
@@ -317,6 +319,9 @@ class HeadScanner:
                     return kept
             at = value + length
         return at
+
+    def _misplaced(self, group: int, element: int) -> None:
+        self._fail(DataSetUnreadable(_NOT_IN_DATA_SETS[group], element=group << 16 | element))
 
     def _fail(self, error: DataSetUnreadable) -> None:
         """Raise the error, or note the first one if the scan can go on and is to."""

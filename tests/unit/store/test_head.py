@@ -270,6 +270,20 @@ def test_an_element_of_another_part_of_the_standard_is_unreadable_and_named(synt
         assert caught.value.element == tag
 
 
+@pytest.mark.parametrize("tag", [0x00000002, 0x00020010, 0x00041220, 0x00060010])
+@pytest.mark.parametrize("vr", [b"SQ", b"UN"])
+def test_such_a_sequence_of_undefined_length_is_none_in_a_data_set_either(vr: bytes, tag: int) -> None:
+    """With such a (0002,0010), pydicom would read no Transfer Syntax."""
+    misplaced = struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, vr, 0, UNDEFINED)
+    for data in (misplaced + item(0xE0DD, 0) + head(), head(series=None) + misplaced + item(0xE0DD, 0) + head()):
+        assert "Data Set holds an element of" in unreadable(data)
+        lenient = HeadScanner(EXPLICIT, lenient=True)
+        lenient.feed(data)
+        assert lenient.fault is not None
+        assert lenient.fault.element == tag
+        assert {tag: value.rstrip(b"\0").decode() for tag, value in lenient.values.items()} == ALL
+
+
 @pytest.mark.parametrize("vr", [b"\0\0", b"  ", b"--", b"a ", b"??"])
 def test_what_is_no_vr_has_the_short_form_as_toolkits_read_it(vr: bytes) -> None:
     odd = struct.pack("<HH2sH", 9, 1, vr, 4) + b"ABCD"
