@@ -75,7 +75,7 @@ def encode(dataset: Dataset, syntax: str) -> bytes:
 def as_pydicom_reads(data: bytes, syntax: str) -> dict[int, str]:
     plain = zlib.decompress(data, -15) if syntax == DEFLATED else data
     dataset = read_dataset(BytesIO(plain), syntax == IMPLICIT, syntax != BIG_ENDIAN)
-    return {tag: str(dataset[tag].value or "") for tag in (*WANTED, *OPTIONAL) if tag in dataset}
+    return {tag: str(dataset[tag].value or "").strip("\0 ") for tag in (*WANTED, *OPTIONAL) if tag in dataset}
 
 
 def scan(
