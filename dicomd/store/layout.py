@@ -39,10 +39,19 @@ class Place(NamedTuple):
         """The same as one path, relative to the root."""
         return f"{self.directory}/{self.name}" if self.directory else self.name
 
+    def is_of(self, path: str) -> bool:
+        """Whether this is the place of the file at ``path``, which may be any of the Data Sets under one UID."""
+        return re.fullmatch(_any_number(re.escape(self.path.removesuffix(SUFFIX))), path) is not None
+
 
 def numbered(name: str, number: int) -> str:
     """Return the name of Data Set ``number`` under one UID, ``name`` itself for the first, number 0."""
     return f"{name.removesuffix(SUFFIX)}_{number}{SUFFIX}" if number else name
+
+
+def _any_number(pattern: str) -> str:
+    """Return the pattern for all that ``numbered`` makes of paths that match ``pattern`` before their suffix."""
+    return rf"{pattern}(_[1-9]\d*)?{re.escape(SUFFIX)}"
 
 
 class Layout:
@@ -110,5 +119,5 @@ class Layout:
             else:
                 seen.add(name)
                 pattern += f"(?P<{name}>{PLACEHOLDERS[name].pattern})"
-        found = re.fullmatch(rf"{pattern}(_[1-9]\d*)?{re.escape(SUFFIX)}", path)
+        found = re.fullmatch(_any_number(pattern), path)
         return {} if found is None else found.groupdict()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from dicomd.store import checksum, temporary
 from dicomd.store.errors import DataSetUnreadable, LayoutElementInvalid
 from dicomd.store.folders import OWN_FOLDER, StoreFolders
 from dicomd.store.head import HeadScanner, wanted_elements
-from dicomd.store.layout import Layout, Place
+from dicomd.store.layout import Layout
 from dicomd.store.part10 import Header, read_header
 from dicomd.store.path_values import (
     PathValues,
@@ -225,27 +224,19 @@ def _verify_place(fd: int, header: Header, relative: str, layout: Layout) -> Non
         uids[SOP_INSTANCE_UID] or "",
         _values(header, scanner.values, layout.values_in(relative)),
     )
-    if not _is_at(relative, place):
-        where = f"{place.directory}/{place.name}".removeprefix("/")
+    if not place.is_of(relative):
         raise _ProblemError(
-            f"it belongs at {where}", "move it there, unless that name is taken; or was storage.layout changed?"
+            f"it belongs at {place.path}", "move it there, unless that name is taken; or was storage.layout changed?"
         )
 
 
 def _verify_unfiled_place(header: Header, relative: str) -> None:
     try:
-        in_place = _is_at(relative, unfiled_place(header.sop_instance_uid))
+        in_place = unfiled_place(header.sop_instance_uid).is_of(relative)
     except LayoutElementInvalid:
         in_place = False
     if not in_place:
         raise _ProblemError("it isn't named after its SOP Instance UID, as unfiled instances are", _ASIDE)
-
-
-def _is_at(relative: str, place: Place) -> bool:
-    """Return whether a path is the place, or that of one of several Data Sets with the same UID."""
-    folder, _, name = relative.rpartition("/")
-    one_of_several = rf"{re.escape(place.name.removesuffix(SUFFIX))}(_[1-9]\d*)?{re.escape(SUFFIX)}"
-    return folder == place.directory and re.fullmatch(one_of_several, name) is not None
 
 
 def _values(header: Header, elements: Mapping[int, bytes], in_path: Mapping[str, str]) -> PathValues:
