@@ -8,9 +8,10 @@ instance's file.
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from dicomd.layouts import PLACEHOLDERS, SUFFIX, UIDS, pieces, placeholders
+from dicomd.store.errors import LayoutElementInvalid
 from dicomd.store.path_values import PathValues
 from dicomd.tags import MODALITY, SERIES_INSTANCE_UID, SOP_INSTANCE_UID, STUDY_DATE, STUDY_INSTANCE_UID
 
@@ -42,6 +43,11 @@ class Place(NamedTuple):
     def is_of(self, path: str) -> bool:
         """Whether this is the place of the file at ``path``, which may be any of the Data Sets under one UID."""
         return re.fullmatch(_any_number(re.escape(self.path.removesuffix(SUFFIX))), path) is not None
+
+
+def refuse_uid(tag: int) -> NoReturn:
+    """Raise the ``LayoutElementInvalid`` for an element (0xGGGGEEEE) that the path needs."""
+    raise LayoutElementInvalid("A UID needed for the path is missing or invalid", element=tag)
 
 
 def numbered(name: str, number: int) -> str:

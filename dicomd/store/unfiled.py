@@ -17,9 +17,9 @@ from typing import Final
 from dicomd.layouts import SUFFIX, UNFILED
 from dicomd.store.directories import Directories
 from dicomd.store.duplicates import Candidate
-from dicomd.store.errors import LayoutElementInvalid, StoreError
+from dicomd.store.errors import StoreError
 from dicomd.store.failure_sink import FailureSink
-from dicomd.store.layout import Place
+from dicomd.store.layout import Place, refuse_uid
 from dicomd.store.publish import Publisher
 from dicomd.store.settings import StoreSettings
 from dicomd.store.types import Refusal, Stored
@@ -35,9 +35,7 @@ _PAUSE: Final = 1.0  # seconds between two counts of a full folder, each of whic
 
 def unfiled_place(sop_instance_uid: str) -> Place:
     """Return where an instance is kept that can't be filed. Raises ``LayoutElementInvalid`` if this isn't a UID."""
-    uid = uid_from_value(sop_instance_uid.encode("ascii", "replace"))
-    if uid is None:
-        raise LayoutElementInvalid("A UID needed for the path is missing or invalid", element=SOP_INSTANCE_UID)
+    uid = uid_from_value(sop_instance_uid.encode("ascii", "replace")) or refuse_uid(SOP_INSTANCE_UID)
     return Place(UNFILED, f"{uid}{SUFFIX}")
 
 

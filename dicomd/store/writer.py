@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Final, NoReturn
+from typing import Final
 
 from dicomd.store import checksum
 from dicomd.store.checksum import Checksum
@@ -26,7 +26,7 @@ from dicomd.store.errors import (
 from dicomd.store.failure_sink import FailureSink
 from dicomd.store.head import HeadScanner
 from dicomd.store.head_templates import cache_for
-from dicomd.store.layout import Place
+from dicomd.store.layout import Place, refuse_uid
 from dicomd.store.part10 import header
 from dicomd.store.path_values import path_values, received_date_value
 from dicomd.store.publish import Publisher
@@ -247,10 +247,10 @@ class FileWriter:
         found = self._scanner.values
         study = series = ""
         if STUDY_INSTANCE_UID in layout.elements:
-            study = recurring_uid_from_value(found.get(STUDY_INSTANCE_UID, b"")) or _refuse_uid(STUDY_INSTANCE_UID)
+            study = recurring_uid_from_value(found.get(STUDY_INSTANCE_UID, b"")) or refuse_uid(STUDY_INSTANCE_UID)
         if SERIES_INSTANCE_UID in layout.elements:
-            series = recurring_uid_from_value(found.get(SERIES_INSTANCE_UID, b"")) or _refuse_uid(SERIES_INSTANCE_UID)
-        instance = uid_from_value(identity.sop_instance_uid.encode("ascii", "replace")) or _refuse_uid(SOP_INSTANCE_UID)
+            series = recurring_uid_from_value(found.get(SERIES_INSTANCE_UID, b"")) or refuse_uid(SERIES_INSTANCE_UID)
+        instance = uid_from_value(identity.sop_instance_uid.encode("ascii", "replace")) or refuse_uid(SOP_INSTANCE_UID)
         values = path_values(identity, found, self._received_date) if layout.has_values else None
         return layout.place(study, series, instance, values)
 
@@ -373,7 +373,3 @@ class FileWriter:
         except OSError as error:
             raise from_oserror(error, "fsync") from error
         return time.perf_counter() - began
-
-
-def _refuse_uid(tag: int) -> NoReturn:
-    raise LayoutElementInvalid("A UID needed for the path is missing or invalid", element=tag)
