@@ -48,6 +48,10 @@ _ABORT_TIMEOUT = 1.0
 """Seconds that a peer has to receive the A-ABORT when the daemon stops."""
 
 
+_OPEN = frozenset((State.AWAITING_ASSOCIATE_RESPONSE, State.ESTABLISHED, State.AWAITING_RELEASE_RESPONSE))
+"""The states in which dicomd may send an A-ABORT by itself (AA-1 of PS3.8 Table 9-10)."""
+
+
 class Association:
     """An Association that a peer requests over `transport`, from the source address `address`."""
 
@@ -250,7 +254,7 @@ class Association:
 
     def _abort_after_defect(self) -> None:
         self._report.outcome(Outcome.ABORTED_LOCALLY, "internal error")
-        if self._machine.state in (State.ESTABLISHED, State.AWAITING_ASSOCIATE_RESPONSE):
+        if self._machine.state in _OPEN:
             with suppress(Exception):  # the defect is already reported, its consequences needn't be
                 self._react(self._machine.happened(Event.ABORT), AbortReason.NOT_SPECIFIED)
 
@@ -337,6 +341,8 @@ class Association:
         """Grant a release once every earlier request has been answered (AR-7)."""
         # Also discards any partial message: PS3.8 does not define a release mid-message.
         self._drop_message()
+        if self._messages is not None and self._messages.defective:
+            raise ReportedDefectError
         self._machine.happened(Event.RELEASE)
         self._leave()
         self._deadline.start_artim()

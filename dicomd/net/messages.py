@@ -109,6 +109,9 @@ class Messages:
             if self._operation is not None:
                 self._operation.write(views, sum(map(len, views)))
 
+    defective = False
+    """Whether a request stays without a response because of a defect in dicomd, met and reported by another thread."""
+
     def interrupt(self, error: Exception) -> None:
         """End waits of this object with `error`, from any thread; but it waits for nothing but the store."""
 

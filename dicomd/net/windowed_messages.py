@@ -60,7 +60,7 @@ class WindowedMessages(Messages):
         self._committers = committers
         self._max_pdu = negotiated.max_pdu
         self._lost = lost
-        self._defective = defective
+        self._report_defect = defective
         self.outstanding = OutstandingOperations(negotiated.operations_invoked)
         self._responses: Responses = (
             LeftResponses(transport, self.outstanding)
@@ -127,7 +127,8 @@ class WindowedMessages(Messages):
         except ConnectionLostError:
             pass  # `Responses` has interrupted the Association's thread
         except Exception as error:  # a defect in dicomd, after which the Association's thread aborts
-            self._defective(error)  # at once, because that thread may have nothing left to read or begin
+            self.defective = True
+            self._report_defect(error)  # at once, because that thread may have nothing left to read or begin
             self.outstanding.interrupt(ReportedDefectError())
             self._transport.interrupt(ReportedDefectError())
         finally:

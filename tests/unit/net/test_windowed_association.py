@@ -171,7 +171,7 @@ def test_a_defect_is_reported_once_even_if_the_association_is_over(
         raise ZeroDivisionError
 
     monkeypatch.setattr(MessageReport, "before_answer", fail)
-    with serving(windowed, new_report()) as peer:
+    with serving(windowed, report := new_report()) as peer:
         send(peer, [instance()])
         assert begun.wait(20)
         if end == "close":
@@ -179,6 +179,10 @@ def test_a_defect_is_reported_once_even_if_the_association_is_over(
         else:
             peer.send(A_RELEASE_RQ_PDU if end == "release" else A_ABORT_PDU)
         may_fail.set()
+        if end == "release":  # is not granted, since a request has no response
+            assert [pdu.type for pdu in peer.read_to_the_end()] == [wire.A_ABORT]
+    if end == "release":
+        assert outcome_of(report) is Outcome.ABORTED_LOCALLY
     assert [line["module"] for line in json_log() if line["event"] == "internal error"] == ["net"]
 
 
