@@ -106,14 +106,19 @@ class TestUserIdentity:
 
 
 class TestAssociationProfiles:
+    def associate(self, receiver: Daemon, relay: Relay, folder: Path, profile: str) -> Conversation:
+        """Send a file by this profile of `PROFILE`, and return what was said."""
+        write_file(file := folder / "a.dcm")
+        (profiles := folder / "profile.cfg").write_text(PROFILE)
+        done = storescu(relay, "-xf", profiles, profile, file)
+        assert done.exit_status == 0, done.output
+        (talk,) = check(receiver, relay, count=1)
+        return talk
+
     def test_roles_and_extended_negotiation_get_their_answers(
         self, receiver: Daemon, relay: Relay, tmp_path: Path
     ) -> None:
-        write_file(file := tmp_path / "a.dcm")
-        (profile := tmp_path / "profile.cfg").write_text(PROFILE)
-        done = storescu(relay, "-xf", profile, "Negotiating", file)
-        assert done.exit_status == 0, done.output
-        (talk,) = check(receiver, relay, count=1)
+        talk = self.associate(receiver, relay, tmp_path, "Negotiating")
         name = b"\0\x19" + CT_IMAGE_STORAGE.encode()
         assert asked_and_answered(talk, ROLE_SELECTION) == ([name + b"\1\1"], [name + b"\1\0"])  # not as SCP
         asked, answered = asked_and_answered(talk, EXTENDED_NEGOTIATION)
@@ -123,11 +128,7 @@ class TestAssociationProfiles:
     def test_a_profile_without_them_is_answered_without_them(
         self, receiver: Daemon, relay: Relay, tmp_path: Path
     ) -> None:
-        write_file(file := tmp_path / "a.dcm")
-        (profile := tmp_path / "profile.cfg").write_text(PROFILE)
-        done = storescu(relay, "-xf", profile, "Plain", file)
-        assert done.exit_status == 0, done.output
-        (talk,) = check(receiver, relay, count=1)
+        talk = self.associate(receiver, relay, tmp_path, "Plain")
         assert asked_and_answered(talk, ROLE_SELECTION) == asked_and_answered(talk, EXTENDED_NEGOTIATION) == ([], [])
 
 

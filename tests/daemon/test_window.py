@@ -100,6 +100,13 @@ def send(peer: RawPeer, *instances: Instance, first_id: int = 1) -> None:
     peer.send(b"".join(store_message(each, message_id=first_id + at) for at, each in enumerate(instances)))
 
 
+def send_held(peer: RawPeer, gate: Gate, *instances: Instance) -> None:
+    """Send instances and wait until the commit of each is held at the gate."""
+    gate.hold(*instances)
+    send(peer, *instances)
+    gate.wait_reached(*instances)
+
+
 def echo(peer: RawPeer, number: int = 99) -> Message:
     peer.send(p_data(pdv(3, 3, c_echo_rq(number))))
     return peer.read_message()
@@ -115,6 +122,11 @@ def responses(peer: RawPeer, count: int) -> dict[int, tuple[str, int]]:
     """The next responses: Message ID → SOP Instance UID and Status."""
     found = [peer.read_message() for _ in range(count)]
     return {each.answered_id: (each.sop_instance_uid, each.status) for each in found}
+
+
+def expect_success(peer: RawPeer, *instances: Instance) -> None:
+    """The next responses are a success for each of these instances, which were sent with `send`."""
+    assert responses(peer, len(instances)) == {at + 1: (each.sop_instance_uid, 0) for at, each in enumerate(instances)}
 
 
 def test_responses_go_out_as_they_become_true(start_gated: StartGated, open_window: Open, gate: Gate) -> None:
@@ -235,15 +247,13 @@ def test_a_message_id_that_is_outstanding_waits_for_the_first(
 def test_a_release_waits_for_what_is_outstanding(start_gated: StartGated, open_window: Open, gate: Gate) -> None:
     daemon = start_gated()
     sent = [instance() for _ in range(3)]
-    gate.hold(*sent)
     peer = open_window(daemon)
-    send(peer, *sent)
-    gate.wait_reached(*sent)
+    send_held(peer, gate, *sent)
     peer.send(A_RELEASE_RQ_PDU)
     nothing_comes(peer)
     assert daemon.connections() == 1
     gate.release(*sent)
-    assert responses(peer, 3) == {at + 1: (each.sop_instance_uid, 0) for at, each in enumerate(sent)}
+    expect_success(peer, *sent)
     assert peer.read_pdu().type == wire.A_RELEASE_RP
     assert daemon.wait_logged("association ended")["instances"] == 3
 
@@ -290,27 +300,23 @@ def test_a_peer_that_closed_only_its_side_gets_its_responses(
 ) -> None:
     daemon = start_gated()
     sent = [instance() for _ in range(3)]
-    gate.hold(*sent)
     peer = open_window(daemon)
-    send(peer, *sent)
-    gate.wait_reached(*sent)
+    send_held(peer, gate, *sent)
     socket.socket.shutdown(peer.sock, socket.SHUT_WR)
     gate.release(*sent)
-    assert responses(peer, 3) == {at + 1: (each.sop_instance_uid, 0) for at, each in enumerate(sent)}
+    expect_success(peer, *sent)
     peer.read_end()
 
 
 def test_an_invalid_pdu_costs_no_response(start_gated: StartGated, open_window: Open, gate: Gate) -> None:
     daemon = start_gated()
     sent = [instance() for _ in range(2)]
-    gate.hold(*sent)
     peer = open_window(daemon)
-    send(peer, *sent)
-    gate.wait_reached(*sent)
+    send_held(peer, gate, *sent)
     peer.send(bytes.fromhex("42000000000400000000"))
     nothing_comes(peer)
     gate.release(*sent)
-    assert responses(peer, 2) == {at + 1: (each.sop_instance_uid, 0) for at, each in enumerate(sent)}
+    expect_success(peer, *sent)
     assert peer.read_abort() == Abort(2, 1)
     assert daemon.wait_logged("association ended")["instances"] == 2
 
@@ -318,10 +324,8 @@ def test_an_invalid_pdu_costs_no_response(start_gated: StartGated, open_window: 
 def test_a_drain_lets_everything_end(start_gated: StartGated, open_window: Open, gate: Gate) -> None:
     daemon = start_gated(dicomd={"workers": 1, "drain_timeout": "60s"})
     sent = [instance() for _ in range(4)]
-    gate.hold(*sent[:2])
     peer = open_window(daemon)
-    send(peer, *sent[:2])
-    gate.wait_reached(*sent[:2])
+    send_held(peer, gate, *sent[:2])
     daemon.signal(signal.SIGTERM)
     daemon.wait_logged("stopping")
     send(peer, *sent[2:], first_id=3)
@@ -383,10 +387,8 @@ def test_the_idle_limit_rests_while_an_operation_is_outstanding(
 ) -> None:
     daemon = start_gated(limits={"association_idle": "1s"})
     sent = instance()
-    gate.hold(sent)
     peer = open_window(daemon)
-    send(peer, sent)
-    gate.wait_reached(sent)
+    send_held(peer, gate, sent)
     with pytest.raises(TimeoutError):
         peer.read_pdu(2.5)
     released = time.monotonic()

@@ -246,16 +246,17 @@ def test_without_a_descriptor_for_it_instances_are_served_one_by_one(
     assert outcome_of(report) is Outcome.RELEASED
 
 
+def soon_full(sock: socket.socket) -> PlainTransport:
+    """A transport whose writes soon wait for a peer that doesn't read, half a second at most."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return PlainTransport(sock, send_timeout=0.5)
+
+
 @pytest.mark.timeout(60)
 def test_a_peer_that_does_not_read_ends_the_association_in_time(windowed: AcceptorSettings, tmp_path: Path) -> None:
     """Its responses are all sent by other threads."""
-
-    def transport(sock: socket.socket) -> PlainTransport:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        return PlainTransport(sock, send_timeout=0.5)
-
     report = new_report()
-    with serving(windowed, report, transport=transport, receive_buffer=2048) as peer:
+    with serving(windowed, report, transport=soon_full, receive_buffer=2048) as peer:
         peer.sock.settimeout(20)
         known = instance()
         with pytest.raises(ConnectionError):
@@ -266,13 +267,8 @@ def test_a_peer_that_does_not_read_ends_the_association_in_time(windowed: Accept
 @pytest.mark.timeout(60)
 def test_nobody_waits_for_ever_for_a_peer_that_neither_reads_nor_sends(windowed: AcceptorSettings) -> None:
     """It asks for the release, and the responses that are due first can't be sent."""
-
-    def transport(sock: socket.socket) -> PlainTransport:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        return PlainTransport(sock, send_timeout=0.5)
-
     report = new_report()
-    with serving(windowed, report, transport=transport, receive_buffer=2048) as peer:
+    with serving(windowed, report, transport=soon_full, receive_buffer=2048) as peer:
         peer.sock.settimeout(20)
         known = instance()
         with pytest.raises(ConnectionError):
