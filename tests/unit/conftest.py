@@ -1,4 +1,4 @@
-"""A fixture for tests that count something."""
+"""Fixtures for tests that count something, and one that leaves no store open."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.metrics import metrics_in
+from tests.unit.store.instances import close_stores
+
+
+@pytest.fixture(autouse=True)
+def _stores_are_closed() -> Iterator[None]:
+    """Each holds descriptors, and pynetdicom's requestors fail in a process that has more than select(2) can watch."""
+    yield
+    close_stores()
 
 
 @pytest.fixture

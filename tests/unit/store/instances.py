@@ -64,12 +64,27 @@ def identity(
     return InstanceIdentity(CT_IMAGE_STORAGE, instance, syntax, calling, called)
 
 
+_made: list[FileStore] = []
+
+
+def close_stores() -> None:
+    """Close all that `file_store` has made."""
+    while _made:
+        _made.pop().close()
+
+
 def file_store(root: Path, *, start: bool = True, layout: str = LAYOUT, **overrides: Any) -> FileStore:
-    """A store at `root` with these settings instead of the usual ones."""
-    store = FileStore(root, replace(SETTINGS, layout=Layout(layout), **overrides))
+    """A store at `root` with these settings instead of the usual ones, which is closed at the end of the test."""
+    store = own_file_store(root, layout=layout, **overrides)
+    _made.append(store)
     if start:
         store.start()
     return store
+
+
+def own_file_store(root: Path, *, layout: str = LAYOUT, **overrides: Any) -> FileStore:
+    """The same, but not started, and left for the caller to close."""
+    return FileStore(root, replace(SETTINGS, layout=Layout(layout), **overrides))
 
 
 def put(store: FileStore, data: bytes, who: InstanceIdentity | None = None, cuts: Sequence[int] = ()) -> Stored:

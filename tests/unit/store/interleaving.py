@@ -25,7 +25,7 @@ from dicomd.store import temporary
 from dicomd.store.errors import StoreError
 from dicomd.store.part10 import read_header
 from tests.support.overwrites import Sending, lost
-from tests.unit.store.instances import INSTANCE, SERIES, STUDY, data_set, file_store, identity
+from tests.unit.store.instances import INSTANCE, SERIES, STUDY, data_set, identity, own_file_store
 
 STEPS: Final = {
     os: ("open", "link", "rename", "mkdir", "rmdir", "unlink", "stat", "lstat", "fsync", "fdatasync", "close"),
@@ -50,7 +50,8 @@ class Publication:
         self.over = self.killed = False
         self.unexpected: BaseException | None = None
         self._world, self._failing_sync = world, failing_sync
-        self._store = file_store(world.root, duplicates=world.duplicates, checksums=False)
+        self._store = own_file_store(world.root, duplicates=world.duplicates, checksums=False)
+        self._store.start()
         data = memoryview(data_set(pixels=pixels))
         self._writer = self._store.open(identity())
         self._writer.write([data], len(data))
@@ -121,7 +122,8 @@ class World:
         self.duplicates = duplicates
         self.publications: dict[threading.Thread, Publication] = {}
         self.archive.mkdir(parents=True)
-        self._file_store = file_store(self.root, checksums=False)
+        self._file_store = own_file_store(self.root, checksums=False)
+        self._file_store.start()
         self._time = 0
         self._moved: dict[Path, float] = {}
         self._deleted: dict[tuple[str, bytes], float] = {}
