@@ -7,6 +7,14 @@ share `PEER_BYTES`, and so do all that claim to be the same peer. Identical dupl
 failures are still logged while somebody sends a whole archive once more. The counts are in memory that all processes of
 the daemon share, old generations included, so neither more workers nor reloads raise a limit.
 
+To use the accounts, all other processes must be excluded, with two system calls: too much for each Association. So
+for a host that has already logged in the same second, a process pays `AHEAD` bytes in advance, while less than a
+quarter of its limits is used, and writes further lines out of that. What it leaves out it counts by itself, and adds to
+the accounts when the second is over.
+
+Invariant: nothing is written that wasn't paid for in the same second, and what a process has paid for is never used by
+another one, nor in another second.
+
 Invariant: a host's account is never given to another host while anything it did within the window is in it, so that a
 crowd of addresses can't wash it out. Hosts that find no free account share one; a quarter of all accounts is kept for
 configured peers, so that no crowd of strangers can take theirs.
@@ -17,7 +25,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from hashlib import blake2b
@@ -34,6 +44,10 @@ PEER_BYTES: Final = 5_000_000
 _REPEATED: Final = Message.INSTANCE_STORED.value
 """The event of identical duplicates, whose lines don't count as asked for when they are left out. The lines of new
 instances aren't limited."""
+AHEAD: Final = 16 * 1024
+"""Bytes that a process pays for at once. What it doesn't need of them counts as asked for, too."""
+_MOST_COUNTED: Final = 256
+"""Hosts, with their events, that a process keeps counts of, or has paid for."""
 _RESERVED: Final = 0.04
 """The share of each limit that is kept for the lines that say what was left out."""
 NAMED: Final = 16
@@ -102,7 +116,9 @@ class _Account(ctypes.Structure):
         return self.asked_for(second) + size <= bound * (1 - _RESERVED)
 
     def add(self, second: int, size: int) -> None:
-        """Count `size` bytes as asked for."""
+        """Count `size` bytes as asked for in that second; nothing if it is no longer in any window."""
+        if self.newest - second >= _SLOTS:
+            return
         if second > self.newest:
             for ago in range(min(second - self.newest, _SLOTS)):
                 self.seconds[(second - ago) % _SLOTS] = 0
@@ -115,9 +131,9 @@ class _Account(ctypes.Structure):
         """Whether nothing that the host did is within the window or unreported."""
         return not self.asked_for(second) and not any(self.counts)
 
-    def leave_out(self, event: str) -> None:
-        """Count a line that isn't written."""
-        self.counts[EVENTS.index(event if event in EVENTS else "other")] += 1
+    def leave_out(self, event: str, lines: int) -> None:
+        """Count lines that aren't written."""
+        self.counts[EVENTS.index(event if event in EVENTS else "other")] += lines
 
     def take_left_out(self) -> LeftOut:
         """Return the lines left out since the last call, and reset their counts."""
@@ -141,6 +157,21 @@ class _Memory(ctypes.Structure):
     )
 
 
+class _Own:
+    """What one process has counted and paid for by itself in one `second`. `using` excludes its other threads."""
+
+    def __init__(self) -> None:
+        self.using = threading.Lock()
+        self.second = 0
+        self.paid: dict[tuple[str, str], int] = {}  # bytes that a host and a peer may still log; 0 for what has logged
+        self.left_out: dict[tuple[str, str], int] = {}  # lines of a host and an event
+
+    def pay(self, host: str, peer: str, size: int) -> None:
+        """Note what is paid for, unless that is known of too many already."""
+        if len(self.paid) < _MOST_COUNTED or (host, peer) in self.paid:
+            self.paid[host, peer] = size
+
+
 class LineBudget:
     """The accounts, in memory that every fork inherits. `locked` excludes other processes and threads."""
 
@@ -153,6 +184,12 @@ class LineBudget:
         self._hosts: list[_Account] = list(self._memory.hosts)
         self._others: _Account = self._memory.others
         self._peers: list[_Account] = list(self._memory.peers)
+        self._own = _Own()
+        _budgets.add(self)
+
+    def start_in_child(self) -> None:
+        """Forget what the parent of this process has counted and paid for. For use after a fork."""
+        self._own = _Own()
 
     def is_spent(self, host: str, peer: str, event: str) -> bool:
         """Whether another line would exceed the budget. For use before the line is made; doesn't wait for the lock.
@@ -173,32 +210,70 @@ class LineBudget:
 
     def spend(self, host: str, peer: str, size: int, event: str) -> bool:
         """Charge a line of `size` bytes to the budget. If that is too much, count it as left out and return False."""
-        with self._locked():
-            second = int(self._clock())
+        second = int(self._clock())
+        own = self._own
+        with own.using:
+            if own.second == second:
+                paid = own.paid.get((host, peer), 0)
+                if paid >= size:
+                    own.paid[host, peer] = paid - size
+                    return True
+        return self._charge(host, peer, size, event, second)
+
+    def _charge(self, host: str, peer: str, size: int, event: str, second: int) -> bool:
+        """Charge a line to the accounts, and perhaps what the host may log next."""
+        own = self._own
+        with own.using, self._locked():
+            self._settle(second)
             of_host = self._account(host, second, peer)
-            of_peer = self._of_peer(peer) if peer else None
-            of_host.last_line = size
-            has_room = of_host.has_room(second, size, _bound(HOST_BYTES, event))
-            if of_peer is not None:
-                of_peer.last_line = size
-                has_room = has_room and of_peer.has_room(second, size, _bound(PEER_BYTES, event))
-            if not has_room:
+            accounts = [(of_host, HOST_BYTES)]
+            if peer:
+                accounts.append((self._of_peer(peer), PEER_BYTES))
+            for account, _ in accounts:
+                account.last_line = size
+            if not all(account.has_room(second, size, _bound(limit, event)) for account, limit in accounts):
                 self._leave_out(of_host, second, event)
                 return False
-            of_host.add(second, size)
-            if of_peer is not None:
-                of_peer.add(second, size)
+            ahead = 0
+            rest = own.paid.get((host, peer))
+            if rest is not None and all(
+                account.has_room(second, size + AHEAD, limit // 4) for account, limit in accounts
+            ):
+                ahead = AHEAD
+            own.pay(host, peer, (rest or 0) + ahead)
+            for account, _ in accounts:
+                account.add(second, size + ahead)
             return True
 
     def leave_out(self, host: str, event: str) -> None:
         """Count a line as left out that wasn't made because `is_spent` was true."""
-        with self._locked():
-            second = int(self._clock())
-            self._leave_out(self._account(host, second, UNKNOWN_PEER), second, event)
+        second = int(self._clock())
+        own = self._own
+        with own.using:
+            if own.second != second or len(own.left_out) >= _MOST_COUNTED:
+                with self._locked():
+                    self._settle(second)
+            own.left_out[host, event] = own.left_out.get((host, event), 0) + 1
+            self._memory.unreported = 1
+
+    def _settle(self, second: int) -> None:
+        """Add what this process has counted to the accounts, and begin a new second. The caller holds both locks."""
+        own = self._own
+        for (host, event), lines in own.left_out.items():
+            self._leave_out(self._account(host, own.second, UNKNOWN_PEER), own.second, event, lines)
+        own.left_out.clear()
+        if own.second != second:
+            own.second = second
+            own.paid.clear()
 
     def take_left_out(self, *, at_once: bool = False) -> list[LeftOut]:
         """Return what was left out since the last report of any process: once a second, or `at_once`."""
         second = int(self._clock())
+        own = self._own
+        with own.using:
+            if own.left_out and (at_once or own.second != second):
+                with self._locked():
+                    self._settle(second)
         if not self._memory.unreported or (not at_once and second == self._memory.reported):
             return []
         with self._locked():
@@ -214,11 +289,11 @@ class LineBudget:
             named.append(LeftOut("", len(rest), {event: count for event, count in events.items() if count}))
         return named
 
-    def _leave_out(self, account: _Account, second: int, event: str) -> None:
+    def _leave_out(self, account: _Account, second: int, event: str, lines: int = 1) -> None:
         self._memory.unreported = 1
-        account.leave_out(event)
+        account.leave_out(event, lines)
         if event != _REPEATED and not account.has_room(second, account.last_line, HOST_BYTES):
-            account.add(second, account.last_line)
+            account.add(second, lines * account.last_line)
 
     def _of_peer(self, peer: str) -> _Account:
         """The peer's account; that of all strangers is shared with no configured peer."""
@@ -253,3 +328,14 @@ class LineBudget:
 
 def _bound(size: int, event: str) -> int:
     return size // 2 if event == _REPEATED else size
+
+
+_budgets: weakref.WeakSet[LineBudget] = weakref.WeakSet()
+
+
+def _start_in_child() -> None:
+    for budget in list(_budgets):
+        budget.start_in_child()
+
+
+os.register_at_fork(after_in_child=_start_in_child)
