@@ -121,10 +121,12 @@ class WorkerRows:
 
     def count(self, *, associations: int = 0, rejected: int = 0, unfiled: int = 0) -> None:
         """Add to the counters."""
+        worker = self._worker
         with self._counting:
-            self._worker.associations += associations
-            self._worker.rejected += rejected
-            self._worker.unfiled += unfiled
+            worker.associations += associations
+            if rejected or unfiled:
+                worker.rejected += rejected
+                worker.unfiled += unfiled
 
     def measure(self, avail_bytes: int, size_bytes: int, files_avail: int) -> None:
         """Record the measurements of the store's file system. Must always be called by the same thread."""

@@ -13,7 +13,6 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from enum import IntEnum
 
@@ -115,6 +114,7 @@ class SharedState:
         memory = mmap.mmap(self._fd, size)
         self._head = _Head.from_buffer(memory)
         self._slots = (SlotFields * SLOTS).from_buffer(memory, _HEAD_BYTES)
+        self._in_use: list[SlotFields] = []
         self._lock = _Lock(self._fd)
         self.wakeups = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         """Counts the pending wake-ups, sent by workers that leave a connection to another one."""
@@ -186,20 +186,34 @@ class SharedState:
         """Return the fields of one slot."""
         return self._slots[slot]
 
-    def _used(self) -> Iterator[SlotFields]:
-        return (self._slots[slot] for slot in self.slots())
+    def _used(self) -> list[SlotFields]:
+        """The fields of these slots. Each Association asks for them, so they aren't looked up each time."""
+        used = self._in_use
+        if len(used) != self._head.slots_used:
+            used = self._in_use = [self._slots[slot] for slot in self.slots()]
+        return used
 
     def total_associations(self) -> int:
         """Return the number of Associations open in all workers."""
-        return sum(fields.associations for fields in self._used())
+        return sum([fields.associations for fields in self._used()])
 
     def total_connections(self) -> int:
         """Return the number of connections open in all workers."""
-        return sum(fields.connections for fields in self._used())
+        return sum([fields.connections for fields in self._used()])
 
     def associations_of_peer(self, digest: int) -> int:
         """Return the number of Associations of one peer in all workers."""
-        return sum(fields.peers[: fields.associations].count(digest) for fields in self._used() if fields.associations)
+        return self.count_associations(digest)[1]
+
+    def count_associations(self, digest: int) -> tuple[int, int]:
+        """Return the number of Associations open in all workers, and how many of them are this peer's."""
+        total = of_peer = 0
+        for fields in self._used():
+            count = fields.associations
+            if count:
+                total += count
+                of_peer += fields.peers[:count].count(digest)
+        return total, of_peer
 
     def aborted(self, slot: int) -> int:
         """Return how many connections the process in the slot had to abort at its end."""

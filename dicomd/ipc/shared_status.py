@@ -89,9 +89,11 @@ class WorkerStatus:
         self.count = rows.count
         self._refusals = refusals
 
-    def open(self, known: dict[str, Any]) -> AssociationEntry:
+    def open(self, known: dict[str, str]) -> AssociationEntry:
         """List an Association. Its texts are escaped and truncated, because its AE Titles are untrusted."""
-        safe = {key: safe_text(value, _TITLE) if isinstance(value, str) else value for key, value in known.items()}
+        safe: dict[str, Any] = dict(known)
+        if not "".join(known.values()).isprintable() or max(map(len, known.values()), default=0) > _TITLE:
+            safe = {key: safe_text(value, _TITLE) for key, value in known.items()}
         safe["began"] = time.monotonic()
         return self.rows.open(safe)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
+from functools import lru_cache
 from hashlib import blake2b
 
 from dicomd.ipc.shared_state import ASSOCIATIONS_PER_WORKER, SharedState, SlotState
@@ -54,9 +55,8 @@ class WorkerSlot:
         """
         digest = _digest(peer)
         shared_state = self._shared_state
-        near = (
-            shared_state.total_associations() >= associations or shared_state.associations_of_peer(digest) >= per_peer
-        )
+        total, of_peer = shared_state.count_associations(digest)
+        near = total >= associations or of_peer >= per_peer
         if not near and self._enter(digest, associations, per_peer) is None:
             return None
         with shared_state.locked():
@@ -77,9 +77,10 @@ class WorkerSlot:
             fields.peers[count] = digest
             fields.associations = count + 1
         # Increment first, then check: if two workers take the last place at once, at least one of them sees the other.
-        if self._shared_state.total_associations() > associations:
+        total, of_peer = self._shared_state.count_associations(digest)
+        if total > associations:
             reached = LimitReached.ASSOCIATIONS
-        elif self._shared_state.associations_of_peer(digest) > per_peer:
+        elif of_peer > per_peer:
             reached = LimitReached.PEER
         else:
             return None
@@ -163,5 +164,6 @@ class WorkerSlot:
         self._fields.aborted = count
 
 
+@lru_cache(1024)
 def _digest(peer: str) -> int:
     return int.from_bytes(blake2b(peer.encode(), digest_size=8).digest(), "little")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, NamedTuple
 
@@ -62,8 +62,7 @@ class AuditedRefusal:
     rejection: Rejection
 
 
-@dataclass(frozen=True, slots=True)
-class AccessDecision:
+class AccessDecision(NamedTuple):
     """Who an Association's requestor is, and what it may do.
 
     `peer` is a configured name, or "". With `refusal` it isn't let in; with `audited` it is let in, but would not be
@@ -114,11 +113,11 @@ class AccessRules:
         unknown = AccessDecision("", NO_PEERS, host_of(source.address), self._per_peer, _PER_PEER)
         if not is_ae_title(calling):
             rejection = _calling("the Calling AE Title is empty or not valid")
-            return replace(unknown, rule="PS3.5 §6.2", refusal=rejection)
+            return unknown._replace(rule="PS3.5 §6.2", refusal=rejection)
         if self._ae_titles and called not in self._ae_titles:
             advice = "the Called AE Title is not in dicomd.ae_titles: add it there"
             rejection = Rejection(RejectReason.CALLED_AE_TITLE_NOT_RECOGNIZED, advice)
-            return replace(unknown, rule=CALLED_AE_TITLES, refusal=rejection, refused_by=CALLED_AE_TITLES)
+            return unknown._replace(rule=CALLED_AE_TITLES, refusal=rejection, refused_by=CALLED_AE_TITLES)
         if not self._peers:
             return unknown
         ip, names = _ip(source.address), _folded(source.certificate_names)
@@ -126,7 +125,7 @@ class AccessRules:
             if peer.matches(calling, ip, names):
                 return self._known(peer.rule)
         refusal = AuditedRefusal(PEERS, PEERS, _calling(self._advice(calling, source, ip, names)))
-        return self._refused(replace(unknown, rule=PEERS, configured_rights=NOTHING), refusal)
+        return self._refused(unknown._replace(rule=PEERS, configured_rights=NOTHING), refusal)
 
     def _known(self, rule: PeerRule) -> AccessDecision:
         name = f"peers.{rule.name}"  # no address has this form, so no stranger is counted as this peer
@@ -147,8 +146,8 @@ class AccessRules:
     def _refused(self, decision: AccessDecision, refusal: AuditedRefusal) -> AccessDecision:
         """Return the decision with this refusal, which in audit mode is only noted."""
         if self._audit:
-            return replace(decision, audited=refusal)
-        return replace(decision, rule=refusal.rule, rights=NOTHING, refusal=refusal.rejection, refused_by=refusal.key)
+            return decision._replace(audited=refusal)
+        return decision._replace(rule=refusal.rule, rights=NOTHING, refusal=refusal.rejection, refused_by=refusal.key)
 
     def _advice(self, calling: str, source: Source, ip: _IP | None, names: frozenset[bytes]) -> str:
         """Say why the closest entry doesn't match, and how to let this requestor in."""

@@ -6,7 +6,7 @@ Invariant: whatever is counted in is counted out again, whatever happens in betw
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dicomd.net.access import AccessDecision, AccessRules, Source
 from dicomd.net.admission_counter import AdmissionCounter, LimitReached
@@ -56,7 +56,7 @@ class Admission:
         """Judge `request` from `source`. Unless the decision is a refusal, the Association is then counted in."""
         decision = self.rules.judge(calling=request.calling_ae_title, called=request.called_ae_title, source=source)
         rejection = self._protocol(request) or decision.refusal or self._transient(decision)
-        return decision if rejection is decision.refusal else replace(decision, refusal=rejection, refused_by="")
+        return decision if rejection is decision.refusal else decision._replace(refusal=rejection, refused_by="")
 
     def leave(self, decision: AccessDecision) -> None:
         """Count an admitted Association out."""

@@ -154,16 +154,17 @@ class Association:
         deadline = self._deadline
         self._check_stopping()
         messages = self._messages
-        in_message = (messages is not None and messages.under_way) or not reader.at_boundary
-        if reader.must_rewind or (reader.pdv_left > SMALL_BUFFER and self._large_buffer is None):
+        in_message = not reader.at_boundary or (messages is not None and messages.under_way)
+        if not in_message:
+            reader.start_over()
+        elif reader.must_rewind or (reader.pdv_left > SMALL_BUFFER and self._large_buffer is None):
             self._make_room()
         if self._machine.state is State.ESTABLISHED:
             if in_message:
                 deadline.in_message()
             else:
-                reader.start_over()
                 deadline.between_messages(pausing=self._large_buffer is not None)
-        elif self._permit is None and reader.body_length > LARGE_REQUEST:
+        elif in_message and self._permit is None and reader.body_length > LARGE_REQUEST:
             self._permit = self._settings.large_requests.acquire(host_of(self._source.address), deadline.artim_ends)
         space = reader.space()
         count = 0
@@ -317,7 +318,8 @@ class Association:
                 self._deadline = RestingDeadline(transport, settings.limits, windowed.outstanding.quiet_since)
 
     def _admit(self, request: AssociateRequest) -> AccessDecision:
-        self._source = self._source._replace(certificate_names=self._transport.certificate_names)
+        if names := self._transport.certificate_names:
+            self._source = self._source._replace(certificate_names=names)
         access = self._settings.admission.admit(request, self._source)
         if access.refusal is None:  # it is counted in, and will be counted out whatever happens now
             self._admitted = access

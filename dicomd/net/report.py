@@ -6,9 +6,10 @@ was refused: then the line about the refusal is the only one.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
+from operator import itemgetter
+from random import getrandbits
 from typing import Any, Final, Literal
 
 from dicomd.audit.transfers import AssociationAudit
@@ -25,18 +26,20 @@ from dicomd.rejections import RejectResult
 from dicomd.telemetry.logs import LATER, bound_logger, get_logger
 from dicomd.telemetry.messages import Message
 from dicomd.telemetry.metrics import Metrics
+from dicomd.telemetry.render import PRESANITIZED
 from dicomd.upperlayer.negotiation import AssociateRequest, Negotiated, Unanswered
 
 _LOG = get_logger()
-_SHOWN: Final = (
-    ("peer", "dicom_peer"),
-    ("peer_address", "dicom_peer_address"),
-    ("calling_aet", "dicom_calling_aet"),
-    ("called_aet", "dicom_called_aet"),
-    ("association_id", "dicom_association_id"),
-    ("listener", "listener"),
-)
+_SHOWN: Final = {
+    "peer": "dicom_peer",
+    "peer_address": "dicom_peer_address",
+    "calling_aet": "dicom_calling_aet",
+    "called_aet": "dicom_called_aet",
+    "association_id": "dicom_association_id",
+    "listener": "listener",
+}
 """What the status shows of an open Association, and the log keys that have the same values."""
+_shown_values = itemgetter(*_SHOWN.values())
 _LONG_PDU: Final = "have the peer keep to the Maximum Length that it is told, or raise limits.max_pdu"
 
 
@@ -61,7 +64,7 @@ class AssociationReport:
         self._peer = metrics.peer("")
         self._instances = instances
         self._bound: dict[str, Any] = {
-            "dicom_association_id": os.urandom(6).hex(),
+            "dicom_association_id": f"{getrandbits(48):012x}",  # no secret: it needs no system call
             "dicom_peer": self._peer.name,
             "dicom_peer_address": address,
             "listener": listener,
@@ -166,7 +169,7 @@ class AssociationReport:
         """
         self._negotiated = negotiated
         self._series.association_opened()
-        self._shown = self._status_sink.open({name: self._bound[key] for name, key in _SHOWN})
+        self._shown = self._status_sink.open(dict(zip(_SHOWN, _shown_values(self._bound), strict=True)))
         self._messages = MessageReport(
             self._metrics,
             self._peer,
@@ -257,26 +260,28 @@ class AssociationReport:
 
     def _summary(self, outcome: Outcome, seconds: float) -> dict[str, Any]:
         messages = self._messages
-        fields: dict[str, Any] = {
-            "outcome": outcome,
+        negotiated = self._negotiated
+        numbers: dict[str, Any] = {
+            "outcome": str(outcome),
             "instances": 0 if messages is None else messages.stored,
             "failures": 0 if messages is None else messages.failed,
             "dicom_bytes": 0 if messages is None else messages.received_bytes,
             "dicom_duration_usec": int(seconds * 1e6),
         }
+        fields: dict[str, Any] = {PRESANITIZED: numbers}
         if self._error:
             fields["error"] = self._error
         if self._limit == "max_pdu":
             fields["advice"] = _LONG_PDU
-        if self._negotiated is not None:
-            fields["contexts_accepted"] = len(self._negotiated.contexts)
-            fields["contexts_proposed"] = self._negotiated.proposed
-            fields["implementation_version_name"] = self._negotiated.implementation_version_name
-            if self._negotiated.kept and self._negotiated.contexts:
-                refused = self._negotiated.proposed - len(self._negotiated.contexts)
-                fields["contexts"] = named_contexts(self._negotiated.refused, proposed=refused, refused=refused)
-            if self._negotiated.skipped:
-                fields["skipped"] = list(self._negotiated.skipped)
+        if negotiated is not None:
+            numbers["contexts_accepted"] = len(negotiated.contexts)
+            numbers["contexts_proposed"] = negotiated.proposed
+            fields["implementation_version_name"] = negotiated.implementation_version_name
+            if negotiated.kept and negotiated.contexts:
+                refused = negotiated.proposed - len(negotiated.contexts)
+                fields["contexts"] = named_contexts(negotiated.refused, proposed=refused, refused=refused)
+            if negotiated.skipped:
+                fields["skipped"] = list(negotiated.skipped)
         return fields | self._tls | self._abort
 
     def internal_error(self, module: str, error: BaseException) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 
 class Refused(StrEnum):
@@ -34,7 +34,7 @@ class AssociationStatus(Protocol):
 class StatusSink(Protocol):
     """Shows what a worker does. Thread-safe."""
 
-    def open(self, known: dict[str, Any]) -> AssociationStatus:
+    def open(self, known: dict[str, str]) -> AssociationStatus:
         """Show an open Association, with what is `known` about it."""
 
     def count(self, *, associations: int = 0, rejected: int = 0, unfiled: int = 0) -> None:

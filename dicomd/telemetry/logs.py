@@ -51,6 +51,8 @@ LATER: Final = "_later"
 """The key for a function that returns further fields, called only if the line is written."""
 
 _writer: LineWriter | None = None
+_class: type[Any] | None = None
+"""What is configured: the class of bound loggers, which write to `_writer`."""
 
 
 def configure_logging(
@@ -73,7 +75,7 @@ def configure_logging(
     line says so: a daemon that refused to start because of that would help nobody. Raises ValueError for an unknown
     level or a closed stream, and OSError for a stream without a descriptor.
     """
-    global _writer
+    global _writer, _class
     if level not in LEVELS:
         raise ValueError(f"log level {level!r} is not one of {', '.join(LEVELS)}")
     stream = sys.stderr if stream is None else stream
@@ -102,9 +104,10 @@ def configure_logging(
 
         writer = DescriptorWriter(stream.fileno(), notice=notice, on_lost=count_lost)
 
+    bound_class = _logger_class(level, renderer, budget, count_suppressed)
     structlog.configure(
         processors=[renderer],
-        wrapper_class=_logger_class(level, renderer, budget, count_suppressed),
+        wrapper_class=bound_class,
         context_class=dict,
         logger_factory=lambda *_: writer,
         # Loggers at module level would otherwise keep the set-up of their first use, from before a fork. The lines
@@ -112,7 +115,7 @@ def configure_logging(
         cache_logger_on_first_use=False,
     )
     route_stdlib()
-    previous, _writer = _writer, writer
+    previous, _writer, _class = _writer, writer, bound_class
     if previous is not None:
         previous.close()
     if format == "journald" and chosen != "journald":
@@ -127,7 +130,11 @@ def get_logger() -> Logger:
 
 def bound_logger(fields: Mapping[str, Any]) -> Logger:
     """A logger whose lines all begin with ``fields``, which are made safe here once instead of for each line."""
-    return cast("FilteringBoundLogger", structlog.get_logger().bind(**{BOUND_FIELDS: made_safe(fields)}))
+    bound = {BOUND_FIELDS: made_safe(fields)}
+    if _writer is None or _class is None:
+        return cast("FilteringBoundLogger", structlog.get_logger().bind(**bound))
+    # What `bind` would return, which looks up all that is configured each time.
+    return cast("FilteringBoundLogger", _class(_writer, (), bound))
 
 
 def _choose(format: Format, stream: TextIO) -> Chosen:  # noqa: A002

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 import pydicom.config
 
@@ -86,8 +87,7 @@ class Negotiated:
         return tuple(map(shown_context, self.kept))
 
 
-@dataclass(frozen=True, slots=True)
-class AssociateRequest:
+class AssociateRequest(NamedTuple):
     """The fixed fields of an A-ASSOCIATE-RQ, AE Titles without their padding, and its undecoded variable items."""
 
     protocol_version: int
@@ -103,11 +103,11 @@ class AssociateRequest:
         if len(body) < _FIXED:
             raise MalformedRequestError("A-ASSOCIATE-RQ is cut short")
         return cls(
-            protocol_version=int.from_bytes(body[:2], "big"),
-            called_ae_title=received_ae_title(body[4:20]),
-            calling_ae_title=received_ae_title(body[20:36]),
-            variable_items=body[_FIXED:],
-            echoed=body[4:_FIXED],
+            int.from_bytes(body[:2], "big"),
+            received_ae_title(body[4:20]),
+            received_ae_title(body[20:36]),
+            body[_FIXED:],
+            body[4:_FIXED],
         )
 
 

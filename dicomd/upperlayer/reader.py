@@ -142,7 +142,9 @@ class PDUReader:
     @property
     def at_boundary(self) -> bool:
         """Whether every received byte has been returned and no PDU is incomplete."""
-        return self._start == self._end and not self.inside_pdu
+        return self._start == self._end and not (
+            self._pdu_left or self._pdv_left or self._skip or self._body is not None
+        )
 
     @property
     def inside_pdu(self) -> bool:
@@ -314,6 +316,10 @@ class PDUReader:
         if fixed is None and not (is_first and pdu_type == PDUType.A_ASSOCIATE_RQ):
             self._skip = length
             return PDU(pdu_type, b"")
+        if self._end - self._start >= length:
+            body = bytes(self._buffer[self._start : self._start + length])
+            self._start += length
+            return PDU(pdu_type, body)
         self._pdu_type = pdu_type
         self._body = bytearray()
         self._body_length = length
