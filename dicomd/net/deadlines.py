@@ -16,6 +16,10 @@ from dicomd.net.transport import PlainTransport
 
 _TICKS_A_WINDOW = 4
 """How often a stalled transfer is checked in one window, at least: it is noticed at most a quarter of a window late."""
+_SHORTEST_TICK = 1.0
+"""Seconds of the shortest limit of a read that is kept, although the wait may last longer, to save a system call."""
+_LATE = 0.05
+"""Seconds that ARTIM may expire late for the same reason."""
 _LONGEST_TICK = 2.0
 """Seconds after which it is checked in any case, and after which an Association that pauses is considered idle."""
 
@@ -86,13 +90,18 @@ class Deadline:
     def between_messages(self, *, pausing: bool = False) -> None:
         """From now on, each wait for bytes may last as long as an Association may be idle.
 
-        With `pausing`, the wait is split: its first part is as short as a wait inside a message and ends with a call
-        of `elapsed`. Then the caller can release what it holds for the next message; and while messages follow each
-        other without a pause, no limit needs to be changed.
+        The wait may be split: its first part is what was the limit before, and ends with a call of `elapsed`. So while
+        messages follow each other without a pause, no limit needs to be changed. With `pausing`, it is as short as a
+        wait inside a message; then the caller can release what it holds for the next message.
         """
         idle = self._limits.idle
-        first = min(self._tick, idle) if pausing else idle
-        if self._phase is not _Phase.BETWEEN_MESSAGES or self._wait != first:
+        if pausing:
+            first = min(self._tick, idle)
+        else:
+            first = self._transport.receive_timeout
+            if not _SHORTEST_TICK <= first <= idle:
+                first = idle
+        if self._phase is not _Phase.BETWEEN_MESSAGES or self._wait != first or self._rest != idle - first:
             self._phase = _Phase.BETWEEN_MESSAGES
             self._wait, self._rest = first, idle - first
             self._transport.limit_receive(first)
@@ -112,7 +121,8 @@ class Deadline:
             left = self._expires - time.monotonic()
             if left <= 0:
                 raise TimedOutError(f"nothing complete within {self._limits.request:g} s", "request_timeout")
-            self._transport.limit_receive(left)
+            if not _SHORTEST_TICK <= self._transport.receive_timeout <= left + _LATE:
+                self._transport.limit_receive(left)
         elif self._phase is _Phase.IN_MESSAGE:
             self._asked = time.monotonic()
 

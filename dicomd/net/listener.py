@@ -27,7 +27,7 @@ from dicomd.net.connections import ConnectionReport
 from dicomd.net.report import AssociationReport
 from dicomd.net.thread_pool import ThreadPool
 from dicomd.net.tls import TlsTransport
-from dicomd.net.transport import PlainTransport
+from dicomd.net.transport import PlainTransport, prepare_listening
 
 BACKLOG = 512
 """Connections that may wait in the kernel while a burst is accepted."""
@@ -111,6 +111,7 @@ class ConnectionAcceptor:
         self._poller = select.epoll()  # kept open: when descriptors run out, a new one couldn't be made
         for listener in listeners:
             listener.sock.setblocking(False)  # another process may accept the connection first
+            prepare_listening(listener.sock, settings.limits.request)
 
     def serve(self, wakeup: int, seconds: float) -> None:
         """Accept connections until the descriptor `wakeup` is readable, for `seconds` at most.

@@ -156,7 +156,7 @@ class TlsTransport(PlainTransport):
         """Limit how long each following `receive_into` or `shake_hands` may wait."""
         if self._tls is None:
             super().limit_receive(seconds)
-        self._receive_timeout = seconds
+        self.receive_timeout = seconds
 
     def shake_hands(self, buffer: memoryview) -> None:
         """Wait for the peer and take the next step of the handshake; `buffer` is scratch space.
@@ -166,7 +166,7 @@ class TlsTransport(PlainTransport):
         """
         try:
             tls = self._tls or self._begin()
-            self._await(self._next_step, self._receive_timeout)
+            self._await(self._next_step, self.receive_timeout)
             if self._next_step == select.POLLIN:
                 waiting = socket.socket.recv(tls, FIRST_BYTES, socket.MSG_PEEK)
                 if not waiting:
@@ -224,7 +224,7 @@ class TlsTransport(PlainTransport):
         if acknowledge:
             with contextlib.suppress(OSError):  # the read below will report what is wrong
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        self._await(select.POLLIN, self._receive_timeout)
+        self._await(select.POLLIN, self.receive_timeout)
         return self._decrypt(buffer)
 
     def _decrypt(self, buffer: memoryview) -> int:

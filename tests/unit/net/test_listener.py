@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from dicomd.net.deadlines import TimeLimits
 from dicomd.net.listener import ConnectionAcceptor, ListeningSocket, bind
 from tests.support.waiting import wait_until
 
@@ -39,7 +40,7 @@ class Accepting(ConnectionAcceptor):
     """Accepts connections and records on which listener."""
 
     def __init__(self, listeners: list[ListeningSocket], siblings: Siblings | None = None) -> None:
-        nothing: Any = SimpleNamespace(tls=None)
+        nothing: Any = SimpleNamespace(tls=None, limits=TimeLimits())
         super().__init__(listeners, nothing, nothing, nothing, siblings or Siblings(should_yield=False))
         self.accepted: list[str] = []
 

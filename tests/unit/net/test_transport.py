@@ -1,13 +1,15 @@
 """The time limits of the transport, on a real socket pair over loopback."""
 
+import select
 import socket
+import struct
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from dicomd.net.deadlines import Deadline, TimedOutError, TimeLimits
-from dicomd.net.transport import ConnectionLostError, PlainTransport, WokenError
+from dicomd.net.transport import ConnectionLostError, PlainTransport, WokenError, prepare_listening
 
 Pair = tuple[PlainTransport, socket.socket]
 
@@ -94,6 +96,44 @@ def test_a_closed_transport_is_lost_not_broken(pair: Pair) -> None:
         transport.limit_receive(1.0)
 
 
+def test_a_connection_inherits_what_the_listening_socket_has() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        early = socket.create_connection(server.getsockname())
+        wait_for_connection(server)
+        prepare_listening(server, 3.0)
+        late = socket.create_connection(server.getsockname())
+        with early, late:
+            for sent, limit in ((3.0, 0.0), (3.0, 3.0)):
+                accepted, _ = server.accept()
+                with accepted:
+                    assert PlainTransport(accepted, send_timeout=sent).receive_timeout == limit
+                    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                    assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                    for option, seconds in ((socket.SO_SNDTIMEO, sent), (socket.SO_RCVTIMEO, limit)):
+                        found = accepted.getsockopt(socket.SOL_SOCKET, option, 16)
+                        assert struct.unpack("@ll", found) == (int(seconds), 0)
+
+
+def test_other_limits_than_the_inherited_ones_are_set() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        prepare_listening(server, 3.0)
+        with socket.create_connection(server.getsockname()):
+            accepted, _ = server.accept()
+            with accepted:
+                transport = PlainTransport(accepted, send_timeout=2.0)
+                assert transport.receive_timeout == 0.0
+                transport.limit_receive(0.05)
+                with pytest.raises(TimeoutError):
+                    transport.receive_into(buffer(), acknowledge=False)
+                assert struct.unpack("@ll", accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)) == (2, 0)
+
+
+def wait_for_connection(server: socket.socket) -> None:
+    poller = select.poll()
+    poller.register(server, select.POLLIN)
+    assert poller.poll(10_000)
+
+
 def receive(transport: PlainTransport, deadline: Deadline) -> int:
     while True:
         deadline.before_receive()
@@ -153,6 +193,23 @@ def test_after_a_pause_the_whole_of_idle_counts_again(pair: Pair) -> None:
     with pytest.raises(TimedOutError, match="idle"):
         receive(transport, deadline)
     assert time.monotonic() - began >= 2.0
+
+
+def test_a_shorter_limit_that_is_kept_shortens_no_wait(pair: Pair) -> None:
+    transport, _ = pair
+    deadline = Deadline(transport, TimeLimits(request=1.2, idle=1.5))
+    for begin, seconds, why in (
+        (deadline.between_messages, 1.5, "idle for 1.5 s"),
+        (deadline.start_artim, 1.2, r"nothing complete within 1.2 s"),
+        (deadline.between_messages, 1.5, "idle for 1.5 s"),
+    ):
+        transport.limit_receive(1.0)
+        began = time.monotonic()
+        begin()
+        assert transport.receive_timeout == 1.0
+        with pytest.raises(TimedOutError, match=why):
+            receive(transport, deadline)
+        assert seconds <= time.monotonic() - began < seconds + 1
 
 
 def test_a_pause_is_noticed_without_a_minimum_rate_too(pair: Pair) -> None:
