@@ -14,7 +14,7 @@ from dicomd.addresses import host_of
 from dicomd.net.acceptor_settings import AcceptorSettings
 from dicomd.net.access import AccessDecision, Source
 from dicomd.net.admission import judge_application_context
-from dicomd.net.buffers import SMALL_BUFFER
+from dicomd.net.buffers import SMALL_BUFFER, ReceiveBuffers, bytes_to_await
 from dicomd.net.deadlines import Deadline, RestingDeadline, StoppedError, TimedOutError
 from dicomd.net.large_requests import LARGE_REQUEST, Permit
 from dicomd.net.message_report import MessageReport
@@ -64,9 +64,9 @@ class Association:
         self._source = Source(address)
         self._machine = AcceptorStateMachine()
         self._deadline = Deadline(transport, settings.limits)
-        self._own_buffer = memoryview(bytearray(SMALL_BUFFER))
-        self._large_buffer: memoryview | None = None
-        self._reader = PDUReader(self._own_buffer, max_pdu=settings.max_pdu)
+        self._rate_is_limited = settings.limits.minimum_rate > 0  # else only a read without a byte ends a stall
+        self._buffers = ReceiveBuffers(settings.buffers)
+        self._reader = PDUReader(self._buffers.small, max_pdu=settings.max_pdu)
         self._admitted: AccessDecision | None = None
         self.was_admitted = False
         """Whether an Association was ever admitted, rather than just a connection opened."""
@@ -85,7 +85,14 @@ class Association:
         except Exception as error:  # a defect in dicomd must not end the worker
             self._report.internal_error("net", error)
             self._abort_after_defect()
-        for last in (self._drop_message, self._leave, self._release_permit, self._transport.close, self._report.ended):
+        for last in (
+            self._drop_message,
+            self._buffers.give_back,
+            self._leave,
+            self._release_permit,
+            self._transport.close,
+            self._report.ended,
+        ):
             try:
                 last()
             except Exception as error:  # each of these has to run, even if another fails
@@ -113,7 +120,7 @@ class Association:
             if self._transport.proxy_header_pending:
                 self._read_proxy_header()
             if isinstance(self._transport, TlsTransport) and not self._transport.secured:
-                handshake(self._transport, self._deadline, self._own_buffer, self._report)
+                handshake(self._transport, self._deadline, self._buffers.small, self._report)
             while machine.state is not State.IDLE:
                 event = reader.next_event()
                 if event is None:
@@ -154,28 +161,30 @@ class Association:
         deadline = self._deadline
         self._check_stopping()
         messages = self._messages
-        in_message = not reader.at_boundary or (messages is not None and messages.under_way)
+        in_message = (messages is not None and messages.under_way) or not reader.at_boundary
         if not in_message:
             reader.start_over()
-        elif reader.must_rewind or (reader.pdv_left > SMALL_BUFFER and self._large_buffer is None):
+        elif reader.must_rewind or (reader.pdv_left > SMALL_BUFFER and self._buffers.large is None):
             self._make_room()
         if self._machine.state is State.ESTABLISHED:
             if in_message:
                 deadline.in_message()
             else:
-                deadline.between_messages(pausing=self._large_buffer is not None)
+                deadline.between_messages(pausing=self._buffers.large is not None)
         elif in_message and self._permit is None and reader.body_length > LARGE_REQUEST:
             self._permit = self._settings.large_requests.acquire(host_of(self._source.address), deadline.artim_ends)
         space = reader.space()
+        if awaited := bytes_to_await(reader) if in_message and self._rate_is_limited else 0:
+            space = space[:awaited]
         count = 0
         while not count:
             deadline.before_receive()
             try:
-                count = self._transport.receive_into(space, acknowledge=in_message)
+                count = self._transport.receive_into(space, acknowledge=in_message, whole=awaited > 0)
             except TimeoutError:
                 deadline.elapsed()
-                if not in_message and self._large_buffer is not None:  # it was kept for the next message
-                    self._return_buffer()
+                if not in_message and self._buffers.large is not None:  # it was kept for the next message
+                    self._buffers.shrink(reader)
                     space = reader.space()
             except ConnectionLostError:
                 self._check_stopping()  # `wake` looks as if the peer had closed
@@ -197,9 +206,8 @@ class Association:
         if messages is not None:
             messages.flush()
         in_data_set = messages is not None and messages.in_data_set
-        if self._large_buffer is None and in_data_set:  # for more than the small buffer can hold
-            self._large_buffer = self._settings.buffers.borrow()
-            self._reader.rewind(self._large_buffer)
+        if self._buffers.large is None and in_data_set:  # for more than the small buffer can hold
+            self._buffers.enlarge(self._reader)
         else:
             self._reader.rewind()
 
@@ -383,12 +391,4 @@ class Association:
     def _drop_message(self) -> None:
         if self._messages is not None:
             self._messages.drop()
-        self._return_buffer()
-
-    def _return_buffer(self) -> None:
-        """Return the large buffer, as an idle Association holds only its own small one."""
-        buffer = self._large_buffer
-        if buffer is not None and self._reader.unread < SMALL_BUFFER:
-            self._reader.rewind(self._own_buffer)
-            self._large_buffer = None
-            self._settings.buffers.give_back(buffer)
+        self._buffers.shrink(self._reader)

@@ -214,7 +214,7 @@ class TlsTransport(PlainTransport):
 
         self._read = read_attentively
 
-    def receive_into(self, buffer: memoryview, *, acknowledge: bool) -> int:
+    def receive_into(self, buffer: memoryview, *, acknowledge: bool, whole: bool = False) -> int:  # noqa: ARG002
         """Read what has arrived into `buffer` and return how many bytes; 0 if only part of a record has arrived.
 
         Otherwise like `PlainTransport.receive_into`.

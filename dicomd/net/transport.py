@@ -93,8 +93,10 @@ class PlainTransport:
             except OSError as error:
                 raise ConnectionLostError(str(error)) from error
 
-    def receive_into(self, buffer: memoryview, *, acknowledge: bool) -> int:
-        """Read at least one byte into `buffer` and return how many.
+    def receive_into(self, buffer: memoryview, *, acknowledge: bool, whole: bool = False) -> int:
+        """Read at least one byte into `buffer` and return how many; with `whole`, wait until it is full.
+
+        That wait also ends at the limit, if only a part has come until then.
 
         `acknowledge` sends the pending TCP acknowledgement at once: real senders write the header and the body of a PDU
         separately, and with Nagle's algorithm they would wait 40 ms per PDU for it. The option isn't sticky, so it is
@@ -104,7 +106,7 @@ class PlainTransport:
         try:
             if acknowledge:
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            count = self._sock.recv_into(buffer)
+            count = self._sock.recv_into(buffer, 0, socket.MSG_WAITALL) if whole else self._sock.recv_into(buffer)
         except BlockingIOError:
             raise TimeoutError from None
         except OSError as error:

@@ -166,6 +166,11 @@ class PDUReader:
         """Bytes of the current PDV that have not been returned yet."""
         return self._pdv_left
 
+    @property
+    def due(self) -> int:
+        """Bytes of the current PDV that have not been received yet; negative if more than that has been received."""
+        return self._pdv_left - self._end + self._start
+
     def space(self) -> memoryview:
         """Return the part of the buffer to receive the next bytes into."""
         return self._buffer[self._end :]

@@ -3,6 +3,7 @@
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 
@@ -42,6 +43,43 @@ def test_a_read_ends_at_its_limit_and_the_connection_goes_on(pair: Pair) -> None
         transport.receive_into(buffer(), acknowledge=False)
     transport.send(b"still there")
     assert peer.recv(100) == b"still there"
+
+
+def test_a_read_of_the_whole_waits_for_all_of_it(pair: Pair) -> None:
+    transport, peer = pair
+    transport.limit_receive(20)
+    space = buffer(200_000)
+    sending = threading.Thread(target=lambda: [peer.sendall(bytes(50_000)) for _ in range(5)])
+    sending.start()
+    assert transport.receive_into(space, acknowledge=True, whole=True) == 200_000
+    assert transport.receive_into(space[:50_000], acknowledge=True, whole=True) == 50_000
+    sending.join()
+
+
+def test_it_ends_at_the_limit_and_at_the_end_of_the_connection_with_what_has_come(pair: Pair) -> None:
+    transport, peer = pair
+    transport.limit_receive(0.05)
+    peer.sendall(b"some")
+    assert transport.receive_into(buffer(), acknowledge=True, whole=True) == 4
+    with pytest.raises(TimeoutError):
+        transport.receive_into(buffer(), acknowledge=True, whole=True)
+    transport.limit_receive(20)
+    peer.sendall(b"more")
+    peer.shutdown(socket.SHUT_WR)
+    assert transport.receive_into(buffer(), acknowledge=True, whole=True) == 4
+    with pytest.raises(ConnectionLostError):
+        transport.receive_into(buffer(), acknowledge=True, whole=True)
+
+
+def test_wake_ends_it_too(pair: Pair) -> None:
+    transport, peer = pair
+    peer.sendall(b"some")
+    waking = threading.Timer(0.05, transport.wake, ("enough",))
+    waking.start()
+    assert transport.receive_into(buffer(), acknowledge=True, whole=True) == 4
+    with pytest.raises(WokenError, match="enough"):
+        transport.receive_into(buffer(), acknowledge=True, whole=True)
+    waking.join()
 
 
 def test_a_closed_connection_is_lost(pair: Pair) -> None:
