@@ -60,6 +60,7 @@ class Deadline:
         "_bytes",
         "_expires",
         "_limits",
+        "_pausing",
         "_phase",
         "_rest",
         "_tick",
@@ -72,6 +73,7 @@ class Deadline:
         self._transport, self._limits = transport, limits
         self._tick = min(limits.window / _TICKS_A_WINDOW, _LONGEST_TICK)
         self._wait = self._rest = 0.0  # seconds of a wait between messages: the limit now, and the rest of it
+        self._pausing: bool | None = None  # how that wait began; None if a part of it has elapsed
         self._bytes = 0
         self._asked = self._waited = 0.0
         self.start_artim()
@@ -94,6 +96,8 @@ class Deadline:
         messages follow each other without a pause, no limit needs to be changed. With `pausing`, it is as short as a
         wait inside a message; then the caller can release what it holds for the next message.
         """
+        if self._phase is _Phase.BETWEEN_MESSAGES and self._pausing is pausing:
+            return  # no part of the wait has elapsed
         idle = self._limits.idle
         if pausing:
             first = min(self._tick, idle)
@@ -101,10 +105,10 @@ class Deadline:
             first = self._transport.receive_timeout
             if not _SHORTEST_TICK <= first <= idle:
                 first = idle
-        if self._phase is not _Phase.BETWEEN_MESSAGES or self._wait != first or self._rest != idle - first:
-            self._phase = _Phase.BETWEEN_MESSAGES
-            self._wait, self._rest = first, idle - first
-            self._transport.limit_receive(first)
+        self._phase = _Phase.BETWEEN_MESSAGES
+        self._pausing = pausing
+        self._wait, self._rest = first, idle - first
+        self._transport.limit_receive(first)
 
     def in_message(self) -> None:
         """From now on, the peer has to keep the minimum rate; if none is set, waits are limited as between messages."""
@@ -136,6 +140,7 @@ class Deadline:
         """Account for a read that reached its limit. Raises `TimedOutError` unless the peer still has time."""
         if self._phase is _Phase.BETWEEN_MESSAGES:
             if self._rest:
+                self._pausing = None
                 self._wait, self._rest = self._rest, 0.0
                 self._transport.limit_receive(self._wait)
                 return
@@ -177,6 +182,7 @@ class RestingDeadline(Deadline):
             since = self._quiet_since()
             left = self._limits.idle if since is None else since + self._limits.idle - time.monotonic()
             if left > 0:
+                self._pausing = None
                 self._wait = left
                 self._transport.limit_receive(left)
                 return

@@ -310,6 +310,7 @@ class FileWriter:
 
     def _write_in_pieces(self, fragments: list[memoryview], room: int) -> None:
         """Write no more fragments at once than the kernel accepts, and at most `room` bytes, then `_AT_ONCE`."""
+        fd = self._fd
         piece: list[memoryview] = []
         size = 0  # of the piece
         for fragment in fragments:
@@ -323,7 +324,9 @@ class FileWriter:
             while size + end - begin > room:
                 cut = begin + room - size
                 piece.append(fragment[begin:cut])
-                self._write(piece, room)
+                written = os.writev(fd, piece)
+                if written != room:
+                    self._write_rest(piece, written)
                 room = _AT_ONCE
                 piece = []
                 size = 0
