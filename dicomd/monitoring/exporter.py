@@ -80,9 +80,11 @@ class Exporter:
         while not supervisor.take():  # every order means that the exporter should exit
             supervisor.say(ChildEvent.BEAT)
             self.pace.look(self.shared_state)
+            budget.settle()  # a worker reports it
             poller.poll(_BEAT)
         for endpoint in endpoints:
             endpoint.stop()
+        budget.settle(at_once=True)
 
     def _ready(self) -> tuple[bool, str]:
         reason = self.shared_state.unready()

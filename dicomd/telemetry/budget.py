@@ -266,14 +266,22 @@ class LineBudget:
             own.second = second
             own.paid.clear()
 
-    def take_left_out(self, *, at_once: bool = False) -> list[LeftOut]:
-        """Return what was left out since the last report of any process: once a second, or `at_once`."""
+    def settle(self, *, at_once: bool = False) -> None:
+        """Have any process report what this one has left out in a second that is over, or `at_once` in this one.
+
+        Must be called once a second by a process that doesn't call `take_left_out`.
+        """
         second = int(self._clock())
         own = self._own
         with own.using:
             if own.left_out and (at_once or own.second != second):
                 with self._locked():
                     self._settle(second)
+
+    def take_left_out(self, *, at_once: bool = False) -> list[LeftOut]:
+        """Return what was left out since the last report of any process: once a second, or `at_once`."""
+        self.settle(at_once=at_once)
+        second = int(self._clock())
         if not self._memory.unreported or (not at_once and second == self._memory.reported):
             return []
         with self._locked():

@@ -244,6 +244,20 @@ def test_most_lines_of_a_busy_host_need_no_other_process_excluded(clock: Clock) 
     assert 0 <= left_out - (6200 - 0.96 * HOST_BYTES // 500) <= 1
 
 
+def test_a_process_that_reports_nothing_has_another_one_report_it(clock: Clock) -> None:
+    budget = new_budget(clock)
+    for lines, at_once in ((3, False), (2, True)):
+        child = os.fork()
+        if not child:
+            for _ in range(lines):
+                budget.leave_out("a", REJECTED)
+            clock.now += not at_once
+            budget.settle(at_once=at_once)
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert budget.take_left_out(at_once=True) == [("a", 1, {REJECTED: lines})]
+
+
 def test_what_is_paid_for_in_one_second_is_not_used_in_the_next(budget: LineBudget, clock: Clock) -> None:
     for _ in range(200):
         written(budget, "a", 3)
