@@ -201,10 +201,6 @@ class SharedState:
         """Return the number of connections open in all workers."""
         return sum([fields.connections for fields in self._used()])
 
-    def associations_of_peer(self, digest: int) -> int:
-        """Return the number of Associations of one peer in all workers."""
-        return self.count_associations(digest)[1]
-
     def count_associations(self, digest: int) -> tuple[int, int]:
         """Return the number of Associations open in all workers, and how many of them are this peer's."""
         total = of_peer = 0

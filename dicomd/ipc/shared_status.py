@@ -19,7 +19,7 @@ from dicomd.ipc.refusals import Refusals
 from dicomd.ipc.seqlock import SeqlockRecord
 from dicomd.net.status_sink import Refused
 from dicomd.telemetry.budget import LineBudget
-from dicomd.telemetry.fields import safe_text
+from dicomd.telemetry.fields import all_safe, safe_text
 
 _TITLE: Final = 64  # characters of an AE Title, all 16 of which may be escaped
 _MOST: Final = 64  # addresses, names, errors or keys in one list of the supervisor's
@@ -92,7 +92,7 @@ class WorkerStatus:
     def open(self, known: dict[str, str]) -> AssociationEntry:
         """List an Association. Its texts are escaped and truncated, because its AE Titles are untrusted."""
         safe: dict[str, Any] = dict(known)
-        if not "".join(known.values()).isprintable() or max(map(len, known.values()), default=0) > _TITLE:
+        if not all_safe(known.values(), _TITLE):
             safe = {key: safe_text(value, _TITLE) for key, value in known.items()}
         safe["began"] = time.monotonic()
         return self.rows.open(safe)

@@ -310,7 +310,6 @@ class FileWriter:
 
     def _write_in_pieces(self, fragments: list[memoryview], room: int) -> None:
         """Write no more fragments at once than the kernel accepts, and at most `room` bytes, then `_AT_ONCE`."""
-        fd = self._fd
         piece: list[memoryview] = []
         size = 0  # of the piece
         for fragment in fragments:
@@ -324,9 +323,7 @@ class FileWriter:
             while size + end - begin > room:
                 cut = begin + room - size
                 piece.append(fragment[begin:cut])
-                written = os.writev(fd, piece)
-                if written != room:
-                    self._write_rest(piece, written)
+                self._write(piece, room)
                 room = _AT_ONCE
                 piece = []
                 size = 0

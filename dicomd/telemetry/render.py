@@ -19,6 +19,7 @@ from dicomd.telemetry.fields import (
     MAX_FIELD,
     MAX_LINE,
     MAX_UID,
+    all_safe,
     cut_front,
     journal_field,
     safe_field,
@@ -103,8 +104,7 @@ def made_safe(fields: Mapping[str, Any]) -> Line:
     if (
         FIELDS.issuperset(fields)
         and _PLAIN.issuperset(map(type, fields.values()))
-        and "".join(fields.values()).isprintable()
-        and max(map(len, fields.values()), default=0) <= MAX_UID
+        and all_safe(fields.values(), MAX_UID)
     ):
         return dict(fields)  # the usual case: for each Association, five calls rather than a loop
     return {

@@ -142,9 +142,7 @@ class PDUReader:
     @property
     def at_boundary(self) -> bool:
         """Whether every received byte has been returned and no PDU is incomplete."""
-        return self._start == self._end and not (
-            self._pdu_left or self._pdv_left or self._skip or self._body is not None
-        )
+        return self._start == self._end and not self.inside_pdu
 
     @property
     def inside_pdu(self) -> bool:

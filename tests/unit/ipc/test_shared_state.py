@@ -80,7 +80,7 @@ def test_associations_leave_in_any_order(shared_state: SharedState) -> None:
         only.leave(peer)
     assert shared_state.total_associations() == 0
     with shared_state.locked():
-        assert shared_state.associations_of_peer(0) == 0
+        assert shared_state.count_associations(0) == (0, 0)
 
 
 def test_a_dead_worker_s_counts_go_with_it(shared_state: SharedState) -> None:
