@@ -44,8 +44,11 @@ def prepare_listening(sock: socket.socket, seconds: float) -> None:
     """Set the options of a `PlainTransport` on a listening socket, and `seconds` as the time limit of reads and writes.
 
     On Linux an accepted connection inherits them, which saves four system calls. One that waited to be accepted before
-    has none of them.
+    has none of them. Workers of two generations share the socket, so it may have others of them already.
     """
+    # First of all, the option that a connection's inheritance is known by: so none has this time limit of writes and
+    # another one of reads.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0.0))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
     _set_options(sock, seconds)
 

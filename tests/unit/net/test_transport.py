@@ -6,6 +6,8 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -165,6 +167,33 @@ def test_other_limits_than_the_inherited_ones_are_set() -> None:
                 with pytest.raises(TimeoutError):
                     transport.receive_into(buffer(), acknowledge=False)
                 assert struct.unpack("@ll", accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16)) == (2, 0)
+
+
+class Joined(socket.socket):
+    """A listening socket to which somebody connects after each option that is set."""
+
+    peers: list[socket.socket]
+
+    def setsockopt(self, *arguments: Any) -> None:
+        super().setsockopt(*arguments)
+        self.peers.append(socket.create_connection(self.getsockname()))
+
+
+def test_a_connection_that_comes_while_another_generation_prepares_the_socket_has_a_limit_that_is_known() -> None:
+    with Joined(socket.AF_INET) as server, ExitStack() as peers:
+        server.peers = []
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        prepare_listening(server, 3.0)
+        prepare_listening(server, 60.0)
+        for peer in server.peers:
+            peers.enter_context(peer)
+            accepted, _ = server.accept()
+            with accepted:
+                transport = PlainTransport(accepted, send_timeout=3.0)
+                found = struct.unpack("@ll", accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))
+                assert transport.receive_timeout == 0.0 or found == (int(transport.receive_timeout), 0)
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def wait_for_connection(server: socket.socket) -> None:
