@@ -64,7 +64,7 @@ class Association:
         self._source = Source(address)
         self._machine = AcceptorStateMachine()
         self._deadline = Deadline(transport, settings.limits)
-        self._rate_is_limited = settings.limits.minimum_rate > 0  # else only a read without a byte ends a stall
+        self._rate_is_limited = settings.limits.minimum_rate > 0  # else a stall shows only in a read that gets nothing
         self._buffers = ReceiveBuffers(settings.buffers)
         self._reader = PDUReader(self._buffers.small, max_pdu=settings.max_pdu)
         self._admitted: AccessDecision | None = None

@@ -1,7 +1,7 @@
 """Receive buffers: a small one for each Association, and a large one from a pool while it receives large Data Sets.
 
-Invariant: an idle Association holds `SMALL_BUFFER` bytes and nothing else. A pool has a few large buffers, and those
-that it lends beyond them are much smaller; so an Association more costs little, and the pool keeps only a few.
+Invariant: an idle Association holds `SMALL_BUFFER` bytes and nothing else. A pool lends a few large buffers, and much
+smaller ones when these are all lent, so many Associations at once cost little more; and it keeps only a few of each.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dicomd.upperlayer.reader import PDUReader
 SMALL_BUFFER = 16 * 1024
 """Bytes. A request and a small instance fit into it, and a thousand idle Associations need 16 MiB."""
 LARGE_BUFFER = 544 * 1024
-"""Bytes: two of the longest PDUs that are accepted by default, and some more. Each read costs a change of threads here
+"""Bytes: two of the longest PDUs that are accepted by default, and some more. Each read costs a context switch here
 and in the peer, which costs more than leaving a core's own cache (512 KiB on small ones) does: an instance of 512 KiB
 took a tenth less processor time than with 160 KiB."""
 FURTHER_BUFFER = 160 * 1024
@@ -98,8 +98,8 @@ class ReceiveBuffers:
 def bytes_to_await(reader: PDUReader) -> int:
     """Return how many bytes the next read should wait for, 0 if it should return as soon as there are any.
 
-    Those are as many as the peer surely sends without waiting for an acknowledgement, as it has announced them. Each
-    read less is a change of threads less, here and in the peer.
+    They are those that the peer has announced and will surely send without waiting for an acknowledgement. Each read
+    that is saved saves a context switch, here and in the peer.
     """
     due = reader.due - _HELD_BACK
     return due if due >= _WORTH_WAITING else 0

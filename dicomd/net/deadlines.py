@@ -92,9 +92,9 @@ class Deadline:
     def between_messages(self, *, pausing: bool = False) -> None:
         """From now on, each wait for bytes may last as long as an Association may be idle.
 
-        The wait may be split: its first part is what was the limit before, and ends with a call of `elapsed`. So while
-        messages follow each other without a pause, no limit needs to be changed. With `pausing`, it is as short as a
-        wait inside a message; then the caller can release what it holds for the next message.
+        The wait may be split into two parts; the first one ends with a call of `elapsed`. It is as long as the limit
+        that is set already, so that no limit needs to be changed while messages follow each other without a pause. With
+        `pausing`, it is as short as a wait inside a message: then the caller can free what it holds for the next one.
         """
         if self._phase is _Phase.BETWEEN_MESSAGES and self._pausing is pausing:
             return  # no part of the wait has elapsed

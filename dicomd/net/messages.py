@@ -53,6 +53,9 @@ class Messages:
     belongs to the Association, and the reference cycle would keep all buffers until the garbage collector ran.
     """
 
+    defective = False
+    """Whether a request stays without a response because of a defect in dicomd, met and reported by another thread."""
+
     def __init__(self, services: Services, contexts: Mapping[int, PresentationContext], report: Report) -> None:
         """`contexts` are the accepted Presentation Contexts by their IDs."""
         self._services = services
@@ -108,9 +111,6 @@ class Messages:
             self._views = []
             if self._operation is not None:
                 self._operation.write(views, sum(map(len, views)))
-
-    defective = False
-    """Whether a request stays without a response because of a defect in dicomd, met and reported by another thread."""
 
     def interrupt(self, error: Exception) -> None:
         """End waits of this object with `error`, from any thread; but it waits for nothing but the store."""
